@@ -1,0 +1,57 @@
+"""Where things lie: the data shipped with the package (models/, labels/), and the user's own folders.
+
+No other room composes such a path.
+"""
+
+import os
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from imgclassify.errors import ResourceError
+
+
+@cache
+def data_folder(name: str) -> Traversable:
+    """The shipped folder `name` ("models" or "labels").
+
+    A wheel carries it as `imgclassify/_data/<name>`. An editable install has no such folder: then the
+    checkout's own is used, but only where a pyproject.toml stands beside it.
+
+    Raises:
+        ResourceError: neither is there.
+    """
+    package = files("imgclassify")
+    packaged = package / "_data" / name
+    if packaged.is_dir():
+        return packaged
+    checkout = Path(str(package)).parent
+    if (checkout / "pyproject.toml").is_file() and (checkout / name).is_dir():
+        return checkout / name
+    raise ResourceError(
+        f"the {name}/ folder that ships with imgclassify is missing from {package}",
+        hint="reinstall it: pip install --force-reinstall --no-deps imgclassify",
+    )
+
+
+def config_folder() -> Path:
+    """The user's own settings: `$XDG_CONFIG_HOME/imgclassify`, else `~/.config/imgclassify`."""
+    return _xdg("XDG_CONFIG_HOME", ".config") / "imgclassify"
+
+
+def cache_folder() -> Path:
+    """What can be made again: `$XDG_CACHE_HOME/imgclassify`, else `~/.cache/imgclassify`."""
+    return _xdg("XDG_CACHE_HOME", ".cache") / "imgclassify"
+
+
+def torch_hub_folder() -> Path:
+    """torch.hub's folder, by its own rule: `$TORCH_HOME`, else `$XDG_CACHE_HOME/torch`, then `hub`."""
+    home = os.environ.get("TORCH_HOME")
+    return (Path(home).expanduser() if home else _xdg("XDG_CACHE_HOME", ".cache") / "torch") / "hub"
+
+
+def _xdg(variable: str, fallback: str) -> Path:
+    value = os.environ.get(variable)
+    # The XDG specification has relative values ignored.
+    return Path(value) if value and Path(value).is_absolute() else Path.home() / fallback

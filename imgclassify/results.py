@@ -1,0 +1,107 @@
+"""The values that flow out: frozen, plain, and free of tensors. How they are printed is output's concern."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+SCHEMA = "imgclassify.run/1"
+"""Names the shape of a run document and its records; a breaking change raises the number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One class the network proposes for an image."""
+
+    rank: int
+    """1 is the most probable."""
+    class_index: int
+    """0-based position among the network's logits."""
+    wnid: str | None
+    """WordNet id such as "n02099601"; None where the label set has none."""
+    label: str
+    """Human text."""
+    probability: float
+    """Softmax over all classes, 0..1."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "rank": self.rank,
+            "class_index": self.class_index,
+            "wnid": self.wnid,
+            "label": self.label,
+            "probability": self.probability,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFailure:
+    """Why an image has no predictions."""
+
+    type: str
+    """One of the words listed in `errors`, such as "corrupt_image"."""
+    message: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"type": self.type, "message": self.message}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageResult:
+    """The record of one image: its predictions, or its error, never both and never neither."""
+
+    source: str
+    """The name the user gave it by: a path, a URL, `archive!member`, or "-"."""
+    model: str
+    width: int | None
+    """Pixels, after EXIF orientation; None where the image could not be opened."""
+    height: int | None
+    predictions: tuple[Prediction, ...]
+    """Most probable first."""
+    error: ImageFailure | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as every machine format carries it (docs/output.md)."""
+        return {
+            "source": self.source,
+            "model": self.model,
+            "width": self.width,
+            "height": self.height,
+            "predictions": [prediction.to_dict() for prediction in self.predictions],
+            "error": self.error.to_dict() if self.error else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """The provenance of a run: all that its answers depend on, the images apart."""
+
+    version: str
+    """imgclassify's own."""
+    model: str
+    architecture: str
+    weights: str
+    """The weights' name, such as "IMAGENET1K_V2", or the file's."""
+    weights_sha256: str | None
+    """Full digest, 64 hex digits; None where the weights came with a torch.hub repository's code."""
+    preprocess: dict[str, Any]
+    """PreprocessSpec under torchvision's field names."""
+    label_set: str
+    num_classes: int
+    engine: str
+    device: str
+    dtype: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "version": self.version,
+            "model": self.model,
+            "architecture": self.architecture,
+            "weights": {"name": self.weights, "sha256": self.weights_sha256},
+            "preprocess": self.preprocess,
+            "label_set": self.label_set,
+            "num_classes": self.num_classes,
+            "engine": self.engine,
+            "device": self.device,
+            "dtype": self.dtype,
+        }
