@@ -1,0 +1,436 @@
+"""The catalog: models/*.toml, and the user's own files of the same form, as ModelManifest values.
+
+A manifest binds weights, preprocessing and label set; none of the three is inferred from another.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, cast
+
+from imgclassify import resources
+from imgclassify.errors import ManifestError, UnknownModelError
+
+EMBEDDED_MODEL = "efficientnet_lite0"
+"""The default: its weights are a dependency of the package, so it never needs a network."""
+
+PROVIDERS = ("torchvision", "timm")
+"""Who builds an architecture."""
+
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+CROP_MODES = ("center", "squash", "border")
+
+Size = tuple[int, int]
+RGB = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessSpec:
+    """How an RGB image becomes a network's input; the field names are torchvision's.
+
+    Resize, crop, scale to 0..1, then `(x - mean) / std` for each channel.
+    """
+
+    resize_size: int | Size
+    """The short side in pixels, the long side following; or (height, width)."""
+    crop_size: Size
+    """(height, width) in pixels, cut from the centre."""
+    interpolation: str
+    """One of INTERPOLATIONS."""
+    antialias: bool
+    """As published. The PIL path, which this is, always antialiases when it shrinks."""
+    mean: RGB
+    std: RGB
+    crop_mode: str = "center"
+    """timm's word. "center": keep the aspect ratio and cut the overhang off. "squash": resize to `resize_size`
+    whatever the ratio. "border": fit the whole image in and fill with the mean."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; square sizes as one number."""
+        height, width = self.crop_size
+        return {
+            "resize_size": self.resize_size if isinstance(self.resize_size, int) else list(self.resize_size),
+            "crop_size": height if height == width else [height, width],
+            "crop_mode": self.crop_mode,
+            "interpolation": self.interpolation,
+            "antialias": self.antialias,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """What the publisher says of the weights. Nothing is computed from it."""
+
+    num_params: int
+    gflops: float
+    """Giga multiply-accumulates for one image, as torchvision and timm count them."""
+    acc1: float
+    """acc@1 in percent, on ImageNet-1k's validation set."""
+    acc5: float
+    min_size: Size
+    """(height, width) in pixels of the smallest input the network takes."""
+    file_size_mib: float
+    """The checkpoint's size in MiB (2**20 bytes)."""
+    license: str
+    """Licence of the weights, as a name or an address; empty where the publisher states none."""
+    recipe: str
+    """Where the training is described; empty where the publisher names no place."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelManifest:
+    """A model: architecture, weights, preprocessing and labels, bound together."""
+
+    name: str
+    weights: str
+    """The weights' version, such as "IMAGENET1K_V2"."""
+    default: bool
+    """Whether the bare name means these weights."""
+    architecture: str
+    """The builder's name at its provider."""
+    provider: str
+    """One of PROVIDERS."""
+    url: str
+    """https, http, file, or `package:import_name/path` for a file inside an installed package."""
+    sha256: str
+    """The published digest of the checkpoint or its head: 8 to 64 hex digits; empty where none is published."""
+    num_classes: int
+    label_set: str
+    preprocess: PreprocessSpec
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the builder that these weights need."""
+    rename: tuple[tuple[str, str], ...] = ()
+    """(pattern, replacement) pairs for re.sub, applied in order to each name in the checkpoint."""
+    metadata: ModelMetadata | None = None
+    """None for a user's own model that states none."""
+    origin: str = ""
+    """The file it was read from."""
+
+    @property
+    def reference(self) -> str:
+        """The exact model reference, `name@WEIGHTS`."""
+        return f"{self.name}@{self.weights}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, under the manifest's own keys."""
+        metadata = self.metadata
+        return {
+            "name": self.name,
+            "weights": self.weights,
+            "default": self.default,
+            "architecture": self.architecture,
+            "provider": self.provider,
+            "url": self.url,
+            "sha256": self.sha256,
+            "num_classes": self.num_classes,
+            "label_set": self.label_set,
+            "preprocess": self.preprocess.to_dict(),
+            "options": dict(self.options),
+            "metadata": None
+            if metadata is None
+            else {name: getattr(metadata, name) for name in ModelMetadata.__slots__},
+        }
+
+
+# ---------------------------------------------------------------------------------------------- look up
+
+
+def manifests() -> list[ModelManifest]:
+    """Every model, the shipped ones and the user's own, by name and then weights.
+
+    Raises:
+        ManifestError: a file does not parse, or two define the same `name@WEIGHTS`.
+    """
+    return _checked(manifest for origin, text in _files() for manifest in parse(text, origin))
+
+
+def find(name: str, weights: str | None = None) -> ModelManifest:
+    """The model of that name, with those weights or its default ones.
+
+    Raises:
+        UnknownModelError: no such name or weights; the nearest valid ones are listed.
+        ManifestError: a file that may define it does not parse.
+    """
+    # Parsing only the files that mention the name keeps a single look-up at a millisecond.
+    mention = re.compile(rf"""["']{re.escape(name)}["']""")
+    candidates = _checked(
+        manifest
+        for origin, text in _files()
+        if mention.search(text)
+        for manifest in parse(text, origin)
+        if manifest.name == name
+    )
+    if not candidates:
+        raise _unknown("model", name, {manifest.name for manifest in manifests()}, "imgclassify models list")
+    for manifest in candidates:
+        if manifest.default if weights is None else manifest.weights == weights:
+            return manifest
+    valid = {manifest.weights for manifest in candidates}
+    if weights is None:
+        raise UnknownModelError(f"model {name!r} has no default weights", hint=f"name one: {_listing(name, valid)}")
+    raise _unknown("weights", weights, valid, f"imgclassify models show {name}", prefix=f"{name}@")
+
+
+def select(models: Iterable[ModelManifest], pattern: str) -> list[ModelManifest]:
+    """Those whose `name@WEIGHTS`, name, or architecture matches: a glob if it has * ? or [, else any part."""
+    text = pattern.lower()
+    if any(character in text for character in "*?["):
+        return [
+            manifest
+            for manifest in models
+            if fnmatchcase(manifest.name.lower(), text) or fnmatchcase(manifest.reference.lower(), text)
+        ]
+    return [manifest for manifest in models if text in manifest.reference.lower()]
+
+
+def _by_metadata(name: str, *, descending: bool) -> Callable[[ModelManifest], tuple[bool, float]]:
+    def key(manifest: ModelManifest) -> tuple[bool, float]:
+        if manifest.metadata is None:
+            return (True, 0.0)
+        value = float(getattr(manifest.metadata, name))
+        return (False, -value if descending else value)
+
+    return key
+
+
+SORT_KEYS: dict[str, Callable[[ModelManifest], Any]] = {
+    "name": lambda manifest: (manifest.name, manifest.weights),
+    "acc1": _by_metadata("acc1", descending=True),
+    "acc5": _by_metadata("acc5", descending=True),
+    "params": _by_metadata("num_params", descending=False),
+    "gflops": _by_metadata("gflops", descending=False),
+    "size": _by_metadata("file_size_mib", descending=False),
+}
+"""Orders for a listing: accuracies best first, costs cheapest first, models without metadata last."""
+
+
+def user_folder() -> Path:
+    """Where the user's own manifests lie."""
+    return resources.config_folder() / "models"
+
+
+def _files() -> Iterator[tuple[str, str]]:
+    """(name for messages, text) of each manifest file, the shipped ones first."""
+    shipped = (entry for entry in resources.data_folder("models").iterdir() if entry.name.endswith(".toml"))
+    for entry in sorted(shipped, key=lambda entry: entry.name):
+        yield f"models/{entry.name}", entry.read_text("utf-8")
+    for path in sorted(user_folder().glob("*.toml")):
+        try:
+            yield str(path), path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ManifestError(
+                f"cannot read {path}: {error}", hint="make it readable UTF-8, or move it away"
+            ) from error
+
+
+def _checked(models: Iterable[ModelManifest]) -> list[ModelManifest]:
+    found: dict[str, ModelManifest] = {}
+    defaults: dict[str, ModelManifest] = {}
+    for manifest in models:
+        twin = found.setdefault(manifest.reference, manifest)
+        if manifest.default and twin is manifest:
+            twin = defaults.setdefault(manifest.name, manifest)
+        if twin is not manifest:
+            what = "the default weights of" if twin.reference != manifest.reference else "the model"
+            raise ManifestError(
+                f"{manifest.origin} and {twin.origin} both define {what} {manifest.reference!r}",
+                hint="rename one of the two",
+            )
+    return sorted(found.values(), key=SORT_KEYS["name"])
+
+
+def _unknown(what: str, name: str, valid: set[str], command: str, *, prefix: str = "") -> UnknownModelError:
+    return UnknownModelError(
+        f"unknown {what} {prefix}{name!r}" if not prefix else f"unknown {what} '{prefix}{name}'",
+        hint=f"{_listing(name, valid, prefix)}; `{command}` lists what there is",
+    )
+
+
+def _listing(name: str, valid: set[str], prefix: str = "") -> str:
+    folded = {candidate.lower(): candidate for candidate in sorted(valid)}
+    near = difflib.get_close_matches(name.lower(), folded, n=5, cutoff=0.5)
+    if near:
+        return "the nearest: " + ", ".join(prefix + folded[candidate] for candidate in near)
+    names = sorted(valid)
+    return "among the valid ones: " + ", ".join(prefix + candidate for candidate in names[:8])
+
+
+# ------------------------------------------------------------------------------------------------ parse
+
+
+def parse(text: str, origin: str) -> list[ModelManifest]:
+    """The models of one manifest file. `origin` names the file in errors and in the result.
+
+    Raises:
+        ManifestError: not TOML, or a key is unknown, missing, or of the wrong type or value; names file and key.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ManifestError(f"{origin}: not TOML: {error}", hint="mend the file, or move it away") from error
+    root = _Table(document, origin, "")
+    entries = root.take("models", list)
+    root.close()
+    return [
+        _model(_Table(entry, origin, f"models[{index}]"), origin)
+        if isinstance(entry, dict)
+        else root.refuse("models", "an array of tables")
+        for index, entry in enumerate(entries)
+    ]
+
+
+class _Table:
+    """A TOML table being taken apart: each key is taken once, of a stated type, and none may be left over."""
+
+    def __init__(self, values: dict[str, Any], origin: str, place: str) -> None:
+        self._values = dict(values)
+        self._origin = origin
+        self._place = place
+
+    def refuse(self, key: str, wanted: str) -> Any:
+        raise ManifestError(
+            f"{self._origin}: {self._path(key)} must be {wanted}", hint="docs/models.md describes each key"
+        )
+
+    def take(self, key: str, kind: type | tuple[type, ...], *, default: Any = ...) -> Any:
+        if key not in self._values:
+            if default is not ...:
+                return default
+            raise ManifestError(
+                f"{self._origin}: missing key {self._path(key)}", hint="docs/models.md describes each key"
+            )
+        value = self._values.pop(key)
+        # bool is an int to Python, and is none to a reader of the file.
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            self.refuse(key, " or ".join(_KIND_NAMES[each] for each in kinds))
+        return value
+
+    def number(self, key: str) -> float:
+        return float(self.take(key, (int, float)))
+
+    def positive(self, key: str) -> int:
+        value = cast(int, self.take(key, int))
+        return value if value > 0 else cast(int, self.refuse(key, "above zero"))
+
+    def word(self, key: str, words: tuple[str, ...], *, default: Any = ...) -> str:
+        value = cast(str, self.take(key, str, default=default))
+        return value if value in words else cast(str, self.refuse(key, f"one of {', '.join(words)}"))
+
+    def matching(self, key: str, pattern: str, wanted: str) -> str:
+        value = cast(str, self.take(key, str))
+        return value if re.fullmatch(pattern, value) else cast(str, self.refuse(key, wanted))
+
+    def size(self, key: str) -> Size:
+        value = self.take(key, (int, list))
+        pair = [value, value] if isinstance(value, int) else value
+        if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
+            self.refuse(key, "a number of pixels, or [height, width]")
+        return (pair[0], pair[1])
+
+    def rgb(self, key: str) -> RGB:
+        value = self.take(key, list)
+        if len(value) != 3 or not all(type(channel) in (int, float) for channel in value):
+            self.refuse(key, "three numbers, for red, green and blue")
+        return (float(value[0]), float(value[1]), float(value[2]))
+
+    def table(self, key: str, *, default: Any = ...) -> _Table | None:
+        value = self.take(key, dict, default=default)
+        return None if value is None else _Table(value, self._origin, self._path(key))
+
+    def close(self) -> None:
+        if self._values:
+            key = next(iter(self._values))
+            raise ManifestError(
+                f"{self._origin}: unknown key {self._path(key)}", hint="docs/models.md describes each key"
+            )
+
+    def _path(self, key: str) -> str:
+        return f"{self._place}.{key}" if self._place else key
+
+
+_KIND_NAMES = {str: "a string", bool: "true or false", int: "a whole number", float: "a number"}
+_KIND_NAMES |= {list: "an array", dict: "a table"}
+
+
+def _model(table: _Table, origin: str) -> ModelManifest:
+    manifest = ModelManifest(
+        name=table.matching("name", r"[A-Za-z0-9][\w.+-]*", "letters, digits, and _ . + -"),
+        weights=table.matching("weights", r"[A-Za-z0-9][\w.+-]*", "letters, digits, and _ . + -"),
+        default=table.take("default", bool),
+        architecture=table.take("architecture", str),
+        provider=table.word("provider", PROVIDERS),
+        url=table.matching("url", r"(https?://|file://|package:).+", "an http, https, file or package: URL"),
+        sha256=table.matching("sha256", r"([0-9a-f]{8,64})?", "8 to 64 lower-case hex digits, or empty"),
+        num_classes=table.positive("num_classes"),
+        label_set=table.take("label_set", str),
+        preprocess=_preprocess(cast(_Table, table.table("preprocess"))),
+        options=table.take("options", dict, default={}),
+        rename=_rename(table),
+        metadata=_metadata(table.table("metadata", default=None)),
+        origin=origin,
+    )
+    table.close()
+    return manifest
+
+
+def _preprocess(table: _Table) -> PreprocessSpec:
+    spec = PreprocessSpec(
+        resize_size=_resize_size(table),
+        crop_size=table.size("crop_size"),
+        interpolation=table.word("interpolation", INTERPOLATIONS),
+        antialias=table.take("antialias", bool),
+        mean=table.rgb("mean"),
+        std=table.rgb("std"),
+        crop_mode=table.word("crop_mode", CROP_MODES, default="center"),
+    )
+    if not all(spec.std):
+        table.refuse("std", "three numbers other than zero")
+    table.close()
+    return spec
+
+
+def _resize_size(table: _Table) -> int | Size:
+    value = table.take("resize_size", (int, list))
+    if isinstance(value, int) and value > 0:
+        return value
+    if isinstance(value, list) and len(value) == 2 and all(type(side) is int and side > 0 for side in value):
+        return (value[0], value[1])
+    return cast(int, table.refuse("resize_size", "the short side in pixels, or [height, width]"))
+
+
+def _metadata(table: _Table | None) -> ModelMetadata | None:
+    if table is None:
+        return None
+    metadata = ModelMetadata(
+        num_params=table.positive("num_params"),
+        gflops=table.number("gflops"),
+        acc1=table.number("acc1"),
+        acc5=table.number("acc5"),
+        min_size=table.size("min_size"),
+        file_size_mib=table.number("file_size_mib"),
+        license=table.take("license", str),
+        recipe=table.take("recipe", str),
+    )
+    table.close()
+    return metadata
+
+
+def _rename(table: _Table) -> tuple[tuple[str, str], ...]:
+    pairs = table.take("rename", list, default=[])
+    for pair in pairs:
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
+            table.refuse("rename", "an array of [pattern, replacement] pairs")
+        try:
+            re.compile(pair[0])
+        except re.error as error:
+            table.refuse("rename", f"made of valid regular expressions ({pair[0]!r}: {error})")
+    return tuple((pattern, replacement) for pattern, replacement in pairs)

@@ -1,0 +1,41 @@
+"""Every test has folders of its own, and reaches no network but this machine's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path_factory.mktemp("home")
+    for variable in ("MODEL", "OFFLINE", "MIRROR", "DEBUG"):
+        monkeypatch.delenv(f"IMGCLASSIFY_{variable}", raising=False)
+    for variable in PROXIES:
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable.upper(), raising=False)
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.delenv("TORCH_HOME", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+    monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    """An RGB image of smooth random colours: every pixel differs, and JPEG keeps it recognisable."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (max(2, height // 16), max(2, width // 16), 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A small JPEG."""
+    path = tmp_path / "photo.jpg"
+    noise(320, 240).save(path, quality=90)
+    return path

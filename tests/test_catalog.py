@@ -1,0 +1,228 @@
+"""The catalog against torchvision's own registry, and the strictness of its parser."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+from torchvision import models
+from torchvision.models import get_model_weights, list_models
+
+from imgclassify import catalog
+from imgclassify.errors import ManifestError, UnknownModelError
+
+MANIFEST = """
+[[models]]
+name = "mine"
+weights = "V1"
+default = true
+architecture = "resnet18"
+provider = "torchvision"
+url = "https://example.org/mine-0123abcd.pth"
+sha256 = "0123abcd"
+num_classes = 10
+label_set = "digits"
+preprocess = { resize_size = 256, crop_size = [224, 192], interpolation = "bicubic", antialias = true, \
+mean = [0.5, 0.5, 0.5], std = [0.2, 0.2, 0.2] }
+"""
+
+ENTRIES = [
+    pytest.param(name, weights, id=f"{name}@{weights.name}")
+    for module in (models, models.quantization)
+    for name in list_models(module=module)
+    for weights in get_model_weights(name)
+    if weights.meta["categories"] is not None
+]
+
+
+@pytest.fixture(scope="module")
+def by_reference() -> dict[str, catalog.ModelManifest]:
+    return {manifest.reference: manifest for manifest in catalog.manifests()}
+
+
+def test_every_torchvision_classifier_is_catalogued_and_nothing_else(
+    by_reference: dict[str, catalog.ModelManifest],
+) -> None:
+    theirs = {entry.id for entry in ENTRIES}
+    ours = {reference for reference, manifest in by_reference.items() if manifest.provider == "torchvision"}
+    assert ours == theirs
+    assert len(theirs) == 128
+    assert set(by_reference) - ours == {"efficientnet_lite0@IMAGENET1K"}
+
+
+@pytest.mark.parametrize(("name", "weights"), ENTRIES)
+def test_entry_says_what_torchvision_says(
+    name: str, weights: object, by_reference: dict[str, catalog.ModelManifest]
+) -> None:
+    manifest = by_reference[f"{name}@{weights.name}"]
+    preset, meta = weights.transforms(), weights.meta
+    assert manifest.url == weights.url
+    assert re.search(rf"[-_]{manifest.sha256}\.pth$", weights.url)
+    assert manifest.default == (weights is get_model_weights(name).DEFAULT)
+    assert manifest.num_classes == len(meta["categories"])
+    spec = manifest.preprocess
+    assert [spec.resize_size] == preset.resize_size
+    assert list(spec.crop_size) == preset.crop_size * 2
+    assert spec.interpolation == preset.interpolation.value
+    assert spec.antialias is preset.antialias
+    assert list(spec.mean) == preset.mean
+    assert list(spec.std) == preset.std
+    assert spec.crop_mode == "center"
+    told = manifest.metadata
+    assert told is not None
+    assert (told.num_params, told.gflops, told.file_size_mib) == (
+        meta["num_params"],
+        meta["_ops"],
+        meta["_file_size"],
+    )
+    accuracy = meta["_metrics"]["ImageNet-1K"]
+    assert (told.acc1, told.acc5) == (accuracy["acc@1"], accuracy["acc@5"])
+    assert told.min_size == tuple(meta["min_size"])
+    assert told.license == meta.get("license", "")
+    assert told.recipe == (meta["recipe"] or "")
+
+
+def test_embedded_default_is_timms_preprocessing() -> None:
+    manifest = catalog.find(catalog.EMBEDDED_MODEL)
+    theirs = timm.get_pretrained_cfg("tf_efficientnet_lite0")
+    spec = manifest.preprocess
+    assert (3, *spec.crop_size) == theirs.input_size
+    assert spec.resize_size == int(spec.crop_size[0] / theirs.crop_pct)
+    assert (spec.interpolation, spec.mean, spec.std) == (theirs.interpolation, theirs.mean, theirs.std)
+    assert len(manifest.sha256) == 64
+
+
+def test_default_weights_are_not_always_the_first() -> None:
+    assert catalog.find("resnet50").weights == "IMAGENET1K_V2"
+    assert catalog.find("resnet50", "IMAGENET1K_V1").weights == "IMAGENET1K_V1"
+
+
+def test_swag_entries_state_their_licence(by_reference: dict[str, catalog.ModelManifest]) -> None:
+    swag = [manifest for reference, manifest in by_reference.items() if "SWAG" in reference]
+    assert len(swag) == 12
+    assert all(manifest.metadata and "SWAG" in manifest.metadata.license for manifest in swag)
+
+
+def test_unknown_names_list_the_nearest() -> None:
+    with pytest.raises(UnknownModelError, match="'resnet51'") as name_error:
+        catalog.find("resnet51")
+    assert "resnet50" in str(name_error.value.hint)
+    with pytest.raises(UnknownModelError, match="IMAGENET1K_V3") as weights_error:
+        catalog.find("resnet50", "IMAGENET1K_V3")
+    assert "resnet50@IMAGENET1K_V2" in str(weights_error.value.hint)
+
+
+def test_select_takes_text_and_globs() -> None:
+    everything = catalog.manifests()
+    assert {manifest.name for manifest in catalog.select(everything, "ViT_B")} == {"vit_b_16", "vit_b_32"}
+    assert {manifest.name for manifest in catalog.select(everything, "resnet1?")} == {"resnet18"}
+    assert [manifest.reference for manifest in catalog.select(everything, "resnet50@*V1")] == [
+        "resnet50@IMAGENET1K_V1"
+    ]
+    assert catalog.select(everything, "no such thing") == []
+
+
+def test_sort_keys_put_the_best_first_and_models_without_metadata_last() -> None:
+    [mine] = catalog.parse(MANIFEST, "mine.toml")
+    everything = [mine, *catalog.manifests()]
+    best = sorted(everything, key=catalog.SORT_KEYS["acc1"])
+    smallest = sorted(everything, key=catalog.SORT_KEYS["params"])
+    assert best[0].metadata
+    assert best[0].metadata.acc1 == max(m.metadata.acc1 for m in everything if m.metadata)
+    assert smallest[0].metadata
+    assert smallest[0].metadata.num_params == min(m.metadata.num_params for m in everything if m.metadata)
+    assert best[-1] is smallest[-1] is mine
+
+
+def own_folder() -> Path:
+    folder = catalog.user_folder()
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_users_own_folder_adds_models() -> None:
+    (own_folder() / "mine.toml").write_text(MANIFEST)
+    mine = catalog.find("mine")
+    assert mine.preprocess.crop_size == (224, 192)
+    assert mine.metadata is None
+    assert mine in catalog.manifests()
+
+
+def test_two_files_defining_the_same_model_are_both_named() -> None:
+    folder = own_folder()
+    (folder / "a.toml").write_text(MANIFEST)
+    (folder / "b.toml").write_text(MANIFEST)
+    with pytest.raises(ManifestError, match=r"b\.toml.*a\.toml.*mine@V1"):
+        catalog.manifests()
+
+
+def test_two_defaults_of_one_model_are_refused() -> None:
+    folder = own_folder()
+    (folder / "a.toml").write_text(MANIFEST)
+    (folder / "b.toml").write_text(MANIFEST.replace('"V1"', '"V2"'))
+    with pytest.raises(ManifestError, match="default weights"):
+        catalog.find("mine")
+
+
+def test_unreadable_file_is_named() -> None:
+    (own_folder() / "latin.toml").write_bytes(b"# caf\xe9\n")
+    with pytest.raises(ManifestError, match=r"latin\.toml"):
+        catalog.manifests()
+
+
+KEYS = ["name", "weights", "default", "architecture", "provider", "url", "sha256", "num_classes", "label_set"]
+
+
+@pytest.mark.parametrize("key", [*KEYS, "preprocess"])
+def test_missing_key_is_named_with_its_file(key: str) -> None:
+    text = re.sub(rf"(?m)^{key} = .*\n", "", MANIFEST)
+    with pytest.raises(ManifestError, match=rf"mine\.toml: missing key models\[0\]\.{key}$"):
+        catalog.parse(text, "mine.toml")
+
+
+@pytest.mark.parametrize("key", ["resize_size", "crop_size", "interpolation", "antialias", "mean", "std"])
+def test_missing_preprocessing_key_is_named(key: str) -> None:
+    text = re.sub(rf"{key} = (\[[^]]*\]|[^,}}]+),? ?", "", MANIFEST).replace(", }", " }")
+    with pytest.raises(ManifestError, match=rf"missing key models\[0\]\.preprocess\.{key}$"):
+        catalog.parse(text, "mine.toml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("\n[[models]]", "colour = 1\n[[models]]", "unknown key colour"),
+        ('label_set = "digits"', 'label_set = "digits"\nlable = 1', r"unknown key models\[0\]\.lable"),
+        ("antialias = true", "antialias = true, gamma = 2", r"unknown key models\[0\]\.preprocess\.gamma"),
+        ("num_classes = 10", "num_classes = true", r"models\[0\]\.num_classes must be a whole number"),
+        ("num_classes = 10", "num_classes = 0", r"num_classes must be above zero"),
+        ("default = true", 'default = "yes"', r"default must be true or false"),
+        ('"torchvision"', '"keras"', r"provider must be one of torchvision, timm"),
+        ("https://", "ftp://", r"url must be an http, https, file or package: URL"),
+        ('"0123abcd"', '"0123"', r"sha256 must be 8 to 64"),
+        ('"bicubic"', '"cubic"', r"interpolation must be one of"),
+        ("[224, 192]", "[224, 0]", r"crop_size must be"),
+        ("resize_size = 256", "resize_size = -1", r"resize_size must be"),
+        ("mean = [0.5, 0.5, 0.5]", "mean = [0.5, 0.5]", r"mean must be three numbers"),
+        ("std = [0.2, 0.2, 0.2]", "std = [0.2, 0.0, 0.2]", r"std must be three numbers other than zero"),
+        ('name = "mine"', 'name = "my model"', r"name must be letters"),
+        ("default = true", "default = true\nrename = [['(', '']]", r"rename must be made of valid regular"),
+        ("default = true", "default = true\nrename = [['a']]", r"rename must be an array of"),
+        ("default = true", "default = true\nmetadata = {}", r"missing key models\[0\]\.metadata\.num_params"),
+        ("[[models]]", "[models]", r"models must be an array"),
+        ("default = true", "default = ", r"not TOML"),
+    ],
+)
+def test_wrong_manifest_is_refused_with_file_and_key(old: str, new: str, complaint: str) -> None:
+    assert old in MANIFEST
+    with pytest.raises(ManifestError, match=rf"^mine\.toml: .*{complaint}"):
+        catalog.parse(MANIFEST.replace(old, new), "mine.toml")
+
+
+def test_regenerating_the_catalog_changes_nothing() -> None:
+    tool = Path(__file__).parent.parent / "tools" / "make_models.py"
+    done = subprocess.run([sys.executable, tool, "--check"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
