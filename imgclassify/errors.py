@@ -145,3 +145,8 @@ class ImageTooLargeError(ImageError):
 
 class UnsupportedImageError(ImageError):
     type = "unsupported_image"
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's exception says, on one line; its type's name where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

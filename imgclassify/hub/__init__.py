@@ -1,0 +1,61 @@
+"""The loader: a model reference → a loadable network with its preprocessing and its labels.
+
+resnet50 · resnet50@IMAGENET1K_V1 · torchvision:resnet50   catalogued   (hub/catalogued.py)
+timm:resnet18.a1_in1k                                      timm         (hub/timm_registry.py)
+hub:owner/repo[:ref]/entrypoint · hub:./folder/entrypoint  torch.hub    (hub/torch_hub.py)
+./checkpoint.pth · .pt · .safetensors · ./model.onnx       local file   (hub/local_file.py)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from imgclassify.errors import UnknownModelError, UsageError
+from imgclassify.hub.network import LoadOptions, Network, PreprocessOverrides
+
+__all__ = ["LoadOptions", "Network", "PreprocessOverrides", "load"]
+
+_SUFFIXES = (".pth", ".pt", ".safetensors", ".onnx", ".bin", ".ckpt", ".tar")
+
+
+def load(reference: str, options: LoadOptions) -> Network:
+    """Finds what a model reference means, with its weights verified on disk. The network itself is built later,
+    by the engine, through `Network.build`.
+
+    Raises:
+        UsageError: the reference is malformed, or lacks an option that its kind needs.
+        UnavailableError: model, weights or labels cannot be had; its subclasses say which and why.
+    """
+    scheme, colon, rest = reference.partition(":")
+    if colon and scheme == "timm":
+        from imgclassify.hub import timm_registry
+
+        return timm_registry.load(rest, options)
+    if colon and scheme == "hub":
+        from imgclassify.hub import torch_hub
+
+        return torch_hub.load(rest, options)
+    if is_file(reference):
+        from imgclassify.hub import local_file
+
+        return local_file.load(Path(reference).expanduser(), options)
+    if options.arch is not None:
+        raise UsageError(
+            f"--arch goes with a checkpoint file, not with the model {reference!r}",
+            hint=f"leave it out, or give the file: -m ./weights.pth --arch {options.arch}",
+        )
+    if colon and scheme != "torchvision":
+        raise UnknownModelError(
+            f"unknown kind of model reference {reference!r}",
+            hint="the kinds: NAME, NAME@WEIGHTS, torchvision:NAME, timm:NAME, hub:REPO/ENTRYPOINT, or a file",
+        )
+    from imgclassify.hub import catalogued
+
+    return catalogued.load(rest if colon else reference, options)
+
+
+def is_file(reference: str) -> bool:
+    """Whether a reference names a local file: it has a path separator, or a checkpoint's suffix."""
+    if reference.startswith(("timm:", "hub:", "torchvision:")):
+        return False
+    return "/" in reference or "\\" in reference or reference.lower().endswith(_SUFFIXES)

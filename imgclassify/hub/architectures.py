@@ -1,0 +1,123 @@
+"""A provider's architecture with a state_dict in it, as a torch module."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from imgclassify import checkpoints
+from imgclassify.errors import CheckpointError, UnavailableError
+
+if TYPE_CHECKING:
+    import torch
+
+    from imgclassify.catalog import ModelManifest
+    from imgclassify.checkpoints import StateDict
+
+
+def create(manifest: ModelManifest, **changes: Any) -> torch.nn.Module:
+    """The manifest's architecture without its weights; `changes` go over the manifest's options.
+
+    Raises:
+        UnavailableError: the installed provider lacks the architecture or an option of it.
+    """
+    options = {**manifest.options, "num_classes": manifest.num_classes, **changes}
+    try:
+        if manifest.provider == "timm":
+            import timm
+
+            network: torch.nn.Module = timm.create_model(manifest.architecture, pretrained=False, **options)
+        else:
+            from torchvision.models import get_model
+
+            network = get_model(manifest.architecture, weights=None, **options)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise UnavailableError(
+            f"{manifest.provider} cannot build the architecture {manifest.architecture!r}: {error}",
+            hint=f"`imgclassify doctor` shows the installed versions; a newer {manifest.provider} may have it",
+        ) from error
+    return network
+
+
+def is_quantized(manifest: ModelManifest) -> bool:
+    return bool(manifest.options.get("quantize"))
+
+
+def build(manifest: ModelManifest, state_dict: StateDict, *, where: str, num_classes: int) -> torch.nn.Module:
+    """The manifest's architecture with a state_dict in it, on the CPU.
+
+    Args:
+        where: names the checkpoint in errors.
+
+    Raises:
+        CheckpointError: names or shapes differ; the first that do are listed.
+    """
+    import torch
+
+    state_dict = checkpoints.rename(state_dict, manifest.rename)
+    changes: dict[str, Any] = {"num_classes": num_classes}
+    if manifest.options.get("aux_logits") and not any(name.lower().startswith("aux") for name in state_dict):
+        changes["aux_logits"] = False
+    if is_quantized(manifest):
+        network = create(manifest, **changes)
+        _load(network, state_dict, manifest, where, assign=False)
+        return network
+    # On the meta device nothing is initialised only to be overwritten.
+    with torch.device("meta"):
+        network = create(manifest, **changes)
+    _load(network, state_dict, manifest, where, assign=True)
+    if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+        # A buffer that no checkpoint holds is computed when the network is built, which meta cannot do.
+        network = create(manifest, **changes)
+        _load(network, state_dict, manifest, where, assign=False)
+    return network
+
+
+def head_size(manifest: ModelManifest, state_dict: StateDict) -> int | None:
+    """The number of classes of a checkpoint, read from the classifier's head; None where it has no such name.
+
+    The head is the last parameter whose shape follows the number of classes.
+    """
+    import torch
+
+    if is_quantized(manifest):
+        return manifest.num_classes
+    with torch.device("meta"):
+        one, other = (create(manifest, num_classes=count).state_dict() for count in (2, 3))
+    heads = [name for name, tensor in one.items() if tensor.shape != other[name].shape]
+    renamed = checkpoints.rename(state_dict, manifest.rename)
+    present = [name for name in heads if name in renamed]
+    return int(renamed[present[-1]].shape[0]) if present and renamed[present[-1]].ndim else None
+
+
+def _load(
+    network: torch.nn.Module,
+    state_dict: StateDict,
+    manifest: ModelManifest,
+    where: str,
+    *,
+    assign: bool,
+) -> None:
+    import torch
+
+    wanted = network.state_dict()
+    given: StateDict = OrderedDict(state_dict)
+    # Modules use it to read older layouts of their own; without it the checkpoint is taken to be of today's.
+    given._metadata = getattr(state_dict, "_metadata", wanted._metadata)  # type: ignore[attr-defined]
+    for name in wanted:
+        if name.endswith(".num_batches_tracked"):
+            given.setdefault(name, torch.zeros((), dtype=torch.long))  # absent before torch 0.4, unused in eval
+    try:
+        network.load_state_dict(given, strict=True, assign=assign)
+    except (RuntimeError, ValueError, AttributeError, KeyError) as error:
+        checkpoints.check_fit(_shapes(given), _shapes(wanted), where=where, architecture=manifest.name)
+        reason = "; ".join(line.strip() for line in str(error).splitlines()[:3])
+        raise CheckpointError(
+            f"{where} does not fit the architecture {manifest.name!r}: {reason}",
+            hint="name the architecture that the checkpoint was saved from with --arch",
+        ) from error
+
+
+def _shapes(state_dict: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(getattr(value, "shape", ())) for name, value in state_dict.items()}

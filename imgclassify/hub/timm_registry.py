@@ -1,0 +1,219 @@
+"""timm's models: timm:NAME. The weights come from the Hugging Face hub, preprocessing and labels from timm."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgclassify import checkpoints, weights
+from imgclassify import labels as label_sets
+from imgclassify.catalog import ModelManifest, PreprocessSpec
+from imgclassify.errors import CheckpointError, DownloadError, OfflineError, UnknownModelError, first_line
+from imgclassify.hub.network import LoadOptions, Network
+from imgclassify.labels import Label, LabelSet
+
+if TYPE_CHECKING:
+    import torch
+
+_FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
+"""What timm's repositories call their weights, the preferred first."""
+
+
+def load(name: str, options: LoadOptions) -> Network:
+    """See hub.load. `name` is the reference without `timm:`."""
+    config = _config(name)
+    full_name = ".".join(filter(None, (config["architecture"], config.get("tag"))))
+    num_classes = config["num_classes"]
+    if not num_classes:
+        raise CheckpointError(
+            f"timm:{full_name} hands out features and has no classes",
+            hint="choose a model with a classifier, such as one whose name ends in in1k",
+        )
+    labels = label_sets.load(options.labels, num_classes=num_classes) if options.labels else _labels(config)
+    labels.require_num_classes(num_classes)
+    path = _weights_file(full_name, config, offline=options.offline)
+    return Network(
+        model=f"timm:{full_name}",
+        architecture=config["architecture"],
+        weights=config.get("tag") or config["architecture"],
+        path=path,
+        sha256=weights.sha256_of(path),
+        preprocess=options.overrides.apply(preprocess_spec(config)),
+        labels=labels,
+        num_classes=num_classes,
+        build=partial(_build, full_name, config, path),
+    )
+
+
+def manifest(name: str) -> ModelManifest:
+    """A timm architecture as a manifest without weights, for a user's own checkpoint of it.
+
+    Raises:
+        UnknownModelError: timm has no such model; the nearest are listed.
+    """
+    config = _config(name)
+    return ModelManifest(
+        name=f"timm:{config['architecture']}",
+        weights=config.get("tag") or "",
+        default=True,
+        architecture=config["architecture"],
+        provider="timm",
+        url="",
+        sha256="",
+        num_classes=config["num_classes"] or 1000,
+        label_set="imagenet1k",
+        preprocess=preprocess_spec(config),
+    )
+
+
+def preprocess_spec(config: dict[str, Any]) -> PreprocessSpec:
+    """timm's data configuration as a PreprocessSpec: timm.data.transforms_imagenet_eval, step for step."""
+    from timm.data import resolve_data_config
+
+    data = resolve_data_config({}, pretrained_cfg=config)
+    height, width = data["input_size"][-2:]
+    scaled = (math.floor(height / data["crop_pct"]), math.floor(width / data["crop_pct"]))
+    crop_mode = data["crop_mode"] or "center"
+    short_side = crop_mode == "center" and scaled[0] == scaled[1]
+    return PreprocessSpec(
+        resize_size=scaled[0] if short_side else scaled,
+        crop_size=(height, width),
+        interpolation=data["interpolation"],
+        antialias=True,
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        crop_mode=crop_mode,
+    )
+
+
+def _config(name: str) -> dict[str, Any]:
+    """timm's pretrained configuration, as a dictionary."""
+    import timm
+
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        config = None
+    if config is None or not (config.hf_hub_id or config.url):
+        raise _unknown(name, found=config is not None)
+    found: dict[str, Any] = config.to_dict()
+    return found
+
+
+def _unknown(name: str, *, found: bool) -> UnknownModelError:
+    import timm
+
+    valid = timm.list_models(pretrained=True)
+    near = difflib.get_close_matches(name, valid, n=5, cutoff=0.4)
+    near = near or [candidate for candidate in valid if candidate.startswith(name[:4])][:5]
+    return UnknownModelError(
+        f"timm has no pretrained weights for {name!r}" if found else f"unknown model 'timm:{name}'",
+        hint="the nearest: " + ", ".join(f"timm:{candidate}" for candidate in near),
+    )
+
+
+def _labels(config: dict[str, Any]) -> LabelSet:
+    """timm's metadata: the configuration's own label names, or those of the ImageNet subset it was trained on."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    if names := config.get("label_names"):
+        return LabelSet(
+            name=f"timm:{config['architecture']}",
+            labels=tuple(Label(index, None, text) for index, text in enumerate(names)),
+        )
+    subset = infer_imagenet_subset(config)
+    if subset is None:
+        from imgclassify.errors import LabelsError
+
+        raise LabelsError(
+            f"timm does not say what the {config['num_classes']} classes of {config['architecture']!r} are called",
+            hint="add --labels FILE",
+        )
+    if subset == "imagenet-1k":
+        return label_sets.load("imagenet1k")
+    info = ImageNetInfo(subset)
+    return LabelSet(
+        name=f"timm:{subset}",
+        labels=tuple(
+            Label(index, wnid, lemmas.split(", ")[0], tuple(lemmas.split(", ")), detailed.partition(": ")[2])
+            for index, (wnid, lemmas, detailed) in enumerate(
+                zip(
+                    info.label_names(),
+                    info.label_descriptions(),
+                    info.label_descriptions(detailed=True),
+                    strict=True,
+                )
+            )
+        ),
+    )
+
+
+def _weights_file(name: str, config: dict[str, Any], *, offline: bool) -> Path:
+    """The model's weights in the Hugging Face hub's own cache, fetched if need be."""
+    repository = config.get("hf_hub_id")
+    if not repository:
+        return weights.fetch(config["url"], "", offline=offline).path
+    repository, _, revision = repository.partition("@")
+    names = [config["hf_hub_filename"]] if config.get("hf_hub_filename") else list(_FILE_NAMES)
+    for file_name in names:
+        if path := _cached(repository, file_name, revision):
+            return path
+    if offline:
+        raise OfflineError(
+            f"the weights of timm:{name} are not in the Hugging Face cache, and --offline forbids fetching them",
+            hint=f"run `imgclassify models pull timm:{name}` while online (it fetches {names[0]} of {repository})",
+        )
+    for file_name in names:
+        if path := _download(repository, file_name, revision):
+            return path
+    raise DownloadError(
+        f"the Hugging Face repository {repository} has none of {', '.join(names)}",
+        hint="check the name, or give a file: -m ./weights.safetensors --arch timm:NAME",
+    )
+
+
+def _cached(repository: str, file_name: str, revision: str) -> Path | None:
+    # hf_hub_download with local_files_only sends a request all the same, for its statistics.
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repository, file_name, revision=revision or None)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _download(repository: str, file_name: str, revision: str) -> Path | None:
+    """The file, or None where the repository does not have it."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repository, file_name, revision=revision or None))
+    except LocalEntryNotFoundError as error:  # an EntryNotFoundError too, and means that the hub cannot be reached
+        reason: Exception = error
+    except EntryNotFoundError:
+        return None
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = error
+    raise DownloadError(
+        f"cannot fetch {file_name} of {repository} from the Hugging Face hub: {first_line(reason)}",
+        hint="check the network; HF_ENDPOINT names a mirror, HF_TOKEN a token for what needs one",
+    ) from reason
+
+
+def _build(name: str, config: dict[str, Any], path: Path) -> torch.nn.Module:
+    import timm
+
+    # A handful of the oldest are NumPy archives that only the model's own code can read.
+    source: dict[str, Any] = (
+        {"file": str(path)} if config.get("custom_load") else {"state_dict": checkpoints.read(path)}
+    )
+    try:
+        network: torch.nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path.name} does not fit timm:{name}: {first_line(error)}",
+            hint="remove it from the Hugging Face cache to have it fetched again",
+        ) from error
+    return network

@@ -1,0 +1,157 @@
+"""Models of torch.hub repositories: hub:owner/repo[:ref]/entrypoint, hub:./folder/entrypoint.
+
+Loading one runs the repository's own Python code, so nothing is loaded without the user's word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgclassify import resources
+from imgclassify.errors import (
+    CheckpointError,
+    DownloadError,
+    ImgclassifyError,
+    OfflineError,
+    UnknownModelError,
+    UntrustedCodeError,
+    UsageError,
+)
+from imgclassify.hub import catalogued
+from imgclassify.hub.network import LoadOptions, Network, foreign_spec
+
+if TYPE_CHECKING:
+    import torch
+
+_TIMEOUT_S = 30.0
+"""torch.hub sets none of its own."""
+
+
+def load(rest: str, options: LoadOptions) -> Network:
+    """See hub.load. `rest` is the reference without `hub:`."""
+    reference = f"hub:{rest}"
+    repository, slash, entrypoint = rest.rpartition("/")
+    if not (slash and repository and entrypoint):
+        raise UsageError(
+            f"malformed model reference {reference!r}",
+            hint="write hub:owner/repo/entrypoint, hub:owner/repo:ref/entrypoint, or hub:./folder/entrypoint",
+        )
+    local = repository.startswith((".", "/", "~")) or Path(repository).is_absolute()
+    if not local and len(repository.split(":")[0].split("/")) != 2:
+        raise UsageError(
+            f"malformed model reference {reference!r}: {repository!r} is no owner/repo",
+            hint="write hub:owner/repo/entrypoint, or hub:./folder/entrypoint for a folder",
+        )
+    if not options.trust:
+        raise UntrustedCodeError(
+            f"{reference} runs Python code of {repository!r} on this machine",
+            hint="read that code; if you trust it, add --trust",
+        )
+    preprocess, labels, _ = foreign_spec(reference, options, catalogued.find)
+    folder = _local_folder(repository) if local else _cached_folder(repository, options.offline)
+    return Network(
+        model=reference,
+        architecture=entrypoint,
+        weights=entrypoint,
+        path=None,
+        sha256=None,
+        preprocess=preprocess,
+        labels=labels,
+        num_classes=None,
+        build=partial(_build, str(folder or repository), entrypoint, "local" if folder else "github"),
+    )
+
+
+def _local_folder(repository: str) -> Path:
+    folder = Path(repository).expanduser()
+    if not (folder / "hubconf.py").is_file():
+        raise UnknownModelError(
+            f"no torch.hub repository in {str(folder)!r}", hint="the folder must hold a hubconf.py"
+        )
+    return folder
+
+
+def _cached_folder(repository: str, offline: bool) -> Path | None:
+    """The repository's folder as torch.hub keeps it; None where torch.hub may fetch it itself."""
+    name, _, ref = repository.partition(":")
+    hub = resources.torch_hub_folder()
+    folders = [hub / f"{name}_{branch}".replace("/", "_") for branch in ([ref] if ref else ["main", "master"])]
+    for folder in folders:
+        if folder.is_dir() and (ref or offline):
+            return folder
+    if offline:
+        raise OfflineError(
+            f"the repository {repository} is not in {hub}, and --offline forbids fetching it",
+            hint=f"run once without --offline, or put it in {folders[0]}",
+        )
+    return None
+
+
+def _build(repository: str, entrypoint: str, source: str) -> torch.nn.Module:
+    from urllib.error import URLError
+
+    import torch
+
+    try:
+        with _guests(repository if source == "local" else None):
+            try:
+                network = _call(repository, entrypoint, source, pretrained=True)
+            except TypeError as error:
+                # Not every entrypoint has the argument; one without it hands out its weights as it is.
+                if "pretrained" not in str(error):
+                    raise
+                network = _call(repository, entrypoint, source)
+    except (URLError, TimeoutError) as error:
+        raise DownloadError(
+            f"cannot fetch {repository} for torch.hub: {error}",
+            hint="check the network and the name, or give a folder: hub:./folder/entrypoint",
+        ) from error
+    except ImgclassifyError:
+        raise
+    except RuntimeError as error:
+        if "Cannot find callable" not in str(error):
+            raise _failed(repository, entrypoint, error) from error
+        raise UnknownModelError(
+            f"{repository} has no entrypoint {entrypoint!r}", hint="its hubconf.py defines the entrypoints"
+        ) from error
+    except Exception as error:
+        raise _failed(repository, entrypoint, error) from error
+    if not isinstance(network, torch.nn.Module):
+        raise CheckpointError(
+            f"the entrypoint {entrypoint!r} of {repository} returns a {type(network).__name__}, not a network",
+            hint="choose an entrypoint that returns a torch.nn.Module",
+        )
+    return network
+
+
+def _call(repository: str, entrypoint: str, source: str, **arguments: Any) -> Any:
+    import torch
+
+    return torch.hub.load(  # type: ignore[no-untyped-call]
+        repository, entrypoint, source=source, trust_repo=True, verbose=False, **arguments
+    )
+
+
+def _failed(repository: str, entrypoint: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"the entrypoint {entrypoint!r} of {repository} failed: {type(error).__name__}: {error}",
+        hint="the fault is in the repository's own code or in a package it needs; --debug shows where",
+    )
+
+
+@contextlib.contextmanager
+def _guests(folder: str | None) -> Iterator[None]:
+    """Keeps torch.hub's and the repository's chatter off stdout, and gives its downloads a time limit."""
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT_S)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        socket.setdefaulttimeout(timeout)

@@ -1,0 +1,289 @@
+"""A user's own files: checkpoints in every wrapping, .onnx graphs, TorchScript programs."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import noise
+from networks import probabilities, seeded
+from onnx import TensorProto, helper
+from safetensors.torch import save_file
+from torchvision.models import get_model_weights
+
+from imgclassify import Classifier, hub
+from imgclassify.errors import CheckpointError, LabelsError, UnavailableError, UsageError
+
+LETTERS = "abcdefghij"
+
+
+@pytest.fixture(scope="module")
+def ten_classes() -> torch.nn.Module:
+    return seeded("resnet18", num_classes=10)
+
+
+@pytest.fixture
+def letters(tmp_path: Path) -> str:
+    path = tmp_path / "letters.txt"
+    path.write_text("\n".join(LETTERS) + "\n")
+    return str(path)
+
+
+def wrapped(state_dict: Any, how: str) -> Any:
+    match how:
+        case "plain":
+            return state_dict
+        case "state_dict" | "model":
+            return {"epoch": 3, "optimizer": {"lr": 0.1}, how: state_dict}
+        case "module":
+            return {f"module.{name}": tensor for name, tensor in state_dict.items()}
+        case _:
+            return {"state_dict": {f"module.{name}": tensor for name, tensor in state_dict.items()}}
+
+
+@pytest.mark.parametrize("how", ["plain", "state_dict", "model", "module", "both"])
+@pytest.mark.parametrize("suffix", [".pth", ".pt"])
+def test_a_checkpoint_of_another_number_of_classes(
+    how: str, suffix: str, ten_classes: torch.nn.Module, letters: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"mine{suffix}"
+    torch.save(wrapped(ten_classes.state_dict(), how), path)
+    check(path, ten_classes, letters)
+
+
+def test_a_safetensors_checkpoint(ten_classes: torch.nn.Module, letters: str, tmp_path: Path) -> None:
+    save_file(ten_classes.state_dict(), tmp_path / "mine.safetensors")
+    check(tmp_path / "mine.safetensors", ten_classes, letters)
+
+
+def check(path: Path, network: torch.nn.Module, letters: str) -> None:
+    classifier = Classifier(str(path), arch="resnet18", labels=letters, top_k=99, device="cpu")
+    image = noise(300, 200, seed=9)
+    expected = probabilities(network, get_model_weights("resnet18").DEFAULT.transforms()(image))
+    result = classifier.predict(image)
+    assert len(result.predictions) == 10
+    for prediction in result.predictions:
+        assert prediction.label == LETTERS[prediction.class_index]
+        assert prediction.probability == pytest.approx(float(expected[prediction.class_index]), abs=1e-5)
+
+
+@pytest.mark.parametrize("arch", ["mobilenet_v3_small", "vit_b_32", "squeezenet1_1", "timm:test_vit.r160_in1k"])
+def test_the_head_gives_the_number_of_classes_in_every_kind_of_architecture(arch: str, tmp_path: Path) -> None:
+    import timm
+
+    network = (
+        timm.create_model("test_vit", num_classes=7)
+        if arch.startswith("timm:")
+        else seeded(arch, num_classes=7)
+    )
+    torch.save(network.state_dict(), tmp_path / "seven.pth")
+    (tmp_path / "seven.txt").write_text("\n".join(LETTERS[:7]))
+    loaded = hub.load(
+        str(tmp_path / "seven.pth"), hub.LoadOptions(arch=arch, labels=str(tmp_path / "seven.txt"))
+    )
+    assert loaded.num_classes == 7
+    assert loaded.build is not None
+    assert not any(tensor.is_meta for tensor in loaded.build().state_dict().values())
+
+
+def test_labels_must_be_given_when_the_count_is_not_the_architectures(
+    ten_classes: torch.nn.Module, tmp_path: Path
+) -> None:
+    torch.save(ten_classes.state_dict(), tmp_path / "mine.pth")
+    with pytest.raises(LabelsError, match=r"1000") as error:
+        hub.load(str(tmp_path / "mine.pth"), hub.LoadOptions(arch="resnet18"))
+    assert "10" in str(error.value)
+
+
+def test_a_checkpoint_without_arch_is_a_usage_error(ten_classes: torch.nn.Module, tmp_path: Path) -> None:
+    torch.save(ten_classes.state_dict(), tmp_path / "mine.pth")
+    with pytest.raises(UsageError) as error:
+        hub.load(str(tmp_path / "mine.pth"), hub.LoadOptions())
+    assert "--arch" in str(error.value.hint)
+
+
+def test_a_checkpoint_of_another_architecture_lists_the_names_that_differ(
+    ten_classes: torch.nn.Module, letters: str, tmp_path: Path
+) -> None:
+    torch.save(ten_classes.state_dict(), tmp_path / "mine.pth")
+    loaded = hub.load(str(tmp_path / "mine.pth"), hub.LoadOptions(arch="resnet34", labels=letters))
+    assert loaded.build is not None
+    with pytest.raises(CheckpointError, match=r"'resnet34'; missing: layer1\.2\.conv1\.weight"):
+        loaded.build()
+
+
+class Runs:
+    def __reduce__(self) -> Any:
+        return (open, ("ran", "w"))
+
+
+def test_a_pickle_that_tries_to_run_code_is_refused_and_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {"fc.weight": torch.ones(2)}, "config": Runs()}, tmp_path / "evil.pth")
+    (tmp_path / "raw.pth").write_bytes(pickle.dumps(Runs()))
+    for name in ("evil.pth", "raw.pth"):
+        with pytest.raises(CheckpointError, match=name):
+            hub.load(f"./{name}", hub.LoadOptions(arch="resnet18"))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".onnx"])
+def test_damaged_files_are_refused_in_one_sentence(
+    suffix: str, ten_classes: torch.nn.Module, letters: str, tmp_path: Path
+) -> None:
+    whole = tmp_path / "whole.pth"
+    torch.save(ten_classes.state_dict(), whole)
+    for content in (b"", b"not a checkpoint at all", whole.read_bytes()[:100_000]):
+        path = tmp_path / f"damaged{suffix}"
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="damaged"):
+            Classifier(str(path), arch="resnet18", labels=letters)
+
+
+def test_a_file_without_a_state_dict_says_what_it_holds(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "losses": [0.1]}, tmp_path / "log.pth")
+    with pytest.raises(CheckpointError, match=r"'epoch', 'losses'"):
+        hub.load(str(tmp_path / "log.pth"), hub.LoadOptions(arch="resnet18"))
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(CheckpointError, match=r"no such model file: 'resnet50\.pth'") as error:
+        hub.load("resnet50.pth", hub.LoadOptions(arch="resnet50"))
+    assert "resnet50" in str(error.value.hint)
+
+
+def test_torchscript(ten_classes: torch.nn.Module, letters: str, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(ten_classes, torch.rand(1, 3, 224, 224)), tmp_path / "scripted.pt")
+    check(tmp_path / "scripted.pt", ten_classes, letters)
+
+
+# ---------------------------------------------------------------------------------------------------- .onnx
+
+
+def graph(path: Path, *, shape: list[Any], kind: int = TensorProto.FLOAT, softmax: bool = False) -> np.ndarray:
+    """An .onnx classifier of three classes: the means of the three channels, scaled. Gives the scale matrix."""
+    scale = np.array([[3, 0, 0], [0, 2, 0], [1, 0, 1]], np.float32)
+    axes = [1, 2] if shape[3] == 3 else [2, 3]
+    nodes = [
+        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["floats"], ["means"], axes=axes, keepdims=0),
+        helper.make_node("MatMul", ["means", "scale"], ["logits"]),
+    ]
+    nodes += [helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1)] if softmax else []
+    output = "probabilities" if softmax else "logits"
+    built = helper.make_graph(
+        nodes,
+        "classifier",
+        [helper.make_tensor_value_info("images", kind, shape)],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, [shape[0], 3])],
+        [helper.make_tensor("scale", TensorProto.FLOAT, [3, 3], scale.flatten())],
+    )
+    model = helper.make_model(built, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return scale
+
+
+FORMS = [
+    pytest.param(["N", 3, 32, 32], TensorProto.FLOAT, id="channels first"),
+    pytest.param(["N", 32, 32, 3], TensorProto.FLOAT, id="channels last"),
+    pytest.param(["N", 3, 32, 32], TensorProto.FLOAT16, id="half precision"),
+    pytest.param([2, 3, 32, 32], TensorProto.FLOAT, id="a fixed batch"),
+    pytest.param(["N", 32, 32, 3], TensorProto.UINT8, id="bytes, normalised in the graph"),
+]
+OVERRIDES: dict[str, Any] = {
+    "resize_size": 40,
+    "crop_size": 32,
+    "interpolation": "bilinear",
+    "mean": (0.5, 0.4, 0.3),
+    "std": (0.2, 0.3, 0.4),
+}
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> str:
+    (tmp_path / "three.txt").write_text("red\ngreen\nblue\n")
+    return str(tmp_path / "three.txt")
+
+
+@pytest.mark.parametrize(("shape", "kind"), FORMS)
+@pytest.mark.parametrize("softmax", [False, True], ids=["logits", "softmax"])
+def test_an_onnx_file_is_fed_by_the_form_of_its_input(
+    shape: list[Any], kind: int, softmax: bool, three: str, tmp_path: Path
+) -> None:
+    scale = graph(tmp_path / "mine.onnx", shape=shape, kind=kind, softmax=softmax)
+    classifier = Classifier(str(tmp_path / "mine.onnx"), labels=three, **OVERRIDES)
+    images = [noise(60, 50, seed) for seed in range(3)]
+    from imgclassify import preprocess
+
+    for image, result in zip(images, classifier.predict(images), strict=True):
+        pixels = preprocess.crop(image, classifier._network.preprocess).astype(np.float64)
+        if kind != TensorProto.UINT8:
+            pixels = (pixels / 255 - OVERRIDES["mean"]) / OVERRIDES["std"]
+        logits = pixels.mean(axis=(0, 1)) @ scale
+        exponentials = np.exp(logits - logits.max())
+        expected = exponentials / exponentials.sum()
+        tolerance = 3e-3 if kind == TensorProto.FLOAT16 else 1e-5
+        for prediction in result.predictions:
+            assert prediction.probability == pytest.approx(expected[prediction.class_index], abs=tolerance)
+    assert classifier.run.engine == "onnxruntime"
+
+
+def test_onnx_takes_preprocessing_and_labels_from_arch(tmp_path: Path) -> None:
+    network = seeded("resnet18")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network, (torch.rand(1, 3, 224, 224),), tmp_path / "r.onnx", dynamo=False)
+    classifier = Classifier(str(tmp_path / "r.onnx"), arch="resnet18", top_k=1000)
+    image = noise(300, 200, seed=1)
+    expected = probabilities(network, get_model_weights("resnet18").DEFAULT.transforms()(image))
+    for prediction in classifier.predict(image).predictions:
+        assert prediction.probability == pytest.approx(float(expected[prediction.class_index]), abs=1e-5)
+    assert classifier.run.label_set == "imagenet1k"
+
+
+def test_nothing_is_guessed_for_an_onnx_file(three: str, tmp_path: Path) -> None:
+    graph(tmp_path / "mine.onnx", shape=["N", 3, 32, 32])
+    with pytest.raises(UsageError) as bare:
+        Classifier(str(tmp_path / "mine.onnx"))
+    assert "--arch" in str(bare.value.hint)
+    assert "--mean" in str(bare.value.hint)
+    with pytest.raises(UsageError) as unnamed:
+        Classifier(str(tmp_path / "mine.onnx"), **OVERRIDES)
+    assert "--labels" in str(unnamed.value.hint)
+    with pytest.raises(UnavailableError, match="32×32"):
+        Classifier(str(tmp_path / "mine.onnx"), labels=three, **{**OVERRIDES, "crop_size": 24})
+    with pytest.raises(LabelsError, match=r"1000.* 3|3.*1000"):
+        Classifier(str(tmp_path / "mine.onnx"), labels="imagenet1k", **OVERRIDES)
+
+
+def test_onnx_on_another_device_or_engine_is_refused(three: str, tmp_path: Path) -> None:
+    graph(tmp_path / "mine.onnx", shape=["N", 3, 32, 32])
+    options = {"labels": three, **OVERRIDES}
+    with pytest.raises(UnavailableError, match="cuda"):
+        Classifier(str(tmp_path / "mine.onnx"), device="cuda", **options)
+    with pytest.raises(UnavailableError, match="float16"):
+        Classifier(str(tmp_path / "mine.onnx"), dtype="float16", **options)
+    with pytest.raises(UsageError, match="torch engine"):
+        Classifier(str(tmp_path / "mine.onnx"), engine="torch", **options)
+
+
+def test_an_onnx_file_that_is_no_image_classifier_is_refused(three: str, tmp_path: Path) -> None:
+    graph(tmp_path / "odd.onnx", shape=["N", 3, 32, 32])
+    model = onnx.load(tmp_path / "odd.onnx")
+    model.graph.input.append(helper.make_tensor_value_info("lengths", TensorProto.INT64, ["N"]))
+    onnx.save(model, tmp_path / "odd.onnx")
+    with pytest.raises(CheckpointError, match="takes 2 inputs.* not one batch of images"):
+        Classifier(str(tmp_path / "odd.onnx"), labels=three, **OVERRIDES)
+
+

@@ -1,0 +1,167 @@
+"""timm: models against timm's own pipeline, their weights from a local stand-in for the Hugging Face hub."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from conftest import noise
+from safetensors.torch import save_file
+from timm.data import create_transform, resolve_data_config
+
+from imgclassify import hub
+from imgclassify.errors import CheckpointError, OfflineError, UnknownModelError
+from imgclassify.hub import timm_registry
+
+NAME = "test_efficientnet.r160_in1k"
+ANSWER = """
+import json, sys
+from imgclassify import Classifier
+classifier = Classifier(sys.argv[1], top_k=1000, offline=len(sys.argv) > 3, device="cpu")
+result = classifier.predict(sys.argv[2])
+print(json.dumps({"run": classifier.run.to_dict(), "result": result.to_dict()}))
+"""
+
+
+def seeded() -> torch.nn.Module:
+    torch.manual_seed(11)
+    network = timm.create_model(NAME, pretrained=False).eval()
+    torch.nn.init.normal_(network.get_classifier().weight, std=0.5)
+    return network
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    """What the Hugging Face client asks for: HEAD and GET of /OWNER/REPO/resolve/REVISION/FILE."""
+
+    files: dict[str, bytes]
+    asked: list[str]
+
+    def do_HEAD(self) -> None:
+        self.answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self.answer(with_body=True)
+
+    def answer(self, *, with_body: bool) -> None:
+        self.asked.append(f"{self.command} {self.path}")
+        content = self.files.get(self.path)
+        if content is None:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def huggingface(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[HubHandler]]:
+    handler = type("Handler", (HubHandler,), {"files": {}, "asked": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    yield handler
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def answer(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A fresh process: the Hugging Face client reads its environment when it is imported."""
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ANSWER, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=dict(os.environ),
+    )
+
+
+@pytest.mark.parametrize("file_name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_pulled_model_answers_as_timms_own_pipeline(
+    file_name: str, huggingface: type[HubHandler], tmp_path: Path
+) -> None:
+    import json
+
+    network = seeded()
+    file = tmp_path / file_name
+    if file.suffix == ".safetensors":
+        save_file(network.state_dict(), file)
+    else:
+        torch.save(network.state_dict(), file)
+    huggingface.files[f"/timm/{NAME}/resolve/main/{file_name}"] = file.read_bytes()
+    image = noise(333, 251, seed=2)
+    image.save(tmp_path / "image.png")
+
+    done = answer(f"timm:{NAME}", str(tmp_path / "image.png"))
+    assert done.returncode == 0, done.stderr
+    answered = json.loads(done.stdout)
+    assert answered["run"]["weights"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert answered["run"]["model"] == f"timm:{NAME}"
+
+    config = resolve_data_config({}, model=network)
+    with torch.inference_mode():
+        expected = network(create_transform(**config)(image)[None]).softmax(dim=1)[0]
+    assert expected.std() > 1e-5
+    for prediction in answered["result"]["predictions"]:
+        assert prediction["probability"] == pytest.approx(float(expected[prediction["class_index"]]), abs=1e-5)
+    assert answered["result"]["predictions"][0]["wnid"].startswith("n")
+
+    # Once fetched, it needs the hub no more, and asks it nothing.
+    asked = len(huggingface.asked)
+    again = answer(f"timm:{NAME}", str(tmp_path / "image.png"), "offline")
+    assert json.loads(again.stdout)["result"] == answered["result"], again.stderr
+    assert len(huggingface.asked) == asked
+
+
+def test_offline_says_which_file_of_which_repository_is_needed() -> None:
+    with pytest.raises(OfflineError, match=NAME) as error:
+        hub.load(f"timm:{NAME}", hub.LoadOptions(offline=True))
+    assert f"model.safetensors of timm/{NAME}" in str(error.value.hint)
+
+
+def test_weights_missing_from_the_repository_are_an_error_of_one_line(huggingface: type[HubHandler]) -> None:
+    done = answer(f"timm:{NAME}", "any.png")
+    assert "DownloadError" in done.stderr
+    assert f"timm/{NAME} has none of model.safetensors, pytorch_model.bin" in done.stderr
+
+
+def test_an_unknown_model_lists_the_nearest() -> None:
+    with pytest.raises(UnknownModelError, match="timm:resnet18x") as error:
+        hub.load("timm:resnet18x", hub.LoadOptions())
+    assert "timm:resnet18" in str(error.value.hint)
+
+
+def test_a_feature_extractor_is_refused_as_no_classifier() -> None:
+    with pytest.raises(CheckpointError, match="has no classes"):
+        hub.load("timm:vit_small_patch14_dinov2.lvd142m", hub.LoadOptions(offline=True))
+
+
+def test_labels_of_larger_sets_come_from_timms_metadata() -> None:
+    config = timm.get_pretrained_cfg("vit_base_patch16_224.augreg_in21k").to_dict()
+    labels = timm_registry._labels(config)
+    assert len(labels) == config["num_classes"] == 21843
+    known = next(label for label in labels.labels if label.wnid == "n02099601")
+    assert known.label == "golden retriever"
+    assert known.gloss

@@ -1,0 +1,136 @@
+"""Preprocessing bit for bit against torchvision's presets and timm's transforms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import noise
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
+from torchvision.models import get_model_weights
+
+from imgclassify import catalog, preprocess
+from imgclassify.catalog import PreprocessSpec
+from imgclassify.engines.torch_engine import TorchEngine
+from imgclassify.hub.timm_registry import preprocess_spec
+
+MANIFESTS = [manifest for manifest in catalog.manifests() if manifest.provider == "torchvision"]
+SPECS = {str(manifest.preprocess): manifest for manifest in MANIFESTS}
+
+# Odd, tiny, one pixel, portrait, landscape, square, exactly the resize, and extreme ratios.
+SIZES = [
+    (1, 1),
+    (2, 3),
+    (333, 251),
+    (251, 333),
+    (256, 256),
+    (257, 255),
+    (640, 480),
+    (224, 1031),
+    (900, 3),
+    (5, 300),
+]
+
+
+def preset(manifest: catalog.ModelManifest) -> Any:
+    return get_model_weights(manifest.name)[manifest.weights].transforms()
+
+
+def normalized(image: Image.Image, spec: PreprocessSpec) -> torch.Tensor:
+    """What the torch engine gives the network for one image."""
+    engine = TorchEngine(lambda: torch.nn.Identity(), spec, device="cpu")
+    return engine.normalize(torch.from_numpy(preprocess.crop(image, spec)[None]))[0]
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest.reference)
+def test_every_entry_is_its_preset_bit_for_bit(manifest: catalog.ModelManifest) -> None:
+    theirs = preset(manifest)
+    seed = MANIFESTS.index(manifest)
+    for width, height in [SIZES[seed % len(SIZES)], SIZES[(seed + 5) % len(SIZES)], (379 + seed, 500 - seed)]:
+        image = noise(width, height, seed)
+        assert torch.equal(normalized(image, manifest.preprocess), theirs(image)), (width, height)
+
+
+@pytest.mark.parametrize("manifest", SPECS.values(), ids=lambda manifest: manifest.reference)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(width=st.integers(1, 700), height=st.integers(1, 700), seed=st.integers(0, 999))
+@example(width=1, height=97, seed=1)
+@example(width=97, height=1, seed=2)
+@example(width=255, height=255, seed=3)
+@example(width=341, height=256, seed=4)
+def test_every_preset_holds_on_any_size(
+    manifest: catalog.ModelManifest, width: int, height: int, seed: int
+) -> None:
+    image = noise(width, height, seed)
+    assert torch.equal(normalized(image, manifest.preprocess), preset(manifest)(image))
+
+
+TIMM_MODELS = [
+    "tf_efficientnet_lite0.in1k",
+    "resnet18.a1_in1k",
+    "vit_base_patch16_clip_224.openai_ft_in1k",
+    "beitv2_base_patch16_224.in1k_ft_in22k_in1k",
+    "convnextv2_tiny.fcmae_ft_in1k",
+    "deit3_small_patch16_384.fb_in1k",
+    "eva02_base_patch14_448.mim_in22k_ft_in1k",  # squash
+    "vit_so400m_patch14_siglip_378.webli_ft_in1k",  # squash, where timm has it
+]
+
+
+@pytest.mark.parametrize("name", [name for name in TIMM_MODELS if timm.is_model(name.split(".")[0])])
+def test_timm_models_are_preprocessed_as_timm_does(name: str) -> None:
+    config = timm.get_pretrained_cfg(name)
+    assert config is not None
+    against_timm(config.to_dict())
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("input_size", [(3, 224, 224), (3, 192, 256), (3, 320, 160)])
+@pytest.mark.parametrize("crop_pct", [0.875, 0.9, 1.0])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_every_crop_mode_of_timm(
+    crop_mode: str, input_size: tuple[int, int, int], crop_pct: float, interpolation: str
+) -> None:
+    against_timm(
+        {
+            "input_size": input_size,
+            "crop_pct": crop_pct,
+            "crop_mode": crop_mode,
+            "interpolation": interpolation,
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
+        }
+    )
+
+
+def against_timm(config: dict[str, Any]) -> None:
+    theirs = create_transform(**resolve_data_config({}, pretrained_cfg=config), is_training=False)
+    spec = preprocess_spec(config)
+    for width, height in [(333, 251), (251, 333), (224, 224), (640, 480), (61, 200)]:
+        image = noise(width, height, width)
+        assert torch.equal(normalized(image, spec), theirs(image)), (width, height)
+
+
+@pytest.mark.parametrize("size", [(300, 200), (50, 40), (50, 400), (225, 223)])
+def test_a_crop_larger_than_the_image_is_padded_as_torchvision_pads(size: tuple[int, int]) -> None:
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms._presets import ImageClassification
+
+    spec = PreprocessSpec(40, (225, 225), "bilinear", True, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    theirs = ImageClassification(
+        crop_size=225, resize_size=40, mean=spec.mean, std=spec.std, interpolation=InterpolationMode.BILINEAR
+    )
+    image = noise(*size)
+    assert torch.equal(normalized(image, spec), theirs(image))
+
+
+def test_the_crop_is_contiguous_bytes_of_the_stated_shape() -> None:
+    spec = PreprocessSpec(256, (192, 224), "bilinear", True, (0.5,) * 3, (0.5,) * 3)
+    crop = preprocess.crop(noise(300, 280), spec)
+    assert (crop.shape, crop.dtype, crop.flags.c_contiguous) == ((192, 224, 3), np.uint8, True)
