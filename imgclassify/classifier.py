@@ -1,0 +1,304 @@
+"""The library's front door: a model, ready to name what is in pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+import imgclassify
+from imgclassify import hub, images, pipeline, preprocess, sources
+from imgclassify.catalog import EMBEDDED_MODEL
+from imgclassify.engines import DTYPES, ENGINES, Engine
+from imgclassify.errors import ImageError, UsageError
+from imgclassify.hub import LoadOptions, Network, PreprocessOverrides
+from imgclassify.results import ImageFailure, ImageResult, Prediction, RunInfo
+from imgclassify.sources import Source
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from imgclassify.weights import Progress
+
+    Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | Source"
+
+DEFAULT_TOP_K = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    name: str
+    load: Callable[[], Image.Image]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    name: str
+    width: int
+    height: int
+    crop: NDArray[np.uint8]
+    """(H, W, 3) uint8, 0..255."""
+
+
+class Classifier:
+    """A pretrained model with its preprocessing and its labels.
+
+    classifier = Classifier("resnet50")
+    classifier.predict("dog.jpg").predictions[0].label
+    for result in classifier.predict(["a.jpg", "b.jpg"]):
+        print(result.source, result.error or result.predictions[0])
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        arch: str | None = None,
+        labels: str | os.PathLike[str] | None = None,
+        top_k: int = DEFAULT_TOP_K,
+        device: str = "auto",
+        dtype: str = "float32",
+        engine: str = "auto",
+        batch_size: int | None = None,
+        workers: int | None = None,
+        resize_size: int | tuple[int, int] | None = None,
+        crop_size: int | tuple[int, int] | None = None,
+        interpolation: str | None = None,
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[float, float, float] | None = None,
+        offline: bool = False,
+        trust: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        """Loads a model; downloads its weights if they are not in the cache.
+
+        Args:
+            model: a model reference (docs/models.md); None is the embedded efficientnet_lite0.
+            arch: the architecture, for a file that does not name its own.
+            labels: a label set's name, or a file of labels, in place of the model's own.
+            top_k: predictions per image, 1 or more; no more than there are classes are given.
+            device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+            dtype: "float32", "bfloat16" or "float16": what the network computes in.
+            engine: "auto", "torch" or "onnxruntime".
+            batch_size: images in a batch; None chooses by device.
+            workers: decoding threads; None is one a processor.
+            resize_size, crop_size: pixels; the short side or (height, width), and a square or (height, width).
+            interpolation: "nearest", "box", "bilinear", "hamming", "bicubic" or "lanczos".
+            mean, std: for red, green and blue, of pixels scaled to 0..1.
+            offline: never open a socket.
+            trust: let torch.hub run a repository's own code.
+            progress: called with (file name, bytes so far, total bytes or None) during a download.
+
+        Raises:
+            UsageError: an argument is out of its range, or one that the model needs is missing.
+            UnavailableError: model, weights, labels or device cannot be had; its subclasses say which and why.
+        """
+        _require_positive(top_k=top_k, batch_size=batch_size, workers=workers)
+        _require_word("dtype", dtype, DTYPES)
+        _require_word("engine", engine, ENGINES)
+        options = LoadOptions(
+            arch=arch,
+            labels=None if labels is None else os.fspath(labels),
+            overrides=PreprocessOverrides(
+                resize_size=resize_size,
+                crop_size=(crop_size, crop_size) if isinstance(crop_size, int) else crop_size,
+                interpolation=interpolation,
+                mean=mean,
+                std=std,
+            ),
+            offline=offline,
+            trust=trust,
+            progress=progress,
+        )
+        self._network = hub.load(model or EMBEDDED_MODEL, options)
+        self._engine = _start(self._network, engine, device, dtype)
+        self._num_classes = self._count_classes()
+        self._network.labels.require_num_classes(self._num_classes)
+        self.labels = self._network.labels
+        self.top_k = min(top_k, self._num_classes)
+        self._batch_size = batch_size or self._engine.default_batch_size
+        self._workers = workers or pipeline.default_workers()
+
+    @property
+    def run(self) -> RunInfo:
+        """All that this classifier's answers depend on."""
+        network = self._network
+        return RunInfo(
+            version=imgclassify.__version__,
+            model=network.model,
+            architecture=network.architecture,
+            weights=network.weights,
+            weights_sha256=network.sha256,
+            preprocess=network.preprocess.to_dict(),
+            label_set=network.labels.name,
+            num_classes=self._num_classes,
+            engine=self._engine.name,
+            device=self._engine.device,
+            dtype=self._engine.dtype,
+        )
+
+    @overload
+    def predict(self, picture: Picture) -> ImageResult: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def predict(self, picture: Iterable[Picture]) -> Iterator[ImageResult]: ...
+
+    def predict(self, picture: Any) -> ImageResult | Iterator[ImageResult]:
+        """Names what is in a picture, or in each of many.
+
+        Args:
+            picture: a path or URL, the bytes of an image file, a PIL image, an array of (H, W, 3) or (H, W) uint8
+                in RGB, 0..255, or a Source; or an iterable of any of these, which is taken in as it is answered.
+
+        Returns:
+            One ImageResult for one picture. For an iterable, an iterator of one ImageResult each, in order.
+
+        Raises:
+            ImageError: the one picture cannot be answered. Among many, it has its error in its ImageResult and
+                the rest goes on.
+        """
+        if _is_many(picture):
+            return self._stream(_named(one, index) for index, one in enumerate(picture))
+        return self._answer([self._open(_named(picture, 0))])[0]
+
+    def stream(self, pictures: Iterable[Source]) -> Iterator[ImageResult]:
+        """One ImageResult for each source, in order, in memory that does not grow with their number."""
+        return self._stream(map(_from_source, pictures))
+
+    def _stream(self, pictures: Iterable[_Picture]) -> Iterator[ImageResult]:
+        return pipeline.stream(
+            pictures, self._prepare, self._answer, batch_size=self._batch_size, workers=self._workers
+        )
+
+    def _open(self, picture: _Picture) -> _Prepared:
+        image = picture.load()
+        crop = preprocess.crop(image, self._network.preprocess)
+        return _Prepared(picture.name, image.width, image.height, crop)
+
+    def _prepare(self, picture: _Picture) -> _Prepared | pipeline.Done[ImageResult]:
+        try:
+            return self._open(picture)
+        except ImageError as error:
+            failure = ImageFailure(error.type, str(error))
+            return pipeline.Done(ImageResult(picture.name, self._network.model, None, None, (), failure))
+
+    def _answer(self, batch: list[_Prepared]) -> list[ImageResult]:
+        import numpy as np
+
+        logits = self._engine.logits(np.stack([prepared.crop for prepared in batch]))
+        return [
+            ImageResult(
+                source=prepared.name,
+                model=self._network.model,
+                width=prepared.width,
+                height=prepared.height,
+                predictions=self._top(row),
+            )
+            for prepared, row in zip(batch, softmax(logits), strict=True)
+        ]
+
+    def _top(self, probabilities: NDArray[np.float32]) -> tuple[Prediction, ...]:
+        predictions = []
+        for rank, class_index in enumerate(top_k(probabilities, self.top_k), start=1):
+            label = self.labels[class_index]
+            predictions.append(
+                Prediction(rank, class_index, label.wnid, label.label, float(probabilities[class_index]))
+            )
+        return tuple(predictions)
+
+    def _count_classes(self) -> int:
+        if self._network.num_classes is not None:
+            return self._network.num_classes
+        import numpy as np
+
+        blank = np.zeros((1, *self._network.preprocess.crop_size, 3), np.uint8)
+        return int(self._engine.logits(blank).shape[1])
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, classes) logits → probabilities in float32, each row summing to 1; stable for logits of any size."""
+    import numpy as np
+
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def top_k(probabilities: NDArray[np.float32], count: int) -> list[int]:
+    """Class indices of the `count` largest, largest first; of equals, the lower index first."""
+    import numpy as np
+
+    return [int(index) for index in np.argsort(-probabilities, kind="stable")[:count]]
+
+
+def _start(network: Network, engine: str, device: str, dtype: str) -> Engine:
+    if network.build is None:
+        assert network.path is not None
+        if engine == "torch":
+            raise UsageError(f"the torch engine cannot run {network.model}", hint="use --engine onnxruntime")
+        from imgclassify.engines.onnxruntime_engine import OnnxruntimeEngine
+
+        return OnnxruntimeEngine(network.path, network.preprocess, device=device, dtype=dtype)
+    if engine == "onnxruntime":
+        raise UsageError(
+            f"the onnxruntime engine runs .onnx files, and {network.model} is none", hint="use --engine torch"
+        )
+    from imgclassify.engines.torch_engine import TorchEngine
+
+    return TorchEngine(network.build, network.preprocess, device=device, dtype=dtype, movable=not network.quantized)
+
+
+def _is_many(picture: Any) -> bool:
+    one = isinstance(picture, str | os.PathLike | bytes | bytearray | memoryview | Source)
+    # Arrays can be iterated, and are one picture all the same; PIL images have the second attribute only.
+    return (
+        not one
+        and not hasattr(picture, "__array__")
+        and not hasattr(picture, "__array_interface__")
+        and (isinstance(picture, Iterable))
+    )
+
+
+def _named(picture: Any, index: int) -> _Picture:
+    if isinstance(picture, str | os.PathLike):
+        return _from_source(_only(os.fspath(picture)))
+    if isinstance(picture, Source):
+        return _from_source(picture)
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return _from_source(Source(f"bytes:{index}", lambda: BytesIO(picture)))
+    if hasattr(picture, "__array_interface__") or hasattr(picture, "__array__"):
+        return _Picture(f"image:{index}", lambda: images.from_memory(picture))
+    raise UsageError(
+        f"a picture cannot be a {type(picture).__name__}",
+        hint="give a path, bytes, a PIL image, an (H, W, 3) uint8 array, or an iterable of these",
+    )
+
+
+def _from_source(source: Source) -> _Picture:
+    return _Picture(source.name, lambda: images.load(source))
+
+
+def _only(name: str) -> Source:
+    found = list(islice(sources.expand([name]), 2))
+    if len(found) != 1:
+        raise UsageError(
+            f"{name!r} is not one picture",
+            hint="for folders, globs and archives: stream(sources.expand([name]))",
+        )
+    return found[0]
+
+
+def _require_positive(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise UsageError(f"{name} is {number}, and must be at least 1", hint=f"give another {name}")
+
+
+def _require_word(name: str, word: str, words: Sequence[str]) -> None:
+    if word not in words:
+        raise UsageError(f"unknown {name} {word!r}", hint=f"use one of {', '.join(words)}")
