@@ -206,9 +206,9 @@ class Classifier:
         predictions = []
         for rank, class_index in enumerate(top_k(probabilities, self.top_k), start=1):
             label = self.labels[class_index]
-            predictions.append(
-                Prediction(rank, class_index, label.wnid, label.label, float(probabilities[class_index]))
-            )
+            # By way of its text a float32 keeps the digits it has, without the further ones of a float64.
+            probability = float(str(probabilities[class_index]))
+            predictions.append(Prediction(rank, class_index, label.wnid, label.label, probability))
         return tuple(predictions)
 
     def _count_classes(self) -> int:

@@ -1,0 +1,33 @@
+"""json: one document with the run's provenance, streamed, and valid even when interrupted."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self, TextIO
+
+from imgclassify.output.json_lines import dumps
+from imgclassify.results import SCHEMA, ImageResult, RunInfo
+
+
+class JsonDocumentWriter:
+    """See output.Writer. The document's shape is that of run.schema.json beside this file."""
+
+    def __init__(self, stream: TextIO, run: RunInfo) -> None:
+        self._stream = stream
+        self._run = run
+        self._separator = "\n"
+
+    def __enter__(self) -> Self:
+        self._stream.write(f'{{"schema": {dumps(SCHEMA)},\n "run": {dumps(self._run.to_dict())},\n "results": [')
+        return self
+
+    def write(self, result: ImageResult) -> None:
+        # One write call a record: an interrupt falls between two of them and never inside one.
+        self._stream.write(self._separator + dumps(result.to_dict()))
+        self._separator = ",\n"
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.write("\n]}\n" if self._separator == ",\n" else "]}\n")
+        self._stream.flush()

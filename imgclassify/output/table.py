@@ -1,0 +1,123 @@
+"""table: for people. One picture gets its ranks, labels, percentages and bars; many get a row each."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.text import Text
+
+from imgclassify.output import printable
+from imgclassify.results import ImageResult, Prediction
+
+_BAR_CELLS = 30
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+_RUNNERS_UP = 2
+_NARROWEST_SOURCE = 16
+_LABEL_CELLS = 26
+
+
+class TableWriter:
+    """See output.Writer. Rows are printed as they come; a terminal's width is kept to, a pipe's lines are whole."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._first: ImageResult | None = None
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, result: ImageResult) -> None:
+        self._count += 1
+        # Only the second picture tells whether the first was the only one.
+        if self._count == 1:
+            self._first = result
+            return
+        if self._first is not None:
+            self._print_row(self._first)
+            self._first = None
+        self._print_row(result)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._first is not None:
+            self._print_alone(self._first)
+            self._first = None
+
+    def _print(self, text: Text) -> None:
+        text.rstrip()
+        self._console.print(text)
+        self._console.file.flush()
+
+    def _print_alone(self, result: ImageResult) -> None:
+        head = Text(printable(result.source), style="bold")
+        if result.width:
+            head.append(f"  {result.width}×{result.height}", style="dim not bold")
+        head.append(f"  {result.model}", style="dim not bold")
+        self._print(head)
+        if result.error:
+            self._print(_failure(result))
+            return
+        widest = max(cell_len(printable(prediction.label)) for prediction in result.predictions)
+        room = self._console.width - len(" 1  ") - len("  100.00 %  ")
+        cells = min(widest, max(room - _BAR_CELLS, 10)) if self._console.is_terminal else widest
+        for prediction in result.predictions:
+            line = Text(f"{prediction.rank:>2}  ", style="dim")
+            line.append(set_cell_size(printable(prediction.label), cells), style=_emphasis(prediction))
+            line.append(f"  {_percent(prediction, 2):>8}  ", style=_emphasis(prediction))
+            line.append(_bar(prediction.probability, min(_BAR_CELLS, max(room - cells, 0))), style="green not dim")
+            self._print(line)
+
+    def _print_row(self, result: ImageResult) -> None:
+        width = self._console.width if self._console.is_terminal else None
+        line = Text(_fitted(printable(result.source), _source_cells(width)), style="bold")
+        line.append("  ")
+        if result.error:
+            line.append_text(_failure(result))
+        else:
+            best, *others = result.predictions
+            line.append(_fitted(printable(best.label), _LABEL_CELLS, keep="head"), style="not bold")
+            line.append(f" {_percent(best, 1):>8}", style="green not bold")
+            runners = (f"{printable(other.label)} {_percent(other, 1)}" for other in others[:_RUNNERS_UP])
+            line.append("  " + " · ".join(runners), style="dim not bold")
+        if width:
+            line.truncate(width, overflow="ellipsis")
+        self._print(line)
+
+
+def _source_cells(width: int | None) -> int:
+    return max(_NARROWEST_SOURCE, (width or 100) // 3)
+
+
+def _fitted(text: str, cells: int, *, keep: str = "tail") -> str:
+    """Padded to that many cells; longer text loses its head, since the end of a path says more, or its tail."""
+    if cell_len(text) <= cells:
+        return set_cell_size(text, cells)
+    if keep == "head":
+        return set_cell_size(text, cells - 1) + "…"
+    while cell_len(text) > cells - 1:
+        text = text[1:]
+    return "…" + set_cell_size(text, cells - 1)
+
+
+def _failure(result: ImageResult) -> Text:
+    assert result.error is not None
+    return Text(f"✗ {result.error.type}: {printable(result.error.message)}", style="red not bold")
+
+
+def _emphasis(prediction: Prediction) -> str:
+    return "bold not dim" if prediction.rank == 1 else "not dim"
+
+
+def _percent(prediction: Prediction, digits: int) -> str:
+    return f"{100 * prediction.probability:.{digits}f} %"
+
+
+def _bar(probability: float, cells: int) -> str:
+    """A bar of up to `cells` characters, to the eighth of one."""
+    eighths = round(probability * cells * 8)
+    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()

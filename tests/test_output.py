@@ -1,0 +1,231 @@
+"""The formats: what is written reads back as the records; nothing of a name reaches a terminal raw."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgclassify.errors import UsageError
+from imgclassify.output import FORMATS, format_of, open_writer, printable
+from imgclassify.output.destination import destination
+from imgclassify.results import SCHEMA, ImageFailure, ImageResult, Prediction, RunInfo
+
+RUN = RunInfo(
+    version="1.2.3",
+    model="tiny",
+    architecture="tiny_net",
+    weights="V1",
+    weights_sha256="ab" * 32,
+    preprocess={
+        "resize_size": 256,
+        "crop_size": [224, 192],
+        "crop_mode": "center",
+        "interpolation": "bilinear",
+        "antialias": True,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.2, 0.2, 0.2],
+    },
+    label_set="mine",
+    num_classes=3,
+    engine="torch",
+    device="cpu",
+    dtype="float32",
+)
+GOOD = ImageResult(
+    'dogs/Größe, "x".jpg',
+    "tiny",
+    640,
+    480,
+    (Prediction(1, 2, "n00000001", "a dog, large", 0.75), Prediction(2, 0, None, "cat", 0.2)),
+)
+BAD = ImageResult("bad\nname.jpg", "tiny", None, None, (), ImageFailure("corrupt_image", "broken\x1b[31m data"))
+SCHEMA_FILE = Path(__file__).parent.parent / "imgclassify" / "output" / "run.schema.json"
+
+
+def written(name: str, results: list[ImageResult]) -> str:
+    stream = io.StringIO()
+    with open_writer(name, stream, RUN, top_k=2) as writer:
+        for result in results:
+            writer.write(result)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("results", [[], [GOOD], [BAD], [GOOD, BAD, GOOD]])
+def test_json_is_one_document_of_the_shipped_schema(results: list[ImageResult]) -> None:
+    document = json.loads(written("json", results))
+    jsonschema.validate(document, json.loads(SCHEMA_FILE.read_text("utf-8")))
+    assert document["schema"] == SCHEMA
+    assert document["run"] == RUN.to_dict()
+    assert document["results"] == [result.to_dict() for result in results]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"predictions": []},
+        {"error": {"type": "corrupt_image", "message": "x"}},
+        {"width": -1},
+        {"source": None},
+        {"extra": 1},
+        {"predictions": [{**GOOD.to_dict()["predictions"][0], "probability": 1.5}]},
+    ],
+)
+def test_the_schema_refuses_what_is_no_record(change: dict[str, object]) -> None:
+    document = json.loads(written("json", [GOOD]))
+    document["results"][0] |= change
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, json.loads(SCHEMA_FILE.read_text("utf-8")))
+
+
+def test_the_schemas_error_types_are_those_of_the_error_tree() -> None:
+    from imgclassify import errors
+
+    schema = json.loads(SCHEMA_FILE.read_text("utf-8"))
+    types = {kind.type for kind in errors.ImageError.__subclasses__()}
+    assert set(schema["$defs"]["error"]["properties"]["type"]["enum"]) == types
+
+
+def test_jsonl_is_a_record_a_line() -> None:
+    lines = written("jsonl", [GOOD, BAD]).splitlines()
+    assert [json.loads(line) for line in lines] == [GOOD.to_dict(), BAD.to_dict()]
+    assert "Größe" in lines[0]
+
+
+def test_a_name_that_is_not_utf8_comes_back_as_the_same_bytes() -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    result = ImageResult(name, "tiny", 1, 1, GOOD.predictions)
+    line = written("jsonl", [result])
+    line.encode()
+    assert os.fsencode(json.loads(line)["source"]) == b"caf\xe9.jpg"
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("csv", ","), ("tsv", "\t")])
+def test_delimited_rows_read_back(name: str, delimiter: str) -> None:
+    rows = list(csv.DictReader(io.StringIO(written(name, [GOOD, BAD])), delimiter=delimiter))
+    assert [row["source"] for row in rows] == [GOOD.source, BAD.source]
+    assert rows[0]["label_1"] == "a dog, large"
+    assert float(rows[0]["probability_2"]) == 0.2
+    assert (rows[0]["wnid_1"], rows[0]["wnid_2"], rows[0]["class_index_1"]) == ("n00000001", "", "2")
+    assert (rows[0]["error_type"], rows[0]["error_message"]) == ("", "")
+    assert (rows[1]["label_1"], rows[1]["width"], rows[1]["error_type"]) == ("", "", "corrupt_image")
+    assert list(rows[0])[:4] == ["source", "model", "width", "height"]
+
+
+def test_the_table_of_one_picture_shows_each_rank_with_its_percentage_and_bar() -> None:
+    lines = written("table", [GOOD]).splitlines()
+    assert lines[0] == 'dogs/Größe, "x".jpg  640×480  tiny'
+    assert lines[1].startswith(" 1  a dog, large   75.00 %  ██████████████████████▌")
+    assert lines[2].startswith(" 2  cat            20.00 %  ██████")
+    assert len(lines) == 3
+
+
+def test_the_table_of_many_pictures_has_a_row_each() -> None:
+    lines = written("table", [GOOD, BAD]).splitlines()
+    assert len(lines) == 2
+    assert "a dog, large" in lines[0]
+    assert "75.0 %  cat 20.0 %" in lines[0]
+    assert "✗ corrupt_image: broken" in lines[1]
+
+
+def test_the_table_shows_control_characters_as_escapes() -> None:
+    for results in ([BAD], [BAD, GOOD]):
+        text = written("table", results)
+        assert "\x1b" not in text
+        assert "bad\\nname.jpg" in text
+        assert "\\x1b[31m" in text
+
+
+@given(st.text())
+def test_printable_text_is_printable_and_what_was_so_is_unchanged(text: str) -> None:
+    assert printable(text).isprintable()
+    if text.isprintable():
+        assert printable(text) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a.json", "json"), ("a.JSONL", "jsonl"), ("a.ndjson", "jsonl"), ("a.csv", "csv"), ("a.txt", "table")],
+)
+def test_the_ending_names_the_format(name: str, expected: str) -> None:
+    assert format_of(Path(name)) == expected
+    assert expected in FORMATS
+
+
+@pytest.mark.parametrize("name", ["a", "a.parquet", "json"])
+def test_an_ending_that_names_no_format_is_a_usage_error(name: str) -> None:
+    with pytest.raises(UsageError, match=name):
+        format_of(Path(name))
+
+
+def test_a_file_appears_whole_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text("former")
+    with destination(path) as stream:
+        stream.write("new\n")
+        assert path.read_text() == "former"
+    assert path.read_text() == "new\n"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_an_interrupted_run_leaves_what_it_had(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+
+    def interrupted() -> None:
+        with destination(path) as stream, open_writer("json", stream, RUN, top_k=2) as writer:
+            writer.write(GOOD)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert json.loads(path.read_text("utf-8"))["results"] == [GOOD.to_dict()]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_a_killed_process_leaves_the_former_file(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text("former")
+    code = f"""
+        import sys, time
+        from pathlib import Path
+        from imgclassify.output.destination import destination
+        with destination(Path({str(path)!r})) as stream:
+            stream.write("half a rec")
+            stream.flush()
+            print("ready", flush=True)
+            time.sleep(60)
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGKILL)
+    assert path.read_text() == "former"
+
+
+def test_a_folder_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"out\.csv") as error, destination(tmp_path / "no" / "out.csv"):
+        pass
+    assert error.value.hint
+
+
+def test_a_device_is_written_to_and_not_replaced() -> None:
+    with destination(Path("/dev/null")) as stream:
+        stream.write("x")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No space left") as error, destination(Path("/dev/full")) as stream:
+        stream.write("x" * 100_000)
+    assert error.value.hint
