@@ -84,9 +84,7 @@ def test_a_grey_array_is_a_picture_too(classifier: Classifier) -> None:
     assert same(classifier.predict(grey), classifier.predict(Image.fromarray(grey)))
 
 
-def test_many_are_streamed_in_order_with_each_failure_in_its_place(
-    classifier: Classifier, tmp_path: Path
-) -> None:
+def test_many_are_streamed_in_order_with_each_failure_in_its_place(classifier: Classifier, tmp_path: Path) -> None:
     names = []
     for number in range(20):
         path = tmp_path / f"{number:02}.png"

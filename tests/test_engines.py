@@ -1,4 +1,4 @@
-"""The torch engine: normalisation, devices, dtypes, memory; the accelerators that this machine lacks by their words."""
+"""The torch engine: normalisation, devices, dtypes, memory."""
 
 from __future__ import annotations
 
@@ -151,5 +151,3 @@ def test_softmax_at_the_end_of_a_graph_is_undone_and_logits_are_left_alone() -> 
     again = np.exp(_undo_softmax(probabilities))
     np.testing.assert_allclose(again / again.sum(), probabilities, rtol=1e-6)
     assert _undo_softmax(logits) is logits
-
-

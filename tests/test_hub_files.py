@@ -78,15 +78,11 @@ def test_the_head_gives_the_number_of_classes_in_every_kind_of_architecture(arch
     import timm
 
     network = (
-        timm.create_model("test_vit", num_classes=7)
-        if arch.startswith("timm:")
-        else seeded(arch, num_classes=7)
+        timm.create_model("test_vit", num_classes=7) if arch.startswith("timm:") else seeded(arch, num_classes=7)
     )
     torch.save(network.state_dict(), tmp_path / "seven.pth")
     (tmp_path / "seven.txt").write_text("\n".join(LETTERS[:7]))
-    loaded = hub.load(
-        str(tmp_path / "seven.pth"), hub.LoadOptions(arch=arch, labels=str(tmp_path / "seven.txt"))
-    )
+    loaded = hub.load(str(tmp_path / "seven.pth"), hub.LoadOptions(arch=arch, labels=str(tmp_path / "seven.txt")))
     assert loaded.num_classes == 7
     assert loaded.build is not None
     assert not any(tensor.is_meta for tensor in loaded.build().state_dict().values())
@@ -283,7 +279,5 @@ def test_an_onnx_file_that_is_no_image_classifier_is_refused(three: str, tmp_pat
     model = onnx.load(tmp_path / "odd.onnx")
     model.graph.input.append(helper.make_tensor_value_info("lengths", TensorProto.INT64, ["N"]))
     onnx.save(model, tmp_path / "odd.onnx")
-    with pytest.raises(CheckpointError, match="takes 2 inputs.* not one batch of images"):
+    with pytest.raises(CheckpointError, match=r"takes 2 inputs.* not one batch of images"):
         Classifier(str(tmp_path / "odd.onnx"), labels=three, **OVERRIDES)
-
-

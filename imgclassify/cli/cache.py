@@ -1,0 +1,71 @@
+"""imgclassify cache: what the weights on this machine weigh, and their removal."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imgclassify import catalog, resources, weights
+from imgclassify.cli import console
+from imgclassify.cli.listing import print_table
+from imgclassify.cli.options import Debug, Json, Quiet
+
+app = typer.Typer(no_args_is_help=True, help="The cache of downloaded weights: look at it, clear it.")
+
+
+@app.command()
+def info(json: Json = False, debug: Debug = False) -> None:
+    """Which files of catalogued models are cached, and how much room they take."""
+    console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
+    entries = [(file, file.stat().st_size, model) for model, files in _cached() for file in files]
+    total = sum(size for _, size, _ in entries)
+    if json:
+        files = [{"path": str(file), "bytes": size, "model": model} for file, size, model in entries]
+        described = {name: str(folder) for name, folder in _folders().items()}
+        typer.echo(jsonlib.dumps({"folders": described, "files": files, "bytes": total}, indent=1))
+        return
+    print_table([], [[name, str(folder)] for name, folder in _folders().items()])
+    if entries:
+        typer.echo()
+        rows = [[file.name, model, f"{size / 2**20:.1f}"] for file, size, model in entries]
+        print_table(["file", "model", "MiB"], [*rows, ["total", "", f"{total / 2**20:.1f}"]], right=[2])
+    else:
+        console.say("no downloaded weights")
+
+
+@app.command()
+def clear(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Remove the downloaded weights of every catalogued model, and what broken downloads left.
+
+    The folder is torch.hub's; files in it that no catalogued model names are left alone.
+    """
+    console.configure(be_quiet=quiet, be_verbose=False, be_debug=debug, progress=False)
+    freed = 0
+    for model, files in _cached():
+        freed += sum(file.stat().st_size for file in files)
+        for file in files:
+            typer.echo(str(file))
+        if not dry_run:
+            weights.remove(catalog.find(*model.split("@")).url)
+    console.say(f"{'would free' if dry_run else 'freed'} {freed / 2**20:.1f} MiB")
+
+
+def _folders() -> dict[str, Path]:
+    return {
+        "weights": resources.torch_hub_folder() / "checkpoints",
+        "records": resources.cache_folder(),
+        "own models": catalog.user_folder(),
+    }
+
+
+def _cached() -> list[tuple[str, list[Path]]]:
+    """(reference, files) of each model of which anything was downloaded."""
+    found = ((manifest.reference, weights.traces(manifest.url)) for manifest in catalog.manifests())
+    return [(reference, files) for reference, files in found if files]

@@ -1,0 +1,146 @@
+"""stderr: errors, hints, notices and progress, as loud as -q, -v and --debug ask. stdout is never touched here."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
+
+from rich.console import Console
+from rich.text import Text
+
+from imgclassify.output import printable
+
+Item = TypeVar("Item")
+
+debug = False
+quiet = False
+verbose = False
+animated = False
+
+
+def configure(*, be_quiet: bool, be_verbose: bool, be_debug: bool, progress: bool) -> None:
+    """Sets how loud this process is. Called once, by a command, before it does anything."""
+    global debug, quiet, verbose, animated
+    debug, quiet, verbose = be_debug, be_quiet, be_verbose or be_debug
+    animated = progress and not be_quiet and sys.stderr.isatty()
+    handler = _Handler()
+    logger = logging.getLogger("imgclassify")
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
+    if not debug:
+        # Libraries' warnings are addressed to programmers.
+        warnings.simplefilter("ignore")
+        logging.getLogger("timm").setLevel(logging.ERROR)
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _print(Text(f"{record.levelname.lower()}: ", style="yellow"), record.getMessage())
+
+
+def error(message: str, hint: str | None) -> None:
+    """What went wrong, and what to do next."""
+    _print(Text("error: ", style="bold red"), message)
+    if hint:
+        _print(Text("hint: ", style="dim"), hint)
+
+
+def say(message: str) -> None:
+    """A line for the user, unless -q."""
+    if not quiet:
+        _print(Text(), message)
+
+
+def say_verbosely(message: str) -> None:
+    """A line for the user, under -v."""
+    if verbose:
+        _print(Text(), message)
+
+
+def _console() -> Console:
+    # Made anew each time: sys.stderr may have been replaced since.
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def _print(head: Text, message: str) -> None:
+    lines = (printable(line) for line in message.splitlines())
+    _console().print(head.append("\n".join(lines), style="not bold default"))
+
+
+@contextmanager
+def download_progress() -> Iterator[Callable[[str, int, int | None], None] | None]:
+    """A callback that draws a bar for each file being downloaded; None where nothing may be drawn."""
+    if not animated:
+        yield None
+        return
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskID,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    bars: dict[str, TaskID] = {}
+    with Progress(
+        "{task.description}",
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=_console(),
+        transient=True,
+    ) as progress:
+
+        def show(name: str, received: int, total: int | None) -> None:
+            if name not in bars:
+                bars[name] = progress.add_task(printable(name), total=total)
+            progress.update(bars[name], completed=received, total=total)
+
+        yield show
+
+
+def counted(items: Iterable[Item], *, failed: Callable[[Item], bool]) -> Iterator[Item]:
+    """The items, with a running count, rate and number of failures on stderr where that can be drawn."""
+    shown: AbstractContextManager[Callable[[Item], None]] = (
+        _counter(failed) if animated and not sys.stdout.isatty() else nullcontext(lambda item: None)
+    )
+    with shown as count:
+        for item in items:
+            count(item)
+            yield item
+
+
+@contextmanager
+def _counter(failed: Callable[[Item], bool]) -> Iterator[Callable[[Item], None]]:
+    from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
+
+    with Progress(
+        SpinnerColumn(),
+        "{task.completed:.0f} images  {task.fields[rate]}  {task.fields[failures]}",
+        TimeElapsedColumn(),
+        console=_console(),
+        transient=True,
+    ) as progress:
+        task = progress.add_task("", total=None, rate="", failures="")
+        failures = 0
+
+        def count(item: Item) -> None:
+            nonlocal failures
+            failures += failed(item)
+            speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
+            progress.update(
+                task,
+                advance=1,
+                rate=f"{speed:.1f}/s" if speed else "",
+                failures=f"{failures} failed" if failures else "",
+            )
+
+        yield count

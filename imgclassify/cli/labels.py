@@ -1,0 +1,88 @@
+"""imgclassify labels: the label sets."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from imgclassify import labels
+from imgclassify.cli import console
+from imgclassify.cli.listing import print_table
+from imgclassify.cli.options import Debug, Json
+
+if TYPE_CHECKING:
+    from imgclassify.labels import Label
+
+app = typer.Typer(no_args_is_help=True, help="The label sets: list, show, search.")
+LabelSetName = Annotated[
+    str, typer.Option("--labels", metavar="NAME|FILE", help="A label set's name, or a file of labels.")
+]
+
+
+@app.command("list")
+def list_label_sets(json: Json = False, debug: Debug = False) -> None:
+    """The label sets that are shipped."""
+    console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
+    sets = [(name, len(labels.load(name))) for name in labels.available()]
+    if json:
+        typer.echo(jsonlib.dumps([{"name": name, "num_classes": count} for name, count in sets], indent=1))
+        return
+    print_table(["label set", "classes"], [[name, str(count)] for name, count in sets], right=[1])
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A label set's name, or a file of labels.")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """All labels of a set, in class-index order."""
+    console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
+    _print(list(labels.load(name).labels), json=json)
+
+
+@app.command()
+def search(
+    text: Annotated[str, typer.Argument(help="Part of a label, synonym or gloss; or a wnid.", show_default=False)],
+    name: LabelSetName = "imagenet1k",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Find classes by label, synonym, gloss or wnid."""
+    console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
+    found = labels.load(name).search(text)
+    if not found:
+        console.say(f"no class of {name} matches {text!r}")
+    _print(found, json=json)
+
+
+def _print(found: list[Label], *, json: bool) -> None:
+    if json:
+        typer.echo(jsonlib.dumps([_described(label) for label in found], indent=1, ensure_ascii=False))
+    elif found:
+        print_table(
+            ["index", "wnid", "label", "synonyms", "gloss"],
+            [
+                [
+                    str(label.class_index),
+                    label.wnid or "",
+                    label.label,
+                    ", ".join(label.synonyms),
+                    label.gloss,
+                ]
+                for label in found
+            ],
+            right=[0],
+        )
+
+
+def _described(label: Label) -> dict[str, Any]:
+    return {
+        "class_index": label.class_index,
+        "wnid": label.wnid,
+        "label": label.label,
+        "synonyms": list(label.synonyms),
+        "gloss": label.gloss,
+    }

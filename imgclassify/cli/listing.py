@@ -1,0 +1,27 @@
+"""Tables of the listing commands: aligned columns, whole lines whatever the width, colour on a terminal only."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from imgclassify.output import printable
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> None:
+    """Prints rows under a dim head, the columns numbered in `right` aligned to the right."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    everything = [list(head), *cells] if head else cells
+    widths = [max(map(cell_len, column)) for column in zip(*everything, strict=True)]
+    to_the_right = set(right)
+    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    for index, row in enumerate(everything):
+        padded = []
+        for column, cell in enumerate(row):
+            gap = " " * (widths[column] - cell_len(cell))
+            padded.append(gap + cell if column in to_the_right else cell + gap)
+        console.print(Text("  ".join(padded).rstrip(), style="dim" if head and index == 0 else ""))

@@ -1,0 +1,217 @@
+"""imgclassify models: what there is, and what of it lies on this machine."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from imgclassify import catalog, weights
+from imgclassify.cli import console
+from imgclassify.cli.listing import print_table
+from imgclassify.cli.options import Debug, Json, NoProgress, Offline, Quiet
+from imgclassify.errors import HashMismatchError, UsageError, WeightsError
+
+if TYPE_CHECKING:
+    from imgclassify.catalog import ModelManifest
+
+app = typer.Typer(no_args_is_help=True, help="The models: list, show, fetch, verify, remove, find.")
+
+
+class Order(StrEnum):
+    """The orders of a listing, as catalog.SORT_KEYS has them."""
+
+    NAME = "name"
+    ACC1 = "acc1"
+    ACC5 = "acc5"
+    PARAMS = "params"
+    GFLOPS = "gflops"
+    SIZE = "size"
+
+
+References = Annotated[
+    list[str], typer.Argument(metavar="REF...", help="Models: NAME or NAME@WEIGHTS.", show_default=False)
+]
+
+
+@app.command("list")
+def list_models(
+    pattern: Annotated[
+        str | None,
+        typer.Argument(help="Part of a name, or a glob such as 'resnet*'.", show_default=False),
+    ] = None,
+    sort: Annotated[
+        Order, typer.Option("--sort", help="Accuracies best first, costs cheapest first.")
+    ] = Order.NAME,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """The catalogued models. A star marks an architecture's default weights."""
+    console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
+    found = catalog.manifests()
+    if pattern is not None:
+        found = catalog.select(found, pattern)
+        if not found:
+            catalog.find(pattern)  # raises, with the nearest names
+    found.sort(key=catalog.SORT_KEYS[sort.value])
+    if json:
+        typer.echo(jsonlib.dumps([_described(manifest) for manifest in found], indent=1))
+        return
+    print_table(
+        ["model", "weights", "", "acc@1 %", "acc@5 %", "params M", "GFLOPS", "MiB", "cached"],
+        [_row(manifest) for manifest in found],
+        right=range(3, 8),
+    )
+
+
+@app.command()
+def show(
+    reference: Annotated[str, typer.Argument(metavar="REF", help="NAME or NAME@WEIGHTS.", show_default=False)],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """All that is known of a model: weights, preprocessing, labels, accuracy, licence."""
+    console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
+    manifest = _find(reference)
+    described = _described(manifest)
+    if json:
+        typer.echo(jsonlib.dumps(described, indent=1))
+        return
+    others = [
+        other.weights
+        for other in catalog.manifests()
+        if other.name == manifest.name and other.weights != manifest.weights
+    ]
+    print_table([], _details(manifest, others))
+
+
+@app.command()
+def pull(
+    references: Annotated[
+        list[str],
+        typer.Argument(metavar="REF...", help="Models: NAME, NAME@WEIGHTS, or timm:NAME.", show_default=False),
+    ],
+    offline: Offline = False,
+    no_progress: NoProgress = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Fetch and verify weights; prints where each file lies."""
+    console.configure(be_quiet=quiet, be_verbose=False, be_debug=debug, progress=not no_progress)
+    from imgclassify import hub
+
+    for reference in references:
+        if reference.startswith("hub:") or hub.is_file(reference):
+            raise UsageError(f"{reference!r} has no weights to pull", hint="name a catalogued or timm: model")
+        with console.download_progress() as progress:
+            network = hub.load(reference, hub.LoadOptions(offline=offline, progress=progress))
+        typer.echo(str(network.path))
+
+
+@app.command()
+def verify(
+    references: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[REF]...", help="Default: every model in the cache.", show_default=False),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Hash cached weights again and hold them against their published SHA-256."""
+    console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
+    manifests = [_find(reference) for reference in references or []]
+    bad = 0
+    for manifest in manifests if references else filter(_is_cached, catalog.manifests()):
+        try:
+            file = weights.verify(manifest.url, manifest.sha256)
+        except WeightsError as error:
+            bad += 1
+            console.error(str(error), error.hint)
+            state = "wrong" if isinstance(error, HashMismatchError) else "absent"
+            typer.echo(f"{state}\t{manifest.reference}")
+        else:
+            typer.echo(f"ok\t{manifest.reference}\t{file.sha256}")
+    if bad:
+        raise WeightsError(f"{bad} not as published", hint="`imgclassify models pull` fetches them again")
+
+
+@app.command()
+def remove(references: References, debug: Debug = False) -> None:
+    """Remove weights from the cache."""
+    console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
+    for manifest in [_find(reference) for reference in references]:
+        removed = weights.remove(manifest.url)
+        console.say(f"{manifest.reference}: {'removed' if removed else 'was not in the cache'}")
+
+
+@app.command()
+def path(references: References, debug: Debug = False) -> None:
+    """Print where weights lie, or would lie; looks nothing up and fetches nothing."""
+    console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
+    for manifest in [_find(reference) for reference in references]:
+        typer.echo(str(weights.location(manifest.url)))
+        if not weights.cached(manifest.url):
+            console.say(f"{manifest.reference} is not there yet; `imgclassify models pull` fetches it")
+
+
+def _find(reference: str) -> ModelManifest:
+    from imgclassify.hub import catalogued
+
+    return catalogued.find(reference)
+
+
+def _is_cached(manifest: ModelManifest) -> bool:
+    try:
+        return weights.cached(manifest.url)
+    except WeightsError:
+        return False
+
+
+def _described(manifest: ModelManifest) -> dict[str, Any]:
+    return manifest.to_dict() | {"cached": _is_cached(manifest)}
+
+
+def _row(manifest: ModelManifest) -> list[str]:
+    metadata = manifest.metadata
+    numbers = ["", "", "", "", ""]
+    if metadata:
+        numbers = [
+            f"{metadata.acc1:.2f}",
+            f"{metadata.acc5:.2f}",
+            f"{metadata.num_params / 1e6:.1f}",
+            f"{metadata.gflops:.2f}",
+            f"{metadata.file_size_mib:.1f}",
+        ]
+    star = "*" if manifest.default else ""
+    return [manifest.name, manifest.weights, star, *numbers, "yes" if _is_cached(manifest) else ""]
+
+
+def _details(manifest: ModelManifest, others: list[str]) -> list[list[str]]:
+    rows = [
+        ["model", manifest.name],
+        ["weights", manifest.weights + (" (default)" if manifest.default else "")],
+        ["other weights", ", ".join(others) or "none"],
+        ["architecture", f"{manifest.architecture} ({manifest.provider})"],
+        ["labels", f"{manifest.label_set}, {manifest.num_classes} classes"],
+        ["url", manifest.url],
+        ["sha256", f"{manifest.sha256}{'…' if len(manifest.sha256) < 64 else ''}"],
+        ["file", f"{weights.location(manifest.url)}{'' if _is_cached(manifest) else ' (not fetched yet)'}"],
+    ]
+    rows += [[name, _plain(value)] for name, value in manifest.preprocess.to_dict().items()]
+    if manifest.metadata:
+        metadata = manifest.metadata
+        rows += [
+            ["acc@1, acc@5", f"{metadata.acc1} %, {metadata.acc5} %"],
+            ["parameters", f"{metadata.num_params:,}"],
+            ["GFLOPS", f"{metadata.gflops}"],
+            ["minimum size", "×".join(map(str, metadata.min_size))],
+            ["file size", f"{metadata.file_size_mib} MiB"],
+            ["licence", metadata.license or "none stated by the publisher"],
+            ["recipe", metadata.recipe or "none stated by the publisher"],
+        ]
+    return rows
+
+
+def _plain(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,314 @@
+"""imgclassify predict: pictures in, labels out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+import typer
+
+from imgclassify.cli import console, interrupts, options
+from imgclassify.cli.options import Debug, Format, NoProgress, Offline, Quiet, Verbose
+from imgclassify.errors import ExitStatus, NoImagesError, UsageError
+
+if TYPE_CHECKING:
+    from imgclassify.classifier import Classifier
+    from imgclassify.results import ImageResult
+    from imgclassify.sources import Source
+
+_SOURCES = "Sources"
+_MODEL = "Model"
+_OUTPUT = "Output"
+_RUNNING = "Running"
+_PREPROCESSING = "Preprocessing (instead of the model's own)"
+
+
+def predict(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Files, folders (recursive), globs, URLs, archives, or - for one image's bytes on stdin.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="REF",
+            envvar="IMGCLASSIFY_MODEL",
+            rich_help_panel=_MODEL,
+            show_default=False,
+            help="A model: resnet50, resnet50@IMAGENET1K_V1, timm:NAME, hub:REPO/ENTRYPOINT, or a file. "
+            "Default: efficientnet_lite0, which needs no network.",
+        ),
+    ] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            "--arch",
+            metavar="NAME",
+            rich_help_panel=_MODEL,
+            show_default=False,
+            help="The architecture of a file's weights, or the model whose preprocessing and labels it has.",
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            metavar="NAME|FILE",
+            rich_help_panel=_MODEL,
+            show_default=False,
+            help="A label set or a file of labels, instead of the model's own.",
+        ),
+    ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", rich_help_panel=_MODEL, help="Let torch.hub run the repository's own code."),
+    ] = False,
+    top_k: Annotated[
+        int,
+        typer.Option("--top-k", "-k", metavar="N", rich_help_panel=_OUTPUT, help="Predictions per image."),
+    ] = 5,
+    output_format: Annotated[
+        Format | None,
+        typer.Option(
+            "--format",
+            "-f",
+            rich_help_panel=_OUTPUT,
+            show_default=False,
+            help="Default: by the ending of --output, else table.",
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Short for --format json.")] = False,
+    jsonl: Annotated[
+        bool, typer.Option("--jsonl", rich_help_panel=_OUTPUT, help="Short for --format jsonl.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            rich_help_panel=_OUTPUT,
+            show_default=False,
+            help="Where to write. Default: stdout.",
+        ),
+    ] = None,
+    files_from: Annotated[
+        str | None,
+        typer.Option(
+            "--files-from",
+            metavar="FILE|-",
+            rich_help_panel=_SOURCES,
+            show_default=False,
+            help="Sources listed in a file or on stdin, one a line.",
+        ),
+    ] = None,
+    null: Annotated[
+        bool,
+        typer.Option("--null", "-0", rich_help_panel=_SOURCES, help="The list is NUL-separated (find -print0)."),
+    ] = False,
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device", metavar="auto|cpu|cuda|cuda:N|mps", rich_help_panel=_RUNNING, help="Where to run."
+        ),
+    ] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            "--dtype",
+            metavar="float32|bfloat16|float16",
+            rich_help_panel=_RUNNING,
+            help="What to compute in.",
+        ),
+    ] = "float32",
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            metavar="auto|torch|onnxruntime",
+            rich_help_panel=_RUNNING,
+            help="What runs the network.",
+        ),
+    ] = "auto",
+    batch_size: Annotated[
+        str,
+        typer.Option("--batch-size", metavar="N|auto", rich_help_panel=_RUNNING, help="Images in a batch."),
+    ] = "auto",
+    workers: Annotated[
+        str, typer.Option("--workers", metavar="N|auto", rich_help_panel=_RUNNING, help="Decoding threads.")
+    ] = "auto",
+    offline: Offline = False,
+    resize_size: Annotated[
+        str | None,
+        typer.Option(
+            "--resize-size",
+            metavar="N|HxW",
+            rich_help_panel=_PREPROCESSING,
+            show_default=False,
+            help="The short side after resizing, or height and width; pixels.",
+        ),
+    ] = None,
+    crop_size: Annotated[
+        str | None,
+        typer.Option(
+            "--crop-size",
+            metavar="N|HxW",
+            rich_help_panel=_PREPROCESSING,
+            show_default=False,
+            help="The centre crop, pixels.",
+        ),
+    ] = None,
+    interpolation: Annotated[
+        str | None,
+        typer.Option(
+            "--interpolation",
+            metavar="NAME",
+            rich_help_panel=_PREPROCESSING,
+            show_default=False,
+            help="nearest, box, bilinear, hamming, bicubic or lanczos.",
+        ),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            "--mean",
+            metavar="R,G,B",
+            rich_help_panel=_PREPROCESSING,
+            show_default=False,
+            help="Of pixels scaled to 0..1; one number serves all three.",
+        ),
+    ] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(
+            "--std",
+            metavar="R,G,B",
+            rich_help_panel=_PREPROCESSING,
+            show_default=False,
+            help="Of pixels scaled to 0..1; one number serves all three.",
+        ),
+    ] = None,
+    no_progress: NoProgress = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Name what is in pictures: the most probable labels, with softmax percentages.
+
+    One record per image, in input order. A broken file gets its error record, and the rest goes on.
+    """
+    console.configure(be_quiet=quiet, be_verbose=verbose, be_debug=debug, progress=not no_progress)
+    chosen_format = _format(output_format, json, jsonl, output)
+    pictures = _pictures(sources or [], files_from, null=null)
+    from imgclassify.classifier import Classifier
+
+    with console.download_progress() as progress:
+        classifier = Classifier(
+            model,
+            arch=arch,
+            labels=labels,
+            top_k=top_k,
+            device=device,
+            dtype=dtype,
+            engine=engine,
+            batch_size=options.number_or_auto("--batch-size", batch_size),
+            workers=options.number_or_auto("--workers", workers),
+            resize_size=options.size("--resize-size", resize_size),
+            crop_size=options.size("--crop-size", crop_size),
+            interpolation=interpolation,
+            mean=options.channels("--mean", mean),
+            std=options.channels("--std", std),
+            offline=offline,
+            trust=trust,
+            progress=progress,
+        )
+    run = classifier.run
+    console.say_verbosely(f"{run.model} ({run.weights}) on {run.engine}, {run.device}, {run.dtype}")
+    raise typer.Exit(int(_write(classifier, pictures, chosen_format, output)))
+
+
+def _format(output_format: Format | None, json: bool, jsonl: bool, output: Path | None) -> str:
+    from imgclassify.output import format_of
+
+    wanted = {name for name, given in (("json", json), ("jsonl", jsonl)) if given}
+    wanted |= {output_format.value} if output_format else set()
+    if len(wanted) > 1:
+        raise UsageError(f"several formats at once: {', '.join(sorted(wanted))}", hint="choose one")
+    if wanted:
+        return wanted.pop()
+    return "table" if output is None or str(output) == "-" else format_of(output)
+
+
+def _pictures(names: list[str], files_from: str | None, *, null: bool) -> Iterator[Source]:
+    from imgclassify.sources import expand, read_names
+
+    if not names and files_from is None:
+        raise UsageError(
+            "no picture was named", hint="name files, folders or URLs, - for stdin, or --files-from LIST"
+        )
+    if null and files_from is None:
+        raise UsageError("-0/--null goes with --files-from", hint="add --files-from FILE, or - for stdin")
+    if files_from is None:
+        return expand(names, notice=console.say, stdin=_stdin())
+    if files_from == "-" and "-" in names:
+        raise UsageError("stdin cannot be both a picture and the list of files", hint="leave one of the two out")
+    try:
+        listed = _stdin() if files_from == "-" else Path(files_from).open("rb")  # noqa: SIM115
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the list {files_from!r}: {error.strerror}", hint="check --files-from"
+        ) from error
+    return expand(chain(names, read_names(listed, null=null)), notice=console.say, stdin=_stdin())
+
+
+def _stdin() -> BinaryIO:
+    # A process may have been started without one (`<&-`).
+    return sys.stdin.buffer if sys.stdin is not None else BytesIO()
+
+
+def _write(
+    classifier: Classifier, pictures: Iterator[Source], chosen_format: str, output: Path | None
+) -> ExitStatus:
+    """Answers every picture, and says how it went."""
+    from imgclassify.output import open_writer
+    from imgclassify.output.destination import destination
+
+    first = next(pictures, None)
+    if first is None:
+        raise NoImagesError("no image was found", hint="docs/images.md lists the formats that are opened")
+    started = time.monotonic()
+    answered = failed = 0
+
+    def is_failure(result: ImageResult) -> bool:
+        return result.error is not None
+
+    with ExitStack() as stack:
+        stream = stack.enter_context(destination(output))
+        writer = stack.enter_context(open_writer(chosen_format, stream, classifier.run, top_k=classifier.top_k))
+        results = classifier.stream(chain([first], pictures))
+        for result in console.counted(results, failed=is_failure):
+            with interrupts.whole():
+                writer.write(result)
+            failed += is_failure(result)
+            answered += not is_failure(result)
+    _summarise(answered, failed, time.monotonic() - started)
+    return ExitStatus.SOME_IMAGES_FAILED if failed else ExitStatus.OK
+
+
+def _summarise(answered: int, failed: int, seconds: float) -> None:
+    total = answered + failed
+    if failed and total > 1:
+        console.say(f"{failed} of {total} images failed; each has its record")
+    console.say_verbosely(f"{total} images in {seconds:.1f} s, {total / max(seconds, 1e-9):.1f} images/s")

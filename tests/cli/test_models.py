@@ -1,0 +1,161 @@
+"""imgclassify models, labels, cache and doctor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from networks import add_manifest, publish, seeded
+from servers import FileServer
+
+from imgclassify import catalog, weights
+from imgclassify.cli import doctor
+from imgclassify.cli.models import Order
+
+from .conftest import Run
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> FileServer:
+    """A model of the user's own, "mine", on a local server."""
+    file, digest = publish(tmp_path, seeded("squeezenet1_1"), "mine")
+    server = FileServer(tmp_path)
+    add_manifest("squeezenet1_1", "mine", server.url(file.name), digest[:8])
+    return server
+
+
+def test_list_is_a_table_or_json_filtered_and_sorted(run: Run) -> None:
+    table = run("models", "list", "resnet1?*", "--sort", "acc1")
+    assert table.status == 0
+    head, *rows = table.out.splitlines()
+    assert head.split()[:2] == ["model", "weights"]
+    assert [row.split()[0] for row in rows] == ["resnet152", "resnet101", "resnet152", "resnet101", "resnet18"]
+    listed = json.loads(run("models", "list", "resnet1?*", "--sort", "acc1", "--json").out)
+    assert [entry["name"] for entry in listed] == [row.split()[0] for row in rows]
+    assert listed[0]["metadata"]["acc1"] == 82.284
+    assert len(json.loads(run("models", "list", "--json").out)) == 129
+
+
+def test_the_orders_are_the_catalogs() -> None:
+    assert {order.value for order in Order} == set(catalog.SORT_KEYS)
+
+
+def test_list_of_nothing_names_the_nearest(run: Run) -> None:
+    outcome = run("models", "list", "resnet5O")
+    assert outcome.status == 3
+    assert "resnet50" in outcome.err
+
+
+def test_show_tells_all_with_the_licence(run: Run) -> None:
+    outcome = run("models", "show", "vit_b_16@IMAGENET1K_SWAG_E2E_V1")
+    for part in ("SWAG/blob/main/LICENSE", "384", "bicubic", "85.304", "9ac1b537", "IMAGENET1K_V1"):
+        assert part in outcome.out
+    shown = json.loads(run("models", "show", "resnet50", "--json").out)
+    assert (shown["weights"], shown["preprocess"]["resize_size"]) == ("IMAGENET1K_V2", 232)
+
+
+def test_pull_verify_path_remove(run: Run, mine: FileServer) -> None:
+    location = str(weights.location(catalog.find("mine").url))
+    before = run("models", "path", "mine")
+    assert before.out == f"{location}\n"
+    assert "not there yet" in before.err
+    assert run("models", "verify", "mine").status == 3
+    with mine:
+        pulled = run("models", "pull", "mine")
+        assert (pulled.status, pulled.out) == (0, f"{location}\n")
+        assert run("models", "pull", "mine").status == 0
+        assert len(mine.requests) == 1
+    verified = run("models", "verify", "mine")
+    assert (verified.status, verified.out.split("\t")[:2]) == (0, ["ok", "mine@IMAGENET1K_V1"])
+    assert "mine" in run("models", "verify").out
+
+    with open(location, "r+b") as file:  # noqa: PTH123
+        file.seek(1000)
+        file.write(b"tampered")
+    tampered = run("models", "verify", "mine")
+    assert tampered.status == 3
+    assert tampered.out == "wrong\tmine@IMAGENET1K_V1\n"
+
+    assert "removed" in run("models", "remove", "mine").err
+    assert not Path(location).exists()
+    assert "was not in the cache" in run("models", "remove", "mine").err
+
+
+def test_pull_offline_says_which_file_goes_where(run: Run) -> None:
+    outcome = run("models", "pull", "alexnet", "--offline")
+    assert outcome.status == 3
+    assert "alexnet-owt-7be5be79.pth" in outcome.err
+    assert str(weights.location(catalog.find("alexnet").url)) in outcome.err
+
+
+@pytest.mark.parametrize("reference", ["hub:owner/repo/x", "./weights.pth"])
+def test_what_has_no_weights_to_pull_is_told(reference: str, run: Run) -> None:
+    assert run("models", "pull", reference).status == 2
+
+
+def test_cache_info_and_clear(run: Run, mine: FileServer) -> None:
+    with mine:
+        location = Path(run("models", "pull", "mine").out.strip())
+    location.with_name(f"{location.name}.partial").write_bytes(b"left behind")
+    foreign = location.with_name("somebody-elses.pth")
+    foreign.write_bytes(b"x")
+    info = json.loads(run("cache", "info", "--json").out)
+    assert {Path(file["path"]).name for file in info["files"]} == {location.name, f"{location.name}.partial"}
+    assert info["bytes"] == location.stat().st_size + len(b"left behind")
+    assert location.name in run("cache", "info").out
+
+    assert str(location) in run("cache", "clear", "--dry-run").out
+    assert location.exists()
+    cleared = run("cache", "clear")
+    assert (cleared.status, set(cleared.out.split())) == (0, {str(location), f"{location}.partial"})
+    assert not location.exists()
+    assert foreign.exists()
+    assert json.loads(run("cache", "info", "--json").out)["bytes"] == 0
+
+
+def test_labels_list_show_search(run: Run, tmp_path: Path) -> None:
+    assert json.loads(run("labels", "list", "--json").out) == [{"name": "imagenet1k", "num_classes": 1000}]
+    assert "imagenet1k" in run("labels", "list").out
+    shown = run("labels", "show", "imagenet1k").out.splitlines()
+    assert len(shown) == 1001
+    assert "golden retriever" in shown[208]
+    [found] = json.loads(run("labels", "search", "n02099601", "--json").out)
+    assert (found["class_index"], found["label"]) == (207, "golden retriever")
+    assert "golden retriever" in run("labels", "search", "retriever").out
+    nothing = run("labels", "search", "xyzzy")
+    assert (nothing.status, nothing.out) == (0, "")
+    assert "xyzzy" in nothing.err
+    (tmp_path / "own.txt").write_text("cat\ndog\n")
+    assert "dog" in run("labels", "show", tmp_path / "own.txt").out
+
+
+def test_doctor_finds_nothing_wrong_here(run: Run) -> None:
+    outcome = run("doctor")
+    assert outcome.status == 0, outcome.out
+    for part in ("torchvision", "operators load", "verified", "129 models", "imagenet1k (1000 classes)", "cpu"):
+        assert part in outcome.out
+    findings = json.loads(run("doctor", "--json").out)
+    assert all(finding["ok"] for finding in findings)
+
+
+def test_doctor_names_what_is_wrong_and_its_remedy(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
+    folder = catalog.user_folder()
+    folder.mkdir(parents=True)
+    (folder / "bad.toml").write_text("colour = 1")
+
+    def mismatched() -> str:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(doctor, "_load_torchvision", mismatched)
+    outcome = run("doctor")
+    assert outcome.status == 3
+    assert "torchvision::nms does not exist" in outcome.out
+    assert "install the torchvision that belongs to the installed torch" in outcome.err
+    assert "cannot be written" in outcome.out
+    assert "TORCH_HOME" in outcome.err
+    assert "bad.toml" in outcome.out

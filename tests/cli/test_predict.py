@@ -1,0 +1,291 @@
+"""imgclassify predict as a user types it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import jsonschema
+import pytest
+from conftest import noise
+from networks import add_manifest, publish, seeded
+from servers import FileServer
+
+from imgclassify import Classifier
+
+from .conftest import ALBUM, Run, process
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "imgclassify" / "output" / "run.schema.json").read_text("utf-8"))
+
+
+def records(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_one_picture_is_a_table_of_five_labels(run: Run, photo: Path) -> None:
+    outcome = run("predict", photo)
+    lines = outcome.out.splitlines()
+    assert (outcome.status, outcome.err) == (0, "")
+    assert lines[0].startswith(f"{photo}  320×240  efficientnet_lite0")
+    best = Classifier().predict(photo).predictions
+    assert len(lines) == 6
+    for line, prediction in zip(lines[1:], best, strict=True):
+        assert prediction.label in line
+        assert f"{100 * prediction.probability:.2f} %" in line
+
+
+def test_json_is_the_documented_document(run: Run, photo: Path) -> None:
+    outcome = run("predict", photo, "--json", "-k", "3")
+    document = json.loads(outcome.out)
+    jsonschema.validate(document, SCHEMA)
+    assert document["run"]["model"] == "efficientnet_lite0"
+    assert [prediction["rank"] for prediction in document["results"][0]["predictions"]] == [1, 2, 3]
+
+
+def test_a_folder_is_a_record_a_picture_in_sorted_order_whatever_is_broken(run: Run, album: Path) -> None:
+    outcome = run("predict", album, "--jsonl", "--batch-size", "2")
+    found = records(outcome.out)
+    assert outcome.status == 1
+    assert [record["source"] for record in found] == [str(album / name) for name in ALBUM]
+    broken = [record for record in found if record["error"]]
+    assert [record["source"] for record in broken] == [str(album / "m.jpg")]
+    assert broken[0]["error"]["type"] == "corrupt_image"
+    assert broken[0]["predictions"] == []
+    assert "1 of 5 images failed" in outcome.err
+
+
+def test_each_record_is_the_answer_to_its_own_picture(run: Run, album: Path) -> None:
+    together = {record["source"]: record for record in records(run("predict", album, "--jsonl").out)}
+    for name in ("a.jpg", "sub/c.webp"):
+        [alone] = records(run("predict", album / name, "--jsonl").out)
+        one, other = alone["predictions"][0], together[str(album / name)]["predictions"][0]
+        assert (one["label"], one["wnid"]) == (other["label"], other["wnid"])
+        assert one["probability"] == pytest.approx(other["probability"], abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("csv", ","), ("tsv", "\t")])
+def test_delimited_output_has_a_row_a_picture(name: str, delimiter: str, run: Run, album: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(run("predict", album, "-f", name).out), delimiter=delimiter))
+    assert [Path(row["source"]).name for row in rows] == [Path(entry).name for entry in ALBUM]
+    assert [row["error_type"] for row in rows] == ["", "", "corrupt_image", "", ""]
+
+
+def test_bytes_on_stdin_are_a_picture(run: Run, photo: Path) -> None:
+    outcome = run("predict", "-", "--jsonl", stdin=photo.read_bytes())
+    [record] = records(outcome.out)
+    assert (outcome.status, record["source"]) == (0, "-")
+    [by_name] = records(run("predict", photo, "--jsonl").out)
+    assert record["predictions"] == by_name["predictions"]
+
+
+def test_globs_urls_and_archives_are_sources(run: Run, album: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.write(album / "a.jpg", "dogs/rex.jpg")
+    with FileServer(album) as server:
+        url = server.url("a.jpg")
+        outcome = run("predict", f"{album}/[ab].*", url, tmp_path / "photos.zip", "--jsonl")
+    found = records(outcome.out)
+    assert [record["source"] for record in found] == [
+        str(album / "a.jpg"),
+        str(album / "b.png"),
+        url,
+        f"{tmp_path / 'photos.zip'}!dogs/rex.jpg",
+    ]
+    assert found[0]["predictions"][0]["label"] == found[2]["predictions"][0]["label"]
+    assert found[0]["predictions"][0]["label"] == found[3]["predictions"][0]["label"]
+
+
+@pytest.mark.parametrize("null", [False, True])
+def test_a_list_of_paths_from_a_file_or_stdin(null: bool, run: Run, album: Path, tmp_path: Path) -> None:
+    names = [str(album / name) for name in ("z.gif", "a.jpg", "z.gif")]
+    text = ("\0" if null else "\n").join(names).encode()
+    (tmp_path / "list").write_bytes(text)
+    flags = ["--null"] if null else []
+    by_file = run("predict", "--files-from", tmp_path / "list", "--jsonl", *flags)
+    by_stdin = run("predict", "--files-from", "-", "--jsonl", *flags, stdin=text)
+    assert [record["source"] for record in records(by_file.out)] == names
+    assert by_stdin.out == by_file.out
+
+
+def test_output_goes_to_a_file_in_the_format_of_its_ending(run: Run, album: Path, tmp_path: Path) -> None:
+    outcome = run("predict", album, "-o", tmp_path / "out.csv")
+    assert outcome.out == ""
+    rows = list(csv.DictReader((tmp_path / "out.csv").open(newline="")))
+    assert len(rows) == 5
+
+
+def test_the_models_preprocessing_can_be_overridden(run: Run, photo: Path) -> None:
+    options = ["--resize-size", "300", "--crop-size", "240x200", "--interpolation", "bilinear"]
+    outcome = run("predict", photo, "--json", *options, "--mean", "0.5", "--std", "0.2,0.2,0.2")
+    document = json.loads(outcome.out)
+    assert document["run"]["preprocess"] == {
+        "resize_size": 300,
+        "crop_size": [240, 200],
+        "crop_mode": "center",
+        "interpolation": "bilinear",
+        "antialias": True,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.2, 0.2, 0.2],
+    }
+    plain = json.loads(run("predict", photo, "--json").out)
+    assert plain["results"][0]["predictions"] != document["results"][0]["predictions"]
+
+
+def test_labels_of_ones_own(run: Run, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("".join(f"class number {index}\n" for index in range(1000)))
+    [record] = records(run("predict", photo, "--jsonl", "--labels", tmp_path / "mine.txt").out)
+    best = record["predictions"][0]
+    assert best["label"] == f"class number {best['class_index']}"
+    assert best["wnid"] is None
+
+
+def test_the_environment_names_the_default_model(
+    run: Run, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, digest = publish(tmp_path, seeded("squeezenet1_1"), "mine")
+    add_manifest("squeezenet1_1", "mine", file.as_uri(), digest)
+    monkeypatch.setenv("IMGCLASSIFY_MODEL", "mine")
+    assert json.loads(run("predict", photo, "--json").out)["run"]["model"] == "mine"
+    document = json.loads(run("predict", photo, "--json", "-m", "efficientnet_lite0").out)
+    assert document["run"]["model"] == "efficientnet_lite0"
+
+
+def test_verbose_says_what_runs_where_on_stderr(run: Run, photo: Path) -> None:
+    outcome = run("predict", photo, "-v", "--json")
+    assert "efficientnet_lite0 (IMAGENET1K) on torch, cpu, float32" in outcome.err
+    json.loads(outcome.out)
+
+
+# ------------------------------------------------------------------------------------------- exit statuses
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "complaint"),
+    [
+        (["predict"], 2, "no picture was named"),
+        (["predict", "PHOTO", "--top-k", "0"], 2, "top_k is 0"),
+        (["predict", "PHOTO", "--batch-size", "many"], 2, "--batch-size is 'many'"),
+        (["predict", "PHOTO", "--mean", "1,2"], 2, "--mean is '1,2'"),
+        (["predict", "PHOTO", "--crop-size", "1x2x3"], 2, "--crop-size is '1x2x3'"),
+        (["predict", "PHOTO", "--json", "--jsonl"], 2, "several formats"),
+        (["predict", "PHOTO", "-o", "out.xyz"], 2, "names no format"),
+        (["predict", "PHOTO", "-0"], 2, "--files-from"),
+        (["predict", "-", "--files-from", "-"], 2, "stdin cannot be both"),
+        (["predict", "--files-from", "/no/such/list"], 2, "/no/such/list"),
+        (["predict", "PHOTO", "--format", "xml"], 2, "xml"),
+        (["predict", "PHOTO", "--no-such-option"], 2, "--no-such-option"),
+        (["predict", "PHOTO", "-m", "resnet5O"], 3, "unknown model 'resnet5O'"),
+        (["predict", "PHOTO", "-m", "resnet50", "--offline"], 3, "resnet50-11ad3fa6.pth"),
+        (["predict", "PHOTO", "-m", "hub:owner/repo/x", "--arch", "resnet18"], 3, "runs Python code"),
+        (["predict", "PHOTO", "--labels", "/no/such/labels"], 3, "/no/such/labels"),
+        (["predict", "PHOTO", "--device", "cuda:99"], 3, "cuda:99"),
+        (["predict", "FOLDER"], 4, "no image was found"),
+        (["predict", "FOLDER/*.jpg"], 4, "no file matches"),
+    ],
+)
+def test_each_error_has_its_status_one_sentence_and_a_hint(
+    arguments: list[str], status: int, complaint: str, run: Run, photo: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"PHOTO": str(photo), "FOLDER": str(tmp_path / "empty")}
+    filled = [places.get(argument, argument.replace("FOLDER/", places["FOLDER"] + "/")) for argument in arguments]
+    outcome = run(*filled)
+    assert outcome.status == status, outcome.err
+    assert complaint in outcome.err
+    assert outcome.out == ""
+    assert "Traceback" not in outcome.err
+
+
+def test_a_missing_file_is_a_record_and_status_1(run: Run) -> None:
+    outcome = run("predict", "missing.jpg", "--jsonl")
+    [record] = records(outcome.out)
+    assert (outcome.status, record["error"]["type"]) == (1, "not_found")
+
+
+def test_debug_shows_the_traceback_and_nothing_else_does(run: Run, photo: Path) -> None:
+    assert "Traceback" not in run("predict", photo, "-m", "nothing").err
+    assert "Traceback" in run("predict", photo, "-m", "nothing", "--debug").err
+
+
+def test_an_unforeseen_fault_is_one_sentence_too(run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("by accident")
+
+    monkeypatch.setattr(Classifier, "__init__", fail)
+    outcome = run("predict", photo)
+    assert outcome.status == 3
+    assert "unexpected ZeroDivisionError: by accident" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+# ------------------------------------------------------------------------------------ processes and pipes
+
+
+def test_a_closed_pipe_ends_quietly(album: Path) -> None:
+    command = f'"{sys.executable}" -m imgclassify predict "{album}" --jsonl | head -1; echo "${{PIPESTATUS[0]}}"'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    first, status = done.stdout.splitlines()
+    assert json.loads(first)["source"].endswith("a.jpg")
+    assert status in ("0", "1")  # 1 where every record had been written before the pipe closed
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+def test_an_interrupt_leaves_a_valid_document_and_status_130(tmp_path: Path) -> None:
+    for index in range(300):
+        noise(640, 480, seed=index % 3).save(tmp_path / f"{index:03}.png", compress_level=1)
+    with subprocess.Popen(
+        [sys.executable, "-m", "imgclassify", "predict", str(tmp_path), "--json", "--batch-size", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,  # communicate() would lose what readline() had read ahead
+    ) as running:
+        assert running.stdout
+        head = b"".join(running.stdout.readline() for _ in range(3))
+        head += running.stdout.readline()  # the first record
+        running.send_signal(signal.SIGINT)
+        rest, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    document = json.loads(head + rest)
+    jsonschema.validate(document, SCHEMA)
+    assert 1 <= len(document["results"]) < 300
+    assert b"Traceback" not in err
+    assert b"interrupted" in err
+
+
+def test_stdout_is_results_and_nothing_else_when_weights_are_downloaded(photo: Path, tmp_path: Path) -> None:
+    file, digest = publish(tmp_path, seeded("squeezenet1_1"), "mine")
+    with FileServer(tmp_path) as server:
+        add_manifest("squeezenet1_1", "mine", server.url(file.name), digest)
+        done = process("predict", photo, "-m", "mine", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["run"]["weights"]["sha256"] == digest
+    assert done.stderr == b""
+
+
+def test_a_name_of_any_bytes_comes_back_as_it_was(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9 [red]\x1b[31m\n.png"
+    noise(40, 40).save(tmp_path / "x.png")
+    (tmp_path / "x.png").rename(os.fsdecode(name))
+    done = subprocess.run(
+        [sys.executable, "-m", "imgclassify", "predict", name, "--jsonl"], capture_output=True, check=False
+    )
+    assert os.fsencode(json.loads(done.stdout)["source"]) == name
+    table = subprocess.run([sys.executable, "-m", "imgclassify", "predict", name], capture_output=True, check=False)
+    assert b"\x1b" not in table.stdout
+    assert b"[red]" in table.stdout
+
+
+def test_offline_by_environment_opens_no_socket(photo: Path) -> None:
+    environment = dict(os.environ) | {"IMGCLASSIFY_OFFLINE": "1"}
+    done = process("predict", photo, "-m", "resnet18", env=environment)
+    assert done.returncode == 3
+    assert b"resnet18-f37072fd.pth" in done.stderr
+    assert b"put it at" in done.stderr
