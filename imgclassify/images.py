@@ -1,0 +1,317 @@
+"""Source → RGB image: decoding, EXIF orientation, colour modes, and the limits that hostile files meet.
+
+Nothing is resized here. Every function may be called from many threads at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+import struct
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, BinaryIO
+
+from PIL import ExifTags, Image, ImageFile
+
+from imgclassify.errors import (
+    CorruptImageError,
+    ImageEmptyError,
+    ImageError,
+    ImageTooLargeError,
+    ImageUnreadableError,
+    NotAnImageError,
+    UnsupportedImageError,
+)
+from imgclassify.sources import Source
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+MAX_PIXELS = 2**28
+"""Limit on width × height: 268 megapixels, 1 GiB while decoded. Cameras of 200 megapixels pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoder:
+    """One format: what its files begin with, and the class that reads them.
+
+    The class is called directly. `Image.open` would import every plugin of Pillow to find a rare one, and
+    would impose Pillow's own pixel limit, which only a change to Pillow's globals could lift.
+    """
+
+    format: str
+    signature: re.Pattern[bytes]
+    module: str
+    reader: str
+    missing: str = "the installed Pillow was built without this format"
+
+
+def _decoder(format_name: str, signature: bytes, module: str, reader: str, **more: str) -> _Decoder:
+    return _Decoder(format_name, re.compile(signature, re.DOTALL), module, reader, **more)
+
+
+# AVIF stands before HEIF: both call themselves "mif1", and only AVIF's brands settle it.
+_DECODERS = (
+    # Also MPO, whose first picture it reads.
+    _decoder("JPEG", rb"\xff\xd8\xff", "PIL.JpegImagePlugin", "JpegImageFile"),
+    _decoder("PNG", rb"\x89PNG\r\n\x1a\n", "PIL.PngImagePlugin", "PngImageFile"),
+    _decoder("WEBP", rb"RIFF.{4}WEBP", "PIL.WebPImagePlugin", "WebPImageFile"),
+    _decoder("GIF", rb"GIF8[79]a", "PIL.GifImagePlugin", "GifImageFile"),
+    _decoder("TIFF", rb"II[*+]\0|MM\0[*+]|II\0\*|MM\*\0", "PIL.TiffImagePlugin", "TiffImageFile"),
+    # The length of the second header, lest every text that begins with BM be a damaged bitmap.
+    _decoder("BMP", rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "PIL.BmpImagePlugin", "BmpImageFile"),
+    _decoder("PPM", rb"P[1-6f]\s+[#\d]", "PIL.PpmImagePlugin", "PpmImageFile"),
+    _decoder("AVIF", rb".{4}ftyp(.{4})*?avi[fs]", "PIL.AvifImagePlugin", "AvifImageFile"),
+    _decoder(
+        "HEIF",
+        rb".{4}ftyp(.{4})*?(he[iv][cxms]|mif[12]|msf1)",
+        "pillow_heif",
+        "HeifImageFile",
+        missing="HEIC needs an extra package: pip install 'imgclassify[heif]'",
+    ),
+    _decoder("JPEG2000", rb"\xff\x4f\xff\x51|\0{3}\x0cjP  \r\n\x87\n", "PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile"),
+)
+
+FORMATS = tuple(decoder.format for decoder in _DECODERS)
+"""What is opened, under Pillow's names, and nothing else: no format that runs a program, carries a script, or
+has no signature."""
+
+_HEADER_BYTES = 64
+
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What each EXIF orientation asks for; 1, and whatever is not among the eight, asks for nothing."""
+
+_WHITES: dict[str, tuple[float, ...]] = {
+    "I;16": (65535,),
+    "I;16L": (65535,),
+    "I;16B": (65535,),
+    "I;16N": (65535,),
+    "I": (65535,),
+    "F": (1, 255, 65535),
+}
+"""The grey modes of more than 8 bits, and what may stand for white in each: the first no pixel exceeds."""
+
+_DISK_FAILURES = {errno.EIO, errno.ESTALE}
+
+_WARNING_MODULES = r"(PIL|pillow_heif)\b"
+_WARNING_FILTER = ("ignore", None, Warning, re.compile(_WARNING_MODULES), 0)
+_silencing = threading.Lock()
+
+
+def load(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The source's first picture, upright: mode RGB, 8 bits a channel, at least 1×1.
+
+    Raises:
+        ImageError: whichever of its kinds applies; no other exception leaves here.
+    """
+    with source.open() as stream:
+        return decode(stream, max_pixels=max_pixels)
+
+
+def decode(stream: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """What `load` does, from a seekable binary stream at its start, which stays open.
+
+    Raises:
+        ImageEmptyError: the stream holds nothing.
+        NotAnImageError: it begins like none of FORMATS.
+        CorruptImageError: it begins like one of them, and cannot be decoded to its end.
+        ImageTooLargeError: more than `max_pixels`, found before any pixel is decoded.
+        ImageUnreadableError: the disk failed.
+        UnsupportedImageError: a package for its format, or a way to turn its colours into RGB, is missing.
+    """
+    _silence_decoders()
+    decoder = _identify(stream)
+    read = _reader(decoder)
+    with _only_image_errors(decoder.format):
+        image = read(stream)
+        _check_pixels(image, max_pixels)
+        image.load()
+        return to_rgb(image)
+
+
+def from_memory(picture: Image.Image | ArrayLike) -> Image.Image:
+    """What `load` would hand over, from a Pillow image, or an array of (H, W, 3) RGB or (H, W) grey, uint8.
+
+    Raises:
+        UnsupportedImageError: an array of another shape or dtype, or colours that Pillow cannot convert.
+        ImageError: a Pillow image not yet loaded that cannot be decoded, as in `decode`.
+    """
+    if isinstance(picture, Image.Image):
+        with _only_image_errors(picture.format or "image"):
+            return to_rgb(picture)
+    import numpy as np
+
+    array = np.asarray(picture)
+    if array.dtype != np.uint8 or array.shape[2:] not in ((), (3,)) or array.ndim < 2 or not array.size:
+        raise UnsupportedImageError(
+            f"an array must be (H, W, 3) or (H, W) uint8, and this is {array.shape} {array.dtype}"
+        )
+    return to_rgb(Image.fromarray(array))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image upright and in mode RGB; one that is both already is returned itself, not copied.
+
+    Whatever is transparent is laid on white. Grey of more than 8 bits is scaled to 0..255. All else is
+    Pillow's own conversion (docs/images.md).
+
+    Raises:
+        UnsupportedImageError: Pillow cannot convert its colour mode.
+    """
+    _silence_decoders()
+    image.load()
+    transposition = _transposition(image)
+    try:
+        rgb = _flatten(image)
+    except (ValueError, ImportError) as error:
+        raise UnsupportedImageError(f"colour mode {image.mode} cannot be converted to RGB: {error}") from error
+    if transposition is not None:
+        rgb = rgb.transpose(transposition)
+    if rgb is not image:
+        rgb.info = {}  # an orientation left behind would be applied a second time
+    return rgb
+
+
+# Decoding ---------------------------------------------------------------------------------------------------
+
+
+def _identify(stream: BinaryIO) -> _Decoder:
+    try:
+        header = stream.read(_HEADER_BYTES)
+        stream.seek(0)
+    except OSError as error:
+        raise ImageUnreadableError(f"the disk failed: {error.strerror or error}") from error
+    if not header:
+        raise ImageEmptyError("the file is empty")
+    for decoder in _DECODERS:
+        if decoder.signature.match(header):
+            return decoder
+    raise NotAnImageError(f"not an image, or of a format that is not opened; it begins {header[:12]!r}")
+
+
+def _reader(decoder: _Decoder) -> Callable[[BinaryIO], ImageFile.ImageFile]:
+    try:
+        module = import_module(decoder.module)
+    except ImportError as error:
+        raise UnsupportedImageError(decoder.missing) from error
+    if not getattr(module, "SUPPORTED", True):
+        raise UnsupportedImageError(decoder.missing)
+    reader: Callable[[BinaryIO], ImageFile.ImageFile] = getattr(module, decoder.reader)
+    return reader
+
+
+def _check_pixels(image: Image.Image, max_pixels: int) -> None:
+    pixels = image.width * image.height
+    if pixels > max_pixels:
+        raise ImageTooLargeError(
+            f"{image.width} × {image.height} is {pixels} pixels, and the limit is {max_pixels}"
+        )
+
+
+@contextmanager
+def _only_image_errors(format_name: str) -> Iterator[None]:
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:  # over hostile bytes decoders raise whatever they like
+        raise _explain(error, format_name) from error
+
+
+def _explain(error: Exception, format_name: str) -> ImageError:
+    """The image error that stands for what a decoder raised."""
+    if isinstance(error, Image.DecompressionBombError):  # raised inside some readers
+        return ImageTooLargeError(f"more pixels than Pillow opens in a {format_name} file")
+    if isinstance(error, MemoryError):
+        return ImageTooLargeError("not enough memory to decode it")
+    if isinstance(error, OSError) and error.errno in _DISK_FAILURES:
+        return ImageUnreadableError(f"the disk failed: {error.strerror}")
+    return CorruptImageError(f"damaged {format_name} file: {_plain_words(error)}")
+
+
+def _plain_words(error: Exception) -> str:
+    # Pillow wraps what its parsers raise at the end of the data in a SyntaxError.
+    if isinstance(error.__cause__ or error, struct.error | IndexError | EOFError):
+        return "it ends too early"
+    words = str(error) or type(error).__name__
+    return "its header gives no size" if words == "not identified by this driver" else words
+
+
+def _silence_decoders() -> None:
+    """Keeps Pillow's remarks on damaged metadata off the terminal, where no image is named beside them.
+
+    Adds one filter to the process's, for warnings that arise in Pillow, and does so again when someone has
+    since restored the filters. `warnings.catch_warnings` is no way: it is not safe among threads.
+    """
+    if _WARNING_FILTER not in warnings.filters:
+        with _silencing:
+            if _WARNING_FILTER not in warnings.filters:
+                warnings.filterwarnings("ignore", module=_WARNING_MODULES)
+                logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+# Orientation and colour -------------------------------------------------------------------------------------
+
+
+def _transposition(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001  (broken EXIF says nothing, and fails in many ways)
+        return None
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """The same pixels in mode RGB."""
+    if image.mode in _WHITES:
+        return _scale_grey(image)
+    if image.has_transparency_data:
+        return _lay_on_white(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _lay_on_white(image: Image.Image) -> Image.Image:
+    if image.mode == "La":  # which Pillow converts to nothing else
+        image = image.convert("LA")
+    image = image.convert("RGBA")
+    canvas = Image.new("RGB", image.size, (255, 255, 255))
+    canvas.paste(image, mask=image)
+    return canvas
+
+
+def _scale_grey(image: Image.Image) -> Image.Image:
+    """Grey in one of the modes of _WHITES, as RGB: 0 is black; white is the mode's, or values are stretched.
+
+    They are stretched, lowest to black and highest to white, where they fit no white of the mode's. NaN and
+    infinities count as 0.
+    """
+    import numpy as np
+
+    with np.errstate(invalid="ignore"):  # a signalling NaN would warn
+        values = np.array(image, dtype=np.float64)
+    values[~np.isfinite(values)] = 0
+    low, high = values.min(), values.max()
+    white = next((white for white in _WHITES[image.mode] if low >= 0 and high <= white), None)
+    if white is None:
+        values -= low
+        white = (high - low) or 1
+    values *= 255 / white
+    np.rint(values, out=values)
+    grey = values.astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[np.asarray(image) == transparent] = 255
+    return Image.fromarray(grey).convert("RGB")

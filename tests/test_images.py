@@ -1,0 +1,773 @@
+import io
+import struct
+import subprocess
+import sys
+import threading
+import warnings
+import zlib
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import AvifImagePlugin, Image, ImageCms, ImageOps, PngImagePlugin
+
+from imgclassify import images
+from imgclassify.errors import (
+    CorruptImageError,
+    ImageEmptyError,
+    ImageError,
+    ImageNotFoundError,
+    ImageTooLargeError,
+    ImageUnreadableError,
+    NotAnImageError,
+    UnsupportedImageError,
+)
+from imgclassify.images import decode, from_memory, load, to_rgb
+from imgclassify.sources import IMAGE_SUFFIXES, expand
+
+RANDOM = np.random.default_rng(20)
+PIXELS = RANDOM.integers(0, 256, (23, 31, 3), dtype=np.uint8)
+PHOTO = Image.fromarray(PIXELS)
+ORIENTATION = 0x0112
+
+
+def encode(image: Image.Image, format_name: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format_name, **options)
+    return buffer.getvalue()
+
+
+def encode_heic(image: Image.Image, **options: object) -> bytes:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(image).save(buffer, **options)
+    return buffer.getvalue()
+
+
+def exif(orientation: int) -> bytes:
+    tags = Image.Exif()
+    tags[ORIENTATION] = orientation
+    return tags.tobytes()
+
+
+def decoded(content: bytes, **options: int) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    image = decode(io.BytesIO(content), **options)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def pillows(content: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """The beginning of a PNG of any size, up to where its pixels would begin."""
+    fields = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    checksum = zlib.crc32(b"IHDR" + fields)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + fields + struct.pack(">I", checksum)
+
+
+# Formats ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000"])
+def test_every_format_gives_pillows_own_pixels_bit_for_bit(format_name):
+    content = encode(PHOTO, format_name)
+    assert (decoded(content) == pillows(content)).all()
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"subsampling": 0}, {"quality": 100}])
+def test_every_kind_of_jpeg_gives_pillows_own_pixels(options):
+    content = encode(PHOTO, "JPEG", **options)
+    assert (decoded(content) == pillows(content)).all()
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_deflate", "packbits", "jpeg"])
+def test_every_kind_of_tiff_gives_pillows_own_pixels(compression):
+    content = encode(PHOTO, "TIFF", compression=compression)
+    assert (decoded(content) == pillows(content)).all()
+
+
+def test_heic_is_opened_with_the_extra():
+    flat = Image.new("RGB", (64, 48), (200, 100, 50))
+    pixels = decoded(encode_heic(flat, quality=100))
+    assert pixels.shape == (48, 64, 3)
+    assert np.abs(pixels - np.asarray(flat, dtype=int)).max() <= 3
+
+
+def test_avif_that_calls_itself_mif1_is_told_from_heic():
+    content = encode(PHOTO, "AVIF")
+    assert content[8:12] == b"avif"
+    assert b"mif1" in content[16:32]
+    renamed = content[:8] + b"mif1" + content[12:]
+    assert (decoded(renamed) == decoded(content)).all()
+
+
+def test_what_a_folder_is_searched_for_is_what_can_be_opened():
+    Image.init()
+    heif = {".heic", ".heics", ".heif", ".heifs", ".hif"}
+    formats = {*images.FORMATS, "MPO"}  # an MPO is a JPEG with more pictures behind it
+    registered = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
+    assert registered | heif == IMAGE_SUFFIXES
+
+
+def test_a_source_is_loaded_and_its_stream_closed(tmp_path, monkeypatch):
+    path = tmp_path / "photo.png"
+    PHOTO.save(path)
+    (source,) = expand([str(path)])
+    streams = []
+    monkeypatch.setattr("builtins.open", lambda *args, _open=open: streams.append(_open(*args)) or streams[-1])
+    assert (np.asarray(load(source)) == PIXELS).all()
+    assert [stream.closed for stream in streams] == [True]
+
+
+def test_a_missing_file_is_not_found(tmp_path):
+    (source,) = expand([str(tmp_path / "photo.png")])
+    with pytest.raises(ImageNotFoundError):
+        load(source)
+
+
+@pytest.mark.parametrize(
+    ("format_name", "options"),
+    [
+        ("GIF", {}),
+        ("WEBP", {"lossless": True}),
+        ("PNG", {}),
+        ("TIFF", {}),
+        ("AVIF", {"quality": 100, "subsampling": "4:4:4"}),
+    ],
+)
+def test_the_first_frame_of_an_animation_is_taken(format_name, options):
+    red, blue = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
+    content = encode(red, format_name, save_all=True, append_images=[blue], duration=100, **options)
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.n_frames == 2
+    assert np.abs(decoded(content) - np.array([255, 0, 0])).max() <= 2
+
+
+def test_the_first_picture_of_an_mpo_is_taken():
+    red, blue = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
+    content = encode(red, "MPO", save_all=True, append_images=[blue])
+    with Image.open(io.BytesIO(content)) as image:
+        assert (image.format, image.n_frames) == ("MPO", 2)
+    assert np.abs(decoded(content) - np.array([254, 0, 0])).max() <= 2
+
+
+# Orientation ------------------------------------------------------------------------------------------------
+
+# How the stored array is to be shown, by EXIF 2.3's own words for row 0 and column 0.
+UPRIGHT = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
+    8: lambda stored: np.rot90(stored, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_all_eight_exif_orientations_are_honoured(format_name, orientation):
+    stored = pillows(encode(PHOTO, format_name))
+    content = encode(PHOTO, format_name, exif=exif(orientation))
+    assert (decoded(content) == UPRIGHT[orientation](stored)).all()
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("encoder", ["AVIF", "HEIC"])
+def test_an_orientation_that_the_container_holds_is_applied_once(encoder, orientation):
+    corners = np.zeros((32, 48, 3), np.uint8)
+    corners[:16, :24] = (255, 0, 0)
+    corners[16:, 24:] = (0, 0, 255)
+    image = Image.fromarray(corners)
+    tags = exif(orientation)
+    content = (
+        encode(image, "AVIF", exif=tags, quality=95)
+        if encoder == "AVIF"
+        else encode_heic(image, exif=tags, quality=95)
+    )
+    expected = UPRIGHT[orientation](corners)
+    pixels = decoded(content)
+    assert pixels.shape == expected.shape
+    assert np.median(np.abs(pixels.astype(int) - expected)) <= 3
+    assert np.abs(pixels.astype(int) - expected).mean() < 12
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "I;16", "1"])
+def test_orientation_is_honoured_in_every_colour_mode(mode):
+    image = PHOTO.convert("L").convert("I;16") if mode == "I;16" else PHOTO.convert(mode)
+    plain = decoded(encode(image, "PNG"))
+    assert (decoded(encode(image, "PNG", exif=exif(6))) == np.rot90(plain, -1)).all()
+
+
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+def test_orientation_is_honoured_in_a_16_bit_tiff_of_either_byte_order(byte_order):
+    values = RANDOM.integers(0, 65536, (5, 7)).astype(f"{byte_order}u2")
+    image = Image.frombytes("I;16B" if byte_order == ">" else "I;16", (7, 5), values.tobytes())
+    plain = decoded(encode(image, "TIFF"))
+    assert (decoded(encode(image, "TIFF", exif=exif(6))) == np.rot90(plain, -1)).all()
+
+
+def test_an_upright_image_carries_no_orientation_to_be_applied_again():
+    image = decode(io.BytesIO(encode(PHOTO, "PNG", exif=exif(6))))
+    assert image.size == (23, 31)
+    assert ImageOps.exif_transpose(image).size == (23, 31)
+
+
+def test_an_unheard_of_orientation_asks_for_nothing():
+    assert (decoded(encode(PHOTO, "PNG", exif=exif(9))) == PIXELS).all()
+
+
+def broken_exif() -> dict[str, bytes]:
+    return {
+        "no TIFF header": b"Exif\0\0garbage",
+        "cut in its header": b"Exif\0\0II*\0",
+        "an offset beyond its end": b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<HHHII", 1, 0x010F, 2, 100, 5000),
+        "cut in its directory": b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01",
+        "an orientation that is text": b"Exif\0\0II*\0\x08\0\0\0"
+        + struct.pack("<HHHII", 1, 0x0112, 2, 4, 0x363636),
+    }
+
+
+def splice_exif(jpeg: bytes, payload: bytes) -> bytes:
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(payload) + 2) + payload + jpeg[2:]
+
+
+@pytest.mark.parametrize("fault", broken_exif())
+def test_broken_exif_is_no_orientation_and_no_failure(fault, capfd):
+    plain = encode(PHOTO, "JPEG")
+    content = splice_exif(plain, broken_exif()[fault])
+    assert (decoded(content) == decoded(plain)).all()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "WEBP"])
+def test_broken_exif_that_pillow_fails_over_is_no_orientation(format_name):
+    content = encode(PHOTO, format_name, exif=b"Exif\0\0garbage!")
+    with Image.open(io.BytesIO(content)) as image, pytest.raises(SyntaxError):
+        image.getexif()
+    assert (decoded(content) == decoded(encode(PHOTO, format_name))).all()
+
+
+def test_pillow_itself_warns_of_that_exif():
+    content = splice_exif(encode(PHOTO, "JPEG"), broken_exif()["an offset beyond its end"])
+    with (
+        pytest.warns(UserWarning, match="Tag data|Corrupt EXIF|Truncated"),
+        Image.open(io.BytesIO(content)) as image,
+    ):
+        image.getexif()
+
+
+# Colour -----------------------------------------------------------------------------------------------------
+
+
+def test_an_upright_rgb_image_is_itself():
+    assert to_rgb(PHOTO) is PHOTO
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr", "HSV", "RGBX"])
+def test_opaque_colour_modes_are_converted_as_pillow_does(mode):
+    image = PHOTO.convert(mode)
+    assert to_rgb(image).mode == "RGB"
+    assert (np.asarray(to_rgb(image)) == np.asarray(image.convert("RGB"))).all()
+
+
+def test_grey_becomes_three_equal_channels():
+    grey = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    assert (np.asarray(to_rgb(grey)) == np.arange(256).reshape(16, 16, 1)).all()
+
+
+def test_an_adobe_cmyk_jpeg_is_inverted_as_pillow_does():
+    content = encode(PHOTO.convert("CMYK"), "JPEG", quality=100, subsampling=0)
+    assert b"Adobe" in content
+    assert (decoded(content) == pillows(content)).all()
+    # Pillow stores and reads CMYK inverted alike: what comes out resembles what went in.
+    assert np.abs(decoded(content).astype(int) - np.asarray(PHOTO.convert("CMYK").convert("RGB"))).mean() < 6
+
+
+def lab_to_srgb(lightness: float, a: float, b: float) -> np.ndarray:
+    """CIE Lab under D50 to sRGB, 0..255, by the CIE's and the IEC's formulas."""
+
+    def inverse(t: float) -> float:
+        return t**3 if t > 6 / 29 else 3 * (6 / 29) ** 2 * (t - 4 / 29)
+
+    y = (lightness + 16) / 116
+    xyz = np.array([0.96422 * inverse(y + a / 500), inverse(y), 0.82521 * inverse(y - b / 200)])
+    # Bradford-adapted from D50 to sRGB's D65.
+    matrix = [
+        [3.1338561, -1.6168667, -0.4906146],
+        [-0.9787684, 1.9161415, 0.033454],
+        [0.0719453, -0.2289914, 1.4052427],
+    ]
+    linear = np.clip(np.array(matrix) @ xyz, 0, 1)
+    return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize(
+    ("lightness", "a", "b"), [(0, 0, 0), (100, 0, 0), (60, 40, 20), (40, -20, 30), (80, 10, -40)]
+)
+def test_lab_becomes_srgb(lightness, a, b):
+    image = Image.frombytes("LAB", (1, 1), bytes([round(lightness * 2.55), a % 256, b % 256]))
+    pixel = np.asarray(to_rgb(image))[0, 0]
+    assert np.abs(pixel - lab_to_srgb(lightness, a, b)).max() <= 2.5
+
+
+def test_lab_is_unsupported_where_pillow_lacks_colour_management(monkeypatch):
+    def fail(*_: object) -> None:
+        raise ImportError("no LittleCMS")
+
+    monkeypatch.setattr(ImageCms, "buildTransform", fail)
+    with pytest.raises(UnsupportedImageError, match="LAB"):
+        to_rgb(Image.new("LAB", (1, 1)))
+
+
+def on_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """colour (H, W, 3) and alpha (H, W), 0..255, laid on white."""
+    weight = alpha[..., None] / 255
+    return np.rint(colour * weight + 255 * (1 - weight))
+
+
+ALL_ALPHAS = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
+ALL_GREYS = ALL_ALPHAS.T
+
+
+def test_every_shade_and_alpha_is_laid_on_white():
+    expected = on_white(np.repeat(ALL_GREYS[..., None], 3, axis=2), ALL_ALPHAS)
+    rgba = Image.fromarray(np.dstack([ALL_GREYS] * 3 + [ALL_ALPHAS]))
+    grey_alpha = Image.merge(
+        "LA", [Image.fromarray(np.ascontiguousarray(band)) for band in (ALL_GREYS, ALL_ALPHAS)]
+    )
+    assert (np.asarray(to_rgb(rgba)) == expected).all()
+    assert (np.asarray(to_rgb(grey_alpha)) == expected).all()
+
+
+@pytest.mark.parametrize(("mode", "premultiplied"), [("RGBA", "RGBa"), ("LA", "La")])
+def test_premultiplied_alpha_is_laid_on_white(mode, premultiplied):
+    straight = Image.fromarray(RANDOM.integers(0, 256, (8, 8, 4), dtype=np.uint8)).convert(mode)
+    straight.putalpha(200)
+    difference = np.asarray(to_rgb(straight.convert(premultiplied)), dtype=int) - np.asarray(to_rgb(straight))
+    assert np.abs(difference).max() <= 1
+
+
+def test_a_palette_with_one_transparent_colour_is_laid_on_white():
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putdata([0, 1])
+    for format_name in ("PNG", "GIF"):
+        content = encode(image, format_name, transparency=1)
+        assert decoded(content).tolist() == [[[10, 20, 30], [255, 255, 255]]]
+
+
+def test_a_palette_with_an_alpha_for_each_colour_is_laid_on_white():
+    image = Image.new("P", (3, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    image.putdata([0, 1, 2])
+    alphas = np.array([[0, 100, 255]])
+    colours = np.array([[[10, 20, 30], [40, 50, 60], [70, 80, 90]]])
+    content = encode(image, "PNG", transparency=bytes(alphas[0].tolist()))
+    assert (decoded(content) == on_white(colours, alphas)).all()
+
+
+def test_a_palette_with_an_alpha_band_is_laid_on_white():
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.putdata([0, 1])
+    image = palette.convert("PA")
+    image.putalpha(Image.frombytes("L", (2, 1), bytes([255, 0])))
+    assert np.asarray(to_rgb(image)).tolist() == [[[10, 20, 30], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "transparent", "expected"),
+    [
+        ("L", [7, 8], 7, [(255, 255, 255), (8, 8, 8)]),
+        ("RGB", [(1, 2, 3), (4, 5, 6)], (1, 2, 3), [(255, 255, 255), (4, 5, 6)]),
+        ("1", [0, 255], 0, [(255, 255, 255), (255, 255, 255)]),
+        ("I;16", [257, 514], 257, [(255, 255, 255), (2, 2, 2)]),
+    ],
+)
+def test_a_png_with_one_transparent_colour_is_laid_on_white(mode, values, transparent, expected):
+    image = Image.new(mode, (2, 1))
+    image.putdata(values)
+    content = encode(image, "PNG", transparency=transparent)
+    with Image.open(io.BytesIO(content)) as reopened:
+        assert "transparency" in reopened.info
+    assert [tuple(pixel) for pixel in decoded(content)[0].tolist()] == expected
+
+
+ALL_16_BITS = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+SCALED_16_BITS = np.rint(ALL_16_BITS * (255 / 65535))[..., None]
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "TIFF", "JPEG2000"])
+def test_16_bit_grey_is_scaled_and_not_clipped(format_name):
+    options = {"irreversible": False} if format_name == "JPEG2000" else {}
+    content = encode(Image.fromarray(ALL_16_BITS), format_name, **options)
+    assert (decoded(content) == SCALED_16_BITS).all()
+    assert (pillows(content) != SCALED_16_BITS).any()
+
+
+@pytest.mark.parametrize(("mode", "byte_order"), [("I;16", "<"), ("I;16L", "<"), ("I;16B", ">"), ("I;16N", "=")])
+def test_16_bit_grey_is_scaled_in_every_byte_order(mode, byte_order):
+    image = Image.frombytes(mode, (256, 256), ALL_16_BITS.astype(f"{byte_order}u2").tobytes())
+    assert (np.asarray(to_rgb(image)) == SCALED_16_BITS).all()
+
+
+def test_a_16_bit_portable_greymap_is_scaled():
+    content = b"P5 256 256 65535\n" + ALL_16_BITS.astype(">u2").tobytes()
+    assert (decoded(content) == SCALED_16_BITS).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "expected"),
+    [
+        (np.int32, [0, 257, 25700], [0, 1, 100]),  # within 16 bits: as 16 bits
+        (np.int32, [-100, 0, 100], [0, 128, 255]),  # beyond: stretched
+        (np.int32, [0, 50_000, 100_000], [0, 128, 255]),
+        (np.int32, [70_000, 70_000, 70_000], [0, 0, 0]),
+        (np.float32, [0, 0.5, 1], [0, 128, 255]),  # within 0..1
+        (np.float32, [0, 0.1, 0.2], [0, 26, 51]),
+        (np.float32, [0, 100, 200], [0, 100, 200]),  # within 0..255
+        (np.float32, [0, 257, 25700], [0, 1, 100]),  # within 0..65535
+        (np.float32, [-1, 0, 1], [0, 128, 255]),  # beyond: stretched
+        (np.float32, [0, 1e6, 2e6], [0, 128, 255]),
+        (np.float32, [np.nan, 0.5, 1], [0, 128, 255]),
+        (np.float32, [np.inf, -np.inf, 1], [0, 0, 255]),
+        (np.float32, [np.nan, np.nan, np.nan], [0, 0, 0]),
+    ],
+)
+def test_32_bit_grey_takes_the_smallest_usual_range_that_holds_it(dtype, values, expected):
+    image = Image.fromarray(np.array([values], dtype=dtype))
+    pixels = np.asarray(to_rgb(image))[0]
+    assert np.abs(pixels - np.array(expected)[:, None]).max() <= (0 if 128 not in expected else 1)
+    assert (pixels == pixels[:, :1]).all()
+
+
+def test_a_signalling_nan_is_black_and_brings_no_warning():
+    content = encode(Image.fromarray(np.ones((1, 2), np.float32)), "TIFF")
+    broken = content.replace(struct.pack("<ff", 1, 1), b"\x01\x00\x80\x7f" + struct.pack("<f", 1))
+    assert decoded(broken)[0].tolist() == [[0, 0, 0], [255, 255, 255]]
+
+
+# From memory ------------------------------------------------------------------------------------------------
+
+
+def test_an_array_of_colour_or_grey_is_taken_as_it_is():
+    assert (np.asarray(from_memory(PIXELS)) == PIXELS).all()
+    assert (np.asarray(from_memory(PIXELS[::-1, ::2])) == PIXELS[::-1, ::2]).all()
+    assert (np.asarray(from_memory(ALL_GREYS)) == ALL_GREYS[..., None]).all()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        PIXELS / 255,
+        PIXELS[None],
+        PIXELS[:, :, :2],
+        PIXELS[0, 0],
+        PIXELS[:0],
+        np.zeros((2, 2, 4), np.uint8),
+        "dog.jpg",
+    ],
+    ids=["float", "batch", "two channels", "one pixel", "empty", "four channels", "text"],
+)
+def test_any_other_array_is_unsupported_and_told(array):
+    with pytest.raises(
+        UnsupportedImageError, match=r"^an array must be \(H, W, 3\) or \(H, W\) uint8, and this is"
+    ):
+        from_memory(array)
+
+
+def test_a_pillow_image_is_turned_upright_and_becomes_rgb():
+    content = encode(PHOTO.convert("RGBA"), "PNG", exif=exif(6))
+    with Image.open(io.BytesIO(content)) as image:
+        assert (np.asarray(from_memory(image)) == np.rot90(PIXELS, -1)).all()
+
+
+def test_a_pillow_image_not_yet_loaded_is_turned_once():
+    content = encode(PHOTO, "TIFF", exif=exif(6))
+    with Image.open(io.BytesIO(content)) as image:  # Pillow turns TIFF, and no other format, as it loads
+        assert (np.asarray(to_rgb(image)) == np.rot90(PIXELS, -1)).all()
+
+
+def test_a_pillow_image_that_cannot_be_decoded_is_corrupt():
+    content = encode(PHOTO, "PNG")
+    with (
+        Image.open(io.BytesIO(content[: len(content) // 2])) as image,
+        pytest.raises(CorruptImageError, match="PNG"),
+    ):
+        from_memory(image)
+
+
+# Limits -----------------------------------------------------------------------------------------------------
+
+
+def test_more_pixels_than_the_limit_are_too_large_and_told():
+    content = encode(PHOTO, "PNG")
+    assert decoded(content, max_pixels=23 * 31).shape == (23, 31, 3)
+    with pytest.raises(ImageTooLargeError, match=r"^31 × 23 is 713 pixels, and the limit is 712$"):
+        decoded(content, max_pixels=23 * 31 - 1)
+
+
+def test_the_limit_is_checked_before_pixels_are_decoded():
+    # Not one pixel follows this header.
+    with pytest.raises(ImageTooLargeError, match="100000 × 100000"):
+        decoded(png_header(100_000, 100_000) + b"\0\0\xff\xffIDAT")
+    with pytest.raises(CorruptImageError, match="truncated"):
+        decoded(png_header(1000, 1000) + b"\0\0\xff\xffIDAT")
+
+
+def test_the_default_limit_lets_a_200_megapixel_camera_pass():
+    assert images.MAX_PIXELS >= 16320 * 12240
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "BMP", "PPM", "AVIF", "JPEG2000"])
+def test_pillows_own_limit_gives_way_to_ours(format_name, monkeypatch):
+    content = encode(PHOTO, format_name)
+    for pillows_limit in (600, 100):  # over which Pillow warns, and over twice which it fails
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows_limit)
+        assert decoded(content).shape == (23, 31, 3)
+
+
+def test_a_limit_that_a_reader_imposes_itself_is_too_large_too(monkeypatch):
+    def fail(*_: object) -> None:
+        raise Image.DecompressionBombError("could be decompression bomb DOS attack")
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail)
+    with pytest.raises(ImageTooLargeError, match=r"^more pixels than Pillow opens in a PNG file$"):
+        decoded(encode(PHOTO, "PNG"))
+
+
+def test_too_little_memory_is_too_large(monkeypatch):
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.core, "new", fail)
+    monkeypatch.setattr(Image.core, "fill", fail)
+    with pytest.raises(ImageTooLargeError, match="memory"):
+        decoded(encode_of_png())
+
+
+def encode_of_png() -> bytes:
+    """A 1×1 red PNG, made without Pillow."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    return png_header(1, 1) + chunk(b"IDAT", zlib.compress(b"\0\xff\0\0")) + chunk(b"IEND", b"")
+
+
+def test_a_png_made_without_pillow_is_read():
+    assert decoded(encode_of_png()).tolist() == [[[255, 0, 0]]]
+
+
+# Errors -----------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_file_is_empty():
+    with pytest.raises(ImageEmptyError):
+        decoded(b"")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"x",
+        b"<!DOCTYPE html><html>",
+        b"%PDF-1.7\n",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
+        b"BMW builds cars, and this is a text about them, which begins like a bitmap",
+        b"P1 is the magic number of a bitmap, and this is a text",
+        b"RIFF\x24\0\0\0WAVEfmt ",
+        b"\0\0\0\x20ftypisom\0\0\x02\0isomiso2avc1mp41",
+        b"8BPS\0\x01" + bytes(20),
+        b"\0\0\x01\0\x01\0\x10\x10" + bytes(30),  # an icon
+        bytes(1000),
+    ],
+)
+def test_what_begins_like_no_known_format_is_not_an_image(content):
+    with pytest.raises(NotAnImageError) as caught:
+        decoded(content)
+    assert repr(content[:12]) in str(caught.value)
+
+
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000"]
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("share", [0.4, 0.7])
+def test_a_cut_file_is_corrupt_and_names_its_format(format_name, share):
+    content = encode(PHOTO, format_name)
+    with pytest.raises(CorruptImageError, match=f"^damaged {format_name} file: .+"):
+        decoded(content[: int(len(content) * share)])
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_file_cut_in_its_header_is_corrupt(format_name):
+    with pytest.raises(CorruptImageError) as caught:
+        decoded(encode(PHOTO, format_name)[:24])
+    assert "unpack" not in str(caught.value)  # Python's words for it, and no user's
+    assert "index" not in str(caught.value)
+
+
+def test_an_image_without_pixels_is_corrupt():
+    content = bytearray(encode(PHOTO, "BMP"))
+    content[18:22] = bytes(4)  # the width
+    with pytest.raises(CorruptImageError, match=r"^damaged BMP file: its header gives no size$"):
+        decoded(bytes(content))
+
+
+def test_heic_without_the_extra_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(UnsupportedImageError) as caught:
+        decoded(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40))
+    assert str(caught.value) == "HEIC needs an extra package: pip install 'imgclassify[heif]'"
+
+
+def test_a_format_that_this_pillow_was_built_without_is_unsupported(monkeypatch):
+    content = encode(PHOTO, "AVIF")
+    monkeypatch.setattr(AvifImagePlugin, "SUPPORTED", False)
+    with pytest.raises(UnsupportedImageError):
+        decoded(content)
+
+
+@pytest.mark.parametrize("good_bytes", [0, 300])
+def test_a_failing_disk_is_unreadable_and_not_corrupt(good_bytes):
+    class FailingDisk(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() + (size or 0) > good_bytes:
+                raise OSError(5, "Input/output error")
+            return super().read(size)
+
+    with pytest.raises(ImageUnreadableError, match="Input/output error"):
+        decode(FailingDisk(encode(PHOTO, "JPEG")))
+
+
+def samples() -> dict[str, bytes]:
+    palette = PHOTO.quantize(16)
+    grey = Image.fromarray(RANDOM.integers(0, 65536, (9, 11), dtype=np.uint16))
+    real = Image.fromarray(RANDOM.random((9, 11), dtype=np.float32))
+    made = {name: encode(PHOTO, name) for name in FORMATS}
+    made |= {f"{name} with EXIF": encode(PHOTO, name, exif=exif(6)) for name in ("JPEG", "PNG", "WEBP", "TIFF")}
+    made |= {
+        f"{name}, animated": encode(PHOTO, name, save_all=True, append_images=[palette]) for name in ("GIF", "WEBP")
+    }
+    made |= {f"TIFF, {kind}": encode(PHOTO, "TIFF", compression=kind) for kind in ("tiff_lzw", "jpeg")}
+    made |= {"PNG, palette": encode(palette, "PNG", transparency=3), "PNG, 16-bit": encode(grey, "PNG")}
+    made |= {
+        "TIFF, 16-bit": encode(grey, "TIFF"),
+        "TIFF, float": encode(real, "TIFF"),
+        "PFM": encode(real, "PPM"),
+    }
+    made |= {"JPEG, CMYK": encode(PHOTO.convert("CMYK"), "JPEG"), "PPM, plain": b"P3 1 2 255 1 2 3 4 5 6\n"}
+    return made
+
+
+SAMPLES = samples()
+
+
+@settings(deadline=None, max_examples=600)
+@given(st.data())
+def test_a_mutated_file_gives_an_rgb_image_or_an_image_error_and_nothing_else(data):
+    content = bytearray(SAMPLES[data.draw(st.sampled_from(sorted(SAMPLES)))])
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content))) :]
+    near_or_far = st.one_of(st.integers(0, 200), st.integers(0, 5000))
+    for position, value in data.draw(st.lists(st.tuples(near_or_far, st.integers(0, 255)), max_size=8)):
+        if position < len(content):
+            content[position] = value
+    with suppress(ImageError):
+        image = decode(io.BytesIO(bytes(content)), max_pixels=10**6)
+        assert image.mode == "RGB"
+        assert min(image.size) >= 1
+
+
+# Threads, imports, globals ----------------------------------------------------------------------------------
+
+
+def test_many_threads_load_at_once_and_none_warns(tmp_path):
+    broken = splice_exif(SAMPLES["JPEG"], broken_exif()["an offset beyond its end"])
+    contents = [*SAMPLES.values(), broken]
+    expected = [decoded(content) for content in contents]
+    wrong: list[object] = []
+
+    def check() -> None:
+        try:
+            for content, pixels in zip(contents, expected, strict=True):
+                if not (decoded(content) == pixels).all():
+                    wrong.append(content[:20])
+        except Exception as error:  # noqa: BLE001
+            wrong.append(error)
+
+    threads = [threading.Thread(target=check) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_loading_a_jpeg_imports_no_other_plugin_and_no_numpy(tmp_path):
+    path = tmp_path / "photo.jpg"
+    PHOTO.save(path)
+    program = """
+import sys
+from imgclassify import images, sources
+images.load(next(sources.expand(sys.argv[1:])))
+print(*sorted(m for m in sys.modules if m.endswith("ImagePlugin") or m in ("numpy", "requests")))
+"""
+    finished = run(program, str(path))
+    assert finished.stderr == ""
+    assert finished.stdout.split() == ["PIL.JpegImagePlugin"]
+
+
+def test_pillows_globals_are_left_alone(tmp_path):
+    path = tmp_path / "photo.tif"
+    PHOTO.save(path)
+    program = """
+import sys
+from PIL import Image, ImageFile
+def state(): return Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, sorted(Image.OPEN)
+before = state()
+from imgclassify import images, sources
+assert state() == before
+images.load(next(sources.expand(sys.argv[1:])))
+assert state()[:2] == before[:2]
+"""
+    finished = run(program, str(path))
+    assert finished.stderr == ""
+    assert finished.returncode == 0
+
+
+def test_broken_exif_leaves_the_users_terminal_alone(tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(splice_exif(encode(PHOTO, "JPEG"), broken_exif()["an offset beyond its end"]))
+    program = """
+import sys
+from imgclassify import images, sources
+images.load(next(sources.expand(sys.argv[1:])))
+"""
+    finished = run(program, str(path))
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
+
+
+def test_other_modules_warnings_are_left_alone():
+    decoded(encode(PHOTO, "PNG"))
+    with pytest.raises(UserWarning, match="ours"):  # as pytest's own filter has it
+        warnings.warn("ours", stacklevel=1)
