@@ -3,11 +3,13 @@ images. Scaling to floats and normalising belong to the engines."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
 
 from imgclassify.catalog import PreprocessSpec, Size
+from imgclassify.errors import ImageTooLargeError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +24,10 @@ _RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
+LARGE_RESIZE = 2**24
+"""Pixels after enlarging beyond which only the part that the crop keeps is computed. A strip of 1×100,000 pixels
+would otherwise become one of 256×25,600,000, in gigabytes."""
+
 
 def crop(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:
     """The part of an RGB image that the network sees.
@@ -32,11 +38,16 @@ def crop(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:
     Returns:
         (crop height, crop width, 3) uint8, 0..255, C-contiguous; the same bytes as the model's own pipeline
         has before it scales to floats.
+
+    Raises:
+        ImageTooLargeError: a strip so long that "nearest" would need gigabytes; no other interpolation does.
     """
     import numpy as np
 
     height, width = resized_size((image.height, image.width), spec)
-    if (image.width, image.height) != (width, height):
+    if height * width > max(LARGE_RESIZE, image.height * image.width) and spec.crop_mode == "center":
+        image = _resize_window(image, (height, width), spec)
+    elif (image.width, image.height) != (width, height):
         image = image.resize((width, height), _RESAMPLING[spec.interpolation])
     fill = tuple(round(255 * channel) for channel in spec.mean) if spec.crop_mode == "border" else (0, 0, 0)
     return np.array(center_crop(image, spec.crop_size, fill))
@@ -57,7 +68,8 @@ def resized_size(size: Size, spec: PreprocessSpec) -> Size:
     target_height, target_width = (target, target) if isinstance(target, int) else target
     ratios = (height / target_height, width / target_width)
     ratio = max(ratios) if spec.crop_mode == "border" else min(ratios)
-    return (round(height / ratio), round(width / ratio))
+    # timm fails where a strip rounds to no pixels at all.
+    return (max(1, round(height / ratio)), max(1, round(width / ratio)))
 
 
 def center_crop(image: Image.Image, size: Size, fill: tuple[int, ...]) -> Image.Image:
@@ -71,3 +83,116 @@ def center_crop(image: Image.Image, size: Size, fill: tuple[int, ...]) -> Image.
     top = round((image.height - crop_height) / 2.0)
     left = round((image.width - crop_width) / 2.0)
     return image.crop((left, top, left + crop_width, top + crop_height))
+
+
+def _resize_window(image: Image.Image, resized: Size, spec: PreprocessSpec) -> Image.Image:
+    """`image.resize` to (height, width), of which only the rows or columns along the longer side that a centre crop
+    keeps are computed; the same bits.
+
+    Enlarging, Pillow resizes each row first and each column second, rounding to bytes in between (shrinking, newer
+    releases may turn that round); and so does this: the longer side here, the other by Pillow itself.
+    """
+    import numpy as np
+
+    if spec.interpolation == "nearest":
+        raise ImageTooLargeError(
+            f"{image.width}×{image.height} pixels resized to {resized[1]}×{resized[0]} would need gigabytes"
+        )
+    height, width = resized
+    resampling = _RESAMPLING[spec.interpolation]
+    crop_height, crop_width = spec.crop_size
+    if height > width:
+        kept = min(crop_height, height)
+        start, weights = _resample_weights(image.height, height, round((height - kept) / 2.0), kept, spec)
+        rows = image.crop((0, start, image.width, start + weights.shape[1]))
+        rows = rows.resize((width, rows.height), resampling)
+        return Image.fromarray(_weighted_rows(np.asarray(rows), weights))
+    kept = min(crop_width, width)
+    start, weights = _resample_weights(image.width, width, round((width - kept) / 2.0), kept, spec)
+    columns = np.asarray(image.crop((start, 0, start + weights.shape[1], image.height)))
+    turned = _weighted_rows(columns.transpose(1, 0, 2), weights).transpose(1, 0, 2)
+    return Image.fromarray(np.ascontiguousarray(turned)).resize((kept, height), resampling)
+
+
+_PRECISION_BITS = 32 - 8 - 2
+"""Pillow's Resample.c: bits after the point of a weight."""
+
+
+def _resample_weights(
+    size: int, resized: int, first: int, count: int, spec: PreprocessSpec
+) -> tuple[int, NDArray[np.int64]]:
+    """Pillow's fixed-point weights (Resample.c, precompute_coeffs, normalize_coeffs_8bpc) for `count` pixels from
+    `first` on, of a side of `size` pixels resized to `resized`.
+
+    Returns:
+        (the first source pixel that any of them needs, weights of (count, source pixels)).
+    """
+    import numpy as np
+
+    scale = size / resized
+    filter_scale = max(scale, 1.0)
+    support = _SUPPORTS[spec.interpolation] * filter_scale
+    rows: list[tuple[int, list[int]]] = []
+    for index in range(first, first + count):
+        center = (index + 0.5) * scale
+        begin = max(int(center - support + 0.5), 0)
+        end = min(int(center + support + 0.5), size)
+        reciprocal = 1.0 / filter_scale
+        exact = [
+            _FILTERS[spec.interpolation]((position - center + 0.5) * reciprocal) for position in range(begin, end)
+        ]
+        total = 0.0
+        for weight in exact:
+            total += weight
+        fixed = [weight / total * (1 << _PRECISION_BITS) if total else weight for weight in exact]
+        rows.append((begin, [int(weight - 0.5) if weight < 0 else int(weight + 0.5) for weight in fixed]))
+    start = min(begin for begin, _ in rows)
+    stop = max(begin + len(weights) for begin, weights in rows)
+    matrix = np.zeros((count, stop - start), np.int64)
+    for row, (begin, weights) in enumerate(rows):
+        matrix[row, begin - start : begin - start + len(weights)] = weights
+    return start, matrix
+
+
+def _weighted_rows(pixels: NDArray[np.uint8], weights: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """(rows, columns, 3) uint8 → (len(weights), columns, 3) uint8, rounded and clipped as Pillow does."""
+    import numpy as np
+
+    # In float64, whose 53 bits hold these sums of whole numbers exactly, a product of matrices is quick.
+    flat = pixels.reshape(len(pixels), -1).astype(np.float64)
+    sums = (weights.astype(np.float64) @ flat).astype(np.int64)
+    rounded = (sums + (1 << (_PRECISION_BITS - 1))) >> _PRECISION_BITS
+    return rounded.clip(0, 255).astype(np.uint8).reshape(len(weights), *pixels.shape[1:])
+
+
+def _bilinear(x: float) -> float:
+    return max(1.0 - abs(x), 0.0)
+
+
+def _bicubic(x: float) -> float:
+    x, a = abs(x), -0.5
+    if x < 1.0:
+        return ((a + 2.0) * x - (a + 3.0)) * x * x + 1
+    return (((x - 5) * x + 8) * x - 4) * a if x < 2.0 else 0.0
+
+
+def _sinc(x: float) -> float:
+    return math.sin(x * math.pi) / (x * math.pi) if x else 1.0
+
+
+def _lanczos(x: float) -> float:
+    return _sinc(x) * _sinc(x / 3) if -3.0 <= x < 3.0 else 0.0
+
+
+def _hamming(x: float) -> float:
+    x = abs(x)
+    return _sinc(x) * (0.54 + 0.46 * math.cos(x * math.pi)) if x < 1.0 else 0.0
+
+
+def _box(x: float) -> float:
+    return 1.0 if -0.5 < x <= 0.5 else 0.0
+
+
+_FILTERS = {"box": _box, "bilinear": _bilinear, "hamming": _hamming, "bicubic": _bicubic, "lanczos": _lanczos}
+_SUPPORTS = {"box": 0.5, "bilinear": 1.0, "hamming": 1.0, "bicubic": 2.0, "lanczos": 3.0}
+"""Half the width of each filter, in pixels of the smaller of the two sides."""

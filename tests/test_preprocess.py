@@ -134,3 +134,53 @@ def test_the_crop_is_contiguous_bytes_of_the_stated_shape() -> None:
     spec = PreprocessSpec(256, (192, 224), "bilinear", True, (0.5,) * 3, (0.5,) * 3)
     crop = preprocess.crop(noise(300, 280), spec)
     assert (crop.shape, crop.dtype, crop.flags.c_contiguous) == ((192, 224, 3), np.uint8, True)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    long=st.integers(1, 900),
+    short=st.integers(1, 40),
+    tall=st.booleans(),
+    resize_size=st.integers(41, 200),
+    crop_size=st.tuples(st.integers(1, 200), st.integers(1, 200)),
+    interpolation=st.sampled_from(["box", "bilinear", "hamming", "bicubic", "lanczos"]),
+)
+def test_computing_only_what_the_crop_keeps_gives_the_same_bits(
+    long: int, short: int, tall: bool, resize_size: int, crop_size: tuple[int, int], interpolation: str
+) -> None:
+    spec = PreprocessSpec(resize_size, crop_size, interpolation, True, (0.5,) * 3, (0.5,) * 3)
+    shape = (max(long, short), min(long, short)) if tall else (min(long, short), max(long, short))
+    pixels = np.random.default_rng(long).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preprocess, "LARGE_RESIZE", 0)
+        window = preprocess.crop(image, spec)
+    np.testing.assert_array_equal(window, preprocess.crop(image, spec))
+
+
+@pytest.mark.parametrize("size", [(1, 100_000), (100_000, 1)])
+def test_a_strip_is_answered_without_gigabytes(size: tuple[int, int]) -> None:
+    """Resized as a whole it would be 20 GB. Each pixel becomes 256, so the crop shows the two in the middle."""
+    import tracemalloc
+
+    spec = catalog.find("resnet50").preprocess
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    tracemalloc.start()
+    found = preprocess.crop(image, spec)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.shape == (224, 224, 3)
+    assert peak < 50_000_000
+    # The crop's middle lies between the two middle pixels of the strip, at equal distance from both.
+    line = pixels.reshape(-1, 3).astype(float)
+    across = found[:, 0] if size[1] > size[0] else found[0]
+    np.testing.assert_allclose(across[111:113].mean(axis=0), line[49_999:50_001].mean(axis=0), atol=1)
+
+
+def test_a_strip_with_nearest_is_refused_and_not_attempted() -> None:
+    from imgclassify.errors import ImageTooLargeError
+
+    spec = PreprocessSpec(256, (224, 224), "nearest", True, (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(ImageTooLargeError, match="1×100000"):
+        preprocess.crop(Image.new("RGB", (1, 100_000)), spec)
