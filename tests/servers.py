@@ -120,9 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
         if start >= size:
             return Answer(416, {"Content-Range": f"bytes */{size}"}, b"")
         end = min(int(wanted[2] or size), size - 1)
-        return Answer(
-            206, {"ETag": tag, "Content-Range": f"bytes {start}-{end}/{size}"}, content[start : end + 1]
-        )
+        return Answer(206, {"ETag": tag, "Content-Range": f"bytes {start}-{end}/{size}"}, content[start : end + 1])
 
     def give(self, answer: Answer) -> None:
         self.begin(answer)

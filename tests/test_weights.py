@@ -410,9 +410,7 @@ def test_a_wrong_file_is_refused_after_one_whole_fetch(server: FileServer, check
     assert names(checkpoints) == set()
 
 
-def test_a_partial_file_is_not_trusted_where_no_digest_is_published(
-    server: FileServer, checkpoints: Path
-) -> None:
+def test_a_partial_file_is_not_trusted_where_no_digest_is_published(server: FileServer, checkpoints: Path) -> None:
     put(checkpoints / f"{NAME}.partial", OTHER[:20_000])
     assert weights.fetch(server.url(NAME), "").path.read_bytes() == CONTENT
     assert server.ranges() == [None]
@@ -445,9 +443,7 @@ def test_data_past_the_announced_range_is_cut_off(server: FileServer, checkpoint
 # Servers that fail
 
 
-@pytest.mark.parametrize(
-    "fault", [status(408), status(429), status(500), status(503), hung_up(), truncated(0)]
-)
+@pytest.mark.parametrize("fault", [status(408), status(429), status(500), status(503), hung_up(), truncated(0)])
 def test_what_may_pass_is_tried_again(fault: Fault, server: FileServer, pauses: list[float]) -> None:
     server.faults = [fault] * downloads.RETRIES
     assert weights.fetch(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
@@ -585,9 +581,7 @@ def test_bytes_fetched_anew_are_no_progress(server: FileServer, monkeypatch: pyt
     assert len(server.requests) <= 2 + downloads.RETRIES
 
 
-def test_attempts_are_bounded_whatever_the_progress(
-    server: FileServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_attempts_are_bounded_whatever_the_progress(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "CHUNK_SIZE", 4096)
     monkeypatch.setattr(downloads, "MAX_REQUESTS", 8)
     server.always = truncated(5_000)
@@ -679,9 +673,7 @@ def test_a_cache_that_cannot_be_written_only_costs_a_hash(
 @pytest.mark.parametrize(
     "record", ["", "{", "[]", "{}", '{"url": 1, "sha256": 2, "size": 3, "mtime_ns": 4, "inode": 5}']
 )
-def test_a_broken_record_is_no_record(
-    record: str, server: FileServer, hashed: list[int], tmp_path: Path
-) -> None:
+def test_a_broken_record_is_no_record(record: str, server: FileServer, hashed: list[int], tmp_path: Path) -> None:
     first = weights.fetch(server.url(NAME), sha256(CONTENT))
     (written,) = (tmp_path / "cache/imgclassify/verified").iterdir()
     good = written.read_text()
@@ -793,9 +785,7 @@ def test_the_network_guard_of_these_tests_guards(no_network: None) -> None:
 # Mirrors
 
 
-def test_a_mirror_is_asked_instead(
-    server: FileServer, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mirror_is_asked_instead(server: FileServer, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.files = {f"copies/{NAME}": CONTENT}
     monkeypatch.setenv("IMGCLASSIFY_MIRROR", server.url("copies/"))
     file = weights.fetch(f"https://example.org/far/away/{NAME}", sha256(CONTENT))
@@ -889,9 +879,7 @@ def test_verify_wants_a_file(no_network: None) -> None:
         weights.verify(f"https://example.org/{NAME}", "")
 
 
-def test_remove_leaves_nothing_and_spares_the_rest(
-    server: FileServer, checkpoints: Path, tmp_path: Path
-) -> None:
+def test_remove_leaves_nothing_and_spares_the_rest(server: FileServer, checkpoints: Path, tmp_path: Path) -> None:
     server.files["net-12345.pth"] = OTHER
     weights.fetch(server.url("net-12345.pth"), "")
     tamper(weights.fetch(server.url(NAME), sha256(CONTENT)).path, OTHER)

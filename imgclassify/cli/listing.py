@@ -1,4 +1,4 @@
-"""Tables of the listing commands: aligned columns, whole lines whatever the width, colour on a terminal only."""
+"""Tables of the listing commands: aligned columns, colour on a terminal only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from imgclassify.output import printable
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> None:
-    """Prints rows under a dim head, the columns numbered in `right` aligned to the right."""
+    """Prints rows under a dim head, the columns numbered in `right` aligned to the right.
+
+    On a terminal a line is cut at its width; a pipe gets it whole.
+    """
     cells = [[printable(cell) for cell in row] for row in rows]
     everything = [list(head), *cells] if head else cells
     widths = [max(map(cell_len, column)) for column in zip(*everything, strict=True)]
@@ -24,4 +27,7 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: It
         for column, cell in enumerate(row):
             gap = " " * (widths[column] - cell_len(cell))
             padded.append(gap + cell if column in to_the_right else cell + gap)
-        console.print(Text("  ".join(padded).rstrip(), style="dim" if head and index == 0 else ""))
+        line = Text("  ".join(padded).rstrip(), style="dim" if head and index == 0 else "")
+        if console.is_terminal:
+            line.truncate(console.width, overflow="ellipsis")
+        console.print(line)

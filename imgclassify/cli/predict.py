@@ -270,7 +270,9 @@ def _pictures(names: list[str], files_from: str | None, *, null: bool) -> Iterat
         raise UsageError(
             f"cannot read the list {files_from!r}: {error.strerror}", hint="check --files-from"
         ) from error
-    return expand(chain(names, read_names(listed, null=null)), notice=console.say, stdin=_stdin())
+    # Where the list is on stdin, a "-" in it can mean no picture there.
+    stdin = BytesIO() if files_from == "-" else _stdin()
+    return expand(chain(names, read_names(listed, null=null)), notice=console.say, stdin=stdin)
 
 
 def _stdin() -> BinaryIO:

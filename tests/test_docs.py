@@ -1,0 +1,111 @@
+"""The docs are true: examples print what they show, references are complete, generated pages are fresh."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imgclassify import errors
+from imgclassify.catalog import parse
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+MODELS = (ROOT / "docs" / "models.md").read_text("utf-8")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"docs/{page.name}" not in readme] == []
+
+
+@pytest.mark.parametrize("tool", ["make_cli_docs.py", "make_labels.py"])
+def test_generated_files_are_fresh(tool: str) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / tool, "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_readmes_example_prints_what_it_shows() -> None:
+    command, _, shown = blocks(ROOT / "README.md", "")[0].partition("\n")
+    assert command.startswith("$ imgclassify ")
+    done = subprocess.run(
+        [sys.executable, "-m", *command.removeprefix("$ ").split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONUTF8": "1"},
+    )
+    # The last digit may differ between processors.
+    number = re.compile(r"\d+\.\d+")
+    assert number.sub("#", done.stdout) == number.sub("#", shown)
+    for found, expected in zip(number.findall(done.stdout), number.findall(shown), strict=True):
+        assert float(found) == pytest.approx(float(expected), abs=0.02)
+
+
+def test_every_option_in_the_readme_and_docs_exists() -> None:
+    known = set(re.findall(r"`(--?[\w-]+)`", (ROOT / "docs" / "cli.md").read_text("utf-8")))
+    foreign = {"--check", "--force-reinstall", "--no-deps", "--version", "--help"}
+    for page in PAGES:
+        used = set(re.findall(r"(?<![\w-])(--[a-z][\w-]+)", page.read_text("utf-8")))
+        assert used - known - foreign == set(), page.name
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "python.md"], ids=lambda page: page.name)
+def test_python_examples_run(page: Path) -> None:
+    code = "\n".join(blocks(page, "python"))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "espresso" in done.stdout
+
+
+def test_the_manifest_in_the_docs_parses_and_each_key_is_described() -> None:
+    [manifest] = parse(blocks(ROOT / "docs" / "models.md", "toml")[0], "docs/models.md")
+    assert manifest.name == "birds"
+    table = MODELS.partition("## Models of your own")[2]
+    described = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+    assert described == {
+        "name", "weights", "default", "architecture", "provider", "url", "sha256", "num_classes", "label_set",
+        "preprocess", "options", "rename", "metadata",
+    }  # fmt: skip
+
+
+def test_every_error_type_and_exit_status_is_documented() -> None:
+    images = (ROOT / "docs" / "images.md").read_text("utf-8").partition("## Errors")[2]
+    described = set(re.findall(r"^\| `(\w+)` \|", images, re.MULTILINE))
+    assert described == {kind.type for kind in errors.ImageError.__subclasses__()}
+    statuses = (ROOT / "docs" / "exit-status.md").read_text("utf-8")
+    listed = dict(re.findall(r"^\| (\d+) \|.*\| `(\w+)` \|$", statuses, re.MULTILINE))
+    assert listed == {str(int(status)): status.name for status in errors.ExitStatus}
+
+
+def test_the_error_tree_is_drawn_as_it_is() -> None:
+    drawn = re.findall(r"^[│├└─ ]+(\w+Error)\b(?: +(\d+))?", errors.__doc__ or "", re.MULTILINE)
+    defined = {
+        name: kind
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, errors.ImgclassifyError)
+    }
+    assert {name for name, _ in drawn} | {"ImgclassifyError"} == set(defined)
+    for name, status in drawn:
+        if status:
+            assert int(defined[name].exit_status) == int(status)

@@ -1,0 +1,99 @@
+"""The wheel and the sdist: built, installed in an environment of their own, and used from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT],
+        check=True,
+        capture_output=True,
+    )
+    return folder
+
+
+def test_the_wheel_carries_the_data_and_no_tests(built: Path) -> None:
+    [wheel] = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    for name in ("models/resnet.toml", "models/efficientnet_lite.toml", "labels/imagenet1k.tsv"):
+        assert f"imgclassify/_data/{name}" in names
+    assert {"imgclassify/py.typed", "imgclassify/output/run.schema.json"} <= names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert not [name for name in names if name.startswith(("tests/", "tools/", "examples/"))]
+
+
+def test_the_sdist_holds_what_builds_and_tests_it(built: Path) -> None:
+    [sdist] = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    for name in ("pyproject.toml", "models/resnet.toml", "labels/imagenet1k.tsv", "tests/conftest.py", "LICENSE"):
+        assert name in names
+
+
+def test_the_installed_wheel_answers_from_another_folder(built: Path, tmp_path: Path) -> None:
+    """In an environment that holds the wheel; its dependencies are borrowed, since torch alone is gigabytes."""
+    home = tmp_path / "environment"
+    venv.create(home, with_pip=False, symlinks=True)
+    python = home / "bin" / "python"
+    paths = sysconfig.get_paths(vars={"base": str(home), "platbase": str(home)})
+    packages = Path(paths["purelib"])
+    [wheel] = built.glob("*.whl")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", packages, wheel], check=True
+    )
+    # A plain path line: the borrowed folder's own .pth files, among them an editable install, are not followed.
+    (packages / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+    def run(*arguments: str) -> str:
+        return subprocess.run(
+            [python, "-m", "imgclassify", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    where = subprocess.run(
+        [python, "-c", "import imgclassify; print(imgclassify.__file__)"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert Path(where.strip()).is_relative_to(packages)
+    document = json.loads(run("predict", str(ROOT / "examples" / "coffee.jpg"), "--json"))
+    assert document["results"][0]["predictions"][0]["label"] == "espresso"
+    assert len(json.loads(run("models", "list", "--json"))) == 129
+    assert "imagenet1k" in run("labels", "list")
+
+
+def test_the_data_folder_of_a_checkout_needs_its_pyproject(tmp_path: Path) -> None:
+    """A stray models/ folder beside an installed package is not taken for the catalog."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from imgclassify import catalog; catalog.manifests()"
+    )
+    (tmp_path / "imgclassify").symlink_to(ROOT / "imgclassify")
+    (tmp_path / "models").mkdir()
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "ResourceError: the models/ folder that ships with imgclassify is missing" in done.stderr
