@@ -71,6 +71,7 @@ def test_every_preset_holds_on_any_size(
     assert torch.equal(normalized(image, manifest.preprocess), preset(manifest)(image))
 
 
+TIMM = tuple(int(part) for part in timm.__version__.split(".")[:3])
 TIMM_MODELS = [
     "tf_efficientnet_lite0.in1k",
     "resnet18.a1_in1k",
@@ -97,6 +98,9 @@ def test_timm_models_are_preprocessed_as_timm_does(name: str) -> None:
 def test_every_crop_mode_of_timm(
     crop_mode: str, input_size: tuple[int, int, int], crop_pct: float, interpolation: str
 ) -> None:
+    square = input_size[1] == input_size[2]
+    if crop_mode == "center" and not square and interpolation != "bilinear" and TIMM < (1, 0, 31):
+        pytest.skip("timm before 1.0.31 resizes so with bilinear, whatever its configuration says")
     against_timm(
         {
             "input_size": input_size,

@@ -53,24 +53,18 @@ def build(manifest: ModelManifest, state_dict: StateDict, *, where: str, num_cla
     Raises:
         CheckpointError: names or shapes differ; the first that do are listed.
     """
-    import torch
-
     state_dict = checkpoints.rename(state_dict, manifest.rename)
     changes: dict[str, Any] = {"num_classes": num_classes}
     if manifest.options.get("aux_logits") and not any(name.lower().startswith("aux") for name in state_dict):
         changes["aux_logits"] = False
-    if is_quantized(manifest):
-        network = create(manifest, **changes)
-        _load(network, state_dict, manifest, where, assign=False)
-        return network
-    # On the meta device nothing is initialised only to be overwritten.
-    with torch.device("meta"):
-        network = create(manifest, **changes)
-    _load(network, state_dict, manifest, where, assign=True)
-    if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+    if not is_quantized(manifest):
+        network = _create_bare(manifest, **changes)
+        _load(network, state_dict, manifest, where, assign=True)
         # A buffer that no checkpoint holds is computed when the network is built, which meta cannot do.
-        network = create(manifest, **changes)
-        _load(network, state_dict, manifest, where, assign=False)
+        if not any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+            return network
+    network = create(manifest, **changes)
+    _load(network, state_dict, manifest, where, assign=False)
     return network
 
 
@@ -79,16 +73,25 @@ def head_size(manifest: ModelManifest, state_dict: StateDict) -> int | None:
 
     The head is the last parameter whose shape follows the number of classes.
     """
-    import torch
-
     if is_quantized(manifest):
         return manifest.num_classes
-    with torch.device("meta"):
-        one, other = (create(manifest, num_classes=count).state_dict() for count in (2, 3))
+    one, other = (_create_bare(manifest, num_classes=count).state_dict() for count in (2, 3))
     heads = [name for name, tensor in one.items() if tensor.shape != other[name].shape]
     renamed = checkpoints.rename(state_dict, manifest.rename)
     present = [name for name in heads if name in renamed]
     return int(renamed[present[-1]].shape[0]) if present and renamed[present[-1]].ndim else None
+
+
+def _create_bare(manifest: ModelManifest, **changes: Any) -> torch.nn.Module:
+    """`create` on the meta device, where nothing is initialised only to be overwritten; on the CPU where a builder
+    computes with what it creates, which meta cannot do."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return create(manifest, **changes)
+    except UnavailableError:
+        return create(manifest, **changes)
 
 
 def _load(
