@@ -6,6 +6,7 @@ A manifest binds weights, preprocessing and label set; none of the three is infe
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -120,7 +121,7 @@ class ModelManifest:
         return f"{self.name}@{self.weights}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, under the manifest's own keys."""
+        """Plain values for JSON: what a reader wants to know, under the manifest's own keys."""
         metadata = self.metadata
         return {
             "name": self.name,
@@ -133,7 +134,10 @@ class ModelManifest:
             "num_classes": self.num_classes,
             "label_set": self.label_set,
             "preprocess": self.preprocess.to_dict(),
-            "options": dict(self.options),
+            "options": {
+                key: value if isinstance(value, bool | int | float) else str(value)
+                for key, value in self.options.items()
+            },
             "metadata": None
             if metadata is None
             else {name: getattr(metadata, name) for name in ModelMetadata.__slots__},
@@ -180,7 +184,7 @@ def find(name: str, weights: str | None = None) -> ModelManifest:
 
 
 def select(models: Iterable[ModelManifest], pattern: str) -> list[ModelManifest]:
-    """Those whose `name@WEIGHTS`, name, or architecture matches: a glob if it has * ? or [, else any part."""
+    """Those whose name or `name@WEIGHTS` matches: a glob if it has * ? or [, else any part."""
     text = pattern.lower()
     if any(character in text for character in "*?["):
         return [
@@ -338,7 +342,7 @@ class _Table:
 
     def rgb(self, key: str) -> RGB:
         value = self.take(key, list)
-        if len(value) != 3 or not all(type(channel) in (int, float) for channel in value):
+        if len(value) != 3 or not all(type(part) in (int, float) and math.isfinite(part) for part in value):
             self.refuse(key, "three numbers, for red, green and blue")
         return (float(value[0]), float(value[1]), float(value[2]))
 
@@ -392,8 +396,8 @@ def _preprocess(table: _Table) -> PreprocessSpec:
         std=table.rgb("std"),
         crop_mode=table.word("crop_mode", CROP_MODES, default="center"),
     )
-    if not all(spec.std):
-        table.refuse("std", "three numbers other than zero")
+    if min(spec.std) <= 0:
+        table.refuse("std", "three numbers above zero")
     table.close()
     return spec
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
-from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, overload
 
 import imgclassify
 from imgclassify import hub, images, pipeline, preprocess, sources
 from imgclassify.catalog import EMBEDDED_MODEL
-from imgclassify.engines import DTYPES, ENGINES, Engine
-from imgclassify.errors import ImageError, UsageError
-from imgclassify.hub import LoadOptions, Network, PreprocessOverrides
+from imgclassify.engines import choice
+from imgclassify.errors import CheckpointError, ImageError, ImageTooLargeError, UsageError, printable
+from imgclassify.hub import LoadOptions, PreprocessOverrides
 from imgclassify.results import ImageFailure, ImageResult, Prediction, RunInfo
 from imgclassify.sources import Source
 
@@ -56,7 +56,7 @@ class Classifier:
 
     def __init__(
         self,
-        model: str | None = None,
+        model: str | os.PathLike[str] | None = None,
         *,
         arch: str | None = None,
         labels: str | os.PathLike[str] | None = None,
@@ -69,9 +69,9 @@ class Classifier:
         resize_size: int | tuple[int, int] | None = None,
         crop_size: int | tuple[int, int] | None = None,
         interpolation: str | None = None,
-        mean: tuple[float, float, float] | None = None,
-        std: tuple[float, float, float] | None = None,
-        offline: bool = False,
+        mean: float | tuple[float, float, float] | None = None,
+        std: float | tuple[float, float, float] | None = None,
+        offline: bool | None = None,
         trust: bool = False,
         progress: Progress | None = None,
     ) -> None:
@@ -89,8 +89,8 @@ class Classifier:
             workers: decoding threads; None is one a processor.
             resize_size, crop_size: pixels; the short side or (height, width), and a square or (height, width).
             interpolation: "nearest", "box", "bilinear", "hamming", "bicubic" or "lanczos".
-            mean, std: for red, green and blue, of pixels scaled to 0..1.
-            offline: never open a socket.
+            mean, std: for red, green and blue, of pixels scaled to 0..1; one number serves all three.
+            offline: never open a socket; None asks the environment variable IMGCLASSIFY_OFFLINE.
             trust: let torch.hub run a repository's own code.
             progress: called with (file name, bytes so far, total bytes or None) during a download.
 
@@ -99,8 +99,9 @@ class Classifier:
             UnavailableError: model, weights, labels or device cannot be had; its subclasses say which and why.
         """
         _require_positive(top_k=top_k, batch_size=batch_size, workers=workers)
-        _require_word("dtype", dtype, DTYPES)
-        _require_word("engine", engine, ENGINES)
+        choice.check(engine, device, dtype)
+        if offline is None:
+            offline = os.environ.get("IMGCLASSIFY_OFFLINE", "").lower() in ("1", "true", "yes", "on")
         options = LoadOptions(
             arch=arch,
             labels=None if labels is None else os.fspath(labels),
@@ -108,15 +109,21 @@ class Classifier:
                 resize_size=resize_size,
                 crop_size=(crop_size, crop_size) if isinstance(crop_size, int) else crop_size,
                 interpolation=interpolation,
-                mean=mean,
-                std=std,
+                mean=(mean, mean, mean) if isinstance(mean, float | int) else mean,
+                std=(std, std, std) if isinstance(std, float | int) else std,
             ),
             offline=offline,
             trust=trust,
             progress=progress,
         )
-        self._network = hub.load(model or EMBEDDED_MODEL, options)
-        self._engine = _start(self._network, engine, device, dtype)
+        reference = os.fspath(model) if model else EMBEDDED_MODEL
+        if engine == "onnxruntime" and not reference.lower().endswith(".onnx"):
+            choice.require(engine, "torch", reference)
+        network = hub.load(reference, options)
+        self._engine = choice.start(network, engine=engine, device=device, dtype=dtype)
+        # The checkpoint that `build` holds on to has served.
+        self._network = replace(network, build=_built)
+        self._offline = offline
         self._num_classes = self._count_classes()
         self._network.labels.require_num_classes(self._num_classes)
         self.labels = self._network.labels
@@ -152,7 +159,8 @@ class Classifier:
         """Names what is in a picture, or in each of many.
 
         Args:
-            picture: a path or URL, the bytes of an image file, a PIL image, an array of (H, W, 3) or (H, W) uint8
+            picture: a path or URL, the bytes of an image file or a binary file open for reading, a PIL image,
+                an array of (H, W, 3) or (H, W) uint8
                 in RGB, 0..255, or a Source; or an iterable of any of these, which is taken in as it is answered.
 
         Returns:
@@ -163,8 +171,8 @@ class Classifier:
                 the rest goes on.
         """
         if _is_many(picture):
-            return self._stream(_named(one, index) for index, one in enumerate(picture))
-        return self._answer([self._open(_named(picture, 0))])[0]
+            return self._stream(_named(one, index, offline=self._offline) for index, one in enumerate(picture))
+        return self._answer([self._open(_named(picture, 0, offline=self._offline))])[0]
 
     def stream(self, pictures: Iterable[Source]) -> Iterator[ImageResult]:
         """One ImageResult for each source, in order, in memory that does not grow with their number."""
@@ -177,20 +185,30 @@ class Classifier:
 
     def _open(self, picture: _Picture) -> _Prepared:
         image = picture.load()
-        crop = preprocess.crop(image, self._network.preprocess)
+        try:
+            crop = preprocess.crop(image, self._network.preprocess)
+        except MemoryError as error:
+            raise ImageTooLargeError(
+                f"too large for this machine's memory: {image.width}×{image.height}"
+            ) from error
         return _Prepared(picture.name, image.width, image.height, crop)
 
     def _prepare(self, picture: _Picture) -> _Prepared | pipeline.Done[ImageResult]:
         try:
             return self._open(picture)
         except ImageError as error:
-            failure = ImageFailure(error.type, str(error))
+            failure = ImageFailure(error.type, printable(str(error)))
             return pipeline.Done(ImageResult(picture.name, self._network.model, None, None, (), failure))
 
     def _answer(self, batch: list[_Prepared]) -> list[ImageResult]:
         import numpy as np
 
         logits = self._engine.logits(np.stack([prepared.crop for prepared in batch]))
+        if not np.isfinite(logits).all():
+            raise CheckpointError(
+                f"the network answers with numbers that are not finite, in {self._engine.dtype}",
+                hint="a float16 network may overflow: use bfloat16 or float32; else its weights are damaged",
+            )
         return [
             ImageResult(
                 source=prepared.name,
@@ -236,69 +254,54 @@ def top_k(probabilities: NDArray[np.float32], count: int) -> list[int]:
     return [int(index) for index in np.argsort(-probabilities, kind="stable")[:count]]
 
 
-def _start(network: Network, engine: str, device: str, dtype: str) -> Engine:
-    if network.build is None:
-        assert network.path is not None
-        if engine == "torch":
-            raise UsageError(f"the torch engine cannot run {network.model}", hint="use --engine onnxruntime")
-        from imgclassify.engines.onnxruntime_engine import OnnxruntimeEngine
-
-        return OnnxruntimeEngine(network.path, network.preprocess, device=device, dtype=dtype)
-    if engine == "onnxruntime":
-        raise UsageError(
-            f"the onnxruntime engine runs .onnx files, and {network.model} is none", hint="use --engine torch"
-        )
-    from imgclassify.engines.torch_engine import TorchEngine
-
-    return TorchEngine(network.build, network.preprocess, device=device, dtype=dtype, movable=not network.quantized)
+_ONE_BY_ATTRIBUTE = ("read", "__array__", "__array_interface__")
+"""What files, arrays and PIL images have; all of them can be iterated, and are one picture all the same."""
 
 
 def _is_many(picture: Any) -> bool:
     one = isinstance(picture, str | os.PathLike | bytes | bytearray | memoryview | Source)
-    # Arrays can be iterated, and are one picture all the same; PIL images have the second attribute only.
-    return (
-        not one
-        and not hasattr(picture, "__array__")
-        and not hasattr(picture, "__array_interface__")
-        and (isinstance(picture, Iterable))
-    )
+    one = one or any(hasattr(type(picture), attribute) for attribute in _ONE_BY_ATTRIBUTE)
+    return not one and isinstance(picture, Iterable)
 
 
-def _named(picture: Any, index: int) -> _Picture:
+def _named(picture: Any, index: int, *, offline: bool) -> _Picture:
+    """A picture to be loaded on another thread; what its owner may change meanwhile is copied now."""
     if isinstance(picture, str | os.PathLike):
-        return _from_source(_only(os.fspath(picture)))
+        return _from_source(sources.only(os.fspath(picture), offline=offline))
     if isinstance(picture, Source):
         return _from_source(picture)
+    if hasattr(type(picture), "read"):
+        picture = picture.read()
     if isinstance(picture, bytes | bytearray | memoryview):
-        return _from_source(Source(f"bytes:{index}", lambda: BytesIO(picture)))
-    if hasattr(picture, "__array_interface__") or hasattr(picture, "__array__"):
-        return _Picture(f"image:{index}", lambda: images.from_memory(picture))
-    raise UsageError(
-        f"a picture cannot be a {type(picture).__name__}",
-        hint="give a path, bytes, a PIL image, an (H, W, 3) uint8 array, or an iterable of these",
-    )
+        return _from_source(Source(f"bytes:{index}", partial(BytesIO, bytes(picture))))
+    if not any(hasattr(type(picture), attribute) for attribute in _ONE_BY_ATTRIBUTE):
+        raise UsageError(
+            f"a picture cannot be a {type(picture).__name__}",
+            hint="give a path, bytes, a PIL image, an (H, W, 3) uint8 array, or an iterable of these",
+        )
+    try:
+        image = images.from_memory(picture)
+    except ImageError as error:
+        return _Picture(f"image:{index}", partial(_fail, error))
+    copied = image.copy() if image is picture else image
+    return _Picture(f"image:{index}", lambda: copied)
 
 
 def _from_source(source: Source) -> _Picture:
-    return _Picture(source.name, lambda: images.load(source))
+    return _Picture(source.name, partial(images.load, source))
 
 
-def _only(name: str) -> Source:
-    found = list(islice(sources.expand([name]), 2))
-    if len(found) != 1:
-        raise UsageError(
-            f"{name!r} is not one picture",
-            hint="for folders, globs and archives: stream(sources.expand([name]))",
-        )
-    return found[0]
+def _built() -> NoReturn:
+    raise AssertionError("a network is built once")
+
+
+def _fail(error: ImageError) -> NoReturn:
+    raise error
 
 
 def _require_positive(**numbers: int | None) -> None:
     for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise UsageError(f"{name} is {number}, and must be at least 1", hint=f"give another {name}")
-
-
-def _require_word(name: str, word: str, words: Sequence[str]) -> None:
-    if word not in words:
-        raise UsageError(f"unknown {name} {word!r}", hint=f"use one of {', '.join(words)}")
+        if number is not None and (not isinstance(number, int) or number < 1):
+            raise UsageError(
+                f"{name} is {number!r}, and must be a whole number from 1 on", hint=f"give another {name}"
+            )

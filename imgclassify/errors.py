@@ -150,3 +150,12 @@ class UnsupportedImageError(ImageError):
 def first_line(error: BaseException) -> str:
     """What another library's exception says, on one line; its type's name where it says nothing."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Text safe for a terminal and for one line: what is not printable becomes its escape, such as \\x1b."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import ExifTags, Image, ImageFile
 
@@ -27,11 +27,13 @@ from imgclassify.errors import (
     ImageUnreadableError,
     NotAnImageError,
     UnsupportedImageError,
+    first_line,
 )
 from imgclassify.sources import Source
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
 MAX_PIXELS = 2**28
 """Limit on width × height: 268 megapixels, 1 GiB while decoded. Cameras of 200 megapixels pass."""
@@ -83,6 +85,7 @@ FORMATS = tuple(decoder.format for decoder in _DECODERS)
 has no signature."""
 
 _HEADER_BYTES = 64
+_BLOCK_VALUES = 2**20
 
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -152,10 +155,15 @@ def from_memory(picture: Image.Image | ArrayLike) -> Image.Image:
     """
     if isinstance(picture, Image.Image):
         with _only_image_errors(picture.format or "image"):
+            if not picture.width * picture.height:
+                raise CorruptImageError(f"{picture.width}×{picture.height} pixels are no image")
             return to_rgb(picture)
     import numpy as np
 
-    array = np.asarray(picture)
+    try:
+        array = np.asarray(picture).copy()  # whose pixels the image may share
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UnsupportedImageError(f"a {type(picture).__name__} is no array: {first_line(error)}") from error
     if array.dtype != np.uint8 or array.shape[2:] not in ((), (3,)) or array.ndim < 2 or not array.size:
         raise UnsupportedImageError(
             f"an array must be (H, W, 3) or (H, W) uint8, and this is {array.shape} {array.dtype}"
@@ -247,7 +255,7 @@ def _plain_words(error: Exception) -> str:
     # Pillow wraps what its parsers raise at the end of the data in a SyntaxError.
     if isinstance(error.__cause__ or error, struct.error | IndexError | EOFError):
         return "it ends too early"
-    words = str(error) or type(error).__name__
+    words = first_line(error)
     return "its header gives no size" if words == "not identified by this driver" else words
 
 
@@ -300,18 +308,37 @@ def _scale_grey(image: Image.Image) -> Image.Image:
     """
     import numpy as np
 
-    with np.errstate(invalid="ignore"):  # a signalling NaN would warn
-        values = np.array(image, dtype=np.float64)
-    values[~np.isfinite(values)] = 0
-    low, high = values.min(), values.max()
+    values = np.asarray(image)
+    low, high = _range(values)
     white = next((white for white in _WHITES[image.mode] if low >= 0 and high <= white), None)
+    black = 0.0
     if white is None:
-        values -= low
-        white = (high - low) or 1
-    values *= 255 / white
-    np.rint(values, out=values)
-    grey = values.astype(np.uint8)
+        black, white = low, (high - low) or 1
+    grey = np.empty(values.shape, np.uint8)
     transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        grey[np.asarray(image) == transparent] = 255
+    for rows in _blocks(values):
+        part = _finite(values[rows])
+        grey[rows] = np.rint((part - black) * (255 / white))
+        if isinstance(transparent, int):
+            grey[rows][values[rows] == transparent] = 255
     return Image.fromarray(grey).convert("RGB")
+
+
+def _blocks(values: NDArray[Any]) -> Iterator[slice]:
+    """Rows in portions, since float64 takes eight times the room of the bytes that come out."""
+    rows = max(1, _BLOCK_VALUES // values.shape[1])
+    return (slice(start, start + rows) for start in range(0, len(values), rows))
+
+
+def _range(values: NDArray[Any]) -> tuple[float, float]:
+    extremes = [(part.min(), part.max()) for part in (_finite(values[rows]) for rows in _blocks(values))]
+    return float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
+
+
+def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
+    import numpy as np
+
+    with np.errstate(invalid="ignore"):  # a signalling NaN would warn
+        exact = values.astype(np.float64)
+    exact[~np.isfinite(exact)] = 0
+    return exact

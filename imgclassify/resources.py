@@ -46,12 +46,16 @@ def cache_folder() -> Path:
 
 
 def torch_hub_folder() -> Path:
-    """torch.hub's folder, by its own rule: `$TORCH_HOME`, else `$XDG_CACHE_HOME/torch`, then `hub`."""
-    home = os.environ.get("TORCH_HOME")
-    return (Path(home).expanduser() if home else _xdg("XDG_CACHE_HOME", ".cache") / "torch") / "hub"
+    """torch.hub's folder, by its own rule: `hub` in `$TORCH_HOME`, else in `$XDG_CACHE_HOME/torch`, else in
+    `~/.cache/torch`. Unlike XDG, torch takes relative folders and ~."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("TORCH_HOME") or f"{cache}/torch"
+    return Path(os.path.expanduser(home)) / "hub"  # noqa: PTH111 - without a home, Path.expanduser raises
 
 
 def _xdg(variable: str, fallback: str) -> Path:
     value = os.environ.get(variable)
     # The XDG specification has relative values ignored.
-    return Path(value) if value and Path(value).is_absolute() else Path.home() / fallback
+    if value and Path(value).is_absolute():
+        return Path(value)
+    return Path(os.path.expanduser("~")) / fallback  # noqa: PTH111 - without a home, Path.home raises

@@ -8,29 +8,31 @@ Nothing is decoded here, and nothing is written to disk.
 
 from __future__ import annotations
 
+import codecs
 import glob
 import lzma
 import os
+import posixpath
 import stat
 import struct
 import sys
 import tarfile
 import threading
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from io import BytesIO
-from itertools import chain
-from typing import IO, TYPE_CHECKING, BinaryIO, NoReturn
+from itertools import chain, islice
+from typing import IO, TYPE_CHECKING, BinaryIO, NoReturn, Self
 
 from imgclassify.errors import (
     ImageError,
     ImageNotFoundError,
     ImageTooLargeError,
     ImageUnreadableError,
-    UsageError,
 )
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 60.0
 """Seconds without a byte from the server before a download is given up."""
 MAX_REDIRECTS = 5
+SLOW_AFTER, SLOW_RATE = 30.0, 4096
+"""A server that after these seconds has sent fewer bytes a second is given up, since all behind it waits."""
 
 _CHUNK_BYTES = 1024 * 1024
 _MAX_CONNECTIONS = 64
@@ -104,42 +108,59 @@ def expand(
     notice: Notice = _no_notice,
     stdin: BinaryIO | None = None,
     timeout: tuple[float, float] = (CONNECT_TIMEOUT, READ_TIMEOUT),
+    globs: bool = True,
+    offline: bool = False,
 ) -> Iterator[Source]:
     """The sources that `names` stand for, in order, found as they are asked for.
 
     Args:
         names: paths, folders, globs, http(s) URLs, archives, members of archives, or "-".
         notice: told what the user may want to know and no source can carry, such as an empty folder.
-        stdin: what "-" reads; standard input unless given.
+        stdin: what "-" reads, once; standard input unless given.
         timeout: seconds to connect to a server, and between two of its packets.
-
-    Raises:
-        UsageError: "-" is named twice.
+        globs: whether * ? and [ in a name that does not exist stand for others. In a list of files they do not:
+            there each name has its record.
+        offline: never open a socket; URLs fail to open.
     """
+    read_stdin = cache(partial(_read_stdin, stdin))
     stdin_named = False
     for name in names:
         if name == "-":
-            if stdin_named:
-                raise UsageError("'-' is named twice, and standard input holds one image")
+            read = partial(_fail, ImageUnreadableError, "standard input was read before, and holds one image")
+            yield Source(name, partial(_open_stdin, read if stdin_named else read_stdin))
             stdin_named = True
-            yield Source(name, partial(_open_stdin, cache(partial(_read_stdin, stdin))))
         elif name.lower().startswith(("http://", "https://")):
-            yield Source(name, partial(_open_url, name, timeout))
+            yield Source(name, partial(_open_url, name, None if offline else timeout))
         else:
-            yield from _expand_path(name, notice)
+            yield from _expand_path(name, notice, globs=globs)
+
+
+def only(name: str, *, offline: bool = False) -> Source:
+    """The one picture of that name. What is none, such as a folder or an archive of several, fails to open."""
+    if os.path.isdir(name):
+        return Source(name, partial(_fail, ImageUnreadableError, f"{name!r} is a folder, and not one picture"))
+    found = list(islice(expand([name], globs=False, offline=offline), 2))
+    if len(found) == 1:
+        return found[0]
+    what = "several pictures" if found else "no picture"
+    return Source(name, partial(_fail, ImageUnreadableError, f"{name!r} holds {what}"))
 
 
 def read_names(stream: BinaryIO, *, null: bool) -> Iterator[str]:
     """The names that a list holds, one per line or NUL-separated, as they arrive.
 
-    Only the line's end (LF or CR LF) is removed; empty entries are skipped. Bytes that are not text survive
-    as `os.fsdecode` keeps them.
+    Only the line's end (LF or CR LF), and a byte order mark before the first, is removed; empty entries are
+    skipped. Bytes that are not text survive as `os.fsdecode` keeps them.
     """
-    if null:
-        entries = _split_null(stream)
-    else:
-        entries = (line.removesuffix(b"\n").removesuffix(b"\r") if line[-1:] == b"\n" else line for line in stream)
+    entries = _split_null(stream) if null else _split_lines(stream)
     return (os.fsdecode(entry) for entry in entries if entry)
+
+
+def _split_lines(stream: BinaryIO) -> Iterator[bytes]:
+    for number, line in enumerate(stream):
+        if number == 0:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        yield line.removesuffix(b"\n").removesuffix(b"\r") if line.endswith(b"\n") else line
 
 
 def _split_null(stream: BinaryIO) -> Iterator[bytes]:
@@ -155,7 +176,7 @@ def _split_null(stream: BinaryIO) -> Iterator[bytes]:
 # Paths ------------------------------------------------------------------------------------------------------
 
 
-def _expand_path(name: str, notice: Notice) -> Iterator[Source]:
+def _expand_path(name: str, notice: Notice, *, globs: bool = True) -> Iterator[Source]:
     if os.path.isdir(name):
         return _noticing_none(_files(_walk(name, notice)), name, notice)
     if _is_archive(name):
@@ -164,7 +185,7 @@ def _expand_path(name: str, notice: Notice) -> Iterator[Source]:
         return _files([name])
     if split := _split_member(name):
         return _one_member(name, *split)
-    if not set(name).isdisjoint("*?["):
+    if globs and "\0" not in name and not set(name).isdisjoint("*?["):
         return _glob(name, notice)
     return _files([name])
 
@@ -183,7 +204,7 @@ def _noticing_none(sources: Iterator[Source], name: str, notice: Notice) -> Iter
 
 def _glob(pattern: str, notice: Notice) -> Iterator[Source]:
     # Sorted by path components, as a folder is walked: what lies in a folder directly follows the folder.
-    matches = sorted(glob.iglob(pattern, recursive=True), key=lambda path: path.split(os.sep))
+    matches = sorted(set(_matches(pattern)), key=lambda path: path.split(os.sep))
     if not matches:
         notice(f"no file matches {pattern!r}")
     walked = None
@@ -192,6 +213,21 @@ def _glob(pattern: str, notice: Notice) -> Iterator[Source]:
         if walked is None or not match.startswith(walked):
             walked = os.path.join(match, "") if os.path.isdir(match) else None
             yield from _expand_path(match, notice)
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """glob.iglob, but that ** does not follow symbolic links to folders, which may lead back."""
+    parts = pattern.replace(os.altsep or os.sep, os.sep).split(os.sep)
+    if "**" not in parts:
+        yield from glob.iglob(pattern)
+        return
+    at = parts.index("**")
+    before, after = os.sep.join(parts[:at]), os.sep.join(parts[at + 1 :]) or "*"
+    for top in glob.glob(before) if before else [os.sep * (at > 0)]:
+        for folder, below, _ in os.walk(top or os.curdir):
+            below[:] = [name for name in below if not name.startswith(".")]
+            inside = folder if top else folder.removeprefix(os.curdir).removeprefix(os.sep)
+            yield from _matches(os.path.join(glob.escape(inside), after))
 
 
 def _walk(top: str, notice: Notice) -> Iterator[str]:
@@ -290,15 +326,35 @@ def _read_stdin(stdin: BinaryIO | None) -> bytes:
     return _read_stream(stream, "-")
 
 
-def _open_url(url: str, timeout: tuple[float, float]) -> BinaryIO:
+def _open_url(url: str, timeout: tuple[float, float] | None) -> BinaryIO:
+    if timeout is None:
+        raise ImageUnreadableError(f"cannot fetch {url}: --offline forbids it")
     try:
         with _session().get(url, stream=True, timeout=timeout) as response:
             if response.status_code != 200:
                 answer = f"{response.status_code} {response.reason or ''}".rstrip()
                 raise ImageUnreadableError(f"{url} answered {answer}")
-            return BytesIO(_gather(response.iter_content(_CHUNK_BYTES), url))
+            return BytesIO(_gather(_without_drips(response, url), url))
     except (OSError, ValueError) as error:  # ValueError: over some malformed host names
         raise ImageUnreadableError(f"cannot fetch {url}: {_reason(_root_cause(error))}") from error
+
+
+def _without_drips(response: requests.Response, url: str) -> Iterator[bytes]:
+    """The body as it arrives, given up when it comes too slowly: each packet alone would be in time."""
+    from urllib3.exceptions import HTTPError
+
+    started = time.monotonic()
+    received = 0
+    try:
+        # read1 hands over what has arrived; iter_content would wait for a full chunk.
+        while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=True):
+            received += len(chunk)
+            yield chunk
+            seconds = time.monotonic() - started
+            if seconds > SLOW_AFTER and received < seconds * SLOW_RATE:
+                raise ImageUnreadableError(f"cannot fetch {url}: only {received} bytes in {seconds:.0f} seconds")
+    except HTTPError as error:
+        raise OSError(_reason(_root_cause(error))) from error
 
 
 @cache
@@ -381,13 +437,47 @@ def _open_zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, lock: thre
 def _tar_members(path: str, wanted: Callable[[str], bool]) -> Iterator[Source]:
     if path.lower().endswith(".zst") and not hasattr(tarfile.TarFile, "zstopen"):
         raise tarfile.CompressionError("reading .tar.zst needs Python 3.14 or newer")
-    with tarfile.open(path, "r:*") as archive:
-        while info := archive.next():
-            archive.members = []  # type: ignore[attr-defined]  # else it remembers every member it has passed
+    with tarfile.open(path, "r:*", tarinfo=_StrictTarInfo) as archive:
+        for info in _passing(archive):
             member = info.name.removeprefix("./")
+            name = f"{path}!{member}"
             if info.isreg() and wanted(member):
-                name = f"{path}!{member}"
                 yield Source(name, _read_tar_member(archive, info, name))
+            elif (info.islnk() or info.issym()) and wanted(member):
+                yield Source(name, partial(_open_tar_link, path, info, name))
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """tarfile takes a damaged header, or a file cut short, for the archive's end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise  # the two empty blocks that end an archive
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"damaged or cut short ({error})") from error
+
+
+def _passing(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while info := archive.next():
+        archive.members = []  # type: ignore[attr-defined]  # else it remembers every member it has passed
+        yield info
+
+
+def _open_tar_link(path: str, link: tarfile.TarInfo, name: str) -> BinaryIO:
+    """Links are rare, and their targets not remembered: the archive is read anew."""
+    within = "" if link.islnk() else posixpath.dirname(link.name)
+    target = posixpath.normpath(posixpath.join(within, link.linkname))
+    try:
+        with tarfile.open(path, "r:*", tarinfo=_StrictTarInfo) as archive:
+            for info in _passing(archive):
+                if info.isreg() and posixpath.normpath(info.name) == target:
+                    return _read_tar_member(archive, info, name)()
+    except (OSError, *_DAMAGE) as error:
+        raise ImageUnreadableError(f"cannot read {name!r}: {_reason(error)}") from error
+    raise ImageNotFoundError(f"{name!r} links to {link.linkname!r}, which is no file in the archive")
 
 
 def _read_tar_member(archive: tarfile.TarFile, info: tarfile.TarInfo, name: str) -> Opener:

@@ -207,7 +207,7 @@ def test_missing_preprocessing_key_is_named(key: str) -> None:
         ("[224, 192]", "[224, 0]", r"crop_size must be"),
         ("resize_size = 256", "resize_size = -1", r"resize_size must be"),
         ("mean = [0.5, 0.5, 0.5]", "mean = [0.5, 0.5]", r"mean must be three numbers"),
-        ("std = [0.2, 0.2, 0.2]", "std = [0.2, 0.0, 0.2]", r"std must be three numbers other than zero"),
+        ("std = [0.2, 0.2, 0.2]", "std = [0.2, 0.0, 0.2]", r"std must be three numbers above zero"),
         ('name = "mine"', 'name = "my model"', r"name must be letters"),
         ("default = true", "default = true\nrename = [['(', '']]", r"rename must be made of valid regular"),
         ("default = true", "default = true\nrename = [['a']]", r"rename must be an array of"),

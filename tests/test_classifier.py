@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -133,9 +134,49 @@ def test_sources_are_streamed(classifier: Classifier, tmp_path: Path) -> None:
 
 
 def test_a_folder_is_not_one_picture(classifier: Classifier, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not one picture") as error:
+    noise(9, 9).save(tmp_path / "only.png")
+    with pytest.raises(ImageError, match="is a folder"):
         classifier.predict(tmp_path)
-    assert "stream" in str(error.value.hint)
+    noise(9, 9).save(tmp_path / "a[1].png")
+    names = [str(tmp_path / "only.png"), str(tmp_path), str(tmp_path / "a[1].png"), str(tmp_path / "gone[1].png")]
+    kinds = [result.error and result.error.type for result in classifier.predict(names)]
+    assert kinds == [None, "unreadable", None, "not_found"]
+
+
+def test_a_buffer_that_its_owner_fills_again_is_answered_as_it_was(classifier: Classifier) -> None:
+    frames = [np.asarray(noise(60, 50, seed)) for seed in range(12)]
+    buffer = np.empty_like(frames[0])
+
+    def video() -> Iterator[np.ndarray]:
+        for frame in frames:
+            buffer[:] = frame
+            yield buffer
+
+    for result, frame in zip(classifier.predict(video()), frames, strict=True):
+        alone = classifier.predict(frame).predictions[0]
+        assert result.predictions[0].label == alone.label
+        assert result.predictions[0].probability == pytest.approx(alone.probability, abs=1e-5)
+
+
+def test_an_open_file_is_a_picture(classifier: Classifier, tmp_path: Path) -> None:
+    noise(50, 40).save(tmp_path / "a.png")
+    with (tmp_path / "a.png").open("rb") as file:
+        assert same(classifier.predict(file), classifier.predict(tmp_path / "a.png"))
+
+
+def test_pictures_that_cannot_be_read_are_image_errors(classifier: Classifier) -> None:
+    closed = noise(9, 9)
+    closed.close()
+    tensor = torch.zeros(4, 4, 3, requires_grad=True)
+    for thing in (Image.new("RGB", (0, 0)), closed, tensor):
+        with pytest.raises(ImageError):
+            classifier.predict(thing)
+
+
+def test_logits_that_are_not_finite_are_never_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(imgclassify.ImgclassifyError, match="not finite") as error:
+        Classifier(mean=1e39).predict(noise(9, 9))
+    assert "float32" in str(error.value)
 
 
 @pytest.mark.parametrize("thing", [3, None, 2.5])
@@ -172,6 +213,14 @@ def test_top_k_is_kept_within_the_number_of_classes() -> None:
         ({"interpolation": "cubic"}, UsageError),
         ({"crop_size": 0}, UsageError),
         ({"std": (0.2, 0, 0.2)}, UsageError),
+        ({"std": -1.0}, UsageError),
+        ({"mean": (0.5, 0.5)}, UsageError),
+        ({"mean": float("nan")}, UsageError),
+        ({"resize_size": 256.0}, UsageError),
+        ({"crop_size": (224,)}, UsageError),
+        ({"crop_size": "224"}, UsageError),
+        ({"top_k": 2.5}, UsageError),
+        ({"batch_size": "8"}, UsageError),
         ({"device": "cuda:99"}, DeviceError),
         ({"labels": "no such set"}, LabelsError),
     ],

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from imgclassify.catalog import PreprocessSpec
-from imgclassify.engines.onnxruntime_engine import _undo_softmax
 from imgclassify.engines.torch_engine import TorchEngine, available_devices, find_device
 from imgclassify.errors import CheckpointError, DeviceError, UnavailableError
 
@@ -142,12 +141,4 @@ def test_cuda_answers_as_the_cpu(dtype: str) -> None:
     batch = np.random.default_rng(1).integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
     here = TorchEngine(lambda: network, SPEC, device="cpu").logits(batch)
     there = TorchEngine(lambda: network, SPEC, device="cuda", dtype=dtype).logits(batch)
-    np.testing.assert_allclose(there, here, rtol=0, atol=2e-2 if dtype == "float32" else 0.3)
-
-
-def test_softmax_at_the_end_of_a_graph_is_undone_and_logits_are_left_alone() -> None:
-    logits = np.array([[1.5, -2.0, 0.25]], np.float32)
-    probabilities = np.exp(logits) / np.exp(logits).sum()
-    again = np.exp(_undo_softmax(probabilities))
-    np.testing.assert_allclose(again / again.sum(), probabilities, rtol=1e-6)
-    assert _undo_softmax(logits) is logits
+    np.testing.assert_allclose(there, here, rtol=0, atol=1e-3 if dtype == "float32" else 0.3)

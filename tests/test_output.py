@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgclassify.errors import UsageError
-from imgclassify.output import FORMATS, format_of, open_writer, printable
+from imgclassify.errors import UsageError, printable
+from imgclassify.output import FORMATS, format_of, open_writer
 from imgclassify.output.destination import destination
 from imgclassify.results import SCHEMA, ImageFailure, ImageResult, Prediction, RunInfo
 
@@ -123,6 +123,23 @@ def test_delimited_rows_read_back(name: str, delimiter: str) -> None:
     assert list(rows[0])[:4] == ["source", "model", "width", "height"]
 
 
+@pytest.mark.parametrize(("name", "delimiter"), [("csv", ","), ("tsv", "\t")])
+@pytest.mark.parametrize("source", ["a\rb.jpg", "a\nb.jpg", 'a"b\t,c.jpg', "a\r\nb.jpg", "=1+1.jpg"])
+def test_any_name_is_one_row_of_its_own(name: str, delimiter: str, source: str) -> None:
+    result = ImageResult(source, "tiny", 1, 1, GOOD.predictions)
+    text = written(name, [result, GOOD])
+    rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+    assert [row["source"] for row in rows] == [source, GOOD.source]
+    assert text.endswith("\n")
+    assert not text.endswith("\r\n")
+
+
+def test_a_number_that_json_has_not_is_refused() -> None:
+    broken = ImageResult("a", "tiny", 1, 1, (Prediction(1, 0, None, "x", float("nan")),))
+    with pytest.raises(ValueError, match="JSON"):
+        written("json", [broken])
+
+
 def test_the_table_of_one_picture_shows_each_rank_with_its_percentage_and_bar() -> None:
     lines = written("table", [GOOD]).splitlines()
     assert lines[0] == 'dogs/Größe, "x".jpg  640×480  tiny'
@@ -191,6 +208,43 @@ def test_an_interrupted_run_leaves_what_it_had(tmp_path: Path) -> None:
         interrupted()
     assert json.loads(path.read_text("utf-8"))["results"] == [GOOD.to_dict()]
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.json"]
+
+
+@pytest.mark.parametrize("fault", [UsageError("late"), OSError("the list cannot be read"), RuntimeError("any")])
+def test_whatever_ends_a_run_keeps_what_was_written_and_its_own_name(fault: Exception, tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+
+    def failing() -> None:
+        with destination(path) as stream, open_writer("jsonl", stream, RUN, top_k=2) as writer:
+            writer.write(GOOD)
+            raise fault
+
+    with pytest.raises(type(fault)) as raised:
+        failing()
+    assert raised.value is fault
+    assert json.loads(path.read_text("utf-8")) == GOOD.to_dict()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_a_link_and_the_mode_of_a_file_stay_as_they_were(tmp_path: Path) -> None:
+    real = tmp_path / "real.jsonl"
+    real.write_text("former")
+    real.chmod(0o600)
+    (tmp_path / "link.jsonl").symlink_to(real)
+    with destination(tmp_path / "link.jsonl") as stream:
+        stream.write("new")
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert (real.read_text(), real.stat().st_mode & 0o777) == ("new", 0o600)
+    with destination(tmp_path / "other.jsonl") as stream:
+        stream.write("new")
+    (tmp_path / "reference").write_text("")
+    assert (tmp_path / "other.jsonl").stat().st_mode == (tmp_path / "reference").stat().st_mode
+
+
+def test_a_closed_stdout_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(UsageError, match="stdout is closed"), destination(None):
+        pass
 
 
 def test_a_killed_process_leaves_the_former_file(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
+import bz2
+import gzip
 import inspect
 import io
+import lzma
 import os
 import socket
 import stat
@@ -23,7 +26,6 @@ from imgclassify.errors import (
     ImageNotFoundError,
     ImageTooLargeError,
     ImageUnreadableError,
-    UsageError,
 )
 from imgclassify.sources import expand, read_names
 
@@ -229,11 +231,60 @@ def test_a_closed_standard_input_is_unreadable(monkeypatch):
         only("-").open()
 
 
-def test_a_second_dash_is_wrong_usage():
-    stream = expand(["-", "-"], stdin=io.BytesIO(b"image"))
-    next(stream)
-    with pytest.raises(UsageError):
-        next(stream)
+def test_a_second_dash_fails_and_leaves_the_first_alone():
+    first, second, third = expand(["-", "-", "a.jpg"], stdin=io.BytesIO(b"image"))
+    with pytest.raises(ImageUnreadableError, match="read before"):
+        second.open()
+    assert read(first) == b"image"
+    assert third.name == "a.jpg"
+
+
+def test_names_of_a_list_are_no_globs(tmp_path):
+    (tmp_path / "1.jpg").write_bytes(b"other")
+    names = [str(tmp_path / "[1].jpg"), "nul\0*.jpg"]
+    for source, name in zip(expand(names, globs=False), names, strict=True):
+        assert source.name == name
+        with pytest.raises(ImageError):
+            source.open()
+    with pytest.raises(ImageError):
+        next(expand(["nul\0*.jpg"])).open()
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "is a folder"), (1, "is a folder"), (2, "is a folder")])
+def test_a_folder_is_never_the_one_picture(count, words, tmp_path):
+    for index in range(count):
+        (tmp_path / f"{index}.jpg").write_bytes(b"x")
+    with pytest.raises(ImageUnreadableError, match=words):
+        sources.only(str(tmp_path)).open()
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "no picture"), (1, None), (2, "several pictures")])
+def test_an_archive_is_the_one_picture_if_it_holds_one(count, words, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for index in range(count):
+            archive.writestr(f"{index}.jpg", b"content")
+    source = sources.only(str(tmp_path / "a.zip"))
+    if words is None:
+        assert read(source) == b"content"
+    else:
+        with pytest.raises(ImageUnreadableError, match=words):
+            source.open()
+
+
+# Globs ------------------------------------------------------------------------------------------------------
+
+
+def test_two_stars_do_not_follow_links_that_lead_back(folder):
+    Path("loop/sub").mkdir(parents=True)
+    for name in ("loop/x.jpg", "loop/sub/y.jpg", "loop/.hidden.jpg"):
+        Path(name).write_bytes(b"x")
+    Path("loop/self").symlink_to(".")
+    Path("loop/sub/up").symlink_to("..")
+    expected = ["loop/sub/y.jpg", "loop/x.jpg"]
+    assert names("loop/**/*.jpg") == expected
+    assert names("**/*.jpg") == expected
+    assert names(f"{Path.cwd()}/**/*.jpg") == [f"{Path.cwd()}/{name}" for name in expected]
+    assert names("loop/**/sub/**/*.jpg") == ["loop/sub/y.jpg"]
 
 
 # Folders ----------------------------------------------------------------------------------------------------
@@ -674,7 +725,7 @@ def test_a_zip_whose_directory_lies_about_a_size_yields_no_more_than_it_says(fol
         only("a.zip").open()
 
 
-def test_links_and_devices_in_a_tar_are_skipped(folder):
+def test_links_in_a_tar_never_leave_it_and_devices_are_skipped(folder):
     with tarfile.open("a.tar", "w") as archive:
         for name, kind in [
             ("link.jpg", tarfile.SYMTYPE),
@@ -689,7 +740,46 @@ def test_links_and_devices_in_a_tar_are_skipped(folder):
             archive.addfile(info)
         info = tarfile.TarInfo("./a.jpg")
         archive.addfile(info)
-    assert names("a.tar") == ["a.tar!a.jpg"]
+    assert names("a.tar") == ["a.tar!link.jpg", "a.tar!hard.jpg", "a.tar!a.jpg"]
+    for source in list(expand(["a.tar"]))[:2]:
+        with pytest.raises(ImageNotFoundError, match="/etc/passwd"):
+            source.open()
+
+
+@pytest.mark.parametrize("kind", sorted(TARS))
+def test_links_in_a_tar_are_what_they_link_to(kind, folder):
+    Path("d").mkdir()
+    Path("d/1.jpg").write_bytes(b"content")
+    Path("d/2.jpg").hardlink_to("d/1.jpg")
+    Path("d/3.jpg").symlink_to("1.jpg")
+    with tarfile.open(f"a{kind}", TARS[kind]) as archive:
+        archive.add("d")
+    found = {source.name: read(source) for source in expand([f"a{kind}"])}
+    assert found == {f"a{kind}!d/{number}.jpg": b"content" for number in (1, 2, 3)}
+    assert read(only(f"a{kind}!d/2.jpg")) == b"content"
+
+
+@pytest.mark.parametrize("kind", sorted(TARS))
+@pytest.mark.parametrize("damage", ["header", "cut in a header", "cut between members"])
+def test_a_tar_that_cannot_be_read_to_its_end_has_a_record_of_its_own(kind, damage, folder):
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as archive:
+        for number in range(4):
+            info = tarfile.TarInfo(f"{number}.jpg")
+            info.size = 512
+            archive.addfile(info, io.BytesIO(bytes([number]) * 512))
+    content = bytearray(plain.getvalue())
+    if damage == "header":
+        content[2 * 1024 + 10] ^= 1
+    else:
+        del content[2 * 1024 + (200 if damage == "cut in a header" else 0) :]
+    compress = {".tar": bytes, ".tar.bz2": bz2.compress, ".tar.xz": lzma.compress}.get(kind, gzip.compress)
+    Path(f"a{kind}").write_bytes(compress(bytes(content)))
+    *members, last = expand([f"a{kind}"])
+    assert [source.name for source in members] == [f"a{kind}!0.jpg", f"a{kind}!1.jpg"]
+    assert last.name == f"a{kind}"
+    with pytest.raises(ImageUnreadableError, match="damaged or cut short"):
+        last.open()
 
 
 def test_links_and_folders_in_a_zip_are_skipped(folder):
@@ -782,6 +872,9 @@ class Handler(BaseHTTPRequestHandler):
         kind, _, argument = self.path.strip("/").partition("/")
         if kind == "slow":
             time.sleep(1)
+        if kind == "drip":
+            self.drip()
+            return
         if kind in ("redirect", "redirect-to"):
             self.send_response(302)
             target = f"/redirect/{int(argument) - 1}" if kind == "redirect" else argument
@@ -795,6 +888,15 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
         self.close_connection = kind == "cut"
+
+    def drip(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        with suppress(OSError):
+            for _ in range(1000):
+                self.wfile.write(b"x")
+                time.sleep(0.01)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -872,6 +974,19 @@ def test_a_download_above_the_limit_is_too_large(server, monkeypatch):
 def test_a_server_that_falls_silent_is_given_up(server):
     with pytest.raises(ImageUnreadableError, match=r"cannot fetch .* timed out"):
         only(f"{server.url}/slow/a.jpg", timeout=(1, 0.1)).open()
+
+
+def test_a_server_that_drips_is_given_up(server, monkeypatch):
+    monkeypatch.setattr(sources, "SLOW_AFTER", 0.1)
+    with pytest.raises(ImageUnreadableError, match=r"only .* bytes"):
+        only(f"{server.url}/drip/a.jpg").open()
+
+
+def test_offline_asks_no_server(server):
+    [source] = expand([f"{server.url}/image/a.jpg"], offline=True)
+    with pytest.raises(ImageUnreadableError, match="--offline"):
+        source.open()
+    assert server.connections == 0
 
 
 def test_a_download_cut_short_is_unreadable(server):

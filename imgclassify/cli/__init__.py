@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -10,6 +13,7 @@ from imgclassify import __version__
 from imgclassify.cli import cache, doctor, labels, models
 from imgclassify.cli.edge import Edge, guard_streams
 from imgclassify.cli.predict import predict
+from imgclassify.errors import ExitStatus
 
 app = typer.Typer(
     cls=Edge,
@@ -49,4 +53,13 @@ def _root(
 def main() -> None:
     """The console script."""
     guard_streams()
-    app(prog_name="imgclassify")
+    try:
+        app(prog_name="imgclassify")
+    except SystemExit as ended:
+        if ended.code == ExitStatus.INTERRUPTED:
+            # What was to be written is written; threads that still wait for a slow server are not waited for.
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError, AttributeError):
+                    stream.flush()
+            os._exit(ExitStatus.INTERRUPTED)
+        raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,10 @@ from imgclassify import catalog, resources, weights
 from imgclassify.cli import console
 from imgclassify.cli.listing import print_table
 from imgclassify.cli.options import Debug, Json, Quiet
+from imgclassify.errors import WeightsError
+
+if TYPE_CHECKING:
+    from imgclassify.catalog import ModelManifest
 
 app = typer.Typer(no_args_is_help=True, help="The cache of downloaded weights: look at it, clear it.")
 
@@ -20,7 +24,9 @@ app = typer.Typer(no_args_is_help=True, help="The cache of downloaded weights: l
 def info(json: Json = False, debug: Debug = False) -> None:
     """Which files of catalogued models are cached, and how much room they take."""
     console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
-    entries = [(file, file.stat().st_size, model) for model, files in _cached() for file in files]
+    entries = [
+        (file, file.stat().st_size, manifest.reference) for manifest, files in _cached().values() for file in files
+    ]
     total = sum(size for _, size, _ in entries)
     if json:
         files = [{"path": str(file), "bytes": size, "model": model} for file, size, model in entries]
@@ -48,12 +54,12 @@ def clear(
     """
     console.configure(be_quiet=quiet, be_verbose=False, be_debug=debug, progress=False)
     freed = 0
-    for model, files in _cached():
+    for manifest, files in _cached().values():
         freed += sum(file.stat().st_size for file in files)
         for file in files:
             typer.echo(str(file))
         if not dry_run:
-            weights.remove(catalog.find(*model.split("@")).url)
+            weights.remove(manifest.url)
     console.say(f"{'would free' if dry_run else 'freed'} {freed / 2**20:.1f} MiB")
 
 
@@ -65,7 +71,14 @@ def _folders() -> dict[str, Path]:
     }
 
 
-def _cached() -> list[tuple[str, list[Path]]]:
-    """(reference, files) of each model of which anything was downloaded."""
-    found = ((manifest.reference, weights.traces(manifest.url)) for manifest in catalog.manifests())
-    return [(reference, files) for reference, files in found if files]
+def _cached() -> dict[Path, tuple[ModelManifest, list[Path]]]:
+    """What was downloaded of catalogued models, by the file that it is or was to be; two models may share one."""
+    found = {}
+    for manifest in catalog.manifests():
+        try:
+            files = weights.traces(manifest.url)
+        except WeightsError:
+            continue  # a URL that names no file has nothing here
+        if files:
+            found[weights.location(manifest.url)] = (manifest, files)
+    return found

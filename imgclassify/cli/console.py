@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 from rich.console import Console
 from rich.text import Text
 
-from imgclassify.output import printable
+from imgclassify.errors import printable
 
 Item = TypeVar("Item")
 
@@ -20,6 +20,8 @@ debug = False
 quiet = False
 verbose = False
 animated = False
+_live: Console | None = None
+"""The console of what is being drawn; lines printed beside it would leave its remains standing."""
 
 
 def configure(*, be_quiet: bool, be_verbose: bool, be_debug: bool, progress: bool) -> None:
@@ -65,12 +67,22 @@ def say_verbosely(message: str) -> None:
 
 def _console() -> Console:
     # Made anew each time: sys.stderr may have been replaced since.
-    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return _live or Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def _print(head: Text, message: str) -> None:
     lines = (printable(line) for line in message.splitlines())
     _console().print(head.append("\n".join(lines), style="not bold default"))
+
+
+@contextmanager
+def _drawing() -> Iterator[Console]:
+    global _live
+    _live = _console()
+    try:
+        yield _live
+    finally:
+        _live = None
 
 
 @contextmanager
@@ -89,15 +101,18 @@ def download_progress() -> Iterator[Callable[[str, int, int | None], None] | Non
     )
 
     bars: dict[str, TaskID] = {}
-    with Progress(
-        "{task.description}",
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=_console(),
-        transient=True,
-    ) as progress:
+    with (
+        _drawing() as console,
+        Progress(
+            "{task.description}",
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        ) as progress,
+    ):
 
         def show(name: str, received: int, total: int | None) -> None:
             if name not in bars:
@@ -107,10 +122,13 @@ def download_progress() -> Iterator[Callable[[str, int, int | None], None] | Non
         yield show
 
 
-def counted(items: Iterable[Item], *, failed: Callable[[Item], bool]) -> Iterator[Item]:
-    """The items, with a running count, rate and number of failures on stderr where that can be drawn."""
+def counted(
+    items: Iterable[Item], *, failed: Callable[[Item], bool], shown_as_they_come: bool
+) -> Generator[Item, None, None]:
+    """The items, with a running count, rate and number of failures on stderr; not where the items themselves are
+    printed on the same terminal, or nothing can be drawn."""
     shown: AbstractContextManager[Callable[[Item], None]] = (
-        _counter(failed) if animated and not sys.stdout.isatty() else nullcontext(lambda item: None)
+        _counter(failed) if animated and not shown_as_they_come else nullcontext(lambda item: None)
     )
     with shown as count:
         for item in items:
@@ -122,13 +140,16 @@ def counted(items: Iterable[Item], *, failed: Callable[[Item], bool]) -> Iterato
 def _counter(failed: Callable[[Item], bool]) -> Iterator[Callable[[Item], None]]:
     from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
-    with Progress(
-        SpinnerColumn(),
-        "{task.completed:.0f} images  {task.fields[rate]}  {task.fields[failures]}",
-        TimeElapsedColumn(),
-        console=_console(),
-        transient=True,
-    ) as progress:
+    with (
+        _drawing() as console,
+        Progress(
+            SpinnerColumn(),
+            "{task.completed:.0f} images  {task.fields[rate]}  {task.fields[failures]}",
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        ) as progress,
+    ):
         task = progress.add_task("", total=None, rate="", failures="")
         failures = 0
 

@@ -17,6 +17,7 @@ from imgclassify import __version__, catalog, labels, resources, weights
 from imgclassify.cli import console
 from imgclassify.cli.listing import print_table
 from imgclassify.cli.options import Debug, Json
+from imgclassify.downloads import public_url
 from imgclassify.errors import ImgclassifyError, UnavailableError
 
 _PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "pillow", "numpy", "safetensors", "requests")
@@ -102,7 +103,7 @@ def _folders() -> Iterator[Finding]:
         "HF_HOME",
     ):
         if variable in os.environ:
-            yield Finding(variable, os.environ[variable])
+            yield Finding(variable, public_url(os.environ[variable]))
 
 
 def _writable(what: str, folder: Path, remedy: str) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -13,6 +14,8 @@ from typer.core import TyperGroup
 from imgclassify.cli import console
 from imgclassify.errors import ExitStatus, ImgclassifyError
 
+_DISK_FAULTS = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", None)}
+
 
 class Edge(TyperGroup):
     """The root of the commands. No traceback leaves it unless --debug was given."""
@@ -23,30 +26,45 @@ class Edge(TyperGroup):
                 return super().invoke(ctx)
             finally:
                 # A reader that has gone is noticed here, not when the interpreter exits.
-                sys.stdout.flush()
+                if sys.stdout is not None:
+                    sys.stdout.flush()
         except ImgclassifyError as error:
             status = _report(error, str(error), error.hint, error.exit_status)
         except KeyboardInterrupt:
             console.say("interrupted")
             status = ExitStatus.INTERRUPTED
         except BrokenPipeError:
-            # The reader has what it wanted (`| head`). What is still buffered must not fail at exit either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # The reader has what it wanted (`| head`).
+            _discard_stdout()
             status = ExitStatus.OK
-        except Exception as error:
-            if type(error).__module__.partition(".")[0] in ("click", "typer"):
-                raise  # usage errors and exits, which the framework prints and ends by itself
-            status = _report(
-                error,
-                f"unexpected {type(error).__name__}: {error}",
-                "this is a fault of imgclassify; please report it with what --debug prints",
-                ExitStatus.UNAVAILABLE,
-            )
+        except Exception as error:  # noqa: BLE001 - the last stop before the user
+            status = _unforeseen(error)
         raise typer.Exit(int(status))
+
+
+def _unforeseen(error: Exception) -> ExitStatus:
+    if type(error).__module__.partition(".")[0] in ("click", "typer"):
+        raise error  # usage errors and exits, which the framework prints and ends by itself
+    if isinstance(error, OSError) and error.errno in _DISK_FAULTS:
+        _discard_stdout()
+        return _report(error, f"cannot write to stdout: {error.strerror}", "make room", ExitStatus.UNAVAILABLE)
+    return _report(
+        error,
+        f"unexpected {type(error).__name__}: {error}",
+        "this is a fault of imgclassify; please report it with what --debug prints",
+        ExitStatus.UNAVAILABLE,
+    )
+
+
+def _discard_stdout() -> None:
+    """Sends what is still buffered nowhere, so that it does not fail once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def guard_streams() -> None:
     """UTF-8 whatever the locale; a file name that is not valid UTF-8 leaves with the bytes it came with."""
+    if sys.stderr is None:  # closed by whoever started the process; what is said there is for nobody
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")

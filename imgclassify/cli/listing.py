@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from imgclassify.output import printable
+from imgclassify.errors import printable
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> None:
@@ -21,13 +21,16 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: It
     everything = [list(head), *cells] if head else cells
     widths = [max(map(cell_len, column)) for column in zip(*everything, strict=True)]
     to_the_right = set(right)
-    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    terminal = sys.stdout.isatty()
+    console = Console(
+        file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True, force_terminal=terminal
+    )
     for index, row in enumerate(everything):
         padded = []
         for column, cell in enumerate(row):
             gap = " " * (widths[column] - cell_len(cell))
             padded.append(gap + cell if column in to_the_right else cell + gap)
         line = Text("  ".join(padded).rstrip(), style="dim" if head and index == 0 else "")
-        if console.is_terminal:
+        if terminal:
             line.truncate(console.width, overflow="ellipsis")
         console.print(line)

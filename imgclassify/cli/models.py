@@ -122,7 +122,7 @@ def verify(
     console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
     manifests = [_find(reference) for reference in references or []]
     bad = 0
-    for manifest in manifests if references else filter(_is_cached, catalog.manifests()):
+    for manifest in manifests if references else (each for each in catalog.manifests() if weights.cached(each.url)):
         try:
             file = weights.verify(manifest.url, manifest.sha256)
         except WeightsError as error:
@@ -161,15 +161,8 @@ def _find(reference: str) -> ModelManifest:
     return catalogued.find(reference)
 
 
-def _is_cached(manifest: ModelManifest) -> bool:
-    try:
-        return weights.cached(manifest.url)
-    except WeightsError:
-        return False
-
-
 def _described(manifest: ModelManifest) -> dict[str, Any]:
-    return manifest.to_dict() | {"cached": _is_cached(manifest)}
+    return manifest.to_dict() | {"cached": weights.cached(manifest.url)}
 
 
 def _row(manifest: ModelManifest) -> list[str]:
@@ -184,7 +177,7 @@ def _row(manifest: ModelManifest) -> list[str]:
             f"{metadata.file_size_mib:.1f}",
         ]
     star = "*" if manifest.default else ""
-    return [manifest.name, manifest.weights, star, *numbers, "yes" if _is_cached(manifest) else ""]
+    return [manifest.name, manifest.weights, star, *numbers, "yes" if weights.cached(manifest.url) else ""]
 
 
 def _details(manifest: ModelManifest, others: list[str]) -> list[list[str]]:
@@ -196,7 +189,7 @@ def _details(manifest: ModelManifest, others: list[str]) -> list[list[str]]:
         ["labels", f"{manifest.label_set}, {manifest.num_classes} classes"],
         ["url", manifest.url],
         ["sha256", f"{manifest.sha256}{'…' if len(manifest.sha256) < 64 else ''}"],
-        ["file", f"{weights.location(manifest.url)}{'' if _is_cached(manifest) else ' (not fetched yet)'}"],
+        ["file", f"{weights.location(manifest.url)}{'' if weights.cached(manifest.url) else ' (not fetched yet)'}"],
     ]
     rows += [[name, _plain(value)] for name, value in manifest.preprocess.to_dict().items()]
     if manifest.metadata:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Annotated
 
@@ -65,7 +66,7 @@ def channels(option: str, text: str | None) -> tuple[float, float, float] | None
         numbers = []
     if len(numbers) == 1:
         numbers *= 3
-    if len(numbers) == 3:
+    if len(numbers) == 3 and all(map(math.isfinite, numbers)):
         return (numbers[0], numbers[1], numbers[2])
     raise UsageError(
         f"{option} is {text!r}", hint="give one number such as 0.5, or three such as 0.485,0.456,0.406"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -15,7 +16,7 @@ import typer
 
 from imgclassify.cli import console, interrupts, options
 from imgclassify.cli.options import Debug, Format, NoProgress, Offline, Quiet, Verbose
-from imgclassify.errors import ExitStatus, NoImagesError, UsageError
+from imgclassify.errors import ExitStatus, NoImagesError, UsageError, first_line
 
 if TYPE_CHECKING:
     from imgclassify.classifier import Classifier
@@ -211,7 +212,10 @@ def predict(
     """
     console.configure(be_quiet=quiet, be_verbose=verbose, be_debug=debug, progress=not no_progress)
     chosen_format = _format(output_format, json, jsonl, output)
-    pictures = _pictures(sources or [], files_from, null=null)
+    pictures = _pictures(sources or [], files_from, null=null, offline=offline)
+    first = next(pictures, None)
+    if first is None:
+        raise NoImagesError("no image was found", hint="docs/images.md lists the formats that are opened")
     from imgclassify.classifier import Classifier
 
     with console.download_progress() as progress:
@@ -236,7 +240,7 @@ def predict(
         )
     run = classifier.run
     console.say_verbosely(f"{run.model} ({run.weights}) on {run.engine}, {run.device}, {run.dtype}")
-    raise typer.Exit(int(_write(classifier, pictures, chosen_format, output)))
+    raise typer.Exit(int(_write(classifier, chain([first], pictures), chosen_format, output)))
 
 
 def _format(output_format: Format | None, json: bool, jsonl: bool, output: Path | None) -> str:
@@ -251,7 +255,7 @@ def _format(output_format: Format | None, json: bool, jsonl: bool, output: Path 
     return "table" if output is None or str(output) == "-" else format_of(output)
 
 
-def _pictures(names: list[str], files_from: str | None, *, null: bool) -> Iterator[Source]:
+def _pictures(names: list[str], files_from: str | None, *, null: bool, offline: bool) -> Iterator[Source]:
     from imgclassify.sources import expand, read_names
 
     if not names and files_from is None:
@@ -260,36 +264,43 @@ def _pictures(names: list[str], files_from: str | None, *, null: bool) -> Iterat
         )
     if null and files_from is None:
         raise UsageError("-0/--null goes with --files-from", hint="add --files-from FILE, or - for stdin")
+    if names.count("-") > 1:
+        raise UsageError("stdin is named twice, and holds one picture", hint="leave one - out")
+    named = expand(names, notice=console.say, stdin=_stdin(), offline=offline)
     if files_from is None:
-        return expand(names, notice=console.say, stdin=_stdin())
+        return named
     if files_from == "-" and "-" in names:
         raise UsageError("stdin cannot be both a picture and the list of files", hint="leave one of the two out")
     try:
-        listed = _stdin() if files_from == "-" else Path(files_from).open("rb")  # noqa: SIM115
-    except OSError as error:
+        listed = _stdin() if files_from == "-" else Path(files_from).open("rb")  # noqa: SIM115 - read while it lasts
+    except (OSError, ValueError) as error:
         raise UsageError(
-            f"cannot read the list {files_from!r}: {error.strerror}", hint="check --files-from"
+            f"cannot read the list {files_from!r}: {first_line(error)}", hint="check --files-from"
         ) from error
     # Where the list is on stdin, a "-" in it can mean no picture there.
     stdin = BytesIO() if files_from == "-" else _stdin()
-    return expand(chain(names, read_names(listed, null=null)), notice=console.say, stdin=stdin)
+    entries = read_names(listed, null=null)
+    return chain(named, expand(entries, notice=console.say, stdin=stdin, globs=False, offline=offline))
 
 
 def _stdin() -> BinaryIO:
     # A process may have been started without one (`<&-`).
-    return sys.stdin.buffer if sys.stdin is not None else BytesIO()
+    if sys.stdin is None:
+        return BytesIO()
+    try:
+        # A reader of our own: the interpreter's could not be closed at exit while a thread still waits on it.
+        return io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
+    except (OSError, ValueError):
+        return sys.stdin.buffer
 
 
 def _write(
-    classifier: Classifier, pictures: Iterator[Source], chosen_format: str, output: Path | None
+    classifier: Classifier, pictures: Iterable[Source], chosen_format: str, output: Path | None
 ) -> ExitStatus:
     """Answers every picture, and says how it went."""
     from imgclassify.output import open_writer
     from imgclassify.output.destination import destination
 
-    first = next(pictures, None)
-    if first is None:
-        raise NoImagesError("no image was found", hint="docs/images.md lists the formats that are opened")
     started = time.monotonic()
     answered = failed = 0
 
@@ -299,8 +310,11 @@ def _write(
     with ExitStack() as stack:
         stream = stack.enter_context(destination(output))
         writer = stack.enter_context(open_writer(chosen_format, stream, classifier.run, top_k=classifier.top_k))
-        results = classifier.stream(chain([first], pictures))
-        for result in console.counted(results, failed=is_failure):
+        counted = console.counted(
+            classifier.stream(pictures), failed=is_failure, shown_as_they_come=stream.isatty()
+        )
+        results = stack.enter_context(closing(counted))
+        for result in results:
             with interrupts.whole():
                 writer.write(result)
             failed += is_failure(result)

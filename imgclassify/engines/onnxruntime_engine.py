@@ -1,14 +1,15 @@
-"""The onnxruntime engine: .onnx files, on the CPU."""
+"""The onnxruntime engine: .onnx graphs, on the CPU."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from imgclassify.errors import CheckpointError, DeviceError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnxruntime
     from numpy.typing import NDArray
 
     from imgclassify.catalog import PreprocessSpec
@@ -17,52 +18,56 @@ _FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 
 
 class OnnxruntimeEngine:
-    """An .onnx file, fed by the form of its one input.
+    """An .onnx graph, fed by the form of its one input.
 
     (N, H, W, 3) uint8: normalisation is taken to be in the graph, and crops go in as they are.
     (N, 3, H, W) or (N, H, W, 3) float: crops are scaled and normalised first. A batch size fixed in the graph
-    is kept to. A graph that ends in softmax is read as its logarithm, whose softmax it is again.
+    is kept to. Whether the graph ends in softmax is found once, on probes; then its logarithm is taken, whose
+    softmax it is again.
     """
 
     name = "onnxruntime"
     default_batch_size = 8
 
     def __init__(
-        self, path: Path, preprocess: PreprocessSpec, *, device: str = "auto", dtype: str = "float32"
+        self,
+        build: Callable[[], onnxruntime.InferenceSession],
+        preprocess: PreprocessSpec,
+        *,
+        name: str,
+        device: str = "auto",
+        dtype: str = "float32",
     ) -> None:
-        """Opens the file.
+        """Opens the graph.
+
+        Args:
+            build: opens the session.
+            name: names the graph in errors.
 
         Raises:
-            DeviceError: a device other than the CPU, or a dtype that is not the file's.
-            CheckpointError: the file is damaged, or its input is not an image's.
+            DeviceError: a device other than the CPU, or a dtype that is not the graph's.
+            CheckpointError: the graph's input is not an image's, or its output not a classifier's.
         """
         import numpy as np
-        import onnxruntime
 
         if device not in ("auto", "cpu"):
             raise DeviceError(f"the onnxruntime engine runs on the CPU, not on {device!r}", hint="use --device cpu")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise CheckpointError(
-                f"cannot read {str(path)!r} as .onnx: {first_line(error)}",
-                hint="export or fetch the file again",
-            ) from error
-        self._path = path
+        self._name = name
+        self._session = build()
         self._input = self._only_input(preprocess.crop_size)
         self.device = "cpu"
-        self.dtype = "float32"
-        if dtype != self.dtype:
+        self.dtype = _FLOATS.get(self._input.type, "float32")
+        if dtype not in ("float32", self.dtype):
             raise DeviceError(
-                f"the dtype of {str(path)!r} is its own, not {dtype}", hint="leave --dtype at float32"
+                f"the dtype of {name} is its own, {self.dtype}, not {dtype}", hint="leave out --dtype"
             )
         self._batch_size = self._input.shape[0] if isinstance(self._input.shape[0], int) else None
         self._channels_last = self._input.shape[3] == 3
         self._raw = self._input.type == "tensor(uint8)"
         self._mean = np.array(preprocess.mean, np.float32)
         self._std = np.array(preprocess.std, np.float32)
+        self._ends_in_softmax = False
+        self._ends_in_softmax = _are_probabilities(self.logits(_probes(preprocess.crop_size)))
 
     def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Engine.logits.
@@ -76,13 +81,9 @@ class OnnxruntimeEngine:
         size = self._batch_size or len(images)
         outputs = [self._run(images[start : start + size], size) for start in range(0, len(images), size)]
         logits = np.concatenate(outputs).astype(np.float32)
-        if logits.ndim != 2 or len(logits) != len(crops):
-            raise CheckpointError(
-                f"{str(self._path)!r} is no image classifier: for {len(crops)} images its first output is "
-                f"{logits.shape}, not (N, classes)",
-                hint="choose a model that ends in one logit per class",
-            )
-        return _undo_softmax(logits)
+        if self._ends_in_softmax:
+            return np.log(np.maximum(logits, np.finfo(np.float32).tiny))
+        return logits
 
     def normalize(self, crops: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
         """(N, H, W, 3) uint8 → the graph's float input: `(x / 255 - mean) / std`, computed in float32."""
@@ -99,7 +100,20 @@ class OnnxruntimeEngine:
         count = len(images)
         if count < size:
             images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), images.dtype)])
-        output = np.asarray(self._session.run(None, {self._input.name: images})[0])
+        try:
+            output = np.asarray(self._session.run(None, {self._input.name: images})[0])
+        except Exception as error:  # onnxruntime's exceptions share no other base
+            height, width = images.shape[1:3] if images.shape[3] == 3 else images.shape[2:4]
+            raise CheckpointError(
+                f"{self._name} cannot answer crops of {height}×{width}: {first_line(error)}",
+                hint="give the --crop-size that it was trained with",
+            ) from error
+        if output.ndim != 2 or len(output) != size:
+            raise CheckpointError(
+                f"{self._name} is no image classifier: for {size} images its first output is {output.shape}, "
+                "not (N, classes)",
+                hint="choose a model that ends in one logit per class",
+            )
         return output[:count]
 
     def _only_input(self, crop_size: tuple[int, int]) -> Any:
@@ -117,23 +131,31 @@ class OnnxruntimeEngine:
         )
         if not image:
             raise CheckpointError(
-                f"{str(self._path)!r} takes {len(inputs)} inputs, the first {form}, not one batch of images",
+                f"{self._name} takes {len(inputs)} inputs, the first {form}, not one batch of images",
                 hint="an image classifier takes (N, 3, H, W) floats, or (N, H, W, 3) uint8",
             )
         sides = shape[1:3] if shape[3] == 3 else shape[2:4]
         for side, wanted in zip(sides, crop_size, strict=True):
             if isinstance(side, int) and side != wanted:
                 raise CheckpointError(
-                    f"{str(self._path)!r} takes images of {sides[0]}×{sides[1]}, but the preprocessing crops to "
+                    f"{self._name} takes images of {sides[0]}×{sides[1]}, but the preprocessing crops to "
                     f"{crop_size[0]}×{crop_size[1]}",
                     hint=f"add --crop-size {sides[0]} (and the --resize-size it was trained with)",
                 )
         return only
 
 
-def _undo_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def _probes(crop_size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(4, H, W, 3) uint8: black, white, and noise twice, which no network answers alike."""
     import numpy as np
 
-    if logits.shape[1] > 1 and (logits >= 0).all() and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
-        return np.log(np.maximum(logits, np.finfo(np.float32).tiny))
-    return logits
+    probes = np.random.default_rng(0).integers(0, 256, (4, *crop_size, 3), dtype=np.uint8)
+    probes[0], probes[1] = 0, 255
+    return probes
+
+
+def _are_probabilities(outputs: NDArray[np.float32]) -> bool:
+    """Whether every row is one of probabilities; logits that all happen to be have not been seen."""
+    import numpy as np
+
+    return outputs.shape[1] > 1 and bool((outputs >= 0).all()) and np.allclose(outputs.sum(axis=1), 1, atol=1e-2)

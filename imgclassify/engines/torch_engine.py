@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from imgclassify.errors import CheckpointError, DeviceError, first_line
@@ -57,6 +58,7 @@ class TorchEngine:
         if movable:
             network = network.to(self._device, self._dtype).to(memory_format=torch.channels_last)
         self._network = network
+        self._white = torch.tensor(255.0, device=self._device)
         self._mean = torch.tensor(preprocess.mean, device=self._device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocess.std, device=self._device).view(1, 3, 1, 1)
 
@@ -84,7 +86,7 @@ class TorchEngine:
     def _run(self, crops: torch.Tensor) -> NDArray[np.float32]:
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), _exact_float32():
             images = self.normalize(crops).to(self._dtype)
             try:
                 output = self._network(images)
@@ -109,7 +111,21 @@ class TorchEngine:
         import torch
 
         pixels = crops.to(self._device).permute(0, 3, 1, 2)
-        return pixels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+        # By a tensor, since CUDA multiplies by the reciprocal of a number, which rounds otherwise.
+        return pixels.to(torch.float32).div_(self._white).sub_(self._mean).div_(self._std)
+
+
+@contextmanager
+def _exact_float32() -> Iterator[None]:
+    """Without TF32, in which cuDNN computes float32 convolutions to ten bits of the fraction unless told not to."""
+    import torch
+
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
 
 
 def find_device(name: str) -> torch.device:

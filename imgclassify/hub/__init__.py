@@ -8,8 +8,6 @@ hub:owner/repo[:ref]/entrypoint · hub:./folder/entrypoint  torch.hub    (hub/to
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from imgclassify.errors import UnknownModelError, UsageError
 from imgclassify.hub.network import LoadOptions, Network, PreprocessOverrides
 
@@ -19,14 +17,20 @@ _SUFFIXES = (".pth", ".pt", ".safetensors", ".onnx", ".bin", ".ckpt", ".tar")
 
 
 def load(reference: str, options: LoadOptions) -> Network:
-    """Finds what a model reference means, with its weights verified on disk. The network itself is built later,
-    by the engine, through `Network.build`.
+    """Finds what a model reference means, with its weights on disk, verified where a digest is published.
+
+    The network itself is built later, by the engine, through `Network.build`.
 
     Raises:
         UsageError: the reference is malformed, or lacks an option that its kind needs.
         UnavailableError: model, weights or labels cannot be had; its subclasses say which and why.
     """
     scheme, colon, rest = reference.partition(":")
+    if options.arch is not None and not (scheme == "hub" or is_file(reference)):
+        raise UsageError(
+            f"--arch goes with a file or a hub: repository, not with the model {reference!r}, which has its own",
+            hint=f"leave it out, or give the file: -m ./weights.pth --arch {options.arch}",
+        )
     if colon and scheme == "timm":
         from imgclassify.hub import timm_registry
 
@@ -38,12 +42,7 @@ def load(reference: str, options: LoadOptions) -> Network:
     if is_file(reference):
         from imgclassify.hub import local_file
 
-        return local_file.load(Path(reference).expanduser(), options)
-    if options.arch is not None:
-        raise UsageError(
-            f"--arch goes with a checkpoint file, not with the model {reference!r}",
-            hint=f"leave it out, or give the file: -m ./weights.pth --arch {options.arch}",
-        )
+        return local_file.load(reference, options)
     if colon and scheme != "torchvision":
         raise UnknownModelError(
             f"unknown kind of model reference {reference!r}",

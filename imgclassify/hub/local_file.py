@@ -2,53 +2,48 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgclassify import catalog, checkpoints, weights
 from imgclassify.errors import CheckpointError, UsageError, first_line
-from imgclassify.hub import architectures, catalogued, timm_registry
-from imgclassify.hub.network import LoadOptions, Network, foreign_spec, labels_for
+from imgclassify.hub import architectures, borrowed
+from imgclassify.hub.network import LoadOptions, Network, labels_for
 
 if TYPE_CHECKING:
+    import onnxruntime
     import torch
 
-    from imgclassify.catalog import ModelManifest
 
-
-def load(path: Path, options: LoadOptions) -> Network:
+def load(reference: str, options: LoadOptions) -> Network:
     """See hub.load."""
+    path = Path(os.path.expanduser(reference))  # noqa: PTH111 - Path.expanduser raises where there is no such user
     if not path.is_file():
         near = ", ".join(manifest.name for manifest in catalog.select(catalog.manifests(), path.stem)[:3])
         raise CheckpointError(
-            f"no such model file: {str(path)!r}",
+            f"no such model file: {reference!r}",
             hint="check the path" + (f"; catalogued models have no suffix: {near}" if near else ""),
         )
     if path.suffix.lower() == ".onnx":
-        return _whole(path, options, onnx=True)
+        return _whole(reference, path, options, architecture="onnx")
     if checkpoints.is_torchscript(path):
-        return _whole(path, options, onnx=False)
-    return _checkpoint(path, options)
+        return _whole(reference, path, options, architecture="torchscript")
+    return _checkpoint(reference, path, options)
 
 
-def _architecture(reference: str) -> ModelManifest:
-    if reference.startswith("timm:"):
-        return timm_registry.manifest(reference.removeprefix("timm:"))
-    return catalogued.find(reference)
-
-
-def _checkpoint(path: Path, options: LoadOptions) -> Network:
+def _checkpoint(reference: str, path: Path, options: LoadOptions) -> Network:
     if options.arch is None:
         raise UsageError(
-            f"{str(path)!r} holds weights, and no word of the architecture they belong to",
+            f"{reference!r} holds weights, and no word of the architecture they belong to",
             hint="add --arch NAME, such as --arch resnet18; `imgclassify models list` has the names",
         )
-    manifest = _architecture(options.arch)
+    manifest = borrowed.architecture(options.arch)
     state_dict = checkpoints.read(path)
     num_classes = architectures.head_size(manifest, state_dict) or manifest.num_classes
     return Network(
-        model=path.name,
+        model=reference,
         architecture=manifest.architecture,
         weights=path.name,
         path=path,
@@ -56,25 +51,40 @@ def _checkpoint(path: Path, options: LoadOptions) -> Network:
         preprocess=options.overrides.apply(manifest.preprocess),
         labels=labels_for(manifest, options, num_classes),
         num_classes=num_classes,
-        build=partial(architectures.build, manifest, state_dict, where=repr(str(path)), num_classes=num_classes),
+        build=partial(architectures.build, manifest, state_dict, where=repr(reference), num_classes=num_classes),
         quantized=architectures.is_quantized(manifest),
     )
 
 
-def _whole(path: Path, options: LoadOptions, *, onnx: bool) -> Network:
+def _whole(reference: str, path: Path, options: LoadOptions, *, architecture: str) -> Network:
     """A file that brings its architecture along, and no preprocessing or labels."""
-    preprocess, labels, _ = foreign_spec(repr(str(path)), options, _architecture)
+    preprocess, labels = borrowed.preprocess_and_labels(repr(reference), options)
+    is_onnx = architecture == "onnx"
     return Network(
-        model=path.name,
-        architecture="onnx" if onnx else "torchscript",
+        model=reference,
+        architecture=architecture,
         weights=path.name,
         path=path,
         sha256=weights.sha256_of(path),
         preprocess=preprocess,
         labels=labels,
         num_classes=None,
-        build=None if onnx else partial(_load_torchscript, path),
+        build=partial(_open_onnx if is_onnx else _load_torchscript, path),
+        engine="onnxruntime" if is_onnx else "torch",
     )
+
+
+def _open_onnx(path: Path) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no other base
+        raise CheckpointError(
+            f"cannot read {str(path)!r} as .onnx: {first_line(error)}", hint="export or fetch the file again"
+        ) from error
 
 
 def _load_torchscript(path: Path) -> torch.nn.Module:

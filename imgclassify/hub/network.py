@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +14,6 @@ from imgclassify.errors import UsageError
 from imgclassify.labels import LabelSet
 
 if TYPE_CHECKING:
-    import torch
-
     from imgclassify.weights import Progress
 
 
@@ -34,12 +33,16 @@ class PreprocessOverrides:
                 f"unknown interpolation {self.interpolation!r}",
                 hint=f"use one of {', '.join(INTERPOLATIONS)}",
             )
-        if self.std is not None and not all(self.std):
-            raise UsageError(f"--std {self.std} holds a zero, and is divided by", hint="give three others")
-        sides = [*self.crop_size] if self.crop_size else []
-        sides += [self.resize_size] if isinstance(self.resize_size, int) else [*(self.resize_size or ())]
-        if any(side < 1 for side in sides):
-            raise UsageError(f"{min(sides)} is no size in pixels", hint="give one above zero")
+        for name, channels in (("mean", self.mean), ("std", self.std)):
+            if channels is not None and not _is_rgb(channels):
+                raise UsageError(f"{name} is {channels!r}", hint="give three numbers, for red, green and blue")
+        if self.std is not None and min(self.std) <= 0:
+            raise UsageError(f"std is {self.std!r}, and must be above zero", hint="give three others")
+        for name, size in (("resize_size", self.resize_size), ("crop_size", self.crop_size)):
+            if size is not None and not _is_size(size):
+                raise UsageError(
+                    f"{name} is {size!r}", hint="give a number of pixels above zero, or (height, width)"
+                )
 
     def apply(self, spec: PreprocessSpec) -> PreprocessSpec:
         """The model's preprocessing with the user's changes."""
@@ -62,6 +65,19 @@ class PreprocessOverrides:
 
     def _given(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in PreprocessOverrides.__slots__}
+
+
+def _is_rgb(value: object) -> bool:
+    return (
+        isinstance(value, tuple)
+        and len(value) == 3
+        and all(isinstance(channel, int | float) and math.isfinite(channel) for channel in value)
+    )
+
+
+def _is_size(value: object) -> bool:
+    sides = value if isinstance(value, tuple) and len(value) == 2 else (value,)
+    return all(isinstance(side, int) and side > 0 for side in sides)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,39 +112,28 @@ class Network:
     labels: LabelSet
     num_classes: int | None
     """None where only running the network tells."""
-    build: Callable[[], torch.nn.Module] | None
-    """Makes the torch module with its weights, on the CPU; None for an .onnx file, which is at `path`."""
+    build: Callable[[], Any]
+    """Makes what the engine runs: a torch.nn.Module with its weights, on the CPU; or, where `engine` says so, an
+    onnxruntime.InferenceSession."""
+    engine: str = "torch"
+    """The engine that can run it."""
     quantized: bool = False
     """Whether it has types of its own and knows only the CPU."""
 
 
 def labels_for(manifest: ModelManifest, options: LoadOptions, num_classes: int | None) -> LabelSet:
-    """The user's label set if there is one, else the manifest's; checked against the number of classes.
+    """The user's label set if there is one, else the manifest's; checked against the number of classes if given.
 
     Raises:
         LabelsError: it cannot be read, or its count is another.
+        UsageError: neither the user nor the manifest names one.
     """
-    return label_sets.load(options.labels or manifest.label_set, num_classes=num_classes)
-
-
-def foreign_spec(
-    reference: str, options: LoadOptions, find: Callable[[str], ModelManifest]
-) -> tuple[PreprocessSpec, LabelSet, str]:
-    """(preprocessing, labels, architecture) of a network that brings none of its own: those of `--arch`, else the
-    user's alone.
-
-    Raises:
-        UsageError: something is left unsaid.
-        LabelsError: the label set cannot be read.
-    """
-    if options.arch is not None:
-        manifest = find(options.arch)
-        return (
-            options.overrides.apply(manifest.preprocess),
-            labels_for(manifest, options, None),
-            manifest.name,
+    name = options.labels or manifest.label_set
+    if not name:
+        raise UsageError(
+            f"{manifest.name} does not say what its classes are called", hint="add --labels NAME or FILE"
         )
-    spec = options.overrides.alone(reference)
-    if options.labels is None:
-        raise UsageError(f"{reference} does not say what its classes are called", hint="add --labels NAME or FILE")
-    return spec, label_sets.load(options.labels), ""
+    if not options.labels and name not in label_sets.available():
+        # A manifest's file lies beside the manifest, wherever the program is run.
+        name = str(Path(manifest.origin).parent / name)
+    return label_sets.load(name, num_classes=num_classes)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 from imgclassify import checkpoints, weights
 from imgclassify import labels as label_sets
 from imgclassify.catalog import ModelManifest, PreprocessSpec
-from imgclassify.errors import CheckpointError, DownloadError, OfflineError, UnknownModelError, first_line
+from imgclassify.errors import (
+    CheckpointError,
+    DownloadError,
+    HashMismatchError,
+    LabelsError,
+    OfflineError,
+    UnknownModelError,
+    first_line,
+)
 from imgclassify.hub.network import LoadOptions, Network
 from imgclassify.labels import Label, LabelSet
 
@@ -32,19 +42,19 @@ def load(name: str, options: LoadOptions) -> Network:
             f"timm:{full_name} hands out features and has no classes",
             hint="choose a model with a classifier, such as one whose name ends in in1k",
         )
-    labels = label_sets.load(options.labels, num_classes=num_classes) if options.labels else _labels(config)
+    labels = label_sets.load(options.labels) if options.labels else _labels(config)
     labels.require_num_classes(num_classes)
-    path = _weights_file(full_name, config, offline=options.offline)
+    path = _weights_file(full_name, config, options)
     return Network(
         model=f"timm:{full_name}",
         architecture=config["architecture"],
         weights=config.get("tag") or config["architecture"],
         path=path,
-        sha256=weights.sha256_of(path),
+        sha256=_digest(path),
         preprocess=options.overrides.apply(preprocess_spec(config)),
         labels=labels,
         num_classes=num_classes,
-        build=partial(_build, full_name, config, path),
+        build=partial(_build, full_name, path),
     )
 
 
@@ -64,7 +74,7 @@ def manifest(name: str) -> ModelManifest:
         url="",
         sha256="",
         num_classes=config["num_classes"] or 1000,
-        label_set="imagenet1k",
+        label_set="imagenet1k" if _imagenet_subset(config) == "imagenet-1k" else "",
         preprocess=preprocess_spec(config),
     )
 
@@ -117,17 +127,15 @@ def _unknown(name: str, *, found: bool) -> UnknownModelError:
 
 def _labels(config: dict[str, Any]) -> LabelSet:
     """timm's metadata: the configuration's own label names, or those of the ImageNet subset it was trained on."""
-    from timm.data import ImageNetInfo, infer_imagenet_subset
+    from timm.data import ImageNetInfo
 
     if names := config.get("label_names"):
         return LabelSet(
             name=f"timm:{config['architecture']}",
             labels=tuple(Label(index, None, text) for index, text in enumerate(names)),
         )
-    subset = infer_imagenet_subset(config)
+    subset = _imagenet_subset(config)
     if subset is None:
-        from imgclassify.errors import LabelsError
-
         raise LabelsError(
             f"timm does not say what the {config['num_classes']} classes of {config['architecture']!r} are called",
             hint="add --labels FILE",
@@ -151,23 +159,48 @@ def _labels(config: dict[str, Any]) -> LabelSet:
     )
 
 
-def _weights_file(name: str, config: dict[str, Any], *, offline: bool) -> Path:
+def _imagenet_subset(config: dict[str, Any]) -> str | None:
+    """timm's name of the ImageNet subset that the weights' tag says they were trained on last, such as the 1k of
+    "in12k_ft_in1k". timm alone would go by the number of classes, and take 1000 features for ImageNet's classes."""
+    from timm.data import infer_imagenet_subset
+
+    trained = any(re.fullmatch(r"in\d+k", part) for part in (config.get("tag") or "").split("_"))
+    subset: str | None = infer_imagenet_subset(config) if trained else None
+    return subset
+
+
+def _digest(path: Path) -> str:
+    """The file's SHA-256; the Hugging Face cache calls large files by what it should be.
+
+    Raises:
+        HashMismatchError: it is another.
+    """
+    digest, blob = weights.sha256_of(path), path.resolve()
+    if re.fullmatch("[0-9a-f]{64}", blob.name) and blob.name != digest:
+        raise HashMismatchError(
+            f"{path} is not the file it should be: expected SHA-256 {blob.name}, found {digest}",
+            hint=f"remove {blob} to have it fetched again",
+        )
+    return digest
+
+
+def _weights_file(name: str, config: dict[str, Any], options: LoadOptions) -> Path:
     """The model's weights in the Hugging Face hub's own cache, fetched if need be."""
     repository = config.get("hf_hub_id")
     if not repository:
-        return weights.fetch(config["url"], "", offline=offline).path
+        return weights.fetch(config["url"], "", offline=options.offline, progress=options.progress).path
     repository, _, revision = repository.partition("@")
     names = [config["hf_hub_filename"]] if config.get("hf_hub_filename") else list(_FILE_NAMES)
     for file_name in names:
         if path := _cached(repository, file_name, revision):
             return path
-    if offline:
+    if options.offline:
         raise OfflineError(
             f"the weights of timm:{name} are not in the Hugging Face cache, and --offline forbids fetching them",
             hint=f"run `imgclassify models pull timm:{name}` while online (it fetches {names[0]} of {repository})",
         )
     for file_name in names:
-        if path := _download(repository, file_name, revision):
+        if path := _download(repository, file_name, revision, quiet=options.progress is None):
             return path
     raise DownloadError(
         f"the Hugging Face repository {repository} has none of {', '.join(names)}",
@@ -183,18 +216,22 @@ def _cached(repository: str, file_name: str, revision: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _download(repository: str, file_name: str, revision: str) -> Path | None:
+def _download(repository: str, file_name: str, revision: str, *, quiet: bool) -> Path | None:
     """The file, or None where the repository does not have it."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.utils import disable_progress_bars
 
+    if quiet:
+        disable_progress_bars()
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         return Path(hf_hub_download(repository, file_name, revision=revision or None))
     except LocalEntryNotFoundError as error:  # an EntryNotFoundError too, and means that the hub cannot be reached
         reason: Exception = error
     except EntryNotFoundError:
         return None
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - its HTTP library's exceptions share no base from release to release
         reason = error
     raise DownloadError(
         f"cannot fetch {file_name} of {repository} from the Hugging Face hub: {first_line(reason)}",
@@ -202,13 +239,10 @@ def _download(repository: str, file_name: str, revision: str) -> Path | None:
     ) from reason
 
 
-def _build(name: str, config: dict[str, Any], path: Path) -> torch.nn.Module:
+def _build(name: str, path: Path) -> torch.nn.Module:
     import timm
 
-    # A handful of the oldest are NumPy archives that only the model's own code can read.
-    source: dict[str, Any] = (
-        {"file": str(path)} if config.get("custom_load") else {"state_dict": checkpoints.read(path)}
-    )
+    source = {"state_dict": checkpoints.read(path), "custom_load": False}
     try:
         network: torch.nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source)
     except (RuntimeError, ValueError, KeyError) as error:

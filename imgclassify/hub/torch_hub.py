@@ -17,14 +17,13 @@ from imgclassify import resources
 from imgclassify.errors import (
     CheckpointError,
     DownloadError,
-    ImgclassifyError,
     OfflineError,
     UnknownModelError,
     UntrustedCodeError,
     UsageError,
 )
-from imgclassify.hub import catalogued
-from imgclassify.hub.network import LoadOptions, Network, foreign_spec
+from imgclassify.hub import borrowed
+from imgclassify.hub.network import LoadOptions, Network
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +52,7 @@ def load(rest: str, options: LoadOptions) -> Network:
             f"{reference} runs Python code of {repository!r} on this machine",
             hint="read that code; if you trust it, add --trust",
         )
-    preprocess, labels, _ = foreign_spec(reference, options, catalogued.find)
+    preprocess, labels = borrowed.preprocess_and_labels(reference, options)
     folder = _local_folder(repository) if local else _cached_folder(repository, options.offline)
     return Network(
         model=reference,
@@ -64,7 +63,9 @@ def load(rest: str, options: LoadOptions) -> Network:
         preprocess=preprocess,
         labels=labels,
         num_classes=None,
-        build=partial(_build, str(folder or repository), entrypoint, "local" if folder else "github"),
+        build=partial(
+            _build, str(folder or repository), entrypoint, "local" if folder else "github", offline=options.offline
+        ),
     )
 
 
@@ -93,13 +94,13 @@ def _cached_folder(repository: str, offline: bool) -> Path | None:
     return None
 
 
-def _build(repository: str, entrypoint: str, source: str) -> torch.nn.Module:
+def _build(repository: str, entrypoint: str, source: str, *, offline: bool) -> torch.nn.Module:
     from urllib.error import URLError
 
     import torch
 
     try:
-        with _guests(repository if source == "local" else None):
+        with _as_guests(offline=offline):
             try:
                 network = _call(repository, entrypoint, source, pretrained=True)
             except TypeError as error:
@@ -112,7 +113,7 @@ def _build(repository: str, entrypoint: str, source: str) -> torch.nn.Module:
             f"cannot fetch {repository} for torch.hub: {error}",
             hint="check the network and the name, or give a folder: hub:./folder/entrypoint",
         ) from error
-    except ImgclassifyError:
+    except OfflineError:
         raise
     except RuntimeError as error:
         if "Cannot find callable" not in str(error):
@@ -146,12 +147,23 @@ def _failed(repository: str, entrypoint: str, error: Exception) -> CheckpointErr
 
 
 @contextlib.contextmanager
-def _guests(folder: str | None) -> Iterator[None]:
-    """Keeps torch.hub's and the repository's chatter off stdout, and gives its downloads a time limit."""
-    timeout = socket.getdefaulttimeout()
+def _as_guests(*, offline: bool) -> Iterator[None]:
+    """House rules for torch.hub's and the repository's code: no chatter on stdout, a time limit on what it fetches,
+    and nothing fetched at all when offline."""
+    timeout, connect = socket.getdefaulttimeout(), socket.socket.connect
+
+    def refuse(_: socket.socket, address: Any) -> None:
+        raise OfflineError(
+            f"the repository's code would connect to {address!r}, and --offline forbids it",
+            hint="run once without --offline, so that what it fetches is cached",
+        )
+
     socket.setdefaulttimeout(_TIMEOUT_S)
+    if offline:
+        socket.socket.connect = refuse  # type: ignore[method-assign, assignment]
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
         socket.setdefaulttimeout(timeout)
+        socket.socket.connect = connect  # type: ignore[method-assign]

@@ -64,12 +64,3 @@ def format_of(path: Path) -> str:
         f"the ending of {str(path)!r} names no format",
         hint=f"add --format with one of {', '.join(FORMATS)}, or end the name in .json, .jsonl, .csv or .tsv",
     )
-
-
-def printable(text: str) -> str:
-    """Text safe for a terminal and for one line: what is not printable becomes its escape, such as \\x1b."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )

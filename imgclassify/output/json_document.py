@@ -22,7 +22,6 @@ class JsonDocumentWriter:
         return self
 
     def write(self, result: ImageResult) -> None:
-        # One write call a record: an interrupt falls between two of them and never inside one.
         self._stream.write(self._separator + dumps(result.to_dict()))
         self._separator = ",\n"
 

@@ -12,7 +12,7 @@ from imgclassify.results import ImageResult
 def dumps(value: Any) -> str:
     """JSON on one line, in UTF-8 where it can be: a file name that is not valid UTF-8 has its bytes as lone
     surrogate escapes, which Python's json and os.fsencode turn into the same bytes again."""
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -9,21 +9,30 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from imgclassify.output import printable
+from imgclassify.errors import printable
 from imgclassify.results import ImageResult, Prediction
 
 _BAR_CELLS = 30
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _RUNNERS_UP = 2
-_NARROWEST_SOURCE = 16
-_LABEL_CELLS = 26
+_WIDEST_LABEL = 26
+_PIPE_WIDTH = 100
+"""What the columns are measured by where there is no terminal to ask."""
 
 
 class TableWriter:
     """See output.Writer. Rows are printed as they come; a terminal's width is kept to, a pipe's lines are whole."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._terminal = stream.isatty()
+        self._console = Console(
+            file=stream,
+            highlight=False,
+            markup=False,
+            emoji=False,
+            soft_wrap=True,
+            force_terminal=self._terminal,  # whatever FORCE_COLOR says: a file stays free of escapes
+        )
         self._first: ImageResult | None = None
         self._count = 0
 
@@ -64,7 +73,7 @@ class TableWriter:
             return
         widest = max(cell_len(printable(prediction.label)) for prediction in result.predictions)
         room = self._console.width - len(" 1  ") - len("  100.00 %  ")
-        cells = min(widest, max(room - _BAR_CELLS, 10)) if self._console.is_terminal else widest
+        cells = min(widest, max(room - _BAR_CELLS, 10)) if self._terminal else widest
         for prediction in result.predictions:
             line = Text(f"{prediction.rank:>2}  ", style="dim")
             line.append(set_cell_size(printable(prediction.label), cells), style=_emphasis(prediction))
@@ -73,24 +82,21 @@ class TableWriter:
             self._print(line)
 
     def _print_row(self, result: ImageResult) -> None:
-        width = self._console.width if self._console.is_terminal else None
-        line = Text(_fitted(printable(result.source), _source_cells(width)), style="bold")
+        width = self._console.width if self._terminal else _PIPE_WIDTH
+        third = max(width // 3, 8)
+        line = Text(_fitted(printable(result.source), third), style="bold")
         line.append("  ")
         if result.error:
             line.append_text(_failure(result))
         else:
             best, *others = result.predictions
-            line.append(_fitted(printable(best.label), _LABEL_CELLS, keep="head"), style="not bold")
+            line.append(_fitted(printable(best.label), min(third, _WIDEST_LABEL), keep="head"), style="not bold")
             line.append(f" {_percent(best, 1):>8}", style="green not bold")
             runners = (f"{printable(other.label)} {_percent(other, 1)}" for other in others[:_RUNNERS_UP])
             line.append("  " + " · ".join(runners), style="dim not bold")
-        if width:
+        if self._terminal:
             line.truncate(width, overflow="ellipsis")
         self._print(line)
-
-
-def _source_cells(width: int | None) -> int:
-    return max(_NARROWEST_SOURCE, (width or 100) // 3)
 
 
 def _fitted(text: str, cells: int, *, keep: str = "tail") -> str:
@@ -99,6 +105,7 @@ def _fitted(text: str, cells: int, *, keep: str = "tail") -> str:
         return set_cell_size(text, cells)
     if keep == "head":
         return set_cell_size(text, cells - 1) + "…"
+    text = text[-cells:]
     while cell_len(text) > cells - 1:
         text = text[1:]
     return "…" + set_cell_size(text, cells - 1)
