@@ -114,6 +114,17 @@ def test_cache_info_and_clear(run: Run, mine: FileServer) -> None:
     assert json.loads(run("cache", "info", "--json").out)["bytes"] == 0
 
 
+def test_two_models_may_share_a_file(run: Run, mine: FileServer) -> None:
+    url = catalog.find("mine").url
+    add_manifest("squeezenet1_1", "twin", url, catalog.find("mine").sha256)
+    add_manifest("squeezenet1_1", "nameless", "https://example.org/", "")
+    with mine:
+        run("models", "pull", "mine")
+    assert len(json.loads(run("cache", "info", "--json").out)["files"]) == 1
+    assert run("cache", "clear").status == 0
+    assert not weights.location(url).exists()
+
+
 def test_labels_list_show_search(run: Run, tmp_path: Path) -> None:
     assert json.loads(run("labels", "list", "--json").out) == [{"name": "imagenet1k", "num_classes": 1000}]
     assert "imagenet1k" in run("labels", "list").out

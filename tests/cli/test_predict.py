@@ -228,14 +228,61 @@ def test_an_unforeseen_fault_is_one_sentence_too(run: Run, photo: Path, monkeypa
 # ------------------------------------------------------------------------------------ processes and pipes
 
 
-def test_a_closed_pipe_ends_quietly(album: Path) -> None:
-    command = f'"{sys.executable}" -m imgclassify predict "{album}" --jsonl | head -1; echo "${{PIPESTATUS[0]}}"'
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+def test_a_closed_pipe_ends_quietly(tmp_path: Path) -> None:
+    noise(60, 40).save(tmp_path / "a.png")
+    (tmp_path / "list").write_text(f"{tmp_path / 'a.png'}\n" * 2000)
+    command = f'"{sys.executable}" -m imgclassify predict --files-from list --jsonl -k 50 | head -1'
+    done = subprocess.run(
+        ["bash", "-c", command + '; echo "${PIPESTATUS[0]}"'],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
     first, status = done.stdout.splitlines()
-    assert json.loads(first)["source"].endswith("a.jpg")
-    assert status in ("0", "1")  # 1 where every record had been written before the pipe closed
+    assert json.loads(first)["source"].endswith("a.png")
+    assert (status, done.stderr) == ("0", "")
+
+
+def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    line = command.replace("imgclassify", f'"{sys.executable}" -m imgclassify', 1)
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=folder, check=False)
+
+
+def test_closed_streams_are_no_fault(photo: Path) -> None:
+    done = shell("imgclassify predict photo.jpg -o out.json >&-", photo.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(json.loads((photo.parent / "out.json").read_text())["results"]) == 1
+    closed = shell("imgclassify predict photo.jpg >&-", photo.parent)
+    assert (closed.returncode, "stdout is closed" in closed.stderr) == (2, True)
+    deaf = shell("imgclassify predict photo.jpg missing.jpg --jsonl 2>&-", photo.parent)
+    assert (deaf.returncode, len(deaf.stdout.splitlines())) == (1, 2)
+    mute = shell("imgclassify predict - --jsonl <&-", photo.parent)
+    assert (mute.returncode, json.loads(mute.stdout)["error"]["type"]) == (1, "empty")
+
+
+def test_a_full_disk_behind_stdout_is_told(photo: Path) -> None:
+    done = shell("imgclassify predict photo.jpg > /dev/full", photo.parent)
+    assert done.returncode == 3
+    assert "cannot write to stdout: No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
-    assert "BrokenPipe" not in done.stderr
+
+
+def test_offline_fetches_no_picture(run: Run, photo: Path) -> None:
+    with FileServer(photo.parent) as server:
+        outcome = run("predict", server.url("photo.jpg"), "--offline", "--jsonl")
+        assert server.requests == []
+    [record] = records(outcome.out)
+    assert (outcome.status, record["error"]["type"]) == (1, "unreadable")
+    assert "--offline" in record["error"]["message"]
+
+
+def test_a_folder_without_images_is_found_before_a_model_is_fetched(run: Run, tmp_path: Path) -> None:
+    with FileServer(tmp_path) as server:
+        add_manifest("resnet18", "mine", server.url("mine.pth"), "0" * 64)
+        assert run("predict", tmp_path, "-m", "mine").status == 4
+        assert run("predict", tmp_path / "x.jpg", "-m", "mine", "--device", "cuda:99").status == 3
+        assert server.requests == []
 
 
 def test_an_interrupt_leaves_a_valid_document_and_status_130(tmp_path: Path) -> None:

@@ -1,0 +1,145 @@
+"""What a person at a terminal sees: widths, colours, progress, Ctrl-C; on a pseudo-terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+from servers import FileServer, trickled
+
+from .conftest import ALBUM
+
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class Terminal:
+    """A command on a pseudo-terminal of a given width; its stdout may go elsewhere."""
+
+    def __init__(
+        self, *arguments: str | Path, width: int = 80, stdout: Path | None = None, **environment: str
+    ) -> None:
+        self._leader, follower = pty.openpty()
+        fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+        inherited = {
+            name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "TERM")
+        }
+        elsewhere = stdout.open("wb") if stdout else None
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "imgclassify", *map(str, arguments)],
+            stdin=follower,
+            stdout=elsewhere or follower,
+            stderr=follower,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            env=inherited | {"TERM": "xterm-256color"} | environment,
+        )
+        os.close(follower)
+        if elsewhere:
+            elsewhere.close()
+        self.text = ""
+
+    def press_ctrl_c(self) -> None:
+        os.write(self._leader, b"\x03")
+
+    def read_until(self, words: str, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while words not in self.text and time.monotonic() < deadline:
+            self.text += self._read()
+        assert words in self.text
+
+    def end(self, seconds: float = 60) -> int:
+        """Reads to the end; gives the exit status."""
+        while chunk := self._read():
+            self.text += chunk
+        os.close(self._leader)
+        return self.process.wait(seconds)
+
+    def lines(self) -> list[str]:
+        return ESCAPE.sub("", self.text).replace("\r", "").splitlines()
+
+    def _read(self) -> str:
+        try:
+            return os.read(self._leader, 65536).decode(errors="replace")
+        except OSError:  # what Linux says when the last process has closed the other side
+            return ""
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_rows_keep_to_the_width_and_show_label_and_percentage(width: int, album: Path) -> None:
+    terminal = Terminal("predict", album, width=width)
+    assert terminal.end() == 1
+    rows = terminal.lines()[: len(ALBUM)]
+    assert all(len(row) <= width for row in rows), rows
+    assert sum(bool(re.search(r"\d+\.\d %", row)) for row in rows) == len(ALBUM) - 1
+    assert any("✗ corrupt_image" in row for row in rows)
+
+
+def test_colour_is_for_terminals_and_no_color_is_heeded(photo: Path, tmp_path: Path) -> None:
+    coloured = Terminal("predict", photo)
+    coloured.end()
+    assert "\x1b[" in coloured.text
+    plain = Terminal("predict", photo, NO_COLOR="1")
+    plain.end()
+    assert "\x1b[3" not in plain.text
+    # A file is a file, whatever FORCE_COLOR asks for.
+    forced = Terminal("predict", photo, "-o", tmp_path / "table.txt", FORCE_COLOR="1")
+    assert forced.end() == 0
+    assert "\x1b" not in (tmp_path / "table.txt").read_text("utf-8")
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-progress"], ["-q"]])
+def test_progress_is_drawn_where_results_go_elsewhere_unless_told_not_to(
+    flags: list[str], album: Path, tmp_path: Path
+) -> None:
+    terminal = Terminal("predict", album, "-o", tmp_path / "out.jsonl", *flags)
+    assert terminal.end() == 1
+    assert ("images" in terminal.text and "1 failed" in terminal.text) == (flags == [])
+    assert ("1 of 5 images failed" in terminal.text) == (flags != ["-q"])
+
+
+def test_ctrl_c_while_stdin_is_awaited_ends_at_once() -> None:
+    terminal = Terminal("predict", "-", "-v")
+    terminal.read_until("efficientnet_lite0")  # loaded, and waiting for the picture
+    time.sleep(0.3)
+    terminal.press_ctrl_c()
+    started = time.monotonic()
+    assert terminal.end() == 130
+    assert time.monotonic() - started < 10
+    assert "interrupted" in terminal.text
+    assert "Traceback" not in terminal.text
+    assert "Fatal" not in terminal.text
+
+
+def test_ctrl_c_does_not_wait_for_a_slow_server() -> None:
+    with FileServer(files={"a.jpg": bytes(5000)}) as server:
+        server.always = trickled(1, 0.5)
+        terminal = Terminal("predict", server.url("a.jpg"), "-v")
+        terminal.read_until("efficientnet_lite0")
+        time.sleep(0.3)
+        terminal.press_ctrl_c()
+        started = time.monotonic()
+        assert terminal.end() == 130
+        assert time.monotonic() - started < 10
+    assert "Traceback" not in terminal.text
+
+
+def test_an_interrupt_during_start_up_is_quiet(photo: Path) -> None:
+    running = subprocess.Popen(
+        [sys.executable, "-m", "imgclassify", "predict", str(photo)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    time.sleep(1)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert out == b""
+    assert b"Traceback" not in err
