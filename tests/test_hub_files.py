@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from contextlib import suppress
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,14 @@ import onnx
 import pytest
 import torch
 from conftest import noise
-from networks import probabilities, seeded
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import add_manifest, probabilities, publish, seeded
 from onnx import TensorProto, helper
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torchvision.models import get_model_weights
 
-from imgclassify import Classifier, hub
+from imgclassify import Classifier, catalog, checkpoints, hub
 from imgclassify.errors import CheckpointError, LabelsError, UnavailableError, UsageError
 
 LETTERS = "abcdefghij"
@@ -281,3 +286,76 @@ def test_an_onnx_file_that_is_no_image_classifier_is_refused(three: str, tmp_pat
     onnx.save(model, tmp_path / "odd.onnx")
     with pytest.raises(CheckpointError, match=r"takes 2 inputs.* not one batch of images"):
         Classifier(str(tmp_path / "odd.onnx"), labels=three, **OVERRIDES)
+
+
+@pytest.mark.parametrize("softmax", [False, True], ids=["logits", "softmax"])
+def test_whether_a_graph_ends_in_softmax_does_not_depend_on_the_pictures(
+    softmax: bool, three: str, tmp_path: Path
+) -> None:
+    """Logits that happen to look like probabilities are logits still, alone and beside any neighbours."""
+    scale = graph(tmp_path / "mine.onnx", shape=["N", 3, 32, 32], softmax=softmax)
+    options = {**OVERRIDES, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    classifier = Classifier(str(tmp_path / "mine.onnx"), labels=three, **options)
+    # With this colour the three logits are 3r + b, 2g and b, and sum to 1.
+    colour = (0.2, 0.1, 0.1)
+    flat = np.full((40, 40, 3), [round(255 * channel) for channel in colour], np.uint8)
+    logits = flat[0, 0] / 255 @ scale
+    assert logits.sum() == pytest.approx(1, abs=0.01)
+    expected = np.exp(logits) / np.exp(logits).sum()
+    for pictures in ([flat], [flat, np.asarray(noise(50, 50)), flat]):
+        for prediction in next(classifier.predict(pictures)).predictions:
+            assert prediction.probability == pytest.approx(expected[prediction.class_index], abs=1e-5)
+
+
+def test_a_graph_that_fails_on_the_crop_says_so_in_a_sentence(three: str, tmp_path: Path) -> None:
+    graph(tmp_path / "mine.onnx", shape=["N", 3, "H", "W"])
+    model = onnx.load(tmp_path / "mine.onnx")
+    model.graph.initializer.append(helper.make_tensor("shape", TensorProto.INT64, [4], [-1, 3, 7, 7]))
+    model.graph.node.insert(0, helper.make_node("Reshape", ["images", "shape"], ["fixed"]))
+    model.graph.node[1].input[0] = "fixed"
+    onnx.save(model, tmp_path / "mine.onnx")
+    with pytest.raises(CheckpointError, match=r"mine\.onnx' cannot answer crops of 32×32"):
+        Classifier(str(tmp_path / "mine.onnx"), labels=three, **OVERRIDES)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("suffix", [".pth", ".old.pth", ".safetensors"])
+def test_a_mutated_checkpoint_is_read_or_refused_and_nothing_else(
+    suffix: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"mutated{suffix}"
+    content = bytearray(small_checkpoints()[suffix])
+    for position, value in data.draw(
+        st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), min_size=1, max_size=6)
+    ):
+        content[position] = value
+    path.write_bytes(content[: data.draw(st.integers(1, len(content)))])
+    checkpoints.is_torchscript(path)
+    with suppress(CheckpointError):
+        assert checkpoints.read(path)
+
+
+@cache
+def small_checkpoints() -> dict[str, bytes]:
+    state_dict = {"layer.weight": torch.ones(3, 2), "layer.bias": torch.zeros(3)}
+    new, old, safe = BytesIO(), BytesIO(), save(state_dict)
+    torch.save(state_dict, new)
+    torch.save(state_dict, old, _use_new_zipfile_serialization=False)
+    return {".pth": new.getvalue(), ".old.pth": old.getvalue(), ".safetensors": safe}
+
+
+def test_arch_of_a_timm_model_without_imagenets_classes_wants_labels(tmp_path: Path) -> None:
+    torch.save({"head.weight": torch.zeros(1000, 2)}, tmp_path / "mine.pth")
+    with pytest.raises(UsageError, match="does not say what its classes are called"):
+        hub.load(str(tmp_path / "mine.pth"), hub.LoadOptions(arch="timm:resmlp_12_224.fb_dino"))
+
+
+def test_labels_in_a_manifest_lie_beside_it(
+    ten_classes: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, digest = publish(tmp_path, ten_classes, "mine")
+    add_manifest("resnet18", "mine", file.as_uri(), digest, num_classes="10", label_set='"letters.txt"')
+    (catalog.user_folder() / "letters.txt").write_text("\n".join(LETTERS))
+    monkeypatch.chdir(tmp_path)
+    assert Classifier("mine").labels[3].label == "d"

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
 from imgclassify import hub
-from imgclassify.errors import CheckpointError, OfflineError, UnknownModelError
+from imgclassify.errors import CheckpointError, LabelsError, OfflineError, UnknownModelError, UsageError
 from imgclassify.hub import timm_registry
 
 NAME = "test_efficientnet.r160_in1k"
@@ -145,6 +145,28 @@ def test_weights_missing_from_the_repository_are_an_error_of_one_line(huggingfac
     done = answer(f"timm:{NAME}", "any.png")
     assert "DownloadError" in done.stderr
     assert f"timm/{NAME} has none of model.safetensors, pytorch_model.bin" in done.stderr
+
+
+def test_a_cached_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path) -> None:
+    from imgclassify.errors import HashMismatchError
+
+    blob = tmp_path / ("a" * 64)
+    blob.write_bytes(b"tampered")
+    (tmp_path / "model.safetensors").symlink_to(blob)
+    with pytest.raises(HashMismatchError, match=f"{'a' * 64}, found {hashlib.sha256(b'tampered').hexdigest()}"):
+        timm_registry._digest(tmp_path / "model.safetensors")
+
+
+def test_a_thousand_features_are_not_taken_for_imagenets_classes() -> None:
+    config = timm.get_pretrained_cfg("resmlp_12_224.fb_dino").to_dict()
+    assert config["num_classes"] == 1000
+    with pytest.raises(LabelsError, match="1000 classes of 'resmlp_12_224'"):
+        timm_registry._labels(config)
+
+
+def test_arch_beside_a_timm_model_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="has its own"):
+        hub.load(f"timm:{NAME}", hub.LoadOptions(arch="resnet50"))
 
 
 def test_an_unknown_model_lists_the_nearest() -> None:

@@ -13,7 +13,14 @@ from networks import probabilities
 from torchvision.models import get_model_weights
 
 from imgclassify import Classifier, hub, resources
-from imgclassify.errors import CheckpointError, OfflineError, UnknownModelError, UntrustedCodeError, UsageError
+from imgclassify.errors import (
+    CheckpointError,
+    DownloadError,
+    OfflineError,
+    UnknownModelError,
+    UntrustedCodeError,
+    UsageError,
+)
 
 HUBCONF = """
 print("chatter at import")
@@ -37,6 +44,10 @@ def raises(pretrained=False):
 
 def no_network(pretrained=False):
     return "just text"
+
+def fetches(pretrained=False):
+    import urllib.request
+    urllib.request.urlopen("http://127.0.0.1:9/weights.pth")
 
 def features(pretrained=False):
     return torch.nn.Identity()
@@ -97,6 +108,18 @@ def test_a_repository_in_torch_hubs_cache_needs_no_network(
     write_repository(resources.torch_hub_folder() / folder)
     reference = reference.replace("/x", "/with_weights")
     assert Classifier(reference, offline=offline, **TRUSTED).run.model == reference
+
+
+def test_offline_holds_for_the_repositorys_code_too(ran: Path) -> None:
+    with pytest.raises(OfflineError, match=r"would connect to \('127\.0\.0\.1', 9\)"):
+        Classifier("hub:./repository/fetches", offline=True, **TRUSTED)
+    with pytest.raises(DownloadError, match="Connection refused"):
+        Classifier("hub:./repository/fetches", **TRUSTED)
+
+
+def test_arch_may_be_timms(ran: Path) -> None:
+    options = {**TRUSTED, "arch": "timm:resnet18.a1_in1k"}
+    assert Classifier("hub:./repository/with_weights", **options).run.preprocess["crop_mode"] == "center"
 
 
 def test_offline_says_where_the_repository_belongs() -> None:

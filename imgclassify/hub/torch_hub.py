@@ -152,7 +152,8 @@ def _as_guests(*, offline: bool) -> Iterator[None]:
     and nothing fetched at all when offline."""
     timeout, connect = socket.getdefaulttimeout(), socket.socket.connect
 
-    def refuse(_: socket.socket, address: Any) -> None:
+    def refuse(unused: socket.socket, address: Any) -> None:
+        unused.close()
         raise OfflineError(
             f"the repository's code would connect to {address!r}, and --offline forbids it",
             hint="run once without --offline, so that what it fetches is cached",
