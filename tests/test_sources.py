@@ -27,7 +27,8 @@ from imgclassify.errors import (
     ImageTooLargeError,
     ImageUnreadableError,
 )
-from imgclassify.sources import expand, read_names
+from imgclassify.sources import archives, expand, read_names, urls
+from imgclassify.sources import source as source_module
 
 unix = pytest.mark.skipif(os.name != "posix", reason="pipes and symbolic links as Unix has them")
 unprivileged = pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
@@ -188,7 +189,7 @@ def test_a_shells_process_substitution_is_read(folder):
 
 @unix
 def test_a_pipe_has_a_size_limit(folder, monkeypatch):
-    monkeypatch.setattr(sources, "MAX_BYTES", 1000)
+    monkeypatch.setattr(source_module, "MAX_BYTES", 1000)
     reader, writer = os.pipe()
     with os.fdopen(writer, "wb") as stream:
         stream.write(bytes(1001))
@@ -498,7 +499,7 @@ def test_a_nul_separated_list_keeps_everything_else(listed, expected):
 @given(st.lists(st.binary(min_size=1).map(lambda name: name.replace(b"\0", b"x"))), st.integers(1, 9))
 def test_any_names_round_trip_through_a_nul_separated_list(listed, chunk_bytes):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "_CHUNK_BYTES", chunk_bytes)
+        patch.setattr(sources, "CHUNK_BYTES", chunk_bytes)
         back = list(read_names(io.BytesIO(b"".join(name + b"\0" for name in listed)), null=True))
     assert [os.fsencode(name) for name in back] == listed
 
@@ -665,7 +666,7 @@ def test_an_encrypted_zip_member_says_so(folder):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_member_above_the_limit_is_too_large_and_the_rest_goes_on(folder, kind, monkeypatch):
-    monkeypatch.setattr(sources, "MAX_BYTES", 1000)
+    monkeypatch.setattr(source_module, "MAX_BYTES", 1000)
     make_archive(f"a{kind}", {"big.jpg": bytes(1001), "fits.jpg": bytes(1000)})
     big, fits = expand([f"a{kind}"])
     with pytest.raises(ImageTooLargeError, match=r"big\.jpg"):
@@ -678,8 +679,8 @@ def test_a_member_above_the_limit_is_not_even_read(folder, kind, monkeypatch):
     def fail(*_: object) -> bytes:
         raise AssertionError("read")
 
-    monkeypatch.setattr(sources, "MAX_BYTES", 1000)
-    monkeypatch.setattr(sources, "_read_stream", fail)
+    monkeypatch.setattr(source_module, "MAX_BYTES", 1000)
+    monkeypatch.setattr(archives, "read_whole", fail)
     make_archive(f"a{kind}", {"big.jpg": bytes(1001)})
     with pytest.raises(ImageTooLargeError):
         only(f"a{kind}").open()
@@ -717,7 +718,7 @@ def test_a_compressed_tar_damaged_in_its_middle_fails_in_words(folder, kind):
 
 
 def test_a_zip_whose_directory_lies_about_a_size_yields_no_more_than_it_says(folder, monkeypatch):
-    monkeypatch.setattr(sources, "MAX_BYTES", 1000)
+    monkeypatch.setattr(source_module, "MAX_BYTES", 1000)
     make_archive("a.zip", {"a.jpg": bytes(100_000)})
     content = Path("a.zip").read_bytes()
     Path("a.zip").write_bytes(content.replace((100_000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
@@ -921,7 +922,7 @@ def server(monkeypatch):
         thread.start()
         listener.url = f"http://127.0.0.1:{listener.server_port}"
         yield listener
-        sources._session().close()
+        urls._session().close()
         listener.shutdown()
         thread.join()
 
@@ -965,7 +966,7 @@ def test_a_redirect_away_from_http_is_refused(server, target):
 
 
 def test_a_download_above_the_limit_is_too_large(server, monkeypatch):
-    monkeypatch.setattr(sources, "MAX_BYTES", 1000)
+    monkeypatch.setattr(source_module, "MAX_BYTES", 1000)
     assert len(read(only(f"{server.url}/size/1000"))) == 1000
     with pytest.raises(ImageTooLargeError, match="size/1001"):
         only(f"{server.url}/size/1001").open()
@@ -977,7 +978,7 @@ def test_a_server_that_falls_silent_is_given_up(server):
 
 
 def test_a_server_that_drips_is_given_up(server, monkeypatch):
-    monkeypatch.setattr(sources, "SLOW_AFTER", 0.1)
+    monkeypatch.setattr(urls, "SLOW_AFTER", 0.1)
     with pytest.raises(ImageUnreadableError, match=r"only .* bytes"):
         only(f"{server.url}/drip/a.jpg").open()
 

@@ -1,0 +1,109 @@
+"""What the user named (paths, folders, globs, URLs, archives, stdin) as an ordered, lazy stream of sources.
+
+Nothing is decoded here, and nothing is written to disk.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
+from io import BytesIO
+from itertools import islice
+from typing import BinaryIO
+
+from imgclassify.errors import ImageUnreadableError
+from imgclassify.sources.archives import ARCHIVE_SUFFIXES
+from imgclassify.sources.paths import expand_path
+from imgclassify.sources.source import CHUNK_BYTES, IMAGE_SUFFIXES, MAX_BYTES, Notice, Source, fail, read_whole
+from imgclassify.sources.urls import CONNECT_TIMEOUT, READ_TIMEOUT, open_url
+
+__all__ = ["ARCHIVE_SUFFIXES", "IMAGE_SUFFIXES", "MAX_BYTES", "Source", "expand", "only", "read_names"]
+
+
+def _no_notice(_message: str) -> None:
+    pass
+
+
+def expand(
+    names: Iterable[str],
+    *,
+    notice: Notice = _no_notice,
+    stdin: BinaryIO | None = None,
+    timeout: tuple[float, float] = (CONNECT_TIMEOUT, READ_TIMEOUT),
+    globs: bool = True,
+    offline: bool = False,
+) -> Iterator[Source]:
+    """The sources that `names` stand for, in order, found as they are asked for.
+
+    Args:
+        names: paths, folders, globs, http(s) URLs, archives, members of archives, or "-".
+        notice: told what the user may want to know and no source can carry, such as an empty folder.
+        stdin: what "-" reads, once; standard input unless given.
+        timeout: seconds to connect to a server, and between two of its packets.
+        globs: whether * ? and [ in a name that does not exist stand for others. In a list of files they do not:
+            there each name has its record.
+        offline: never open a socket; URLs fail to open.
+    """
+    read_stdin = cache(partial(_read_stdin, stdin))
+    stdin_named = False
+    for name in names:
+        if name == "-":
+            read = partial(fail, ImageUnreadableError, "standard input was read before, and holds one image")
+            yield Source(name, partial(_open_stdin, read if stdin_named else read_stdin))
+            stdin_named = True
+        elif name.lower().startswith(("http://", "https://")):
+            yield Source(name, partial(open_url, name, None if offline else timeout))
+        else:
+            yield from expand_path(name, notice, globs=globs)
+
+
+def only(name: str, *, offline: bool = False) -> Source:
+    """The one picture of that name. What is none, such as a folder or an archive of several, fails to open."""
+    if os.path.isdir(name):  # noqa: PTH112 - the name stays as it was given
+        return Source(name, partial(fail, ImageUnreadableError, f"{name!r} is a folder, and not one picture"))
+    found = list(islice(expand([name], globs=False, offline=offline), 2))
+    if len(found) == 1:
+        return found[0]
+    what = "several pictures" if found else "no picture"
+    return Source(name, partial(fail, ImageUnreadableError, f"{name!r} holds {what}"))
+
+
+def read_names(stream: BinaryIO, *, null: bool) -> Iterator[str]:
+    """The names that a list holds, one per line or NUL-separated, as they arrive.
+
+    Only the line's end (LF or CR LF), and a byte order mark before the first, is removed; empty entries are
+    skipped. Bytes that are not text survive as `os.fsdecode` keeps them.
+    """
+    entries = _split_null(stream) if null else _split_lines(stream)
+    return (os.fsdecode(entry) for entry in entries if entry)
+
+
+def _split_lines(stream: BinaryIO) -> Iterator[bytes]:
+    for number, line in enumerate(stream):
+        if number == 0:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        yield line.removesuffix(b"\n").removesuffix(b"\r") if line.endswith(b"\n") else line
+
+
+def _split_null(stream: BinaryIO) -> Iterator[bytes]:
+    # read1 hands over what a pipe already holds; read would wait for a full chunk.
+    read = getattr(stream, "read1", stream.read)
+    rest = b""
+    while chunk := read(CHUNK_BYTES):
+        *entries, rest = (rest + chunk).split(b"\0")
+        yield from entries
+    yield rest
+
+
+def _open_stdin(read: Callable[[], bytes]) -> BinaryIO:
+    return BytesIO(read())
+
+
+def _read_stdin(stdin: BinaryIO | None) -> bytes:
+    stream = stdin or getattr(sys.stdin, "buffer", None)
+    if stream is None:
+        raise ImageUnreadableError("standard input is closed")
+    return read_whole(stream, "-")
