@@ -11,7 +11,7 @@ import typer
 from imgclassify import catalog, weights
 from imgclassify.cli import console
 from imgclassify.cli.listing import print_table
-from imgclassify.cli.options import Debug, Json, NoProgress, Offline, Quiet
+from imgclassify.cli.options import Debug, Json, NoProgress, Offline, Quiet, complete_model
 from imgclassify.errors import HashMismatchError, UsageError, WeightsError
 
 if TYPE_CHECKING:
@@ -32,7 +32,10 @@ class Order(StrEnum):
 
 
 References = Annotated[
-    list[str], typer.Argument(metavar="REF...", help="Models: NAME or NAME@WEIGHTS.", show_default=False)
+    list[str],
+    typer.Argument(
+        metavar="REF...", autocompletion=complete_model, help="Models: NAME or NAME@WEIGHTS.", show_default=False
+    ),
 ]
 
 
@@ -68,7 +71,12 @@ def list_models(
 
 @app.command()
 def show(
-    reference: Annotated[str, typer.Argument(metavar="REF", help="NAME or NAME@WEIGHTS.", show_default=False)],
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="REF", autocompletion=complete_model, help="NAME or NAME@WEIGHTS.", show_default=False
+        ),
+    ],
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -91,7 +99,12 @@ def show(
 def pull(
     references: Annotated[
         list[str],
-        typer.Argument(metavar="REF...", help="Models: NAME, NAME@WEIGHTS, or timm:NAME.", show_default=False),
+        typer.Argument(
+            metavar="REF...",
+            autocompletion=complete_model,
+            help="Models: NAME, NAME@WEIGHTS, or timm:NAME.",
+            show_default=False,
+        ),
     ],
     offline: Offline = False,
     no_progress: NoProgress = False,
@@ -114,7 +127,12 @@ def pull(
 def verify(
     references: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[REF]...", help="Default: every model in the cache.", show_default=False),
+        typer.Argument(
+            metavar="[REF]...",
+            autocompletion=complete_model,
+            help="Default: every model in the cache.",
+            show_default=False,
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:

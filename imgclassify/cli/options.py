@@ -10,6 +10,16 @@ import typer
 
 from imgclassify.errors import UsageError
 
+
+def complete_model(incomplete: str) -> list[str]:
+    """Catalogued names for the shell; with an @, the weights of the name before it."""
+    from imgclassify import catalog
+
+    manifests = catalog.manifests()
+    names = [each.reference for each in manifests] if "@" in incomplete else [each.name for each in manifests]
+    return sorted({name for name in names if name.startswith(incomplete)})
+
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr: model, engine, device.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", envvar="IMGCLASSIFY_DEBUG")]

@@ -44,6 +44,7 @@ def predict(
         typer.Option(
             "--model",
             "-m",
+            autocompletion=options.complete_model,
             metavar="REF",
             envvar="IMGCLASSIFY_MODEL",
             rich_help_panel=_MODEL,
@@ -56,6 +57,7 @@ def predict(
         str | None,
         typer.Option(
             "--arch",
+            autocompletion=options.complete_model,
             metavar="NAME",
             rich_help_panel=_MODEL,
             show_default=False,
