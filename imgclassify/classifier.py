@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, overload
 
 import imgclassify
 from imgclassify import hub, images, pipeline, preprocess, sources
-from imgclassify.catalog import EMBEDDED_MODEL
-from imgclassify.engines import choice
+from imgclassify.catalog import EMBEDDED_MODEL, Size
+from imgclassify.engines import Engine, choice
 from imgclassify.errors import CheckpointError, ImageError, ImageTooLargeError, UsageError, printable
-from imgclassify.hub import LoadOptions, PreprocessOverrides
+from imgclassify.hub import LoadOptions, Network, PreprocessOverrides
+from imgclassify.labels import LabelSet
 from imgclassify.results import ImageFailure, ImageResult, Prediction, RunInfo
 from imgclassify.sources import Source
 
@@ -121,33 +122,16 @@ class Classifier:
             choice.require(engine, "torch", reference)
         network = hub.load(reference, options)
         self._engine = choice.start(network, engine=engine, device=device, dtype=dtype)
-        # The checkpoint that `build` holds on to has served.
-        self._network = replace(network, build=_built)
+        num_classes = network.num_classes or _count_classes(self._engine, network.preprocess.crop_size)
+        network.labels.require_num_classes(num_classes)
+        self.labels: LabelSet = network.labels
+        self.top_k: int = min(top_k, num_classes)
+        self.run: RunInfo = _describe(network, self._engine, num_classes)
+        """All that this classifier's answers depend on."""
+        self._preprocess = network.preprocess
         self._offline = offline
-        self._num_classes = self._count_classes()
-        self._network.labels.require_num_classes(self._num_classes)
-        self.labels = self._network.labels
-        self.top_k = min(top_k, self._num_classes)
         self._batch_size = batch_size or self._engine.default_batch_size
         self._workers = workers or pipeline.default_workers()
-
-    @property
-    def run(self) -> RunInfo:
-        """All that this classifier's answers depend on."""
-        network = self._network
-        return RunInfo(
-            version=imgclassify.__version__,
-            model=network.model,
-            architecture=network.architecture,
-            weights=network.weights,
-            weights_sha256=network.sha256,
-            preprocess=network.preprocess.to_dict(),
-            label_set=network.labels.name,
-            num_classes=self._num_classes,
-            engine=self._engine.name,
-            device=self._engine.device,
-            dtype=self._engine.dtype,
-        )
 
     @overload
     def predict(self, picture: Picture) -> ImageResult: ...  # type: ignore[overload-overlap]
@@ -159,9 +143,9 @@ class Classifier:
         """Names what is in a picture, or in each of many.
 
         Args:
-            picture: a path or URL, the bytes of an image file or a binary file open for reading, a PIL image,
-                an array of (H, W, 3) or (H, W) uint8
-                in RGB, 0..255, or a Source; or an iterable of any of these, which is taken in as it is answered.
+            picture: a path or URL, the bytes of an image file or a binary file open for reading, a PIL image, an
+                array of (H, W, 3) or (H, W) uint8 in RGB, 0..255, or a Source; or an iterable of any of these,
+                which is read as it is answered, on a thread of its own.
 
         Returns:
             One ImageResult for one picture. For an iterable, an iterator of one ImageResult each, in order.
@@ -186,7 +170,7 @@ class Classifier:
     def _open(self, picture: _Picture) -> _Prepared:
         image = picture.load()
         try:
-            crop = preprocess.crop(image, self._network.preprocess)
+            crop = preprocess.crop(image, self._preprocess)
         except MemoryError as error:
             raise ImageTooLargeError(
                 f"too large for this machine's memory: {image.width}×{image.height}"
@@ -198,7 +182,7 @@ class Classifier:
             return self._open(picture)
         except ImageError as error:
             failure = ImageFailure(error.type, printable(str(error)))
-            return pipeline.Done(ImageResult(picture.name, self._network.model, None, None, (), failure))
+            return pipeline.Done(ImageResult(picture.name, self.run.model, None, None, (), failure))
 
     def _answer(self, batch: list[_Prepared]) -> list[ImageResult]:
         import numpy as np
@@ -212,7 +196,7 @@ class Classifier:
         return [
             ImageResult(
                 source=prepared.name,
-                model=self._network.model,
+                model=self.run.model,
                 width=prepared.width,
                 height=prepared.height,
                 predictions=self._top(row),
@@ -229,13 +213,28 @@ class Classifier:
             predictions.append(Prediction(rank, class_index, label.wnid, label.label, probability))
         return tuple(predictions)
 
-    def _count_classes(self) -> int:
-        if self._network.num_classes is not None:
-            return self._network.num_classes
-        import numpy as np
 
-        blank = np.zeros((1, *self._network.preprocess.crop_size, 3), np.uint8)
-        return int(self._engine.logits(blank).shape[1])
+def _count_classes(engine: Engine, crop_size: Size) -> int:
+    """By asking: some networks do not say how many they have."""
+    import numpy as np
+
+    return int(engine.logits(np.zeros((1, *crop_size, 3), np.uint8)).shape[1])
+
+
+def _describe(network: Network, engine: Engine, num_classes: int) -> RunInfo:
+    return RunInfo(
+        version=imgclassify.__version__,
+        model=network.model,
+        architecture=network.architecture,
+        weights=network.weights,
+        weights_sha256=network.sha256,
+        preprocess=network.preprocess.to_dict(),
+        label_set=network.labels.name,
+        num_classes=num_classes,
+        engine=engine.name,
+        device=engine.device,
+        dtype=engine.dtype,
+    )
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -289,10 +288,6 @@ def _named(picture: Any, index: int, *, offline: bool) -> _Picture:
 
 def _from_source(source: Source) -> _Picture:
     return _Picture(source.name, partial(images.load, source))
-
-
-def _built() -> NoReturn:
-    raise AssertionError("a network is built once")
 
 
 def _fail(error: ImageError) -> NoReturn:

@@ -228,7 +228,7 @@ def test_an_onnx_file_is_fed_by_the_form_of_its_input(
     from imgclassify import preprocess
 
     for image, result in zip(images, classifier.predict(images), strict=True):
-        pixels = preprocess.crop(image, classifier._network.preprocess).astype(np.float64)
+        pixels = preprocess.crop(image, classifier._preprocess).astype(np.float64)
         if kind != TensorProto.UINT8:
             pixels = (pixels / 255 - OVERRIDES["mean"]) / OVERRIDES["std"]
         logits = pixels.mean(axis=(0, 1)) @ scale
