@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,6 +16,9 @@ from imgclassify.labels import LabelSet
 
 if TYPE_CHECKING:
     from imgclassify.weights import Progress
+
+
+logger = logging.getLogger("imgclassify")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,20 @@ class PreprocessOverrides:
                 )
 
     def apply(self, spec: PreprocessSpec) -> PreprocessSpec:
-        """The model's preprocessing with the user's changes."""
-        return replace(spec, **{name: value for name, value in self._given().items() if value is not None})
+        """The model's preprocessing with the user's changes; warns where the crop has become the larger of the two."""
+        changed = replace(spec, **{name: value for name, value in self._given().items() if value is not None})
+        if (
+            changed != spec
+            and isinstance(changed.resize_size, int)
+            and max(changed.crop_size) > changed.resize_size
+        ):
+            logger.warning(
+                "the crop of %d×%d is larger than the resize to %d: pictures are padded with black; "
+                "add --resize-size to avoid it",
+                *changed.crop_size,
+                changed.resize_size,
+            )
+        return changed
 
     def alone(self, reference: str) -> PreprocessSpec:
         """A whole preprocessing from the overrides, for a model that brings none.

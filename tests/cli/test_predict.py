@@ -138,6 +138,11 @@ def test_the_models_preprocessing_can_be_overridden(run: Run, photo: Path) -> No
     assert plain["results"][0]["predictions"] != document["results"][0]["predictions"]
 
 
+def test_a_crop_larger_than_the_resize_is_warned_of(run: Run, photo: Path) -> None:
+    assert "padded with black" in run("predict", photo, "--crop-size", "288").err
+    assert run("predict", photo, "--crop-size", "288", "--resize-size", "300").err == ""
+
+
 def test_labels_of_ones_own(run: Run, photo: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("".join(f"class number {index}\n" for index in range(1000)))
     [record] = records(run("predict", photo, "--jsonl", "--labels", tmp_path / "mine.txt").out)
