@@ -184,9 +184,13 @@ def _lanczos(x: float) -> float:
     return _sinc(x) * _sinc(x / 3) if -3.0 <= x < 3.0 else 0.0
 
 
+_FLOAT_054, _FLOAT_046 = 0.5400000214576721, 0.46000000834465027
+"""Hamming's 0.54 and 0.46, which Pillow has as C floats."""
+
+
 def _hamming(x: float) -> float:
     x = abs(x)
-    return _sinc(x) * (0.54 + 0.46 * math.cos(x * math.pi)) if x < 1.0 else 0.0
+    return _sinc(x) * (_FLOAT_054 + _FLOAT_046 * math.cos(x * math.pi)) if x < 1.0 else 0.0
 
 
 def _box(x: float) -> float:

@@ -49,7 +49,7 @@ class PreprocessOverrides:
                 )
 
     def apply(self, spec: PreprocessSpec) -> PreprocessSpec:
-        """The model's preprocessing with the user's changes; warns where the crop has become the larger of the two."""
+        """The model's preprocessing with the user's changes; warns where the crop becomes the larger."""
         changed = replace(spec, **{name: value for name, value in self._given().items() if value is not None})
         if (
             changed != spec
