@@ -226,9 +226,10 @@ def _files() -> Iterator[tuple[str, str]]:
     shipped = (entry for entry in resources.data_folder("models").iterdir() if entry.name.endswith(".toml"))
     for entry in sorted(shipped, key=lambda entry: entry.name):
         yield f"models/{entry.name}", entry.read_text("utf-8")
-    for path in sorted(user_folder().glob("*.toml")):
+    # Editors and macOS leave hidden files of the same ending.
+    for path in sorted(path for path in user_folder().glob("*.toml") if not path.name.startswith(".")):
         try:
-            yield str(path), path.read_text("utf-8")
+            yield str(path), path.read_text("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ManifestError(
                 f"cannot read {path}: {error}", hint="make it readable UTF-8, or move it away"
@@ -319,7 +320,8 @@ class _Table:
         return value
 
     def number(self, key: str) -> float:
-        return float(self.take(key, (int, float)))
+        value = float(self.take(key, (int, float)))
+        return value if math.isfinite(value) else cast(float, self.refuse(key, "a finite number"))
 
     def positive(self, key: str) -> int:
         value = cast(int, self.take(key, int))
@@ -365,14 +367,19 @@ _KIND_NAMES = {str: "a string", bool: "true or false", int: "a whole number", fl
 _KIND_NAMES |= {list: "an array", dict: "a table"}
 
 
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
+
+
 def _model(table: _Table, origin: str) -> ModelManifest:
     manifest = ModelManifest(
-        name=table.matching("name", r"[A-Za-z0-9][\w.+-]*", "letters, digits, and _ . + -"),
-        weights=table.matching("weights", r"[A-Za-z0-9][\w.+-]*", "letters, digits, and _ . + -"),
+        name=table.matching("name", _NAME, "ASCII letters, digits, and _ . + -"),
+        weights=table.matching("weights", _NAME, "ASCII letters, digits, and _ . + -"),
         default=table.take("default", bool),
         architecture=table.take("architecture", str),
         provider=table.word("provider", PROVIDERS),
-        url=table.matching("url", r"(https?://|file://|package:).+", "an http, https, file or package: URL"),
+        url=table.matching(
+            "url", r"(https?://|file://|package:)[^\x00-\x20]+", "an http, https, file or package: URL"
+        ),
         sha256=table.matching("sha256", r"([0-9a-f]{8,64})?", "8 to 64 lower-case hex digits, or empty"),
         num_classes=table.positive("num_classes"),
         label_set=table.take("label_set", str),
@@ -434,7 +441,7 @@ def _rename(table: _Table) -> tuple[tuple[str, str], ...]:
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
             table.refuse("rename", "an array of [pattern, replacement] pairs")
         try:
-            re.compile(pair[0])
-        except re.error as error:
-            table.refuse("rename", f"made of valid regular expressions ({pair[0]!r}: {error})")
+            re.sub(pair[0], pair[1], "")
+        except (re.error, IndexError) as error:
+            table.refuse("rename", f"made of valid regular expressions ({pair!r}: {error})")
     return tuple((pattern, replacement) for pattern, replacement in pairs)

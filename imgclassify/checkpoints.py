@@ -5,6 +5,7 @@ Nothing in a checkpoint is ever executed: pickles are read with weights_only=Tru
 
 from __future__ import annotations
 
+import logging
 import re
 import zipfile
 from collections import OrderedDict
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from imgclassify.errors import CheckpointError, first_line
+
+logger = logging.getLogger("imgclassify")
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +26,8 @@ _WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "state_di
 """Keys under which training scripts put the state_dict, in the order they are looked for."""
 _PREFIX = "module."
 """What DataParallel and DistributedDataParallel put before every name."""
+_COUNT_OF_AVERAGED = "n_averaged"
+"""What torch.optim.swa_utils.AveragedModel puts beside the parameters."""
 _SHOWN = 5
 """How many differing names an error lists."""
 
@@ -38,7 +43,7 @@ def read(path: Path) -> StateDict:
     """
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {str(path)!r}", hint="check the path")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_torch(path)
     state_dict = _unwrap(content, path)
     if all(name.startswith(_PREFIX) for name in state_dict):
         return rename(state_dict, [("^" + re.escape(_PREFIX), "")])
@@ -129,6 +134,9 @@ def _read_torch(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols: what cannot be read is refused below
+            if not _is_text(path):
+                with path.open("rb") as stream:  # torch itself cannot open a name that is not UTF-8
+                    return torch.load(stream, map_location="cpu", weights_only=True)
             # Mapping needs the zip format, and leaves the pages of a large file to the operating system.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
@@ -147,14 +155,23 @@ def _read_torch(path: Path) -> Any:
     )
 
 
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _unwrap(content: Any, path: Path) -> StateDict:
     import torch
 
     if isinstance(content, Mapping):
-        for wrapper in _WRAPPERS:
-            if isinstance(content.get(wrapper), Mapping):
-                content = content[wrapper]
-                break
+        held = [wrapper for wrapper in _WRAPPERS if isinstance(content.get(wrapper), Mapping)]
+        if held:
+            content = content[held[0]]
+        if len(held) > 1:
+            logger.warning("%s holds %s; %s is used", path, " and ".join(map(repr, held)), repr(held[0]))
         # A quantized network's state_dict also holds packed tuples, dtypes and None.
         if (
             content
@@ -162,6 +179,7 @@ def _unwrap(content: Any, path: Path) -> StateDict:
             and any(isinstance(value, torch.Tensor) for value in content.values())
         ):
             state_dict: StateDict = OrderedDict(content)
+            state_dict.pop(_COUNT_OF_AVERAGED, None)
             _keep_metadata(content, state_dict)
             return state_dict
         found = f"a dictionary of {', '.join(map(repr, list(content)[:_SHOWN])) or 'nothing'}"

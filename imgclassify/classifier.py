@@ -117,7 +117,10 @@ class Classifier:
             trust=trust,
             progress=progress,
         )
-        reference = os.fspath(model) if model else EMBEDDED_MODEL
+        reference = EMBEDDED_MODEL if model is None else os.fspath(model)
+        for what, name in (("model", reference), ("labels", options.labels)):
+            if name == "":
+                raise UsageError(f"the name given for {what} is empty", hint="leave it out, or name one")
         if engine == "onnxruntime" and not reference.lower().endswith(".onnx"):
             choice.require(engine, "torch", reference)
         network = hub.load(reference, options)

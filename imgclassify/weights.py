@@ -136,7 +136,7 @@ def traces(url: str) -> list[Path]:
         return []
     path = location(url)
     rejected = sorted(path.parent.glob(f"{escape(path.name)}.rejected-*"))
-    return [file for file in (path, _partial(path), *rejected) if os.path.lexists(file)]
+    return [file for file in (path, _partial(path), *rejected) if os.path.lexists(file) and not file.is_dir()]
 
 
 def remove(url: str) -> bool:
@@ -261,7 +261,7 @@ def _locked(path: Path) -> Iterator[Path]:
         try:
             lock.acquire(timeout=LOCK_NOTICE_SECONDS)
         except Timeout:
-            logger.info("waiting for another process to fetch %s", path.name)
+            logger.warning("waiting for another process to fetch %s", path.name)
             lock.acquire()
         try:
             yield file

@@ -168,6 +168,15 @@ def test_two_defaults_of_one_model_are_refused() -> None:
         catalog.find("mine")
 
 
+def test_hidden_files_are_passed_over_and_a_byte_order_mark_is_no_fault() -> None:
+    folder = own_folder()
+    (folder / ".#mine.toml").symlink_to("somebody@somewhere.1")
+    (folder / "._mine.toml").write_bytes(b"\x00\x05\x16\x07")
+    (folder / "mine.toml").write_text(MANIFEST, "utf-8-sig")
+    assert catalog.find("mine").num_classes == 10
+    assert len(catalog.manifests()) == 130
+
+
 def test_unreadable_file_is_named() -> None:
     (own_folder() / "latin.toml").write_bytes(b"# caf\xe9\n")
     with pytest.raises(ManifestError, match=r"latin\.toml"):
@@ -208,9 +217,12 @@ def test_missing_preprocessing_key_is_named(key: str) -> None:
         ("resize_size = 256", "resize_size = -1", r"resize_size must be"),
         ("mean = [0.5, 0.5, 0.5]", "mean = [0.5, 0.5]", r"mean must be three numbers"),
         ("std = [0.2, 0.2, 0.2]", "std = [0.2, 0.0, 0.2]", r"std must be three numbers above zero"),
-        ('name = "mine"', 'name = "my model"', r"name must be letters"),
+        ('name = "mine"', 'name = "my model"', r"name must be ASCII letters"),
         ("default = true", "default = true\nrename = [['(', '']]", r"rename must be made of valid regular"),
         ("default = true", "default = true\nrename = [['a']]", r"rename must be an array of"),
+        ("default = true", "default = true\nrename = [['a', '\\2']]", r"rename must be made of valid regular"),
+        ("mine-0123abcd.pth", "mine\\u0000.pth", r"url must be"),
+        ('name = "mine"', 'name = "vögel"', r"name must be ASCII"),
         ("default = true", "default = true\nmetadata = {}", r"missing key models\[0\]\.metadata\.num_params"),
         ("[[models]]", "[models]", r"models must be an array"),
         ("default = true", "default = ", r"not TOML"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import warnings
 from contextlib import suppress
@@ -18,7 +19,7 @@ from conftest import noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import add_manifest, probabilities, publish, seeded
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save, save_file
 from torchvision.models import get_model_weights
 
@@ -187,7 +188,7 @@ def graph(path: Path, *, shape: list[Any], kind: int = TensorProto.FLOAT, softma
         "classifier",
         [helper.make_tensor_value_info("images", kind, shape)],
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, [shape[0], 3])],
-        [helper.make_tensor("scale", TensorProto.FLOAT, [3, 3], scale.flatten())],
+        [numpy_helper.from_array(scale, "scale")],
     )
     model = helper.make_model(built, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
@@ -343,6 +344,91 @@ def small_checkpoints() -> dict[str, bytes]:
     torch.save(state_dict, new)
     torch.save(state_dict, old, _use_new_zipfile_serialization=False)
     return {".pth": new.getvalue(), ".old.pth": old.getvalue(), ".safetensors": safe}
+
+
+@pytest.mark.parametrize("key", ["model_ema", "state_dict_ema"])
+def test_an_averaged_model_is_read_as_torchvision_saves_it(
+    key: str, ten_classes: torch.nn.Module, letters: str, tmp_path: Path
+) -> None:
+    averaged = torch.optim.swa_utils.AveragedModel(ten_classes).state_dict()
+    assert "n_averaged" in averaged
+    torch.save({key: averaged, "epoch": 3}, tmp_path / "mine.pth")
+    check(tmp_path / "mine.pth", ten_classes, letters)
+
+
+def test_of_several_state_dicts_the_one_used_is_named(
+    ten_classes: torch.nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state_dict = ten_classes.state_dict()
+    torch.save({"state_dict_ema": state_dict, "state_dict": state_dict}, tmp_path / "two.pth")
+    checkpoints.read(tmp_path / "two.pth")
+    assert "'state_dict' and 'state_dict_ema'; 'state_dict' is used" in caplog.text
+
+
+def test_names_that_do_not_match_are_listed_and_the_labels_not_blamed(
+    ten_classes: torch.nn.Module, letters: str, tmp_path: Path
+) -> None:
+    compiled = {f"_orig_mod.{name}": tensor for name, tensor in ten_classes.state_dict().items()}
+    torch.save(compiled, tmp_path / "compiled.pth")
+    with pytest.raises(CheckpointError, match=r"missing: conv1\.weight.*unexpected: _orig_mod\.conv1\.weight"):
+        hub.load(str(tmp_path / "compiled.pth"), hub.LoadOptions(arch="resnet18", labels=letters))
+
+
+@pytest.mark.parametrize("bias", [None, 3, [0.0] * 10, torch.zeros(()), torch.zeros(10).to_sparse()])
+def test_odd_things_in_a_tensors_place_are_refused_in_a_sentence(
+    bias: Any, ten_classes: torch.nn.Module, letters: str, tmp_path: Path
+) -> None:
+    torch.save({**ten_classes.state_dict(), "fc.bias": bias}, tmp_path / "odd.pth")
+    with pytest.raises(UnavailableError):
+        Classifier(str(tmp_path / "odd.pth"), arch="resnet18", labels=letters).predict(noise(9, 9))
+
+
+def test_a_file_name_that_is_not_text(ten_classes: torch.nn.Module, letters: str, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.PTH")
+    torch.save(ten_classes.state_dict(), tmp_path / "plain.pth")
+    (tmp_path / "plain.pth").rename(path)
+    check(path, ten_classes, letters)
+
+
+def test_a_torchscript_network_that_ends_in_softmax_is_not_softmaxed_again(
+    ten_classes: torch.nn.Module, letters: str, tmp_path: Path
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = torch.nn.Sequential(ten_classes, torch.nn.Softmax(dim=1)).eval()
+        torch.jit.save(torch.jit.trace(whole, torch.rand(1, 3, 224, 224)), tmp_path / "soft.pt")
+    check(tmp_path / "soft.pt", ten_classes, letters)
+
+
+@pytest.mark.filterwarnings("ignore:Scripted Goog")
+def test_a_scripted_network_with_auxiliary_answers(tmp_path: Path) -> None:
+    network = seeded("googlenet", aux_logits=False, transform_input=True, init_weights=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(network), tmp_path / "scripted.pt")
+    image = noise(200, 200, seed=2)
+    expected = probabilities(network, get_model_weights("googlenet").DEFAULT.transforms()(image))
+    classifier = Classifier(str(tmp_path / "scripted.pt"), arch="googlenet")
+    for prediction in classifier.predict(image).predictions:
+        assert prediction.probability == pytest.approx(float(expected[prediction.class_index]), abs=1e-5)
+
+
+def test_an_onnx_graph_with_external_data_has_no_digest_and_may_not_reach_outside(
+    three: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    scale = graph(folder / "mine.onnx", shape=["N", 3, 32, 32])
+    assert Classifier(str(folder / "mine.onnx"), labels=three, **OVERRIDES).run.weights_sha256
+    model = onnx.load(folder / "mine.onnx")
+    options = {"save_as_external_data": True, "size_threshold": 0, "convert_attribute": False}
+    onnx.save(model, folder / "mine.onnx", location="mine.data", **options)
+    assert (folder / "mine.data").stat().st_size >= scale.nbytes
+    assert Classifier(str(folder / "mine.onnx"), labels=three, **OVERRIDES).run.weights_sha256 is None
+    content = (folder / "mine.onnx").read_bytes()
+    (folder / "mine.onnx").write_bytes(content.replace(b"\x12\x09mine.data", b"\x12\x09../m.data"))
+    with pytest.raises(CheckpointError, match=r"'\.\./m\.data', outside its own folder"):
+        Classifier(str(folder / "mine.onnx"), labels=three, **OVERRIDES)
 
 
 def test_arch_of_a_timm_model_without_imagenets_classes_wants_labels(tmp_path: Path) -> None:

@@ -49,6 +49,24 @@ def fetches(pretrained=False):
     import urllib.request
     urllib.request.urlopen("http://127.0.0.1:9/weights.pth")
 
+def leaves(pretrained=False):
+    raise SystemExit(0)
+
+class Talkative(torch.nn.Module):
+    def forward(self, images):
+        print("chatter of the network")
+        return images.mean(dim=(2, 3)).repeat(1, 334)[:, :1000]
+
+def talkative(pretrained=False):
+    return Talkative()
+
+class Broken(torch.nn.Module):
+    def forward(self, images, more):
+        return images
+
+def broken(pretrained=False):
+    return Broken()
+
 def features(pretrained=False):
     return torch.nn.Identity()
 """
@@ -110,6 +128,12 @@ def test_a_repository_in_torch_hubs_cache_needs_no_network(
     assert Classifier(reference, offline=offline, **TRUSTED).run.model == reference
 
 
+def test_a_networks_chatter_stays_off_stdout(ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Classifier("hub:./repository/talkative", **TRUSTED).predict(noise(9, 9))
+    captured = capsys.readouterr()
+    assert (captured.out, "chatter of the network" in captured.err) == ("", True)
+
+
 def test_offline_holds_for_the_repositorys_code_too(ran: Path) -> None:
     with pytest.raises(OfflineError, match=r"would connect to \('127\.0\.0\.1', 9\)"):
         Classifier("hub:./repository/fetches", offline=True, **TRUSTED)
@@ -135,6 +159,8 @@ def test_offline_says_where_the_repository_belongs() -> None:
         ("raises", CheckpointError, "ZeroDivisionError: a fault of the repository"),
         ("no_network", CheckpointError, "returns a str, not a network"),
         ("features", CheckpointError, "no image classifier"),
+        ("leaves", CheckpointError, "SystemExit: 0"),
+        ("broken", CheckpointError, "cannot answer crops of 224×224: .*missing 1 required"),
     ],
 )
 def test_faults_of_the_repository_are_told_in_a_sentence(

@@ -25,7 +25,7 @@ def info(json: Json = False, debug: Debug = False) -> None:
     """Which files of catalogued models are cached, and how much room they take."""
     console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
     entries = [
-        (file, file.stat().st_size, manifest.reference) for manifest, files in _cached().values() for file in files
+        (file, file.lstat().st_size, manifest.reference) for manifest, files in _cached().values() for file in files
     ]
     total = sum(size for _, size, _ in entries)
     if json:
@@ -55,7 +55,7 @@ def clear(
     console.configure(be_quiet=quiet, be_verbose=False, be_debug=debug, progress=False)
     freed = 0
     for manifest, files in _cached().values():
-        freed += sum(file.stat().st_size for file in files)
+        freed += sum(file.lstat().st_size for file in files)
         for file in files:
             typer.echo(str(file))
         if not dry_run:

@@ -8,17 +8,19 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import typer
 
-from imgclassify import __version__, catalog, labels, resources, weights
+from imgclassify import __version__, catalog, hub, labels, resources, weights
 from imgclassify.cli import console
 from imgclassify.cli.listing import print_table
 from imgclassify.cli.options import Debug, Json
 from imgclassify.downloads import public_url
-from imgclassify.errors import ImgclassifyError, UnavailableError
+from imgclassify.errors import ImgclassifyError, UnavailableError, WeightsError
+from imgclassify.hub import catalogued
 
 _PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "pillow", "numpy", "safetensors", "requests")
 _EXTRAS = {"pillow-heif": "pip install 'imgclassify[heif]' to open HEIC"}
@@ -103,7 +105,16 @@ def _folders() -> Iterator[Finding]:
         "HF_HOME",
     ):
         if variable in os.environ:
-            yield Finding(variable, public_url(os.environ[variable]))
+            yield _checked(variable, partial(_setting, variable), "set it to another value, or unset it")
+
+
+def _setting(variable: str) -> str:
+    value = os.environ[variable]
+    if variable == "IMGCLASSIFY_MODEL" and not value.startswith(("timm:", "hub:")) and not hub.is_file(value):
+        catalogued.find(value)
+    if variable == "IMGCLASSIFY_MIRROR" and not value.startswith(("https://", "http://", "file://")):
+        raise WeightsError(f"{public_url(value)} begins with none of https://, http://, file://")
+    return public_url(value)
 
 
 def _writable(what: str, folder: Path, remedy: str) -> Finding:

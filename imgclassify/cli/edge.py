@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import traceback
@@ -12,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from imgclassify.cli import console
-from imgclassify.errors import ExitStatus, ImgclassifyError
+from imgclassify.errors import ExitStatus, ImgclassifyError, UnavailableError
 
 _DISK_FAULTS = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", None)}
 
@@ -42,6 +43,16 @@ class Edge(TyperGroup):
         raise typer.Exit(int(status))
 
 
+class _ClosedStdout(io.StringIO):
+    """Stands for a stdout that was closed before the process began; only who writes to it is told."""
+
+    def write(self, text: str) -> int:
+        raise UnavailableError("stdout is closed", hint="give it a place, or name a file with --output")
+
+    def reconfigure(self, **settings: object) -> None:
+        pass
+
+
 def _unforeseen(error: Exception) -> ExitStatus:
     if type(error).__module__.partition(".")[0] in ("click", "typer"):
         raise error  # usage errors and exits, which the framework prints and ends by itself
@@ -65,6 +76,8 @@ def guard_streams() -> None:
     """UTF-8 whatever the locale; a file name that is not valid UTF-8 leaves with the bytes it came with."""
     if sys.stderr is None:  # closed by whoever started the process; what is said there is for nobody
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    if sys.stdout is None:
+        sys.stdout = _ClosedStdout()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")

@@ -12,7 +12,8 @@ from imgclassify import catalog, weights
 from imgclassify.cli import console
 from imgclassify.cli.listing import print_table
 from imgclassify.cli.options import Debug, Json, NoProgress, Offline, Quiet, complete_model
-from imgclassify.errors import HashMismatchError, UsageError, WeightsError
+from imgclassify.downloads import public_url
+from imgclassify.errors import HashMismatchError, UnavailableError, UsageError, WeightsError
 
 if TYPE_CHECKING:
     from imgclassify.catalog import ModelManifest
@@ -118,9 +119,20 @@ def pull(
     for reference in references:
         if reference.startswith("hub:") or hub.is_file(reference):
             raise UsageError(f"{reference!r} has no weights to pull", hint="name a catalogued or timm: model")
-        with console.download_progress() as progress:
-            network = hub.load(reference, hub.LoadOptions(offline=offline, progress=progress))
-        typer.echo(str(network.path))
+    failed = 0
+    for reference in references:
+        try:
+            with console.download_progress() as progress:
+                network = hub.load(reference, hub.LoadOptions(offline=offline, progress=progress))
+        except UnavailableError as error:
+            if len(references) == 1:
+                raise
+            failed += 1
+            console.error(str(error), error.hint)
+        else:
+            typer.echo(str(network.path))
+    if failed:
+        raise WeightsError(f"{failed} of {len(references)} models could not be pulled", hint="each says why above")
 
 
 @app.command()
@@ -174,13 +186,19 @@ def path(references: References, debug: Debug = False) -> None:
 
 
 def _find(reference: str) -> ModelManifest:
+    from imgclassify import hub
     from imgclassify.hub import catalogued
 
+    if reference.startswith(("timm:", "hub:")) or hub.is_file(reference):
+        raise UsageError(
+            f"{reference!r} is not in the catalog",
+            hint="timm's weights lie in the Hugging Face cache (HF_HOME), torch.hub's repositories in torch's",
+        )
     return catalogued.find(reference)
 
 
 def _described(manifest: ModelManifest) -> dict[str, Any]:
-    return manifest.to_dict() | {"cached": weights.cached(manifest.url)}
+    return manifest.to_dict() | {"url": public_url(manifest.url), "cached": weights.cached(manifest.url)}
 
 
 def _row(manifest: ModelManifest) -> list[str]:
@@ -205,7 +223,7 @@ def _details(manifest: ModelManifest, others: list[str]) -> list[list[str]]:
         ["other weights", ", ".join(others) or "none"],
         ["architecture", f"{manifest.architecture} ({manifest.provider})"],
         ["labels", f"{manifest.label_set}, {manifest.num_classes} classes"],
-        ["url", manifest.url],
+        ["url", public_url(manifest.url)],
         ["sha256", f"{manifest.sha256}{'…' if len(manifest.sha256) < 64 else ''}"],
         ["file", f"{weights.location(manifest.url)}{'' if weights.cached(manifest.url) else ' (not fetched yet)'}"],
     ]

@@ -54,4 +54,11 @@ def start(network: Network, *, engine: str, device: str, dtype: str) -> Engine:
         )
     from imgclassify.engines.torch_engine import TorchEngine
 
-    return TorchEngine(network.build, network.preprocess, device=device, dtype=dtype, movable=not network.quantized)
+    return TorchEngine(
+        network.build,
+        network.preprocess,
+        device=device,
+        dtype=dtype,
+        movable=not network.quantized,
+        foreign=network.num_classes is None,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from imgclassify.engines import softmax
 from imgclassify.errors import CheckpointError, DeviceError, first_line
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class OnnxruntimeEngine:
         self._mean = np.array(preprocess.mean, np.float32)
         self._std = np.array(preprocess.std, np.float32)
         self._ends_in_softmax = False
-        self._ends_in_softmax = _are_probabilities(self.logits(_probes(preprocess.crop_size)))
+        self._ends_in_softmax = softmax.are_probabilities(self.logits(softmax.probes(preprocess.crop_size)))
 
     def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Engine.logits.
@@ -81,9 +82,7 @@ class OnnxruntimeEngine:
         size = self._batch_size or len(images)
         outputs = [self._run(images[start : start + size], size) for start in range(0, len(images), size)]
         logits = np.concatenate(outputs).astype(np.float32)
-        if self._ends_in_softmax:
-            return np.log(np.maximum(logits, np.finfo(np.float32).tiny))
-        return logits
+        return softmax.undone(logits) if self._ends_in_softmax else logits
 
     def normalize(self, crops: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
         """(N, H, W, 3) uint8 → the graph's float input: `(x / 255 - mean) / std`, computed in float32."""
@@ -143,19 +142,3 @@ class OnnxruntimeEngine:
                     hint=f"add --crop-size {sides[0]} (and the --resize-size it was trained with)",
                 )
         return only
-
-
-def _probes(crop_size: tuple[int, int]) -> NDArray[np.uint8]:
-    """(4, H, W, 3) uint8: black, white, and noise twice, which no network answers alike."""
-    import numpy as np
-
-    probes = np.random.default_rng(0).integers(0, 256, (4, *crop_size, 3), dtype=np.uint8)
-    probes[0], probes[1] = 0, 255
-    return probes
-
-
-def _are_probabilities(outputs: NDArray[np.float32]) -> bool:
-    """Whether every row is one of probabilities; logits that all happen to be have not been seen."""
-    import numpy as np
-
-    return outputs.shape[1] > 1 and bool((outputs >= 0).all()) and np.allclose(outputs.sum(axis=1), 1, atol=1e-2)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import TYPE_CHECKING
 
+from imgclassify.engines import softmax
 from imgclassify.errors import CheckpointError, DeviceError, first_line
 
 if TYPE_CHECKING:
@@ -32,15 +34,18 @@ class TorchEngine:
         device: str = "auto",
         dtype: str = "float32",
         movable: bool = True,
+        foreign: bool = False,
     ) -> None:
         """Builds the network and moves it to the device.
 
         Args:
             build: makes the network, with its weights, on the CPU.
             movable: False for a quantized network, which knows only the CPU and its own types.
+            foreign: True for a network of unknown making, which may end in softmax, and may print.
 
         Raises:
             DeviceError: this machine lacks the device, or the network cannot run there or in that dtype.
+            CheckpointError: the network cannot be built or moved.
         """
         import torch
 
@@ -55,12 +60,14 @@ class TorchEngine:
             raise DeviceError(f"{self.device} has no bfloat16", hint="use --dtype float16 or float32")
         self.default_batch_size = _CPU_BATCH_SIZE if self._device.type == "cpu" else _ACCELERATOR_BATCH_SIZE
         network = build().eval()
-        if movable:
-            network = network.to(self._device, self._dtype).to(memory_format=torch.channels_last)
-        self._network = network
+        self._network = self._moved(network) if movable else network
+        self._foreign = foreign
         self._white = torch.tensor(255.0, device=self._device)
         self._mean = torch.tensor(preprocess.mean, device=self._device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocess.std, device=self._device).view(1, 3, 1, 1)
+        self._ends_in_softmax = False
+        if foreign:
+            self._ends_in_softmax = softmax.are_probabilities(self.logits(softmax.probes(preprocess.crop_size)))
 
     def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Engine.logits. A batch that does not fit the device's memory is halved until it does.
@@ -73,7 +80,8 @@ class TorchEngine:
         import torch
 
         try:
-            return self._run(torch.from_numpy(crops))
+            logits = self._run(torch.from_numpy(crops))
+            return softmax.undone(logits) if self._ends_in_softmax else logits
         except torch.OutOfMemoryError as error:
             if len(crops) == 1:
                 raise DeviceError(
@@ -88,20 +96,44 @@ class TorchEngine:
 
         with torch.inference_mode(), _exact_float32():
             images = self.normalize(crops).to(self._dtype)
-            try:
-                output = self._network(images)
-            except torch.OutOfMemoryError:
-                raise
-            except (RuntimeError, AssertionError, ValueError) as error:
-                height, width = images.shape[2:]
-                raise CheckpointError(
-                    f"the network cannot answer crops of {height}×{width}: {first_line(error)}",
-                    hint="leave --crop-size to the model; `imgclassify models show` tells its own",
-                ) from error
+            output = self._call(images)
             if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(images):
                 raise _no_classifier(output)
             answer: NDArray[np.float32] = output.float().cpu().numpy()
             return answer
+
+    def _call(self, images: torch.Tensor) -> object:
+        import torch
+
+        try:
+            with redirect_stdout(sys.stderr) if self._foreign else nullcontext():
+                output = self._network(images)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a network's forward raises what it likes
+            height, width = images.shape[2:]
+            raise CheckpointError(
+                f"the network cannot answer crops of {height}×{width}: {first_line(error)}",
+                hint="leave --crop-size to the model; `imgclassify models show` tells its own",
+            ) from error
+        # A scripted GoogLeNet or Inception always hands out its auxiliary answers too.
+        return getattr(output, "logits", output)
+
+    def _moved(self, network: torch.nn.Module) -> torch.nn.Module:
+        import torch
+
+        try:
+            return network.to(self._device, self._dtype).to(memory_format=torch.channels_last)
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(
+                f"{self.device} has not enough free memory for the network",
+                hint="free some, or use a smaller model, --dtype float16, or --device cpu",
+            ) from error
+        except (RuntimeError, NotImplementedError, TypeError) as error:
+            raise CheckpointError(
+                f"the network cannot be moved to {self.device} in {self.dtype}: {first_line(error)}",
+                hint="its checkpoint may hold tensors of a kind that no network computes with",
+            ) from error
 
     def normalize(self, crops: torch.Tensor) -> torch.Tensor:
         """(N, H, W, 3) uint8 → (N, 3, H, W) float32 in channels_last layout: `(x / 255 - mean) / std`.

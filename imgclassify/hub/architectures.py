@@ -68,18 +68,21 @@ def build(manifest: ModelManifest, state_dict: StateDict, *, where: str, num_cla
     return network
 
 
-def head_size(manifest: ModelManifest, state_dict: StateDict) -> int | None:
-    """The number of classes of a checkpoint, read from the classifier's head; None where it has no such name.
+def head_size(manifest: ModelManifest, state_dict: StateDict, *, where: str) -> int:
+    """The number of classes of a checkpoint, read from the head: the last parameter whose shape follows it.
 
-    The head is the last parameter whose shape follows the number of classes.
+    Raises:
+        CheckpointError: the checkpoint has no such parameter; the first names that differ are listed.
     """
     if is_quantized(manifest):
         return manifest.num_classes
     one, other = (_create_bare(manifest, num_classes=count).state_dict() for count in (2, 3))
     heads = [name for name, tensor in one.items() if tensor.shape != other[name].shape]
     renamed = checkpoints.rename(state_dict, manifest.rename)
-    present = [name for name in heads if name in renamed]
-    return int(renamed[present[-1]].shape[0]) if present and renamed[present[-1]].ndim else None
+    sizes = [_shapes(renamed)[name][0] for name in heads if _shapes(renamed).get(name)]
+    if not sizes:
+        checkpoints.check_fit(_shapes(renamed), _shapes(one), where=where, architecture=manifest.name)
+    return sizes[-1]
 
 
 def _create_bare(manifest: ModelManifest, **changes: Any) -> torch.nn.Module:
@@ -113,7 +116,7 @@ def _load(
             given.setdefault(name, torch.zeros((), dtype=torch.long))  # absent before torch 0.4, unused in eval
     try:
         network.load_state_dict(given, strict=True, assign=assign)
-    except (RuntimeError, ValueError, AttributeError, KeyError) as error:
+    except Exception as error:  # what stands for a tensor may be anything
         checkpoints.check_fit(_shapes(given), _shapes(wanted), where=where, architecture=manifest.name)
         reason = "; ".join(line.strip() for line in str(error).splitlines()[:3])
         raise CheckpointError(

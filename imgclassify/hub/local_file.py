@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +42,7 @@ def _checkpoint(reference: str, path: Path, options: LoadOptions) -> Network:
         )
     manifest = borrowed.architecture(options.arch)
     state_dict = checkpoints.read(path)
-    num_classes = architectures.head_size(manifest, state_dict) or manifest.num_classes
+    num_classes = architectures.head_size(manifest, state_dict, where=repr(reference))
     return Network(
         model=reference,
         architecture=manifest.architecture,
@@ -65,13 +66,33 @@ def _whole(reference: str, path: Path, options: LoadOptions, *, architecture: st
         architecture=architecture,
         weights=path.name,
         path=path,
-        sha256=weights.sha256_of(path),
+        sha256=None if is_onnx and _external_data(path) else weights.sha256_of(path),
         preprocess=preprocess,
         labels=labels,
         num_classes=None,
         build=partial(_open_onnx if is_onnx else _load_torchscript, path),
         engine="onnxruntime" if is_onnx else "torch",
     )
+
+
+def _external_data(path: Path) -> set[str]:
+    """The files beside an .onnx graph that hold its weights; none where they are in the graph itself.
+
+    Found by the entry of onnx.proto's TensorProto.external_data as protobuf writes it: key "location", then a value
+    of up to 127 bytes.
+
+    Raises:
+        CheckpointError: one would lie outside the graph's folder.
+    """
+    found = re.findall(rb"\n\x08location\x12([\x01-\x7f])([^\x00\n]{1,127})", path.read_bytes())
+    names = {value[: length[0]].decode(errors="replace") for length, value in found}
+    for name in names:
+        if not (path.parent / name).resolve().is_relative_to(path.parent.resolve()):
+            raise CheckpointError(
+                f"{str(path)!r} takes its weights from {name!r}, outside its own folder",
+                hint="put the weights beside the graph, and export it again",
+            )
+    return names
 
 
 def _open_onnx(path: Path) -> onnxruntime.InferenceSession:

@@ -121,7 +121,7 @@ def _build(repository: str, entrypoint: str, source: str, *, offline: bool) -> t
         raise UnknownModelError(
             f"{repository} has no entrypoint {entrypoint!r}", hint="its hubconf.py defines the entrypoints"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failed(repository, entrypoint, error) from error
     if not isinstance(network, torch.nn.Module):
         raise CheckpointError(
@@ -139,7 +139,7 @@ def _call(repository: str, entrypoint: str, source: str, **arguments: Any) -> An
     )
 
 
-def _failed(repository: str, entrypoint: str, error: Exception) -> CheckpointError:
+def _failed(repository: str, entrypoint: str, error: BaseException) -> CheckpointError:
     return CheckpointError(
         f"the entrypoint {entrypoint!r} of {repository} failed: {type(error).__name__}: {error}",
         hint="the fault is in the repository's own code or in a package it needs; --debug shows where",

@@ -6,10 +6,10 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console
 from rich.text import Text
 
 from imgclassify.errors import printable
+from imgclassify.output.terminal import results_console
 from imgclassify.results import ImageResult, Prediction
 
 _BAR_CELLS = 30
@@ -25,14 +25,7 @@ class TableWriter:
 
     def __init__(self, stream: TextIO) -> None:
         self._terminal = stream.isatty()
-        self._console = Console(
-            file=stream,
-            highlight=False,
-            markup=False,
-            emoji=False,
-            soft_wrap=True,
-            force_terminal=self._terminal,  # whatever FORCE_COLOR says: a file stays free of escapes
-        )
+        self._console = results_console(stream)
         self._first: ImageResult | None = None
         self._count = 0
 

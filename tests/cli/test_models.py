@@ -94,6 +94,38 @@ def test_what_has_no_weights_to_pull_is_told(reference: str, run: Run) -> None:
     assert run("models", "pull", reference).status == 2
 
 
+def test_pull_tries_every_model_and_tells_of_each_that_failed(run: Run, mine: FileServer) -> None:
+    add_manifest("squeezenet1_1", "absent", mine.url("absent.pth"), "0" * 64)
+    with mine:
+        outcome = run("models", "pull", "absent", "mine")
+    assert outcome.status == 3
+    assert outcome.out == f"{weights.location(catalog.find('mine').url)}\n"
+    assert "404" in outcome.err
+    assert "1 of 2 models could not be pulled" in outcome.err
+
+
+@pytest.mark.parametrize("command", ["show", "path", "verify", "remove"])
+def test_what_is_not_catalogued_is_said_to_lie_elsewhere(command: str, run: Run) -> None:
+    outcome = run("models", command, "timm:resnet18.a1_in1k")
+    assert outcome.status == 2
+    assert "Hugging Face cache" in outcome.err
+
+
+def test_a_dangling_link_in_the_cache_is_no_fault(run: Run, mine: FileServer) -> None:
+    location = weights.location(catalog.find("mine").url)
+    location.parent.mkdir(parents=True)
+    location.symlink_to("nowhere")
+    assert run("cache", "info").status == 0
+    assert run("cache", "clear").status == 0
+    assert not location.is_symlink()
+
+
+def test_passwords_in_addresses_are_not_shown(run: Run) -> None:
+    add_manifest("squeezenet1_1", "secretive", "https://user:secret@example.org/x.pth", "")
+    assert "secret@" not in run("models", "show", "secretive").out
+    assert "secret@" not in run("models", "show", "secretive", "--json").out
+
+
 def test_cache_info_and_clear(run: Run, mine: FileServer) -> None:
     with mine:
         location = Path(run("models", "pull", "mine").out.strip())
@@ -158,6 +190,8 @@ def test_doctor_names_what_is_wrong_and_its_remedy(
     folder = catalog.user_folder()
     folder.mkdir(parents=True)
     (folder / "bad.toml").write_text("colour = 1")
+    monkeypatch.setenv("IMGCLASSIFY_MODEL", "nosuch")
+    monkeypatch.setenv("IMGCLASSIFY_MIRROR", "ftp://user:secret@example.org")
 
     def mismatched() -> str:
         raise RuntimeError("operator torchvision::nms does not exist")
@@ -170,3 +204,5 @@ def test_doctor_names_what_is_wrong_and_its_remedy(
     assert "cannot be written" in outcome.out
     assert "TORCH_HOME" in outcome.err
     assert "bad.toml" in outcome.out
+    assert "begins with none of https://" in outcome.out
+    assert "secret" not in outcome.out

@@ -249,6 +249,13 @@ def test_a_closed_pipe_ends_quietly(tmp_path: Path) -> None:
     assert (status, done.stderr) == ("0", "")
 
 
+@pytest.mark.parametrize("command", ["models list", "labels show imagenet1k", "predict --files-from list"])
+def test_a_closed_pipe_ends_tables_quietly_too(command: str, photo: Path) -> None:
+    (photo.parent / "list").write_text("photo.jpg\n" * 3000)
+    done = shell(f"imgclassify {command} | head -1 >/dev/null; echo ${{PIPESTATUS[0]}}", photo.parent)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     line = command.replace("imgclassify", f'"{sys.executable}" -m imgclassify', 1)
     return subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=folder, check=False)
@@ -259,7 +266,9 @@ def test_closed_streams_are_no_fault(photo: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert len(json.loads((photo.parent / "out.json").read_text())["results"]) == 1
     closed = shell("imgclassify predict photo.jpg >&-", photo.parent)
-    assert (closed.returncode, "stdout is closed" in closed.stderr) == (2, True)
+    assert (closed.returncode, "stdout is closed" in closed.stderr) == (3, True)
+    listed = shell("imgclassify models list >&-", photo.parent)
+    assert (listed.returncode, "stdout is closed" in listed.stderr) == (3, True)
     deaf = shell("imgclassify predict photo.jpg missing.jpg --jsonl 2>&-", photo.parent)
     assert (deaf.returncode, len(deaf.stdout.splitlines())) == (1, 2)
     mute = shell("imgclassify predict - --jsonl <&-", photo.parent)
