@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -126,7 +127,6 @@ def test_files_of_the_older_pth_format_are_read(tmp_path: Path) -> None:
 def test_densenets_published_names_are_understood(tmp_path: Path) -> None:
     """torchvision's own files call denselayer1.norm1 by the older denselayer1.norm.1."""
     network = seeded("densenet121")
-    import re
 
     old = {
         re.sub(r"^(.*denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", name): tensor
@@ -218,3 +218,24 @@ def test_loading_opens_no_socket_for_the_embedded_model() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "5 []\n"), done.stderr
+
+
+def test_vits_published_names_are_understood(tmp_path: Path) -> None:
+    """torchvision's own ViT files call mlp.0 and mlp.3 by the older mlp.linear_1 and linear_2; the layout's version,
+    which torch keeps beside the parameters, tells them apart."""
+    network = seeded("vit_b_32")
+    state_dict = network.state_dict()
+    old = type(state_dict)(
+        (name.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."), tensor)
+        for name, tensor in state_dict.items()
+    )
+    old._metadata = {
+        name: {"version": 1} if name.endswith(".mlp") else versions
+        for name, versions in state_dict._metadata.items()
+    }
+    assert "encoder.layers.encoder_layer_0.mlp.linear_1.weight" in old
+    torch.save(old, tmp_path / "vit.pth")
+    add_manifest("vit_b_32", "old_vit", (tmp_path / "vit.pth").as_uri(), "")
+    loaded = hub.load("old_vit", hub.LoadOptions())
+    built = loaded.build().state_dict()
+    assert all(torch.equal(tensor, built[name]) for name, tensor in state_dict.items())
