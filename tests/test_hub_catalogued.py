@@ -221,8 +221,8 @@ def test_loading_opens_no_socket_for_the_embedded_model() -> None:
 
 
 def test_vits_published_names_are_understood(tmp_path: Path) -> None:
-    """torchvision's own ViT files call mlp.0 and mlp.3 by the older mlp.linear_1 and linear_2; the layout's version,
-    which torch keeps beside the parameters, tells them apart."""
+    """torchvision's own ViT files call mlp.0 and mlp.3 by the older mlp.linear_1 and linear_2; the version of the
+    layout, which torch keeps beside the parameters, tells them apart."""
     network = seeded("vit_b_32")
     state_dict = network.state_dict()
     old = type(state_dict)(

@@ -23,186 +23,208 @@ if TYPE_CHECKING:
     from imgclassify.results import ImageResult
     from imgclassify.sources import Source
 
-_SOURCES = "Sources"
-_MODEL = "Model"
-_OUTPUT = "Output"
-_RUNNING = "Running"
-_PREPROCESSING = "Preprocessing (instead of the model's own)"
+_SOURCES_PANEL = "Sources"
+_MODEL_PANEL = "Model"
+_OUTPUT_PANEL = "Output"
+_RUNNING_PANEL = "Running"
+_PREPROCESSING_PANEL = "Preprocessing (instead of the model's own)"
+
+
+_Sources = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SOURCE",
+        help="Files, folders (recursive), globs, URLs, archives, or - for one image's bytes on stdin.",
+        show_default=False,
+    ),
+]
+_Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        autocompletion=options.complete_model,
+        metavar="REF",
+        envvar="IMGCLASSIFY_MODEL",
+        rich_help_panel=_MODEL_PANEL,
+        show_default=False,
+        help="A model: resnet50, resnet50@IMAGENET1K_V1, timm:NAME, hub:REPO/ENTRYPOINT, or a file. "
+        "Default: efficientnet_lite0, which needs no network.",
+    ),
+]
+_Arch = Annotated[
+    str | None,
+    typer.Option(
+        "--arch",
+        autocompletion=options.complete_model,
+        metavar="NAME",
+        rich_help_panel=_MODEL_PANEL,
+        show_default=False,
+        help="The architecture of a file's weights, or the model whose preprocessing and labels it has.",
+    ),
+]
+_Labels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="NAME|FILE",
+        rich_help_panel=_MODEL_PANEL,
+        show_default=False,
+        help="A label set or a file of labels, instead of the model's own.",
+    ),
+]
+_Trust = Annotated[
+    bool,
+    typer.Option("--trust", rich_help_panel=_MODEL_PANEL, help="Let torch.hub run the repository's own code."),
+]
+_TopK = Annotated[
+    int,
+    typer.Option("--top-k", "-k", metavar="N", rich_help_panel=_OUTPUT_PANEL, help="Predictions per image."),
+]
+_OutputFormat = Annotated[
+    Format | None,
+    typer.Option(
+        "--format",
+        "-f",
+        rich_help_panel=_OUTPUT_PANEL,
+        show_default=False,
+        help="Default: by the ending of --output, else table.",
+    ),
+]
+_Json = Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT_PANEL, help="Short for --format json.")]
+_Jsonl = Annotated[bool, typer.Option("--jsonl", rich_help_panel=_OUTPUT_PANEL, help="Short for --format jsonl.")]
+_Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        rich_help_panel=_OUTPUT_PANEL,
+        show_default=False,
+        help="Where to write. Default: stdout.",
+    ),
+]
+_FilesFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--files-from",
+        metavar="FILE|-",
+        rich_help_panel=_SOURCES_PANEL,
+        show_default=False,
+        help="Sources listed in a file or on stdin, one a line.",
+    ),
+]
+_Null = Annotated[
+    bool,
+    typer.Option("--null", "-0", rich_help_panel=_SOURCES_PANEL, help="The list is NUL-separated (find -print0)."),
+]
+_Device = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="auto|cpu|cuda|cuda:N|mps", rich_help_panel=_RUNNING_PANEL, help="Where to run."
+    ),
+]
+_Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        metavar="float32|bfloat16|float16",
+        rich_help_panel=_RUNNING_PANEL,
+        help="What to compute in.",
+    ),
+]
+_Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="auto|torch|onnxruntime",
+        rich_help_panel=_RUNNING_PANEL,
+        help="What runs the network.",
+    ),
+]
+_BatchSize = Annotated[
+    str,
+    typer.Option("--batch-size", metavar="N|auto", rich_help_panel=_RUNNING_PANEL, help="Images in a batch."),
+]
+_Workers = Annotated[
+    str, typer.Option("--workers", metavar="N|auto", rich_help_panel=_RUNNING_PANEL, help="Decoding threads.")
+]
+_ResizeSize = Annotated[
+    str | None,
+    typer.Option(
+        "--resize-size",
+        metavar="N|HxW",
+        rich_help_panel=_PREPROCESSING_PANEL,
+        show_default=False,
+        help="The short side after resizing, or height and width; pixels.",
+    ),
+]
+_CropSize = Annotated[
+    str | None,
+    typer.Option(
+        "--crop-size",
+        metavar="N|HxW",
+        rich_help_panel=_PREPROCESSING_PANEL,
+        show_default=False,
+        help="The centre crop, pixels.",
+    ),
+]
+_Interpolation = Annotated[
+    str | None,
+    typer.Option(
+        "--interpolation",
+        metavar="NAME",
+        rich_help_panel=_PREPROCESSING_PANEL,
+        show_default=False,
+        help="nearest, box, bilinear, hamming, bicubic or lanczos.",
+    ),
+]
+_Mean = Annotated[
+    str | None,
+    typer.Option(
+        "--mean",
+        metavar="R,G,B",
+        rich_help_panel=_PREPROCESSING_PANEL,
+        show_default=False,
+        help="Of pixels scaled to 0..1; one number serves all three.",
+    ),
+]
+_Std = Annotated[
+    str | None,
+    typer.Option(
+        "--std",
+        metavar="R,G,B",
+        rich_help_panel=_PREPROCESSING_PANEL,
+        show_default=False,
+        help="Of pixels scaled to 0..1; one number serves all three.",
+    ),
+]
 
 
 def predict(
-    sources: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="SOURCE",
-            help="Files, folders (recursive), globs, URLs, archives, or - for one image's bytes on stdin.",
-            show_default=False,
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            autocompletion=options.complete_model,
-            metavar="REF",
-            envvar="IMGCLASSIFY_MODEL",
-            rich_help_panel=_MODEL,
-            show_default=False,
-            help="A model: resnet50, resnet50@IMAGENET1K_V1, timm:NAME, hub:REPO/ENTRYPOINT, or a file. "
-            "Default: efficientnet_lite0, which needs no network.",
-        ),
-    ] = None,
-    arch: Annotated[
-        str | None,
-        typer.Option(
-            "--arch",
-            autocompletion=options.complete_model,
-            metavar="NAME",
-            rich_help_panel=_MODEL,
-            show_default=False,
-            help="The architecture of a file's weights, or the model whose preprocessing and labels it has.",
-        ),
-    ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            "--labels",
-            metavar="NAME|FILE",
-            rich_help_panel=_MODEL,
-            show_default=False,
-            help="A label set or a file of labels, instead of the model's own.",
-        ),
-    ] = None,
-    trust: Annotated[
-        bool,
-        typer.Option("--trust", rich_help_panel=_MODEL, help="Let torch.hub run the repository's own code."),
-    ] = False,
-    top_k: Annotated[
-        int,
-        typer.Option("--top-k", "-k", metavar="N", rich_help_panel=_OUTPUT, help="Predictions per image."),
-    ] = 5,
-    output_format: Annotated[
-        Format | None,
-        typer.Option(
-            "--format",
-            "-f",
-            rich_help_panel=_OUTPUT,
-            show_default=False,
-            help="Default: by the ending of --output, else table.",
-        ),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Short for --format json.")] = False,
-    jsonl: Annotated[
-        bool, typer.Option("--jsonl", rich_help_panel=_OUTPUT, help="Short for --format jsonl.")
-    ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            rich_help_panel=_OUTPUT,
-            show_default=False,
-            help="Where to write. Default: stdout.",
-        ),
-    ] = None,
-    files_from: Annotated[
-        str | None,
-        typer.Option(
-            "--files-from",
-            metavar="FILE|-",
-            rich_help_panel=_SOURCES,
-            show_default=False,
-            help="Sources listed in a file or on stdin, one a line.",
-        ),
-    ] = None,
-    null: Annotated[
-        bool,
-        typer.Option("--null", "-0", rich_help_panel=_SOURCES, help="The list is NUL-separated (find -print0)."),
-    ] = False,
-    device: Annotated[
-        str,
-        typer.Option(
-            "--device", metavar="auto|cpu|cuda|cuda:N|mps", rich_help_panel=_RUNNING, help="Where to run."
-        ),
-    ] = "auto",
-    dtype: Annotated[
-        str,
-        typer.Option(
-            "--dtype",
-            metavar="float32|bfloat16|float16",
-            rich_help_panel=_RUNNING,
-            help="What to compute in.",
-        ),
-    ] = "float32",
-    engine: Annotated[
-        str,
-        typer.Option(
-            "--engine",
-            metavar="auto|torch|onnxruntime",
-            rich_help_panel=_RUNNING,
-            help="What runs the network.",
-        ),
-    ] = "auto",
-    batch_size: Annotated[
-        str,
-        typer.Option("--batch-size", metavar="N|auto", rich_help_panel=_RUNNING, help="Images in a batch."),
-    ] = "auto",
-    workers: Annotated[
-        str, typer.Option("--workers", metavar="N|auto", rich_help_panel=_RUNNING, help="Decoding threads.")
-    ] = "auto",
+    sources: _Sources = None,
+    model: _Model = None,
+    arch: _Arch = None,
+    labels: _Labels = None,
+    trust: _Trust = False,
+    top_k: _TopK = 5,
+    output_format: _OutputFormat = None,
+    json: _Json = False,
+    jsonl: _Jsonl = False,
+    output: _Output = None,
+    files_from: _FilesFrom = None,
+    null: _Null = False,
+    device: _Device = "auto",
+    dtype: _Dtype = "float32",
+    engine: _Engine = "auto",
+    batch_size: _BatchSize = "auto",
+    workers: _Workers = "auto",
     offline: Offline = False,
-    resize_size: Annotated[
-        str | None,
-        typer.Option(
-            "--resize-size",
-            metavar="N|HxW",
-            rich_help_panel=_PREPROCESSING,
-            show_default=False,
-            help="The short side after resizing, or height and width; pixels.",
-        ),
-    ] = None,
-    crop_size: Annotated[
-        str | None,
-        typer.Option(
-            "--crop-size",
-            metavar="N|HxW",
-            rich_help_panel=_PREPROCESSING,
-            show_default=False,
-            help="The centre crop, pixels.",
-        ),
-    ] = None,
-    interpolation: Annotated[
-        str | None,
-        typer.Option(
-            "--interpolation",
-            metavar="NAME",
-            rich_help_panel=_PREPROCESSING,
-            show_default=False,
-            help="nearest, box, bilinear, hamming, bicubic or lanczos.",
-        ),
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(
-            "--mean",
-            metavar="R,G,B",
-            rich_help_panel=_PREPROCESSING,
-            show_default=False,
-            help="Of pixels scaled to 0..1; one number serves all three.",
-        ),
-    ] = None,
-    std: Annotated[
-        str | None,
-        typer.Option(
-            "--std",
-            metavar="R,G,B",
-            rich_help_panel=_PREPROCESSING,
-            show_default=False,
-            help="Of pixels scaled to 0..1; one number serves all three.",
-        ),
-    ] = None,
+    resize_size: _ResizeSize = None,
+    crop_size: _CropSize = None,
+    interpolation: _Interpolation = None,
+    mean: _Mean = None,
+    std: _Std = None,
     no_progress: NoProgress = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
