@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image
+
+# A busy machine is slow, which is no fault. CI tries the same examples each time, so that only a change fails it;
+# everywhere else new ones are looked for.
+settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
+)
+settings.load_profile("tests")
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 

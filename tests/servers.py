@@ -57,6 +57,10 @@ class FileServer:
         self._thread.join()
         self._http.server_close()
 
+    def close(self) -> None:
+        """Gives the port back, also where the server never started."""
+        self._http.server_close()
+
     @property
     def port(self) -> int:
         return self._http.server_address[1]

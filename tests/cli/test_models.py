@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,13 @@ from .conftest import Run
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> FileServer:
+def mine(tmp_path: Path) -> Iterator[FileServer]:
     """A model of the user's own, "mine", on a local server."""
     file, digest = publish(tmp_path, seeded("squeezenet1_1"), "mine")
     server = FileServer(tmp_path)
     add_manifest("squeezenet1_1", "mine", server.url(file.name), digest[:8])
-    return server
+    yield server
+    server.close()
 
 
 def test_list_is_a_table_or_json_filtered_and_sorted(run: Run) -> None:
