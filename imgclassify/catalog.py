@@ -254,7 +254,7 @@ def _checked(models: Iterable[ModelManifest]) -> list[ModelManifest]:
 
 def _unknown(what: str, name: str, valid: set[str], command: str, *, prefix: str = "") -> UnknownModelError:
     return UnknownModelError(
-        f"unknown {what} {prefix}{name!r}" if not prefix else f"unknown {what} '{prefix}{name}'",
+        f"unknown {what} {prefix + name!r}",
         hint=f"{_listing(name, valid, prefix)}; `{command}` lists what there is",
     )
 
@@ -363,8 +363,14 @@ class _Table:
         return f"{self._place}.{key}" if self._place else key
 
 
-_KIND_NAMES = {str: "a string", bool: "true or false", int: "a whole number", float: "a number"}
-_KIND_NAMES |= {list: "an array", dict: "a table"}
+_KIND_NAMES = {
+    str: "a string",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list: "an array",
+    dict: "a table",
+}
 
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"

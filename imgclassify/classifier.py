@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, overload
 
 import imgclassify
 from imgclassify import hub, images, pipeline, preprocess, sources
-from imgclassify.catalog import EMBEDDED_MODEL, Size
+from imgclassify.catalog import EMBEDDED_MODEL
 from imgclassify.engines import Engine, choice
 from imgclassify.errors import CheckpointError, ImageError, ImageTooLargeError, UsageError, printable
 from imgclassify.hub import LoadOptions, Network, PreprocessOverrides
@@ -124,8 +124,7 @@ class Classifier:
         if engine == "onnxruntime" and not reference.lower().endswith(".onnx"):
             choice.require(engine, "torch", reference)
         network = hub.load(reference, options)
-        self._engine = choice.start(network, engine=engine, device=device, dtype=dtype)
-        num_classes = network.num_classes or _count_classes(self._engine, network.preprocess.crop_size)
+        self._engine, num_classes = choice.start(network, engine=engine, device=device, dtype=dtype)
         network.labels.require_num_classes(num_classes)
         self.labels: LabelSet = network.labels
         self.top_k: int = min(top_k, num_classes)
@@ -215,13 +214,6 @@ class Classifier:
             probability = float(str(probabilities[class_index]))
             predictions.append(Prediction(rank, class_index, label.wnid, label.label, probability))
         return tuple(predictions)
-
-
-def _count_classes(engine: Engine, crop_size: Size) -> int:
-    """By asking: some networks do not say how many they have."""
-    import numpy as np
-
-    return int(engine.logits(np.zeros((1, *crop_size, 3), np.uint8)).shape[1])
 
 
 def _describe(network: Network, engine: Engine, num_classes: int) -> RunInfo:

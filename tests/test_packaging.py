@@ -64,27 +64,15 @@ def test_the_installed_wheel_answers_from_another_folder(built: Path, tmp_path: 
 
     def run(*arguments: str) -> str:
         return subprocess.run(
-            [python, "-m", "imgclassify", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
+            [python, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
         ).stdout
 
-    where = subprocess.run(
-        [python, "-c", "import imgclassify; print(imgclassify.__file__)"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    where = run("-c", "import imgclassify; print(imgclassify.__file__)")
     assert Path(where.strip()).is_relative_to(packages)
-    document = json.loads(run("predict", str(ROOT / "examples" / "coffee.jpg"), "--json"))
+    document = json.loads(run("-m", "imgclassify", "predict", str(ROOT / "examples" / "coffee.jpg"), "--json"))
     assert document["results"][0]["predictions"][0]["label"] == "espresso"
-    assert len(json.loads(run("models", "list", "--json"))) == 129
-    assert "imagenet1k" in run("labels", "list")
+    assert len(json.loads(run("-m", "imgclassify", "models", "list", "--json"))) == 129
+    assert "imagenet1k" in run("-m", "imgclassify", "labels", "list")
 
 
 def test_the_data_folder_of_a_checkout_needs_its_pyproject(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ app = typer.Typer(no_args_is_help=True, help="The cache of downloaded weights: l
 @app.command()
 def info(json: Json = False, debug: Debug = False) -> None:
     """Which files of catalogued models are cached, and how much room they take."""
-    console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
+    console.configure(be_debug=debug)
     entries = [
         (file, file.lstat().st_size, manifest.reference) for manifest, files in _cached().values() for file in files
     ]
@@ -52,7 +52,7 @@ def clear(
 
     The folder is torch.hub's; files in it that no catalogued model names are left alone.
     """
-    console.configure(be_quiet=quiet, be_verbose=False, be_debug=debug, progress=False)
+    console.configure(be_quiet=quiet, be_debug=debug)
     freed = 0
     for manifest, files in _cached().values():
         freed += sum(file.lstat().st_size for file in files)

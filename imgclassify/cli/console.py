@@ -24,7 +24,7 @@ _live: Console | None = None
 """The console of what is being drawn; lines printed beside it would leave its remains standing."""
 
 
-def configure(*, be_quiet: bool, be_verbose: bool, be_debug: bool, progress: bool) -> None:
+def configure(*, be_debug: bool, be_quiet: bool = False, be_verbose: bool = False, progress: bool = False) -> None:
     """Sets how loud this process is. Called once, by a command, before it does anything."""
     global debug, quiet, verbose, animated
     debug, quiet, verbose = be_debug, be_quiet, be_verbose or be_debug

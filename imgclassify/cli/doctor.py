@@ -14,13 +14,12 @@ from pathlib import Path
 
 import typer
 
-from imgclassify import __version__, catalog, hub, labels, resources, weights
+from imgclassify import __version__, catalog, labels, resources, weights
 from imgclassify.cli import console
 from imgclassify.cli.listing import print_table
 from imgclassify.cli.options import Debug, Json
 from imgclassify.downloads import public_url
 from imgclassify.errors import ImgclassifyError, UnavailableError, WeightsError
-from imgclassify.hub import catalogued
 
 _PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "pillow", "numpy", "safetensors", "requests")
 _EXTRAS = {"pillow-heif": "pip install 'imgclassify[heif]' to open HEIC"}
@@ -42,7 +41,7 @@ def doctor(json: Json = False, debug: Debug = False) -> None:
 
     Exit status 3 if anything is wrong.
     """
-    console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
+    console.configure(be_debug=debug)
     findings = [finding for part in (_packages, _devices, _folders, _models) for finding in part()]
     if json:
         typer.echo(jsonlib.dumps([asdict(finding) for finding in findings], indent=1))
@@ -109,6 +108,9 @@ def _folders() -> Iterator[Finding]:
 
 
 def _setting(variable: str) -> str:
+    from imgclassify import hub
+    from imgclassify.hub import catalogued
+
     value = os.environ[variable]
     if variable == "IMGCLASSIFY_MODEL" and not value.startswith(("timm:", "hub:")) and not hub.is_file(value):
         catalogued.find(value)

@@ -27,8 +27,7 @@ class Edge(TyperGroup):
                 return super().invoke(ctx)
             finally:
                 # A reader that has gone is noticed here, not when the interpreter exits.
-                if sys.stdout is not None:
-                    sys.stdout.flush()
+                sys.stdout.flush()
         except ImgclassifyError as error:
             status = _report(error, str(error), error.hint, error.exit_status)
         except KeyboardInterrupt:

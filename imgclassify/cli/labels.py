@@ -24,7 +24,7 @@ LabelSetName = Annotated[
 @app.command("list")
 def list_label_sets(json: Json = False, debug: Debug = False) -> None:
     """The label sets that are shipped."""
-    console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
+    console.configure(be_debug=debug)
     sets = [(name, len(labels.load(name))) for name in labels.available()]
     if json:
         typer.echo(jsonlib.dumps([{"name": name, "num_classes": count} for name, count in sets], indent=1))
@@ -39,7 +39,7 @@ def show(
     debug: Debug = False,
 ) -> None:
     """All labels of a set, in class-index order."""
-    console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
+    console.configure(be_debug=debug)
     _print(list(labels.load(name).labels), json=json)
 
 
@@ -51,7 +51,7 @@ def search(
     debug: Debug = False,
 ) -> None:
     """Find classes by label, synonym, gloss or wnid."""
-    console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
+    console.configure(be_debug=debug)
     found = labels.load(name).search(text)
     if not found:
         console.say(f"no class of {name} matches {text!r}")

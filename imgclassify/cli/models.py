@@ -53,7 +53,7 @@ def list_models(
     debug: Debug = False,
 ) -> None:
     """The catalogued models. A star marks an architecture's default weights."""
-    console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
+    console.configure(be_debug=debug)
     found = catalog.manifests()
     if pattern is not None:
         found = catalog.select(found, pattern)
@@ -82,7 +82,7 @@ def show(
     debug: Debug = False,
 ) -> None:
     """All that is known of a model: weights, preprocessing, labels, accuracy, licence."""
-    console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
+    console.configure(be_debug=debug)
     manifest = _find(reference)
     described = _described(manifest)
     if json:
@@ -113,7 +113,7 @@ def pull(
     debug: Debug = False,
 ) -> None:
     """Fetch and verify weights; prints where each file lies."""
-    console.configure(be_quiet=quiet, be_verbose=False, be_debug=debug, progress=not no_progress)
+    console.configure(be_quiet=quiet, be_debug=debug, progress=not no_progress)
     from imgclassify import hub
 
     for reference in references:
@@ -149,7 +149,7 @@ def verify(
     debug: Debug = False,
 ) -> None:
     """Hash cached weights again and hold them against their published SHA-256."""
-    console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
+    console.configure(be_debug=debug)
     manifests = [_find(reference) for reference in references or []]
     bad = 0
     for manifest in manifests if references else (each for each in catalog.manifests() if weights.cached(each.url)):
@@ -169,7 +169,7 @@ def verify(
 @app.command()
 def remove(references: References, debug: Debug = False) -> None:
     """Remove weights from the cache."""
-    console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
+    console.configure(be_debug=debug)
     for manifest in [_find(reference) for reference in references]:
         removed = weights.remove(manifest.url)
         console.say(f"{manifest.reference}: {'removed' if removed else 'was not in the cache'}")
@@ -178,7 +178,7 @@ def remove(references: References, debug: Debug = False) -> None:
 @app.command()
 def path(references: References, debug: Debug = False) -> None:
     """Print where weights lie, or would lie; looks nothing up and fetches nothing."""
-    console.configure(be_quiet=False, be_verbose=False, be_debug=debug, progress=False)
+    console.configure(be_debug=debug)
     for manifest in [_find(reference) for reference in references]:
         typer.echo(str(weights.location(manifest.url)))
         if not weights.cached(manifest.url):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imgclassify.engines import DTYPES, ENGINES, Engine
+from imgclassify.engines.foreign import ForeignEngine
 from imgclassify.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,14 +39,22 @@ def require(engine: str, wanted: str, model: str) -> None:
         raise UsageError(f"the {engine} engine cannot run {model}", hint=f"use --engine {wanted}")
 
 
-def start(network: Network, *, engine: str, device: str, dtype: str) -> Engine:
-    """The engine that runs a network, with the network built in it.
+def start(network: Network, *, engine: str, device: str, dtype: str) -> tuple[Engine, int]:
+    """The engine that runs a network, with the network built in it; and the network's number of classes.
 
     Raises:
         UsageError: the engine that the user named cannot.
         UnavailableError: the network cannot be built, or not be run on the device or in the dtype.
     """
     require(engine, network.engine, network.model)
+    started = _build(network, device=device, dtype=dtype)
+    if network.num_classes is not None:
+        return started, network.num_classes
+    foreign = ForeignEngine(started, network.preprocess.crop_size)
+    return foreign, foreign.num_classes
+
+
+def _build(network: Network, *, device: str, dtype: str) -> Engine:
     if network.engine == "onnxruntime":
         from imgclassify.engines.onnxruntime_engine import OnnxruntimeEngine
 
@@ -54,11 +63,4 @@ def start(network: Network, *, engine: str, device: str, dtype: str) -> Engine:
         )
     from imgclassify.engines.torch_engine import TorchEngine
 
-    return TorchEngine(
-        network.build,
-        network.preprocess,
-        device=device,
-        dtype=dtype,
-        movable=not network.quantized,
-        foreign=network.num_classes is None,
-    )
+    return TorchEngine(network.build, network.preprocess, device=device, dtype=dtype, movable=not network.quantized)

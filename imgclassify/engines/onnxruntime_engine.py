@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from imgclassify.engines import softmax
 from imgclassify.errors import CheckpointError, DeviceError, first_line
 
 if TYPE_CHECKING:
@@ -23,8 +22,7 @@ class OnnxruntimeEngine:
 
     (N, H, W, 3) uint8: normalisation is taken to be in the graph, and crops go in as they are.
     (N, 3, H, W) or (N, H, W, 3) float: crops are scaled and normalised first. A batch size fixed in the graph
-    is kept to. Whether the graph ends in softmax is found once, on probes; then its logarithm is taken, whose
-    softmax it is again.
+    is kept to.
     """
 
     name = "onnxruntime"
@@ -67,8 +65,6 @@ class OnnxruntimeEngine:
         self._raw = self._input.type == "tensor(uint8)"
         self._mean = np.array(preprocess.mean, np.float32)
         self._std = np.array(preprocess.std, np.float32)
-        self._ends_in_softmax = False
-        self._ends_in_softmax = softmax.are_probabilities(self.logits(softmax.probes(preprocess.crop_size)))
 
     def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Engine.logits.
@@ -81,8 +77,7 @@ class OnnxruntimeEngine:
         images = crops if self._raw else self.normalize(crops)
         size = self._batch_size or len(images)
         outputs = [self._run(images[start : start + size], size) for start in range(0, len(images), size)]
-        logits = np.concatenate(outputs).astype(np.float32)
-        return softmax.undone(logits) if self._ends_in_softmax else logits
+        return np.concatenate(outputs).astype(np.float32)
 
     def normalize(self, crops: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
         """(N, H, W, 3) uint8 → the graph's float input: `(x / 255 - mean) / std`, computed in float32."""

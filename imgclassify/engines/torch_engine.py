@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from imgclassify.engines import softmax
 from imgclassify.errors import CheckpointError, DeviceError, first_line
 
 if TYPE_CHECKING:
@@ -34,14 +32,12 @@ class TorchEngine:
         device: str = "auto",
         dtype: str = "float32",
         movable: bool = True,
-        foreign: bool = False,
     ) -> None:
         """Builds the network and moves it to the device.
 
         Args:
             build: makes the network, with its weights, on the CPU.
             movable: False for a quantized network, which knows only the CPU and its own types.
-            foreign: True for a network of unknown making, which may end in softmax, and may print.
 
         Raises:
             DeviceError: this machine lacks the device, or the network cannot run there or in that dtype.
@@ -61,13 +57,9 @@ class TorchEngine:
         self.default_batch_size = _CPU_BATCH_SIZE if self._device.type == "cpu" else _ACCELERATOR_BATCH_SIZE
         network = build().eval()
         self._network = self._moved(network) if movable else network
-        self._foreign = foreign
         self._white = torch.tensor(255.0, device=self._device)
         self._mean = torch.tensor(preprocess.mean, device=self._device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocess.std, device=self._device).view(1, 3, 1, 1)
-        self._ends_in_softmax = False
-        if foreign:
-            self._ends_in_softmax = softmax.are_probabilities(self.logits(softmax.probes(preprocess.crop_size)))
 
     def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Engine.logits. A batch that does not fit the device's memory is halved until it does.
@@ -80,8 +72,7 @@ class TorchEngine:
         import torch
 
         try:
-            logits = self._run(torch.from_numpy(crops))
-            return softmax.undone(logits) if self._ends_in_softmax else logits
+            return self._run(torch.from_numpy(crops))
         except torch.OutOfMemoryError as error:
             if len(crops) == 1:
                 raise DeviceError(
@@ -106,8 +97,7 @@ class TorchEngine:
         import torch
 
         try:
-            with redirect_stdout(sys.stderr) if self._foreign else nullcontext():
-                output = self._network(images)
+            output = self._network(images)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a network's forward raises what it likes

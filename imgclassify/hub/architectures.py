@@ -78,10 +78,10 @@ def head_size(manifest: ModelManifest, state_dict: StateDict, *, where: str) -> 
         return manifest.num_classes
     one, other = (_create_bare(manifest, num_classes=count).state_dict() for count in (2, 3))
     heads = [name for name, tensor in one.items() if tensor.shape != other[name].shape]
-    renamed = checkpoints.rename(state_dict, manifest.rename)
-    sizes = [_shapes(renamed)[name][0] for name in heads if _shapes(renamed).get(name)]
+    shapes = _shapes(checkpoints.rename(state_dict, manifest.rename))
+    sizes = [shapes[name][0] for name in heads if shapes.get(name)]
     if not sizes:
-        checkpoints.check_fit(_shapes(renamed), _shapes(one), where=where, architecture=manifest.name)
+        checkpoints.check_fit(shapes, _shapes(one), where=where, architecture=manifest.name)
     return sizes[-1]
 
 
