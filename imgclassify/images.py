@@ -1,6 +1,7 @@
 """Source → RGB image: decoding, EXIF orientation, colour modes, and the limits that hostile files meet.
 
-Nothing is resized here. Every function may be called from many threads at once.
+Nothing is resized here, but for what a JPEG decoder does by itself where it is asked to. Every function may be
+called from many threads at once.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from imgclassify.sources import Source
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
+
+    from imgclassify.catalog import Size
 
 MAX_PIXELS = 2**28
 """Limit on width × height: 268 megapixels, 1 GiB while decoded. Cameras of 200 megapixels pass."""
@@ -84,6 +87,13 @@ FORMATS = tuple(decoder.format for decoder in _DECODERS)
 """What is opened, under Pillow's names, and nothing else: no format that runs a program, carries a script, or
 has no signature."""
 
+REDUCTIONS = (8, 4, 2)
+"""The parts of its size at which libjpeg decodes a JPEG for less work, by leaving frequencies out."""
+
+REDUCED_MARGIN = 2
+"""How many times larger than the size it is resized to a reduced picture is at least: enough for the resize to be
+a mean over pixels, as it is from the whole picture."""
+
 _HEADER_BYTES = 64
 _BLOCK_VALUES = 2**20
 
@@ -97,6 +107,9 @@ _TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What each EXIF orientation asks for; 1, and whatever is not among the eight, asks for nothing."""
+
+_TURNS = tuple(_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8))
+"""Those that make height of width."""
 
 _WHITES: dict[str, tuple[float, ...]] = {
     "I;16": (65535,),
@@ -136,14 +149,41 @@ def decode(stream: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ImageUnreadableError: the disk failed.
         UnsupportedImageError: a package for its format, or a way to turn its colours into RGB, is missing.
     """
-    _silence_decoders()
-    decoder = _identify(stream)
-    read = _reader(decoder)
-    with _only_image_errors(decoder.format):
-        image = read(stream)
-        _check_pixels(image, max_pixels)
-        image.load()
-        return to_rgb(image)
+    with _opened(stream, max_pixels) as image:
+        return _decoded(image)
+
+
+def load_reduced(
+    source: Source, resized: Callable[[Size], Size], *, max_pixels: int = MAX_PIXELS
+) -> tuple[Image.Image, tuple[int, int]]:
+    """The source's first picture as `load` gives it, but a JPEG at the smallest scale that is still large enough.
+
+    Args:
+        resized: the size that a picture of this size, upright, is to have in the end; both (height, width).
+
+    Returns:
+        (the picture, the (width, height) of the whole one, upright). The picture is the whole one, or a half, a
+        quarter or an eighth of it, rounded up, and on both sides at least REDUCED_MARGIN times what `resized` says.
+
+    Raises:
+        ImageError: whichever of its kinds applies; no other exception leaves here.
+    """
+    with source.open() as stream:
+        return decode_reduced(stream, resized, max_pixels=max_pixels)
+
+
+def decode_reduced(
+    stream: BinaryIO, resized: Callable[[Size], Size], *, max_pixels: int = MAX_PIXELS
+) -> tuple[Image.Image, tuple[int, int]]:
+    """What `load_reduced` does, from a seekable binary stream at its start, which stays open.
+
+    Raises:
+        ImageError: as in `decode`; the limit is on the whole picture's pixels.
+    """
+    with _opened(stream, max_pixels) as image:
+        whole = _reduce(image, resized)
+        rgb = _decoded(image)
+        return rgb, whole or rgb.size
 
 
 def from_memory(picture: Image.Image | ArrayLike) -> Image.Image:
@@ -195,6 +235,43 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 # Decoding ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(stream: BinaryIO, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
+    """The image, of which only the header is read yet. What is raised while it is open becomes an ImageError."""
+    _silence_decoders()
+    decoder = _identify(stream)
+    read = _reader(decoder)
+    with _only_image_errors(decoder.format):
+        image = read(stream)
+        _check_pixels(image, max_pixels)
+        yield image
+
+
+def _decoded(image: ImageFile.ImageFile) -> Image.Image:
+    image.load()
+    return to_rgb(image)
+
+
+def _reduce(image: ImageFile.ImageFile, resized: Callable[[Size], Size]) -> tuple[int, int] | None:
+    """Has a JPEG that is not yet decoded decoded at a smaller scale, where that suffices.
+
+    Returns:
+        (width, height) of the whole picture, upright; None for another format, which is not touched.
+    """
+    if image.format != "JPEG":
+        return None
+    turned = _transposition(image) in _TURNS
+    width, height = image.size[::-1] if turned else image.size
+    least_height, least_width = (REDUCED_MARGIN * side for side in resized((height, width)))
+    for scale in REDUCTIONS:
+        # libjpeg rounds up.
+        if -(-height // scale) >= least_height and -(-width // scale) >= least_width:
+            # Pillow takes the smallest scale that leaves at least these.
+            image.draft(None, (image.width // scale, image.height // scale))
+            break
+    return width, height
 
 
 def _identify(stream: BinaryIO) -> _Decoder:

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+from conftest import noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import AvifImagePlugin, Image, ImageCms, ImageOps, PngImagePlugin
@@ -24,7 +25,7 @@ from imgclassify.errors import (
     NotAnImageError,
     UnsupportedImageError,
 )
-from imgclassify.images import decode, from_memory, load, to_rgb
+from imgclassify.images import decode, decode_reduced, from_memory, load, load_reduced, to_rgb
 from imgclassify.sources import IMAGE_SUFFIXES, expand
 
 RANDOM = np.random.default_rng(20)
@@ -263,6 +264,135 @@ def test_pillow_itself_warns_of_that_exif():
         Image.open(io.BytesIO(content)) as image,
     ):
         image.getexif()
+
+
+# At a smaller scale -----------------------------------------------------------------------------------------
+
+LARGE = noise(405, 242)
+
+
+def to(height, width):
+    """What a picture is to be resized to, whatever its size."""
+    return lambda size: (height, width)
+
+
+def reduced(content, resized, **options):
+    """((H, W, 3) uint8, (width, height) of the whole)."""
+    image, whole = decode_reduced(io.BytesIO(content), resized, **options)
+    assert image.mode == "RGB"
+    return np.asarray(image), whole
+
+
+def drafted(content, scale):
+    """Pillow's own decoding at a smaller scale, not turned."""
+    with Image.open(io.BytesIO(content)) as image:
+        image.draft(None, (image.width // scale, image.height // scale))
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_jpeg_of_any_orientation_is_reduced_upright(orientation):
+    content = encode(LARGE, "JPEG", exif=exif(orientation))
+    upright = UPRIGHT[orientation](np.zeros((242, 405)))
+    asked = []
+
+    def a_tenth(size):
+        asked.append(size)
+        return (size[0] // 10, size[1] // 10)
+
+    pixels, whole = reduced(content, a_tenth)
+    assert asked == [upright.shape]
+    assert whole == upright.shape[::-1]
+    assert (pixels == UPRIGHT[orientation](drafted(content, 4))).all()
+    assert sorted(pixels.shape) == [3, 61, 102]  # rounded up
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_sides_are_held_against_those_of_the_upright_picture(orientation):
+    content = encode(Image.new("RGB", (400, 800)), "JPEG", exif=exif(orientation))
+    tall, wide = reduced(content, to(200, 100))[0].shape, reduced(content, to(100, 200))[0].shape
+    if orientation == 1:
+        assert (tall, wide) == ((400, 200, 3), (800, 400, 3))
+    else:
+        assert (tall, wide) == ((400, 800, 3), (200, 400, 3))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "YCbCr"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_a_reduced_jpeg_has_the_colours_of_the_whole(mode, options):
+    content = encode(LARGE.convert(mode), "JPEG", **options)
+    pixels, whole = reduced(content, to(60, 101))
+    assert whole == (405, 242)
+    assert (pixels == drafted(content, 2)).all()
+    full = decoded(content)[:, :404].astype(float)
+    means = full.reshape(121, 2, 202, 2, 3).mean(axis=(1, 3))
+    assert np.abs(pixels[:, :202] - means).mean() < 2
+
+
+def test_a_reduced_mpo_is_its_first_picture():
+    content = encode(LARGE, "MPO", save_all=True, append_images=[Image.new("RGB", (405, 242), "blue")])
+    pixels, whole = reduced(content, to(20, 20))
+    assert (whole, pixels.shape) == ((405, 242), (61, 102, 3))
+    assert (pixels == drafted(encode(LARGE, "JPEG"), 4)).all()
+
+
+@given(
+    width=st.integers(1, 700),
+    height=st.integers(1, 700),
+    resized=st.tuples(st.integers(1, 120), st.integers(1, 120)),
+)
+def test_the_smallest_scale_that_leaves_twice_the_size_is_taken(width, height, resized):
+    content = encode(Image.new("L", (width, height)), "JPEG")
+    pixels, whole = reduced(content, to(*resized))
+    sizes = {scale: (-(-height // scale), -(-width // scale)) for scale in (8, 4, 2)}
+    enough = [size for size in sizes.values() if size[0] >= 2 * resized[0] and size[1] >= 2 * resized[1]]
+    assert whole == (width, height)
+    assert pixels.shape[:2] == (enough or [(height, width)])[0]
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000"])
+def test_a_format_that_cannot_be_reduced_comes_out_whole(format_name):
+    content = encode(LARGE, format_name)
+    pixels, whole = reduced(content, to(1, 1))
+    assert whole == (405, 242)
+    assert (pixels == decoded(content)).all()
+
+
+def test_the_size_of_a_turned_picture_that_cannot_be_reduced_is_the_upright_one():
+    for format_name in ("PNG", "TIFF"):
+        pixels, whole = reduced(encode(PHOTO, format_name, exif=exif(6)), to(1, 1))
+        assert (whole, pixels.shape) == ((23, 31), (31, 23, 3))
+
+
+def test_a_picture_that_is_small_already_is_loaded_bit_for_bit():
+    content = encode(LARGE, "JPEG")
+    assert (reduced(content, to(122, 10))[0] == decoded(content)).all()
+
+
+def test_a_source_is_loaded_reduced(tmp_path):
+    path = tmp_path / "photo.jpg"
+    LARGE.save(path)
+    image, whole = load_reduced(next(expand([str(path)])), to(10, 10))
+    assert (image.size, whole) == ((51, 31), (405, 242))
+
+
+def test_the_limit_on_pixels_is_on_the_whole_picture():
+    content = encode(LARGE, "JPEG")
+    assert reduced(content, to(10, 10), max_pixels=405 * 242)[0].shape == (31, 51, 3)
+    with pytest.raises(ImageTooLargeError, match="405 × 242"):
+        reduced(content, to(10, 10), max_pixels=405 * 242 - 1)
+
+
+def test_a_file_that_cannot_be_loaded_cannot_be_loaded_reduced_and_says_the_same():
+    whole = encode(LARGE, "JPEG")
+    for content in (b"", b"<html>", whole[:100], whole[: len(whole) // 2], encode(LARGE, "PNG")[:300]):
+        with pytest.raises(ImageError) as exact:
+            decoded(content)
+        with pytest.raises(ImageError) as fast:
+            reduced(content, to(10, 10))
+        assert type(fast.value) is type(exact.value)
+        # Of the bytes left over at the end it may count others.
+        assert str(fast.value).split(" (")[0] == str(exact.value).split(" (")[0]
 
 
 # Colour -----------------------------------------------------------------------------------------------------
@@ -687,6 +817,10 @@ def test_a_mutated_file_gives_an_rgb_image_or_an_image_error_and_nothing_else(da
         image = decode(io.BytesIO(bytes(content)), max_pixels=10**6)
         assert image.mode == "RGB"
         assert min(image.size) >= 1
+    with suppress(ImageError):
+        image, whole = decode_reduced(io.BytesIO(bytes(content)), to(3, 3), max_pixels=10**6)
+        assert image.mode == "RGB"
+        assert 1 <= min(image.size) <= min(whole)
 
 
 # Threads, imports, globals ----------------------------------------------------------------------------------

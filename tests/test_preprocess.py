@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,13 @@ import torch
 from conftest import noise
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torchvision.models import get_model_weights
+from torchvision.transforms import InterpolationMode, functional
 
-from imgclassify import catalog, preprocess
+from imgclassify import catalog, images, preprocess
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.engines.torch_engine import TorchEngine
 from imgclassify.hub.timm_registry import preprocess_spec
@@ -123,7 +127,6 @@ def against_timm(config: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("size", [(300, 200), (50, 40), (50, 400), (225, 223)])
 def test_a_crop_larger_than_the_image_is_padded_as_torchvision_pads(size: tuple[int, int]) -> None:
-    from torchvision.transforms import InterpolationMode
     from torchvision.transforms._presets import ImageClassification
 
     spec = PreprocessSpec(40, (225, 225), "bilinear", True, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
@@ -140,6 +143,29 @@ def test_the_crop_is_contiguous_bytes_of_the_stated_shape() -> None:
     assert (crop.shape, crop.dtype, crop.flags.c_contiguous) == ((192, 224, 3), np.uint8, True)
 
 
+def plainly(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:
+    """Resized as a whole, then cropped, by torchvision."""
+    mode = getattr(InterpolationMode, spec.interpolation.upper())
+    size = spec.resize_size if isinstance(spec.resize_size, int) else list(spec.resize_size)
+    return np.asarray(functional.center_crop(functional.resize(image, size, mode), list(spec.crop_size)))
+
+
+FILTERS = ["box", "bilinear", "hamming", "bicubic", "lanczos"]
+
+
+@pytest.mark.parametrize("size", [(500, 375), (300, 1200), (61, 200)])
+def test_a_crop_is_written_where_it_is_wanted(size: tuple[int, int]) -> None:
+    spec = catalog.find("resnet50").preprocess
+    batch = np.full((3, 224, 224, 3), 77, np.uint8)
+    image = noise(*size)
+    for make in (preprocess.crop, partial(preprocess.crop_fast, whole=size)):
+        batch[:] = 77
+        out = batch[1]
+        assert make(image, spec=spec, out=out) is out
+        np.testing.assert_array_equal(out, make(image, spec=spec))
+        assert (batch[[0, 2]] == 77).all()
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     long=st.integers(1, 900),
@@ -147,7 +173,7 @@ def test_the_crop_is_contiguous_bytes_of_the_stated_shape() -> None:
     tall=st.booleans(),
     resize_size=st.integers(41, 200),
     crop_size=st.tuples(st.integers(1, 200), st.integers(1, 200)),
-    interpolation=st.sampled_from(["box", "bilinear", "hamming", "bicubic", "lanczos"]),
+    interpolation=st.sampled_from(FILTERS),
 )
 def test_computing_only_what_the_crop_keeps_gives_the_same_bits(
     long: int, short: int, tall: bool, resize_size: int, crop_size: tuple[int, int], interpolation: str
@@ -159,7 +185,99 @@ def test_computing_only_what_the_crop_keeps_gives_the_same_bits(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preprocess, "LARGE_RESIZE", 0)
         window = preprocess.crop(image, spec)
-    np.testing.assert_array_equal(window, preprocess.crop(image, spec))
+    np.testing.assert_array_equal(window, plainly(image, spec))
+
+
+# The fast way -----------------------------------------------------------------------------------------------
+
+
+def fast(content: bytes, spec: PreprocessSpec) -> tuple[NDArray[np.uint8], int]:
+    """(the fast crop of a JPEG, the scale that it was decoded at)."""
+    image, whole = images.decode_reduced(io.BytesIO(content), partial(preprocess.resized_size, spec=spec))
+    return preprocess.crop_fast(image, whole, spec), round(whole[0] / image.width)
+
+
+def exact(content: bytes, spec: PreprocessSpec) -> NDArray[np.uint8]:
+    return preprocess.crop(images.decode(io.BytesIO(content)), spec)
+
+
+def jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=100, subsampling=0)
+    return stream.getvalue()
+
+
+def near(fast: NDArray[np.uint8], exact: NDArray[np.uint8], most: float) -> None:
+    assert fast.shape == exact.shape
+    assert np.abs(fast.astype(float) - exact).mean() < most
+
+
+@pytest.mark.parametrize(
+    ("resize_size", "crop_mode"),
+    [(64, "center"), ((64, 80), "center"), ((64, 64), "squash"), ((64, 64), "border")],
+)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("size", "scale"), [((1203, 901), 4), ((901, 1203), 4), ((333, 261), 2), ((150, 131), 1)])
+def test_the_fast_crop_resembles_the_exact_one(
+    size: tuple[int, int], scale: int, resize_size: int | tuple[int, int], crop_mode: str, interpolation: str
+) -> None:
+    spec = PreprocessSpec(resize_size, (56, 64), interpolation, True, (0.5,) * 3, (0.5,) * 3, crop_mode)
+    smooth = noise(size[0] // 4, size[1] // 4).resize(size, Image.Resampling.BICUBIC)
+    content = jpeg(np.asarray(smooth))
+    crop, taken = fast(content, spec)
+    assert taken == scale or crop_mode != "center" or resize_size != 64
+    near(crop, exact(content, spec), 1.0)
+
+
+def ramps(width: int, height: int) -> NDArray[np.uint8]:
+    """Red grows from left to right, and green from top to bottom."""
+    x, y = np.meshgrid(np.arange(width) / width, np.arange(height) / height)
+    return np.rint(255 * np.stack([x, y, np.full_like(x, 0.5)], axis=2)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [(131, 137), (137, 131), (131, 1001), (259, 263), (300, 130)])
+def test_nothing_is_shifted_or_stretched(size: tuple[int, int]) -> None:
+    """A pixel of the crop is 16 levels wide here, so that a crop off by one is off by 16, and taking a reduced
+    picture's rounded size for the true one up to 4."""
+    spec = PreprocessSpec(16, (14, 14), "bilinear", True, (0.5,) * 3, (0.5,) * 3)
+    content = jpeg(ramps(*size))
+    crop, scale = fast(content, spec)
+    assert scale >= 2
+    difference = crop.astype(float) - exact(content, spec)
+    assert np.abs(difference[..., 0].mean(axis=0)).max() < 1.3  # each column
+    assert np.abs(difference[..., 1].mean(axis=1)).max() < 1.3  # each row
+
+
+@pytest.mark.parametrize("size", [(4032, 3024), (500, 375), (61, 200), (1, 1), (1, 100_000), (3, 700)])
+def test_the_fast_crop_of_a_whole_picture_is_near(size: tuple[int, int]) -> None:
+    spec = catalog.find("efficientnet_lite0").preprocess
+    image = noise(*size)
+    near(preprocess.crop_fast(image, size, spec), preprocess.crop(image, spec), 0.3)
+
+
+@given(
+    width=st.integers(1, 500),
+    height=st.integers(1, 500),
+    resize_size=st.one_of(st.integers(1, 100), st.tuples(st.integers(1, 100), st.integers(1, 100))),
+    crop_size=st.tuples(st.integers(1, 100), st.integers(1, 100)),
+    crop_mode=st.sampled_from(["center", "squash", "border"]),
+    interpolation=st.sampled_from([*FILTERS, "nearest"]),
+)
+def test_any_picture_has_a_fast_crop(
+    width: int,
+    height: int,
+    resize_size: int | tuple[int, int],
+    crop_size: tuple[int, int],
+    crop_mode: str,
+    interpolation: str,
+) -> None:
+    spec = PreprocessSpec(resize_size, crop_size, interpolation, True, (0.5,) * 3, (0.5,) * 3, crop_mode)
+    colour = np.full((height, width, 3), (200, 100, 50), np.uint8)
+    content = jpeg(colour)
+    crop = fast(content, spec)[0]
+    assert (crop.shape, crop.dtype, crop.flags.c_contiguous) == ((*crop_size, 3), np.uint8, True)
+    # The border too is where it is in the exact crop.
+    assert np.abs(crop.astype(int) - exact(content, spec)).max() <= 1
 
 
 @pytest.mark.parametrize("size", [(1, 100_000), (100_000, 1)])
