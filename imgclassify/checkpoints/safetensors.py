@@ -1,0 +1,59 @@
+"""The .safetensors format: a length, a JSON index, and the numbers (github.com/huggingface/safetensors, README)."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import accumulate
+from operator import mul
+from pathlib import Path
+from typing import Any
+
+from imgclassify.checkpoints.storage import BFLOAT16, MappedFile, Storage, Tensor
+from imgclassify.errors import CheckpointError, first_line
+
+_LENGTH_BYTES = 8
+_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": BFLOAT16,
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """Its tensors by name.
+
+    Raises:
+        CheckpointError: it is damaged, no such file, or holds numbers of a kind that no network here computes with.
+    """
+    try:
+        file = MappedFile(path)
+        length = int.from_bytes(file.part(0, _LENGTH_BYTES), "little")
+        index = json.loads(bytes(file.part(_LENGTH_BYTES, length)))
+        index.pop("__metadata__", None)
+        return {name: _tensor(file, _LENGTH_BYTES + length, entry) for name, entry in index.items()}
+    except Exception as error:  # damaged bytes may be any JSON
+        raise CheckpointError(
+            f"cannot read {str(path)!r} as .safetensors: {_words(error)}", hint="fetch or save the file again"
+        ) from error
+
+
+def _tensor(file: MappedFile, data: int, entry: dict[str, Any]) -> Tensor:
+    shape = tuple(entry["shape"])
+    begin, end = entry["data_offsets"]
+    storage = Storage(_DTYPES[entry["dtype"]], math.prod(shape), file, data + begin)
+    if min((begin, *shape)) < 0 or storage.count * storage.itemsize != end - begin:
+        raise ValueError(f"{shape} {entry['dtype']} do not fill bytes {begin} to {end}")
+    file.part(storage.start, end - begin)
+    return Tensor(storage, 0, shape, tuple(accumulate(shape[:0:-1], mul, initial=1))[::-1] if shape else ())
+
+
+def _words(error: Exception) -> str:
+    return f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
