@@ -1,0 +1,519 @@
+"""A torch network as a weight-free ONNX graph: pixels in, logits out, every parameter given at run time.
+
+The graph is `crops` (N, H, W, 3) uint8 → `x * normalize.scale + normalize.bias`, (N, 3, H, W) float32 → the network
+→ `logits` (N, classes) float32. N is free, H = W is fixed. Needs the extra `export`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from imgclassify.errors import CheckpointError, UnavailableError, first_line
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+    from numpy.typing import NDArray
+
+INPUT, OUTPUT = "crops", "logits"
+SCALE, BIAS = "normalize.scale", "normalize.bias"
+"""(1, 3, 1, 1) float32: `1 / (255 std)` and `-mean / std`."""
+METADATA_KEY = "imgclassify"
+"""The one entry of the graph's metadata_props; its value is JSON."""
+
+_OPSET = 20
+"""The first with Gelu, and read by onnxruntime since 1.17."""
+_LARGEST_FOLDED = 8192
+"""Elements. Larger constants, such as Swin's attention masks, are left to be computed when the graph is opened."""
+_UNKNOWN = -(2**62)
+"""Stands for a size that depends on the batch."""
+_RANDOM = ("Random", "Bernoulli", "Multinomial")
+_CHOOSING = ("Concat", "Gather", "Reshape", "Slice", "Squeeze", "Unsqueeze")
+_LARGEST_GRAPH = 2**31 - 1
+"""Bytes; a limit of protobuf."""
+
+
+def export(
+    network: torch.nn.Module,
+    *,
+    crop_size: int,
+    file_name: str,
+    heads: Sequence[str] = (),
+    metadata: Mapping[str, Any] | None = None,
+) -> bytes:
+    """The network as a graph. The same network gives the same bytes, whatever its weights.
+
+    Parameters and buffers of the state_dict become initializers of the same names, without their values: external
+    data in `file_name`, the graph's own. Buffers that the state_dict leaves out stay in it with their values.
+
+    The metadata gains `crop_size`, `heads`, and `unused`: names of the state_dict that the graph does not need, or
+    knows by another name, as where two share one tensor.
+
+    Args:
+        network: in float32 on the CPU; is put in eval mode, and its tensors made contiguous.
+        heads: the parameters whose first dimension is the number of classes; those of them that the graph uses
+            stand in its metadata.
+        metadata: further JSON values for the graph's metadata.
+
+    Raises:
+        CheckpointError: the network cannot be a graph.
+        UnavailableError: the exporter is not installed.
+    """
+    _require_exporter()
+    _require_plain(network)
+    model, parameters = _trace(network, crop_size)
+    _check_form(model)
+    draft = _Draft.read(model, parameters)
+    draft.fold()
+    draft.keep_weights_as_they_lie()
+    draft.merge_equals()
+    draft.drop_dead()
+    known = [name for name in network.state_dict() if not name.endswith(".num_batches_tracked")]
+    clashes = sorted({INPUT, OUTPUT, SCALE, BIAS}.intersection(known))
+    if clashes:
+        raise _refusal(f"it has a parameter {clashes[0]!r}, a name that the graph needs for itself")
+    draft.rename([*known, SCALE, BIAS])
+    unused = [name for name in known if name not in draft.parameters]
+    heads = [name for name in heads if name not in unused]
+    details = {**(metadata or {}), "crop_size": crop_size, "heads": heads, "unused": unused}
+    return draft.write([*known, SCALE, BIAS], details, crop_size, file_name)
+
+
+def _require_exporter() -> None:
+    try:
+        import onnx
+        import onnxscript  # torch's exporter needs it
+    except ImportError as error:
+        raise UnavailableError(
+            f"making a graph of a network needs {error.name or 'onnx'}, which is not installed",
+            hint="pip install 'imgclassify[export]'",
+        ) from error
+    del onnx, onnxscript
+
+
+def _require_plain(network: torch.nn.Module) -> None:
+    import torch
+
+    for module in network.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise _refusal("it is TorchScript, a program that is compiled already")
+        if "quantized" in type(module).__module__:
+            raise _refusal("it is quantized")
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise _refusal(f"{name} is {str(tensor.dtype).removeprefix('torch.')}, not float32")
+
+
+def _refusal(reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"the network cannot be made a graph: {reason}", hint="it can be used with --engine torch"
+    )
+
+
+# ------------------------------------------------------------------------------------------------ trace
+
+
+def _trace(network: torch.nn.Module, crop_size: int) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
+    """The exporter's own graph without its parameters, and these without their values."""
+    import onnx
+    import torch
+
+    class Pixels(torch.nn.Module):
+        """The network with cast, transpose and normalisation before it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+            self.scale = torch.nn.Buffer(torch.ones(1, 3, 1, 1))
+            self.bias = torch.nn.Buffer(torch.zeros(1, 3, 1, 1))
+
+        def forward(self, crops: torch.Tensor) -> Any:
+            # A permuted tensor is channels_last to torch, which would draw layout changes into the graph.
+            images = crops.permute(0, 3, 1, 2).contiguous().to(torch.float32)
+            output = self.network(images * self.scale + self.bias)
+            return getattr(output, "logits", output)
+
+    # Weights in channels_last would draw layout changes into the graph.
+    network.eval().to(memory_format=torch.contiguous_format)
+    # Two images, since torch takes a single one for a fixed size.
+    example = torch.zeros(2, crop_size, crop_size, 3, dtype=torch.uint8)
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                Pixels().eval(),
+                (example,),
+                input_names=[INPUT],
+                dynamo=True,
+                optimize=False,  # it would fold parameters into new ones
+                opset_version=_OPSET,
+                dynamic_shapes=({0: torch.export.Dim("n")},),
+                verbose=False,
+            )
+        except Exception as error:
+            raise _refusal(first_line(_root(error))) from error
+        assert program is not None
+        stored = {"network." + name: name for name in network.state_dict()} | {"scale": SCALE, "bias": BIAS}
+        initializers = program.model.graph.initializers
+        parameters = {}
+        # Out with the values before anything is written: protobuf knows no more than 2 GB.
+        for name in [name for name in initializers if name in stored]:
+            value: Any = initializers.pop(name)
+            parameters[name] = onnx.TensorProto(
+                name=stored[name], data_type=int(value.dtype), dims=list(value.shape)
+            )
+        return program.model_proto, parameters
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints its progress and warns of its own making. Attention must not take its fused ways: they
+    have no form in ONNX, or results of other strides."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    with (
+        warnings.catch_warnings(),
+        redirect_stdout(StringIO()),
+        redirect_stderr(StringIO()),
+        sdpa_kernel(SDPBackend.MATH),
+    ):
+        warnings.simplefilter("ignore")
+        torch.backends.mha.set_fastpath_enabled(False)
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _check_form(model: onnx.ModelProto) -> None:
+    import onnx
+
+    outputs = model.graph.output
+    kind = outputs[0].type.tensor_type
+    if len(outputs) != 1 or len(kind.shape.dim) != 2 or kind.elem_type != onnx.TensorProto.FLOAT:
+        raise _refusal("it does not end in one tensor of float32 logits, (N, classes)")
+    if not kind.shape.dim[0].dim_param:
+        raise _refusal("it takes no other number of images than it was traced with")
+    operators = {node.op_type for node in model.graph.node}
+    if any(operator.startswith(_RANDOM) for operator in operators):
+        raise _refusal("it draws random numbers")
+    if model.functions or {node.domain for node in model.graph.node} > {""}:
+        raise _refusal("it uses operators beyond the ONNX standard")
+    if any(attribute.HasField("g") for node in model.graph.node for attribute in node.attribute):
+        raise _refusal("what it computes depends on the pictures")
+
+
+# ------------------------------------------------------------------------------------------------ clean
+
+
+@dataclass
+class _Draft:
+    """A graph being cleaned of what the exporter leaves: constants computed anew for each use, shapes put together
+    from parts, bias tensors of zeros. What is left says the same with a fraction of the nodes."""
+
+    nodes: list[onnx.NodeProto]
+    parameters: dict[str, onnx.TensorProto]
+    """Name in this graph → the parameter's name, type and shape."""
+    constants: dict[str, NDArray[Any]]
+    shapes: dict[str, list[int | str]]
+    """Name → sizes, those that depend on the batch as text; of the values of which it is known."""
+    types: dict[str, int]
+    partly: dict[str, NDArray[np.int64]]
+    """Name → sizes, _UNKNOWN where they depend on the batch."""
+    output: str
+    opset: int
+    ir_version: int
+
+    @classmethod
+    def read(cls, model: onnx.ModelProto, parameters: dict[str, onnx.TensorProto]) -> _Draft:
+        from onnx import helper, numpy_helper, shape_inference
+
+        # As inputs, the parameters let inference do without their values.
+        model.graph.input.extend(
+            helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
+            for name, tensor in parameters.items()
+        )
+        graph = shape_inference.infer_shapes(model).graph
+        shapes: dict[str, list[int | str]] = {}
+        types: dict[str, int] = {}
+        for value in (*graph.input, *graph.value_info, *graph.output):
+            kind = value.type.tensor_type
+            types[value.name] = kind.elem_type
+            sizes = [size.dim_value if size.HasField("dim_value") else size.dim_param for size in kind.shape.dim]
+            if kind.HasField("shape") and "" not in sizes:
+                shapes[value.name] = sizes
+        [output] = graph.output
+        return cls(
+            nodes=list(graph.node),
+            parameters=parameters,
+            constants={tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer},
+            partly={},
+            shapes=shapes,
+            types=types,
+            output=output.name,
+            opset=next(entry.version for entry in model.opset_import if entry.domain == ""),
+            ir_version=model.ir_version,
+        )
+
+    def fold(self) -> None:
+        """Computes what depends on neither pixels nor parameters; simplifies the rest."""
+        same: dict[str, str] = {}
+        kept = []
+        for node in self.nodes:
+            node.input[:] = [same.get(name, name) for name in node.input]
+            if node.op_type == "CastLike" and self.types.get(node.input[1]):
+                _become_cast(node, self.types[node.input[1]])
+            if self._evaluate(node):
+                continue
+            if node.output[0] != self.output and self._does_nothing(node):
+                same[node.output[0]] = node.input[0]
+                continue
+            self._simplify(node)
+            kept.append(node)
+        self.nodes = kept
+
+    def _evaluate(self, node: onnx.NodeProto) -> bool:
+        """Turns the node's outputs into constants, where they are and are small."""
+        from onnx.reference import ReferenceEvaluator
+
+        given = {name: self._known(name, node.op_type) for name in node.input if name}
+        if node.op_type == "Shape" and node.input[0] in self.shapes:
+            results = [_integers(_chosen(node, self.shapes[node.input[0]]))]
+        elif all(value is not None for value in given.values()):
+            results = list(ReferenceEvaluator(node, opsets={"": self.opset}).run(None, given))  # type: ignore[arg-type]
+        else:
+            return False
+        if any(not isinstance(result, np.ndarray | np.generic) for result in results):
+            return False  # a sequence of tensors
+        if sum(result.size for result in results) > _LARGEST_FOLDED:
+            return False
+        if any(_UNKNOWN in result for result in results):
+            self.partly[node.output[0]] = results[0]
+            return False
+        self.constants.update(zip(node.output, results, strict=False))
+        return True
+
+    def _known(self, name: str, op_type: str) -> NDArray[Any] | None:
+        """The value; where it is the sizes of a shape of which some depend on the batch, only for those operators
+        that choose among sizes, and do not compute with them."""
+        if name in self.partly and op_type in _CHOOSING:
+            return self.partly[name]
+        return self.constants.get(name)
+
+    def _does_nothing(self, node: onnx.NodeProto) -> bool:
+        values = [self.constants.get(name) for name in node.input]
+        shapes = [self.shapes.get(name, []) for name in (node.input[0], node.output[0])]
+        equal = shapes[0] == shapes[1] != []
+        match node.op_type:
+            case "Identity":
+                return True
+            case "Concat":
+                return len(node.input) == 1
+            case "Transpose":
+                order = next((list(attribute.ints) for attribute in node.attribute), [])
+                return order == list(range(len(order))) != []
+            case "Pad":
+                return values[1] is not None and not values[1].any()
+            case "Expand":
+                return equal
+            case "Slice":  # a negative step would turn the order round
+                return equal and (len(values) < 5 or (values[4] is not None and bool((values[4] > 0).all())))
+        return False
+
+    def _simplify(self, node: onnx.NodeProto) -> None:
+        if node.op_type == "Conv" and len(node.input) == 3:
+            bias = self.constants.get(node.input[2])
+            if bias is not None and not bias.any():
+                node.input.pop()
+        if node.op_type == "Reshape":
+            self._simplify_reshape(node)
+
+    def _simplify_reshape(self, node: onnx.NodeProto) -> None:
+        """A shape of constants, -1 for the one size that depends on the batch."""
+        before, after = (self.shapes.get(name, []) for name in (node.input[0], node.output[0]))
+        if before and len(after) == 2 and isinstance(after[0], str) and before[0] == after[0]:
+            # Says the same without the other size, which may be the number of classes.
+            node.op_type = "Flatten"
+            node.input.pop()
+            _set_attributes(node, axis=1)
+            return
+        shape = self.partly.get(node.input[1], _integers(after))
+        if np.count_nonzero(shape == _UNKNOWN) != 1 or (shape[shape != _UNKNOWN] <= 0).any():
+            return
+        name = f"shape of {node.output[0]}"
+        self.constants[name] = np.where(shape == _UNKNOWN, -1, shape)
+        node.input[1] = name
+        _set_attributes(node)
+
+    def merge_equals(self) -> None:
+        """Keeps one of several equal constants, and one of several nodes that compute the same."""
+        seen: dict[Any, list[str]] = {}
+        same: dict[str, str] = {}
+        for name, value in self.constants.items():
+            [first] = seen.setdefault((value.dtype.str, value.shape, value.tobytes()), [name])
+            same[name] = first
+        kept = []
+        for node in self.nodes:
+            node.input[:] = [same.get(name, name) for name in node.input]
+            attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
+            outputs = list(node.output)
+            first_outputs = seen.setdefault(
+                (node.op_type, tuple(node.input), tuple(attributes), len(outputs)), outputs
+            )
+            if first_outputs is outputs or self.output in outputs:
+                kept.append(node)
+            else:
+                same.update(zip(outputs, first_outputs, strict=True))
+        self.nodes = kept
+
+    def keep_weights_as_they_lie(self) -> None:
+        """Linear layers over more than two dimensions as Gemm, which takes the weight as it is stored. As MatMul
+        they cost a transposed copy of each weight whenever the graph is opened."""
+        weights = {
+            node.output[0]: node.input[0]
+            for node in self.nodes
+            if node.op_type == "Transpose" and len(self._dims(node.input[0])) == 2
+        }
+        users: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            for name in node.input:
+                users.setdefault(name, []).append(node)
+        kept: list[onnx.NodeProto] = []
+        done: set[str] = set()
+        for node in self.nodes:
+            rows = self.shapes.get(node.input[0], [])[:-1] if node.op_type == "MatMul" else []
+            if len(rows) > 1 and node.input[1] in weights and sum(isinstance(size, str) for size in rows) < 2:
+                weight, output = weights[node.input[1]], node.output[0]
+                [follower, *others] = users.get(output, [node])
+                width = self._dims(weight)[:1]
+                bias = [name for name in follower.input if self._dims(name) == width and not others]
+                if follower.op_type == "Add" and bias:
+                    output = follower.output[0]
+                    done.add(output)
+                else:
+                    bias = []
+                kept += self._linear(node.input[0], weight, bias, output, rows)
+            elif node.output[0] not in done:
+                kept.append(node)
+        self.nodes = kept
+
+    def _dims(self, name: str) -> list[int]:
+        """A parameter's shape; none for what is no parameter."""
+        return list(self.parameters[name].dims) if name in self.parameters else []
+
+    def _linear(
+        self, given: str, weight: str, bias: list[str], output: str, rows: list[int | str]
+    ) -> list[onnx.NodeProto]:
+        from onnx import helper
+
+        width, depth = self._dims(weight)
+        flat, shaped = f"flat shape of {output}", f"shape of {output}"
+        self.constants[flat] = _integers([-1, depth])
+        self.constants[shaped] = _integers([*(-1 if isinstance(size, str) else size for size in rows), width])
+        return [
+            helper.make_node("Reshape", [given, flat], [f"flat input of {output}"]),
+            helper.make_node("Gemm", [f"flat input of {output}", weight, *bias], [f"flat {output}"], transB=1),
+            helper.make_node("Reshape", [f"flat {output}", shaped], [output]),
+        ]
+
+    def drop_dead(self) -> None:
+        """Leaves out what the logits do not need."""
+        needed = {self.output}
+        kept = []
+        for node in reversed(self.nodes):
+            if needed.intersection(node.output):
+                kept.append(node)
+                needed.update(node.input)
+        self.nodes = kept[::-1]
+        self.constants = {name: value for name, value in self.constants.items() if name in needed}
+        self.parameters = {name: tensor for name, tensor in self.parameters.items() if name in needed}
+
+    def rename(self, taken: list[str]) -> None:
+        """Parameters by their own names, all else by numbers in order of appearance: the exporter's names are long,
+        and change with its versions."""
+        names = {name: tensor.name for name, tensor in self.parameters.items()}
+        names |= {"": "", INPUT: INPUT, self.output: OUTPUT}
+        reserved = set(taken)
+        numbers = (str(number) for number in range(2**31) if str(number) not in reserved)
+        for node in self.nodes:
+            for part in (node.input, node.output):
+                for name in part:
+                    if name not in names:
+                        names[name] = next(numbers)
+                part[:] = [names[name] for name in part]
+        self.constants = {names[name]: self.constants[name] for name in names if name in self.constants}
+        self.parameters = {tensor.name: tensor for tensor in self.parameters.values()}
+
+    def write(self, order: list[str], metadata: Mapping[str, Any], crop_size: int, file_name: str) -> bytes:
+        import onnx
+        from onnx import helper, numpy_helper
+
+        for node in self.nodes:
+            for field in ("name", "doc_string", "metadata_props"):
+                node.ClearField(field)
+        external = [self.parameters[name] for name in order if name in self.parameters]
+        for tensor in external:
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value=file_name)
+        inline = [numpy_helper.from_array(value, name) for name, value in self.constants.items()]
+        size = (crop_size, crop_size, 3)
+        graph = helper.make_graph(
+            self.nodes,
+            "network",
+            [helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8, ("n", *size))],
+            [helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ("n", "classes"))],
+            [*external, *inline],
+        )
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=self.ir_version
+        )
+        helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata, separators=(",", ":"))})
+        if model.ByteSize() > _LARGEST_GRAPH:
+            raise _refusal("it holds more than 2 GB of constants that are no parameters")
+        content: bytes = model.SerializeToString(deterministic=True)
+        return content
+
+
+def _become_cast(node: onnx.NodeProto, kind: int) -> None:
+    node.op_type = "Cast"
+    node.input.pop()
+    _set_attributes(node, to=kind)
+
+
+def _set_attributes(node: onnx.NodeProto, **values: int) -> None:
+    from onnx import helper
+
+    node.ClearField("attribute")
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in values.items())
+
+
+def _chosen(node: onnx.NodeProto, sizes: list[int | str]) -> list[int | str]:
+    """The sizes that a Shape node gives."""
+    bounds = {attribute.name: attribute.i for attribute in node.attribute}
+    return sizes[bounds.get("start", 0) : bounds.get("end", len(sizes))]
+
+
+def _integers(sizes: list[int | str]) -> NDArray[np.int64]:
+    return np.array([_UNKNOWN if isinstance(size, str) else size for size in sizes], np.int64)

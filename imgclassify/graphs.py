@@ -1,0 +1,345 @@
+"""Weight-free ONNX graphs: an architecture at one crop size, whose parameters are given when it is opened.
+
+models/graphs/ holds those of the catalogued architectures (made by tools/make_graphs.py); `models prepare` makes
+others. A graph takes uint8 crops (N, H, W, 3) and gives logits (N, classes); normalisation is in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgclassify import checkpoints, protobuf, resources
+from imgclassify.checkpoints import Tensor
+from imgclassify.errors import CheckpointError, ResourceError, first_line
+
+if TYPE_CHECKING:
+    import onnxruntime
+    from numpy.typing import NDArray
+
+    from imgclassify.catalog import ModelManifest, PreprocessSpec
+    from imgclassify.checkpoints import StateDict
+
+METADATA_KEY = "imgclassify"
+"""The entry of the graph's metadata under which its description stands, as JSON."""
+SCALE, BIAS = "normalize.scale", "normalize.bias"
+"""The parameters of normalisation, float32 of (1, 3, 1, 1)."""
+_DESCRIBED = {"architecture", "provider", "crop_size", "options", "heads", "unused"}
+UNCOUNTED = ".num_batches_tracked"
+"""What batch norm counts in training; no inference uses it, and older checkpoints lack it."""
+
+# onnx.proto: the numbers of the fields of ModelProto, GraphProto and TensorProto that are read here.
+_MODEL_GRAPH, _MODEL_METADATA = 7, 14
+_GRAPH_INITIALIZER = 5
+_TENSOR_DIMS, _TENSOR_DATA_TYPE, _TENSOR_NAME, _TENSOR_RAW_DATA = 1, 2, 8, 9
+_TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
+_KEY, _VALUE = 1, 2
+_EXTERNAL = 1
+_DTYPES = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 11: "float64"}
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """What a graph wants under a name."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPlan:
+    """How a session is to compute."""
+
+    threads: int
+    """How many one call computes with."""
+    once: bool = False
+    """For a single call, for which optimising the graph would not pay."""
+
+    def options(self) -> onnxruntime.SessionOptions:
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = 4
+        settings.intra_op_num_threads = self.threads
+        settings.inter_op_num_threads = 1
+        # A waiting thread that spins would take the processor from those that decode.
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if self.once:
+            settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return settings
+
+
+class Graph:
+    """One graph, as it lies in a file."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        """
+        Raises:
+            ValueError: not a graph of ours.
+        """
+        self._path = path
+        self._content = content
+        described = [
+            json.loads(entry[2])
+            for entry in (_strings(value) for value in _all(content, _MODEL_METADATA))
+            if entry.get(1) == METADATA_KEY.encode()
+        ]
+        if len(described) != 1 or not described[0].keys() >= _DESCRIBED:
+            raise ValueError(f"{path.name} is no graph of imgclassify's")
+        self.description: dict[str, Any] = described[0]
+        """What _DESCRIBED names, at the least."""
+
+    @cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """What it must be given, the two of normalisation among it."""
+        [graph] = _all(self._content, _MODEL_GRAPH)
+        found = {}
+        for tensor in _all(graph, _GRAPH_INITIALIZER):
+            name, parameter, external = _parameter(tensor)
+            if external:
+                found[name] = parameter
+        return found
+
+    def head_size(self, state_dict: StateDict, *, where: str) -> int:
+        """The number of classes of a checkpoint: the first dimension of the parameters that end the network.
+
+        Raises:
+            CheckpointError: it has none of them; the first names that differ are listed.
+        """
+        shapes = checkpoints.shapes(state_dict)
+        sizes = [shapes[name][0] for name in self.description["heads"] if shapes.get(name)]
+        if not sizes:
+            self.check(state_dict, where=where)
+        return sizes[-1]
+
+    def check(self, state_dict: StateDict, *, where: str, num_classes: int | None = None) -> None:
+        """Holds a checkpoint's names and shapes against the graph's.
+
+        Raises:
+            CheckpointError: they differ; the first that do are listed.
+        """
+        wanted = {
+            name: self._shape(name, parameter, num_classes)
+            for name, parameter in self.parameters.items()
+            if name not in (SCALE, BIAS)
+        }
+        unused = set(self.description["unused"])
+        given = {
+            name: shape
+            for name, shape in checkpoints.shapes(state_dict).items()
+            if name in wanted or not (name in unused or name.endswith(UNCOUNTED))
+        }
+        checkpoints.check_fit(given, wanted, where=where, architecture=self.description["architecture"])
+
+    def open(
+        self,
+        state_dict: StateDict,
+        preprocess: PreprocessSpec,
+        *,
+        where: str,
+        num_classes: int,
+        plan: SessionPlan,
+    ) -> onnxruntime.InferenceSession:
+        """A session of the graph with these parameters in it.
+
+        onnxruntime maps what lies in the checkpoint as the graph wants it, and is handed copies of the rest.
+
+        Args:
+            where: names the checkpoint in errors.
+
+        Raises:
+            CheckpointError: names, shapes or kinds of numbers differ; the first that do are listed.
+        """
+        import onnxruntime
+
+        self.check(state_dict, where=where, num_classes=num_classes)
+        settings = plan.options()
+        given = self._given(_normalization(preprocess) | state_dict, where)
+        folder = (given.file or self._path).parent
+        settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        arrays = list(given.arrays.values())
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays]
+        settings.add_external_initializers(list(given.arrays), values)
+        try:
+            session = onnxruntime.InferenceSession(
+                self._filled(given, num_classes), settings, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's exceptions share no other base
+            raise CheckpointError(
+                f"onnxruntime cannot run {self._path.name} with {where}: {first_line(error)}",
+                hint="use --engine torch, and please report it",
+            ) from error
+        session.held = arrays  # it computes with this memory, and does not own it
+        return session
+
+    def _given(self, values: Mapping[str, Any], where: str) -> _Given:
+        """Where each parameter's numbers are to come from.
+
+        Raises:
+            CheckpointError: they are of another kind than the graph's, or not where the checkpoint says.
+        """
+        given = _Given()
+        for name, wanted in self.parameters.items():
+            value = values[name]
+            if isinstance(value, Tensor):
+                try:
+                    place = value.place() if value.dtype == wanted.dtype else None
+                    if place and given.take(name, *place):
+                        continue
+                    value = value.array()
+                except (ValueError, TypeError) as error:
+                    raise checkpoints.unreadable(where, first_line(error)) from error
+            array = _as(value, wanted.dtype, name, where)
+            if name in (SCALE, BIAS):
+                given.inline[name] = array.tobytes()
+            else:
+                given.arrays[name] = array
+        return given
+
+    def _shape(self, name: str, parameter: Parameter, num_classes: int | None) -> tuple[int, ...]:
+        """The number of classes stands in the heads' shapes and nowhere else in a graph."""
+        if num_classes is None or name not in self.description["heads"]:
+            return parameter.shape
+        return (num_classes, *parameter.shape[1:])
+
+    def _filled(self, given: _Given, num_classes: int) -> bytes:
+        """The graph's bytes, with that number of classes and the places of its parameters in it."""
+
+        def fill(tensor: bytes) -> bytes:
+            name, parameter, external = _parameter(tensor)
+            if not external:
+                return tensor
+            kept = (_TENSOR_NAME, _TENSOR_DATA_TYPE)
+            parts = [entry.raw for entry in protobuf.fields(tensor) if entry.number in kept]
+            shape = self._shape(name, parameter, num_classes)
+            parts += [protobuf.encoded(_TENSOR_DIMS, side) for side in shape]
+            return b"".join(parts) + given.encoded(name, self._path)
+
+        return protobuf.changed(
+            self._content, _MODEL_GRAPH, lambda graph: protobuf.changed(graph, _GRAPH_INITIALIZER, fill)
+        )
+
+
+@dataclass(slots=True)
+class _Given:
+    """Where a graph's parameters come from: a file, the graph's own bytes, or memory."""
+
+    file: Path | None = None
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """(byte where it begins, bytes) in the file."""
+    inline: dict[str, bytes] = field(default_factory=dict)
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def take(self, name: str, path: Path, begin: int, size: int) -> bool:
+        """Notes a place in a file; False where onnxruntime could not name that file."""
+        # It wants no symbolic link to lead out of the folder, and every name to be text.
+        file = self.file or path.resolve()
+        try:
+            str(file).encode()
+        except UnicodeEncodeError:
+            return False
+        self.file = file
+        self.places[name] = (begin, size)
+        return True
+
+    def encoded(self, name: str, graph: Path) -> bytes:
+        """The fields of a TensorProto that say so."""
+        if name in self.inline:
+            return protobuf.encoded(_TENSOR_RAW_DATA, self.inline[name])
+        # What comes from memory must name a file too, though nothing is read from it.
+        entries = {"location": (self.file or graph).name}
+        if name in self.places:
+            begin, size = self.places[name]
+            entries |= {"offset": str(begin), "length": str(size)}
+        return b"".join(
+            protobuf.encoded(
+                _TENSOR_EXTERNAL, protobuf.encoded(_KEY, key.encode()) + protobuf.encoded(_VALUE, value.encode())
+            )
+            for key, value in entries.items()
+        ) + protobuf.encoded(_TENSOR_LOCATION, _EXTERNAL)
+
+
+def find(manifest: ModelManifest, preprocess: PreprocessSpec) -> Graph | None:
+    """The shipped graph of a manifest's architecture, built with the same options for such crops; or None."""
+    height, width = preprocess.crop_size
+    if height != width:
+        return None
+    with suppress(ResourceError):
+        file = resources.data_folder("models") / "graphs" / f"{manifest.architecture}-{height}.onnx"
+        # A user's own manifest may name any architecture.
+        if "/" not in manifest.architecture and file.is_file():
+            graph = read(Path(str(file)))
+            description = graph.description
+            if (description["provider"], description["options"]) == (manifest.provider, dict(manifest.options)):
+                return graph
+    return None
+
+
+def read(path: Path) -> Graph:
+    """The graph in a file.
+
+    Raises:
+        ResourceError: it is damaged.
+    """
+    try:
+        return Graph(path, path.read_bytes())
+    except (OSError, ValueError, KeyError) as error:
+        raise ResourceError(
+            f"cannot read the graph {path}: {first_line(error)}",
+            hint="reinstall it: pip install --force-reinstall --no-deps imgclassify",
+        ) from error
+
+
+def _normalization(preprocess: PreprocessSpec) -> dict[str, Any]:
+    """`(x / 255 - mean) / std` of a byte x, as `x * scale + bias`; both (1, 3, 1, 1) float32."""
+    import numpy as np
+
+    std = np.array(preprocess.std, np.float64).reshape(1, 3, 1, 1)
+    mean = np.array(preprocess.mean, np.float64).reshape(1, 3, 1, 1)
+    with np.errstate(over="ignore"):  # a user's own mean may be any; what comes of it is looked at in the logits
+        return {SCALE: (1 / (255 * std)).astype(np.float32), BIAS: (-mean / std).astype(np.float32)}
+
+
+def _as(value: Any, dtype: str, name: str, where: str) -> NDArray[Any]:
+    """The array in the graph's own dtype and C order; the same memory where it is so already."""
+    import numpy as np
+
+    if not isinstance(value, np.ndarray) or (value.dtype.kind == "f") != (dtype in ("float32", "float64")):
+        found = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise CheckpointError(
+            f"{name} of {where} is {found}, and the network computes with {dtype}",
+            hint="save the checkpoint of a network of floating-point numbers",
+        )
+    return np.ascontiguousarray(value, dtype).reshape(value.shape)
+
+
+def _parameter(tensor: bytes) -> tuple[str, Parameter, bool]:
+    """(name, parameter, whether its numbers are elsewhere) of a TensorProto."""
+    name, shape, dtype, external = "", [], 0, False
+    for entry in protobuf.fields(tensor):
+        if entry.number == _TENSOR_DIMS:
+            shape += protobuf.numbers(entry.value)
+        elif entry.number == _TENSOR_NAME and isinstance(entry.value, bytes):
+            name = entry.value.decode()
+        elif entry.number == _TENSOR_DATA_TYPE and isinstance(entry.value, int):
+            dtype = entry.value
+        elif entry.number == _TENSOR_LOCATION:
+            external = entry.value == _EXTERNAL
+    return name, Parameter(tuple(shape), _DTYPES.get(dtype, f"onnx type {dtype}")), external
+
+
+def _all(message: bytes, number: int) -> list[bytes]:
+    return [
+        entry.value
+        for entry in protobuf.fields(message)
+        if entry.number == number and isinstance(entry.value, bytes)
+    ]
+
+
+def _strings(message: bytes) -> dict[int, bytes]:
+    return {entry.number: entry.value for entry in protobuf.fields(message) if isinstance(entry.value, bytes)}

@@ -1,0 +1,94 @@
+"""Protocol Buffers' wire format, as little of it as reading and changing an ONNX graph takes without the onnx
+package, whose import alone would cost more than answering a picture. (protobuf.dev/programming-guides/encoding)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
+
+
+class Field(NamedTuple):
+    """One field of a message."""
+
+    number: int
+    value: int | bytes
+    """A number, or the bytes of a string or of a message in the message."""
+    raw: bytes
+    """The whole field as it stands in the message."""
+
+
+def fields(message: bytes) -> Iterator[Field]:
+    """The fields of a message, in order.
+
+    Raises:
+        ValueError: it is no message, or ends too early.
+    """
+    position = 0
+    while position < len(message):
+        begin = position
+        key, position = _varint(message, position)
+        kind = key & 7
+        value: int | bytes
+        if kind == _VARINT:
+            value, position = _varint(message, position)
+        elif kind == _BYTES or kind in _FIXED_SIZES:
+            size, position = (_FIXED_SIZES[kind], position) if kind != _BYTES else _varint(message, position)
+            value, position = message[position : position + size], position + size
+        else:
+            raise ValueError(f"a message has a field of kind {kind}")
+        if position > len(message):
+            raise ValueError("a message ends too early")
+        yield Field(key >> 3, value, message[begin:position])
+
+
+def changed(message: bytes, number: int, change: Callable[[bytes], bytes]) -> bytes:
+    """The message with `change` made to each of its fields `number`, which hold bytes."""
+    return b"".join(
+        encoded(number, change(field.value))
+        if field.number == number and isinstance(field.value, bytes)
+        else field.raw
+        for field in fields(message)
+    )
+
+
+def encoded(number: int, value: int | bytes) -> bytes:
+    """A field as it stands in a message."""
+    if isinstance(value, int):
+        return _encoded_varint(number << 3 | _VARINT) + _encoded_varint(value)
+    return _encoded_varint(number << 3 | _BYTES) + _encoded_varint(len(value)) + value
+
+
+def numbers(value: int | bytes) -> list[int]:
+    """What one field of a repeated number holds: one number, or many packed into bytes."""
+    if isinstance(value, int):
+        return [value]
+    found, position = [], 0
+    while position < len(value):
+        number, position = _varint(value, position)
+        found.append(number)
+    return found
+
+
+def _varint(message: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if position >= len(message):
+            raise ValueError("a message ends too early")
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+
+
+def _encoded_varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 0x7F:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    found.append(value)
+    return bytes(found)

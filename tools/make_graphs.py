@@ -1,0 +1,136 @@
+"""Regenerates models/graphs/: every catalogued float architecture, at each crop size, as a weight-free ONNX graph.
+
+    python tools/make_graphs.py                 write them
+    python tools/make_graphs.py --check         write nothing; exit 1 if a file differs
+    python tools/make_graphs.py --only NAME …   only these architectures
+
+Needs the extra `export`. A graph is written only after it was shown that the number of classes stands nowhere in it
+but in the dimensions of its heads.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from unittest.mock import patch
+
+import onnx
+import torch
+
+from imgclassify import catalog
+from imgclassify.catalog import ModelManifest
+from imgclassify.export import export
+from imgclassify.hub import architectures
+
+FOLDER = Path(__file__).parent.parent / "models" / "graphs"
+OTHER_CLASSES = 7
+
+
+def wanted() -> dict[str, ModelManifest]:
+    """File name -> a manifest of the architecture and crop size; all such agree in what the graph depends on."""
+    found: dict[str, ModelManifest] = {}
+    for manifest in catalog.manifests():
+        if architectures.is_quantized(manifest) or not manifest.origin.startswith("models/"):
+            continue
+        height, width = manifest.preprocess.crop_size
+        name = f"{manifest.architecture}-{height}.onnx"
+        twin = found.setdefault(name, manifest)
+        if height != width or twin.provider != manifest.provider or twin.options != manifest.options:
+            raise SystemExit(f"{manifest.reference}: {name} cannot serve it, nor can its name tell them apart")
+    return dict(sorted(found.items()))
+
+
+def bare(manifest: ModelManifest, num_classes: int) -> torch.nn.Module:
+    """The architecture with memory for its weights that nothing was written to: gigabytes cost nothing."""
+    fillers = {name: _leave for name in dir(torch.nn.init) if name.endswith("_") and not name.startswith("_")}
+    with patch.multiple(torch.nn.init, **fillers):
+        return architectures.create(manifest, num_classes=num_classes)
+
+
+def _leave(tensor: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+    return tensor
+
+
+def make(manifest: ModelManifest, file_name: str, num_classes: int | None = None) -> bytes:
+    count = num_classes or manifest.num_classes
+    network = bare(manifest, count)
+    shapes = {name: tensor.shape for name, tensor in bare(manifest, count + 1).state_dict().items()}
+    return export(
+        network,
+        crop_size=manifest.preprocess.crop_size[0],
+        file_name=file_name,
+        heads=[name for name, tensor in network.state_dict().items() if tensor.shape != shapes[name]],
+        metadata={
+            "architecture": manifest.architecture,
+            "provider": manifest.provider,
+            "options": dict(manifest.options),
+        },
+    )
+
+
+def with_classes(graph: bytes, count: int) -> bytes:
+    """The graph for another number of classes: only the heads' first dimension is another."""
+    model = onnx.ModelProto.FromString(graph)
+    heads = json.loads(model.metadata_props[0].value)["heads"]
+    for tensor in model.graph.initializer:
+        if tensor.name in heads:
+            tensor.dims[0] = count
+    return model.SerializeToString(deterministic=True)
+
+
+def make_plain(file_name: str) -> bytes:
+    return make(wanted()[file_name], file_name)
+
+
+def make_proven(file_name: str) -> bytes:
+    manifest = wanted()[file_name]
+    graph = make(manifest, file_name)
+    if with_classes(graph, OTHER_CLASSES) != make(manifest, file_name, OTHER_CLASSES):
+        raise SystemExit(f"{file_name}: the number of classes stands elsewhere than in the heads")
+    return graph
+
+
+def made(names: list[str], jobs: int, *, proven: bool) -> Iterator[tuple[str, bytes]]:
+    torch.set_num_threads(1)
+    function = make_proven if proven else make_plain
+    if jobs == 1:
+        yield from ((name, function(name)) for name in names)
+        return
+    with ProcessPoolExecutor(jobs) as pool:
+        yield from zip(names, pool.map(function, names), strict=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file differs")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="architectures, or files' names without .onnx")
+    parser.add_argument("--jobs", type=int, default=1, help="processes; each holds one network at a time")
+    arguments = parser.parse_args()
+    names = [
+        name
+        for name, manifest in wanted().items()
+        if not arguments.only or {manifest.architecture, name.removesuffix(".onnx")}.intersection(arguments.only)
+    ]
+    differing = 0
+    for name, graph in made(names, arguments.jobs, proven=not arguments.check):
+        path = FOLDER / name
+        if path.is_file() and path.read_bytes() == graph:
+            continue
+        differing += 1
+        print(f"{'differs' if arguments.check else 'written'}: models/graphs/{name}", flush=True)
+        if not arguments.check:
+            FOLDER.mkdir(exist_ok=True)
+            path.write_bytes(graph)
+    for path in sorted(FOLDER.glob("*.onnx")):
+        if path.name not in wanted():
+            differing += 1
+            print(f"{'not wanted' if arguments.check else 'removed'}: models/graphs/{path.name}")
+            if not arguments.check:
+                path.unlink()
+    return 1 if arguments.check and differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
