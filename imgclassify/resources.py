@@ -45,6 +45,11 @@ def cache_folder() -> Path:
     return _xdg("XDG_CACHE_HOME", ".cache") / "imgclassify"
 
 
+def prepared_folder() -> Path:
+    """The graphs that `imgclassify models prepare` has made."""
+    return cache_folder() / "prepared"
+
+
 def torch_hub_folder() -> Path:
     """torch.hub's folder, by its own rule: `hub` in `$TORCH_HOME`, else in `$XDG_CACHE_HOME/torch`, else in
     `~/.cache/torch`. Unlike XDG, torch takes relative folders and ~."""

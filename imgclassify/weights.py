@@ -11,8 +11,8 @@ import logging
 import os
 import posixpath
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from glob import escape
 from importlib.util import find_spec
@@ -20,12 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlparse, urlsplit
 
-from imgclassify import downloads, resources
+from imgclassify import downloads, locks, resources
 from imgclassify.downloads import public_url
 from imgclassify.errors import HashMismatchError, OfflineError, WeightsError
-
-LOCK_NOTICE_SECONDS = 2.0
-"""How long another process's download is waited for in silence."""
 
 Progress = Callable[[str, int, int | None], None]
 """Called often, with a file's name, the bytes so far and the total, None where it is not known."""
@@ -249,29 +246,9 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[Path]:
+def _locked(path: Path) -> AbstractContextManager[Path]:
     """One process at a time changes `path`. Gives the lock's file; names the folder if it is unwritable."""
-    from filelock import FileLock, Timeout
-
-    file = path.with_name(path.name + ".lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file)
-        try:
-            lock.acquire(timeout=LOCK_NOTICE_SECONDS)
-        except Timeout:
-            logger.warning("waiting for another process to fetch %s", path.name)
-            lock.acquire()
-        try:
-            yield file
-        finally:
-            lock.release()
-    except OSError as error:
-        raise WeightsError(
-            f"the folder {path.parent} cannot be written: {error.strerror or error}",
-            hint="TORCH_HOME names another folder for downloaded weights",
-        ) from error
+    return locks.locked(path, "fetch it", hint="TORCH_HOME names another folder for downloaded weights")
 
 
 class _Finding(NamedTuple):

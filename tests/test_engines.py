@@ -1,7 +1,13 @@
-"""The torch engine: normalisation, devices, dtypes, memory."""
+"""The torch engine: normalisation, devices, dtypes, memory, and CUDA's lanes with the GPU stood in for."""
 
 from __future__ import annotations
 
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -9,6 +15,7 @@ import pytest
 import torch
 
 from imgclassify.catalog import PreprocessSpec
+from imgclassify.engines import lanes, torch_engine
 from imgclassify.engines.torch_engine import TorchEngine, available_devices, find_device
 from imgclassify.errors import CheckpointError, DeviceError, UnavailableError
 
@@ -132,13 +139,423 @@ def test_a_quantized_network_stays_on_the_cpu_in_its_own_types(device: str, dtyp
         TorchEngine(Channels, SPEC, device=device, dtype=dtype, movable=False)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_the_cpu_one_thread_computes_and_batches_are_plain_memory() -> None:
+    engine = TorchEngine(Channels, SPEC, device="cpu")
+    assert engine.concurrency == 1
+    batch = engine.allocate((3, 24, 24, 3))
+    assert (batch.shape, batch.dtype, batch.flags.c_contiguous) == ((3, 24, 24, 3), np.uint8, True)
+    batch[:] = crops(3)
+    np.testing.assert_array_equal(engine.logits(batch[:2]), engine.logits(crops(3)[:2]))
+
+
+def test_a_size_that_did_not_fit_is_not_tried_again() -> None:
+    network = SmallMemory()
+    sizes: list[int] = []
+    network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    engine = TorchEngine(lambda: network, SPEC, device="cpu")
+    engine.logits(crops(4))
+    engine.logits(crops(4))
+    assert sizes == [4, 2, 2, 2, 2]
+
+
+# dtypes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "other"), [("bfloat16", "float16"), ("float16", "bfloat16")])
+def test_a_dtype_that_the_processor_emulates_is_warned_of(
+    dtype: str, other: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = False
+    for name in ("_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported"):
+        monkeypatch.setattr(torch.ops.mkldnn, name, lambda: answer)
+    with caplog.at_level(logging.WARNING, "imgclassify"):
+        TorchEngine(Channels, SPEC, device="cpu", dtype=dtype)
+        [message] = [record.getMessage() for record in caplog.records]
+        assert f"no {dtype}" in message
+        assert f"float32 or {other}" in message
+        answer = True
+        TorchEngine(Channels, SPEC, device="cpu", dtype=dtype)
+        TorchEngine(Channels, SPEC, device="cpu", dtype="float32")
+    assert len(caplog.records) == 1
+
+
+def test_a_dtype_that_cannot_be_computed_in_at_all_is_refused_before_the_network_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("\"slow_conv2d_cpu\" not implemented for 'Half'\nmore")
+
+    def build() -> torch.nn.Module:
+        raise AssertionError
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", refuse)
+    with pytest.raises(DeviceError, match=r"cpu cannot compute in float16: .*'Half'$") as error:
+        TorchEngine(build, SPEC, device="cpu", dtype="float16")
+    assert "--dtype float32 or bfloat16" in str(error.value.hint)
+
+
+@pytest.mark.parametrize("setting", ["as it is", "allowed", "forbidden", "newer names"])
+def test_tf32_is_off_within_and_as_the_program_had_it_after(setting: str) -> None:
+    """Flags only: they can be set without a GPU, and are read when kernels are launched."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    newer = hasattr(cudnn, "conv")
+
+    def flags() -> tuple[Any, ...]:
+        if newer:
+            return cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, matmul.fp32_precision
+        return cudnn.allow_tf32, matmul.allow_tf32
+
+    try:
+        if setting in ("allowed", "forbidden"):
+            cudnn.allow_tf32 = matmul.allow_tf32 = setting == "allowed"
+        if setting == "newer names" and newer:
+            cudnn.conv.fp32_precision = matmul.fp32_precision = "tf32"
+            cudnn.rnn.fp32_precision = "ieee"
+        found = flags()
+        with suppress(KeyError), lanes.exact_float32():
+            if newer:
+                assert (cudnn.conv.fp32_precision, matmul.fp32_precision) == ("ieee", "ieee")
+            else:
+                assert flags() == (False, False)
+            raise KeyError
+        assert flags() == found
+    finally:
+        # torch's own defaults, by the older names, which reset what the newer ones have set apart.
+        cudnn.allow_tf32, matmul.allow_tf32 = True, False
+
+
+# CUDA's lanes, with the CPU for a GPU -----------------------------------------------------------------------
+
+
+class FakeEvent:
+    def __init__(self, cuda: FakeCuda) -> None:
+        self._cuda = cuda
+
+    def record(self, stream: object) -> None:
+        self._cuda.log.append(("record", stream))
+        self._stream = stream
+
+    def synchronize(self) -> None:
+        self._cuda.log.append(("synchronize", self._stream))
+        assert not lanes._launching.locked() or self._cuda.busy, "waits while it keeps others from launching"
+        if self._cuda.meeting is not None:
+            self._cuda.meeting.wait(timeout=20)
+
+
+class FakeGraph:
+    def __init__(self, compute: Callable[[], torch.Tensor], output: torch.Tensor, error: float) -> None:
+        self._compute, self._output, self._error = compute, output, error
+
+    def replay(self) -> None:
+        self._output.copy_(self._compute() + self._error)
+
+
+class FakeCuda:
+    """What lanes.Cuda does, done by the CPU at once. A graph runs its function again, over its first output."""
+
+    def __init__(self, *, capture_error: Exception | None = None, replay_error: float = 0) -> None:
+        self.device = torch.device("cpu")
+        self.log: list[tuple[str, Any]] = []
+        self.alive = self.most_alive = 0
+        self.meeting: threading.Barrier | None = None
+        self.busy = False
+        self._capture_error = capture_error
+        self._replay_error = replay_error
+        self._streams = 0
+
+    def finish(self) -> None:
+        self.log.append(("finish", None))
+
+    def stream(self) -> Any:
+        self._streams += 1
+        return f"stream {self._streams}"
+
+    def using(self, stream: Any) -> AbstractContextManager[object]:
+        self.log.append(("using", stream))
+        return nullcontext()
+
+    def event(self) -> Any:
+        return FakeEvent(self)
+
+    def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        self.log.append(("pinned", (shape, dtype)))
+        return torch.empty(shape, dtype=dtype)
+
+    def capture(self, stream: Any, compute: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
+        self.log.append(("capture", stream))
+        self.most_alive = max(self.most_alive, self.alive + 1)
+        if self._capture_error is not None:
+            raise self._capture_error
+        output = torch.full_like(compute(), torch.nan)  # nothing is computed before a replay
+        graph = FakeGraph(compute, output, self._replay_error)
+        self.alive += 1
+        weakref.finalize(graph, self._dies)
+        return graph.replay, output
+
+    def _dies(self) -> None:
+        self.alive -= 1
+
+    def count(self, what: str) -> int:
+        return sum(name == what for name, _ in self.log)
+
+
+Engines = Callable[..., TorchEngine]
+
+
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch) -> Engines:
+    """Makes an engine whose GPU is the FakeCuda given; graphs are captured from the third batch of a size on."""
+    monkeypatch.setattr(lanes, "GRAPH_AFTER", 3)
+
+    def make(cuda: FakeCuda, build: Callable[[], torch.nn.Module] = Channels, **options: Any) -> TorchEngine:
+        monkeypatch.setattr(torch_engine, "_cuda", lambda _: cuda)
+        return TorchEngine(build, SPEC, device="cpu", **options)
+
+    return make
+
+
+def exact(batch: np.ndarray) -> np.ndarray:
+    """What plain torch code gives."""
+    images = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (SPEC.mean, SPEC.std))
+    return ((images - mean) / std).mean(dim=(2, 3)).numpy()
+
+
+def test_a_lane_answers_as_the_cpu_does_before_and_after_its_graph_is_captured(on: Engines) -> None:
+    cuda, network = FakeCuda(), Channels()
+    engine = on(cuda, lambda: network)
+    for index in range(6):
+        batch = crops(4, seed=index)
+        np.testing.assert_array_equal(engine.logits(batch), exact(batch))
+        assert cuda.count("capture") == (index >= 2)
+    assert engine.concurrency == 2
+    assert cuda.alive == 1
+    assert cuda.log[0] == ("finish", None)
+    assert {stream for name, stream in cuda.log if name not in ("finish", "pinned")} == {"stream 1"}
+    waits = [name for name, _ in cuda.log if name in ("using", "record", "synchronize")]
+    assert waits == ["using", "record", "synchronize"] * 6
+    # Three launched one by one, the third's again to capture and to check the graph, and three replays.
+    assert len(network.seen) == 3 + 2 + 3
+
+
+def test_logits_are_the_caller_s_own_and_outlive_the_next_batch(on: Engines) -> None:
+    engine = on(FakeCuda())
+    first = [engine.logits(crops(4, seed=index)) for index in range(6)]
+    for index, answer in enumerate(first):
+        np.testing.assert_array_equal(answer, exact(crops(4, seed=index)))
+
+
+def test_a_smaller_batch_is_answered_by_the_graph_and_a_larger_one_without(on: Engines) -> None:
+    cuda = FakeCuda()
+    sizes: list[int] = []
+    network = Channels()
+    network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    engine = on(cuda, lambda: network)
+    for _ in range(3):
+        engine.logits(crops(4))
+    sizes.clear()
+    for count in (1, 3, 6):
+        batch = crops(count, seed=count)
+        np.testing.assert_array_equal(engine.logits(batch), exact(batch))
+    assert sizes == [4, 4, 6]
+
+
+def test_a_larger_size_that_keeps_coming_takes_the_graph_over(on: Engines) -> None:
+    cuda = FakeCuda()
+    engine = on(cuda)
+    for size in (2, 2, 2, 6, 6, 6, 6):
+        batch = crops(size)
+        np.testing.assert_array_equal(engine.logits(batch), exact(batch))
+    assert (cuda.count("capture"), cuda.alive) == (2, 1)
+    assert cuda.most_alive == 1, "the memory of two"
+
+
+def test_sizes_that_vary_get_no_graph(on: Engines) -> None:
+    cuda = FakeCuda()
+    engine = on(cuda)
+    for size in range(1, 12):
+        engine.logits(crops(size))
+    assert cuda.count("capture") == 0
+
+
+@pytest.mark.parametrize(
+    "cuda",
+    [
+        FakeCuda(capture_error=RuntimeError("operation not permitted when stream is capturing")),
+        FakeCuda(capture_error=torch.OutOfMemoryError("CUDA out of memory")),
+        FakeCuda(capture_error=CheckpointError("the network cannot answer")),
+        FakeCuda(replay_error=0.1),
+        FakeCuda(replay_error=float("nan")),
+    ],
+    ids=["refused", "memory", "network", "other numbers", "nan"],
+)
+def test_where_a_graph_cannot_be_had_or_is_wrong_the_answers_come_without(on: Engines, cuda: FakeCuda) -> None:
+    engine = on(cuda)
+    for index in range(8):
+        batch = crops(4, seed=index)
+        np.testing.assert_array_equal(engine.logits(batch), exact(batch))
+    assert cuda.count("capture") == 1
+    assert cuda.alive == 0
+
+
+def test_memory_running_out_costs_the_graph_before_it_costs_the_size_of_the_batch(on: Engines) -> None:
+    cuda = FakeCuda()
+    sizes: list[int] = []
+
+    class Crowded(Channels):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(images))
+            if len(images) > 4 and cuda.alive:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(images)
+
+    engine = on(cuda, Crowded)
+    _on_two_lanes(cuda, engine, [crops(4)] * 8)
+    assert cuda.alive == 2
+    sizes.clear()
+    np.testing.assert_array_equal(engine.logits(crops(9)), exact(crops(9)))
+    assert sizes == [9, 9]
+    for _ in range(8):
+        engine.logits(crops(4))
+    assert (cuda.alive, cuda.count("capture")) == (0, 2)
+
+
+def test_a_lane_at_work_while_memory_runs_out_drops_its_graph_at_its_next_batch() -> None:
+    cuda, graphs = FakeCuda(), lanes.Graphs("float32")
+    lane: Any = lanes.CudaLane(TorchEngine(Channels, SPEC, device="cpu")._compute, cuda, graphs)
+    for _ in range(lanes.GRAPH_AFTER):
+        lane.answer(crops(2))
+    assert cuda.alive == 1
+    assert graphs.give_up()
+    np.testing.assert_array_equal(lane.answer(crops(2)), exact(crops(2)))
+    assert cuda.alive == 0
+    assert not graphs.give_up()
+
+
+def test_without_a_graph_to_drop_the_batch_is_halved_and_one_image_is_the_least(
+    on: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = on(FakeCuda(), SmallMemory)
+    np.testing.assert_array_equal(engine.logits(crops(7)), exact(crops(7)))
+    monkeypatch.setattr(SmallMemory, "limit", 0)
+    with pytest.raises(DeviceError, match="not enough free memory"):
+        engine.logits(crops(3))
+
+
+def _on_two_lanes(cuda: FakeCuda, engine: TorchEngine, batches: list[np.ndarray]) -> list[np.ndarray]:
+    """The answers by two threads, each of which waits for its GPU only when the other does so too."""
+    cuda.meeting, cuda.busy = threading.Barrier(2), True
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(engine.logits, batches))
+    cuda.meeting, cuda.busy = None, False
+    return answers
+
+
+def test_two_threads_have_a_lane_each_wait_side_by_side_and_answer_as_one(on: Engines) -> None:
+    cuda = FakeCuda()
+    engine = on(cuda)
+    batches = [crops(4, seed=index) for index in range(12)]
+    answers = _on_two_lanes(cuda, engine, batches)
+    for batch, answer in zip(batches, answers, strict=True):
+        np.testing.assert_array_equal(answer, exact(batch))
+    assert {stream for name, stream in cuda.log if name == "using"} == {"stream 1", "stream 2"}
+    assert cuda.alive == cuda.count("capture") == 2
+    # Threads come and go with each folder; the lanes, and their graphs, stay.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(engine.logits, batches[0]).result()
+    assert cuda.count("capture") == 2
+
+
+def test_many_threads_at_once_answer_as_one(on: Engines) -> None:
+    engine = on(FakeCuda())
+    batches = [crops(1 + index % 4, seed=index) for index in range(60)]
+    with ThreadPoolExecutor(6) as threads:
+        answers = list(threads.map(engine.logits, batches))
+    for batch, answer in zip(batches, answers, strict=True):
+        np.testing.assert_array_equal(answer, exact(batch))
+
+
+def test_batches_and_answers_pass_through_pinned_memory(on: Engines) -> None:
+    cuda = FakeCuda()
+    engine = on(cuda)
+    batch = engine.allocate((4, 24, 24, 3))
+    assert cuda.log[-1] == ("pinned", ((4, 24, 24, 3), torch.uint8))
+    batch[:] = crops(4)
+    for _ in range(3):
+        engine.logits(batch)
+    engine.logits(batch[:2])
+    pinned = [what for name, what in cuda.log if name == "pinned"]
+    assert pinned[1:] == [((4, 3), torch.float32)]
+
+
+def test_a_network_that_fails_on_a_lane_is_told_as_on_the_cpu_and_the_lane_serves_on(on: Engines) -> None:
+    class Picky(Channels):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            torch._assert(len(images) != 3, "not three")
+            return super().forward(images)
+
+    engine = on(FakeCuda(), Picky)
+    with pytest.raises(CheckpointError, match="not three"):
+        engine.logits(crops(3))
+    np.testing.assert_array_equal(engine.logits(crops(2)), exact(crops(2)))
+
+
+# CUDA itself ------------------------------------------------------------------------------------------------
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@needs_gpu
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_cuda_answers_as_the_cpu(dtype: str) -> None:
+def test_cuda_answers_as_the_cpu_with_its_graph_and_without(
+    dtype: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     from networks import seeded
 
-    network = seeded("resnet18")
+    monkeypatch.setattr(lanes, "GRAPH_AFTER", 2)
     batch = np.random.default_rng(1).integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
-    here = TorchEngine(lambda: network, SPEC, device="cpu").logits(batch)
-    there = TorchEngine(lambda: network, SPEC, device="cuda", dtype=dtype).logits(batch)
-    np.testing.assert_allclose(there, here, rtol=0, atol=1e-3 if dtype == "float32" else 0.3)
+    here = TorchEngine(lambda: seeded("resnet18"), SPEC, device="cpu").logits(batch)
+    engine = TorchEngine(lambda: seeded("resnet18"), SPEC, device="cuda", dtype=dtype)
+    pinned = engine.allocate(batch.shape)
+    pinned[:] = batch
+    assert torch.from_numpy(pinned).is_pinned()
+    with caplog.at_level(logging.DEBUG, "imgclassify"):
+        for crops in (batch, pinned, pinned, pinned[:3], pinned[:1]):
+            there = engine.logits(crops)
+            tolerance = 1e-3 if dtype == "float32" else 0.3
+            np.testing.assert_allclose(there, here[: len(crops)], rtol=0, atol=tolerance)
+    assert "no CUDA graph" not in caplog.text
+
+
+@needs_gpu
+def test_two_threads_on_cuda_answer_as_one_while_both_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    from networks import seeded
+
+    monkeypatch.setattr(lanes, "GRAPH_AFTER", 4)
+    random = np.random.default_rng(1)
+    batches = [random.integers(0, 256, (8, 224, 224, 3), dtype=np.uint8) for _ in range(40)]
+    engine = TorchEngine(lambda: seeded("resnet18"), SPEC, device="cuda")
+    alone = [engine.logits(batch) for batch in batches]
+    engine = TorchEngine(lambda: seeded("resnet18"), SPEC, device="cuda")
+    with ThreadPoolExecutor(engine.concurrency) as threads:
+        for answer, expected in zip(threads.map(engine.logits, batches), alone, strict=True):
+            np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-4)
+
+
+@needs_gpu
+def test_a_network_that_decides_by_what_it_computes_is_answered_without_a_graph(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Deciding(Channels):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            answer = super().forward(images)
+            return -answer if answer.sum().item() > 0 else answer
+
+    monkeypatch.setattr(lanes, "GRAPH_AFTER", 2)
+    engine = TorchEngine(Deciding, SPEC, device="cuda")
+    here = TorchEngine(Deciding, SPEC, device="cpu")
+    with caplog.at_level(logging.DEBUG, "imgclassify"):
+        for index in range(6):
+            batch = crops(4, seed=index) // (1 + index % 2 * 3)
+            np.testing.assert_allclose(engine.logits(batch), here.logits(batch), rtol=0, atol=1e-5)
+    assert "no CUDA graph" in caplog.text

@@ -120,8 +120,8 @@ def test_files_of_the_older_pth_format_are_read(tmp_path: Path) -> None:
     options = {"_use_new_zipfile_serialization": False}
     with serve(tmp_path, "resnet18", "old_resnet18", network, **options):
         built = hub.load("old_resnet18", hub.LoadOptions())
-    assert built.build is not None
-    assert torch.equal(built.build().state_dict()["conv1.weight"], network.state_dict()["conv1.weight"])
+    assert built.ways.torch is not None
+    assert torch.equal(built.ways.torch().state_dict()["conv1.weight"], network.state_dict()["conv1.weight"])
 
 
 def test_densenets_published_names_are_understood(tmp_path: Path) -> None:
@@ -137,19 +137,19 @@ def test_densenets_published_names_are_understood(tmp_path: Path) -> None:
     torch.save(old, tmp_path / "densenet.pth")
     add_manifest("densenet121", "old_densenet", (tmp_path / "densenet.pth").as_uri(), "")
     loaded = hub.load("old_densenet", hub.LoadOptions())
-    assert loaded.build is not None
+    assert loaded.ways.torch is not None
     image = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
-        torch.testing.assert_close(loaded.build().eval()(image), network(image))
+        torch.testing.assert_close(loaded.ways.torch().eval()(image), network(image))
 
 
 def test_a_checkpoint_that_does_not_fit_lists_the_first_names(tmp_path: Path) -> None:
     file, digest = publish(tmp_path, seeded("resnet18"), "wrong")
     add_manifest("resnet50", "misnamed", file.as_uri(), digest)
     loaded = hub.load("misnamed", hub.LoadOptions())
-    assert loaded.build is not None
+    assert loaded.ways.torch is not None
     with pytest.raises(CheckpointError, match=r"'misnamed'; missing: layer1\.0\.conv3\.weight") as error:
-        loaded.build()
+        loaded.ways.torch()
     assert "of another shape: layer1.0.conv1.weight 64×64×3×3 where 64×64×1×1 is expected" in str(error.value)
 
 
@@ -221,8 +221,7 @@ def test_loading_opens_no_socket_for_the_embedded_model() -> None:
 
 
 def test_vits_published_names_are_understood(tmp_path: Path) -> None:
-    """torchvision's own ViT files call mlp.0 and mlp.3 by the older mlp.linear_1 and linear_2; the version of the
-    layout, which torch keeps beside the parameters, tells them apart."""
+    """torchvision's own ViT files call mlp.0 and mlp.3 by the older mlp.linear_1 and linear_2."""
     network = seeded("vit_b_32")
     state_dict = network.state_dict()
     old = type(state_dict)(
@@ -237,5 +236,6 @@ def test_vits_published_names_are_understood(tmp_path: Path) -> None:
     torch.save(old, tmp_path / "vit.pth")
     add_manifest("vit_b_32", "old_vit", (tmp_path / "vit.pth").as_uri(), "")
     loaded = hub.load("old_vit", hub.LoadOptions())
-    built = loaded.build().state_dict()
+    assert loaded.ways.torch is not None
+    built = loaded.ways.torch().state_dict()
     assert all(torch.equal(tensor, built[name]) for name, tensor in state_dict.items())

@@ -90,8 +90,8 @@ def test_the_head_gives_the_number_of_classes_in_every_kind_of_architecture(arch
     (tmp_path / "seven.txt").write_text("\n".join(LETTERS[:7]))
     loaded = hub.load(str(tmp_path / "seven.pth"), hub.LoadOptions(arch=arch, labels=str(tmp_path / "seven.txt")))
     assert loaded.num_classes == 7
-    assert loaded.build is not None
-    assert not any(tensor.is_meta for tensor in loaded.build().state_dict().values())
+    assert loaded.ways.torch is not None
+    assert not any(tensor.is_meta for tensor in loaded.ways.torch().state_dict().values())
 
 
 def test_labels_must_be_given_when_the_count_is_not_the_architectures(
@@ -115,9 +115,9 @@ def test_a_checkpoint_of_another_architecture_lists_the_names_that_differ(
 ) -> None:
     torch.save(ten_classes.state_dict(), tmp_path / "mine.pth")
     loaded = hub.load(str(tmp_path / "mine.pth"), hub.LoadOptions(arch="resnet34", labels=letters))
-    assert loaded.build is not None
+    assert loaded.ways.torch is not None
     with pytest.raises(CheckpointError, match=r"'resnet34'; missing: layer1\.2\.conv1\.weight"):
-        loaded.build()
+        loaded.ways.torch()
 
 
 class Runs:

@@ -952,7 +952,7 @@ def run_python(program: str) -> subprocess.Popen[str]:
 def fetching(url: str, head: str) -> subprocess.Popen[str]:
     return run_python(
         "import logging; logging.basicConfig(level=logging.INFO); "
-        "from imgclassify import weights; weights.LOCK_NOTICE_SECONDS = 0.1; "
+        "from imgclassify import locks, weights; locks.NOTICE_SECONDS = 0.1; "
         f"print(weights.fetch({url!r}, {head!r}).sha256)"
     )
 

@@ -23,12 +23,18 @@ class Engine(Protocol):
     """One of DTYPES: what the network computes in."""
     default_batch_size: int
     """Images in a batch where the user names no number."""
+    concurrency: int
+    """How many threads gain from calling `logits` at the same time, which as many may do."""
+
+    def allocate(self, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+        """Room for a batch, not cleared: C-contiguous, and where the device reads it quickest."""
+        ...
 
     def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The network's answer to a batch.
 
         Args:
-            crops: (N, H, W, 3) uint8, 0..255, RGB. Scaling and normalising are the engine's.
+            crops: (N, H, W, 3) uint8, 0..255, RGB, C-contiguous. Scaling and normalising are the engine's.
 
         Returns:
             (N, number of classes) float32, raw.

@@ -1,15 +1,37 @@
-"""Which engine runs what."""
+"""Which engine runs what, and on which device: what finishes the job first, or what the user named."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imgclassify import devices
 from imgclassify.engines import DTYPES, ENGINES, Engine
 from imgclassify.engines.foreign import ForeignEngine
 from imgclassify.errors import UsageError
 
 if TYPE_CHECKING:
     from imgclassify.hub import Network
+
+ACCELERATOR_START_S = 5.0
+"""What it takes until a GPU answers, where the CPU without torch would have begun: importing torch, starting CUDA,
+loading kernels. Between 4 and 8 s on the machines of docs/performance.md."""
+
+_GMACS_PER_CORE_S = 45.0
+"""Giga multiply-accumulates that a processor core computes in a second, by and large: onnxruntime's ResNet-50."""
+
+_GMACS_UNKNOWN = 4.0
+"""A network whose cost nobody states is taken for a ResNet-50."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A network, running."""
+
+    engine: Engine
+    num_classes: int
+    reason: str
+    """Why this engine, and why this device, in a clause."""
 
 
 def check(engine: str, device: str, dtype: str) -> None:
@@ -22,45 +44,103 @@ def check(engine: str, device: str, dtype: str) -> None:
     for what, word, words in (("engine", engine, ENGINES), ("dtype", dtype, DTYPES)):
         if word not in words:
             raise UsageError(f"unknown {what} {word!r}", hint=f"use one of {', '.join(words)}")
-    # Whether there is a GPU only torch tells, and importing it takes its time.
+    # Whether there is a GPU only torch tells for sure, and importing it takes its time.
     if device not in ("auto", "cpu"):
         from imgclassify.engines.torch_engine import find_device
 
         find_device(device)
 
 
-def require(engine: str, wanted: str, model: str) -> None:
-    """Holds the engine that the user named against the one that can run the model.
+def start(network: Network, *, engine: str, device: str, dtype: str, images: int | None) -> Started:
+    """The engine that runs a network, with the network built in it.
 
-    Raises:
-        UsageError: they are two.
-    """
-    if engine not in ("auto", wanted):
-        raise UsageError(f"the {engine} engine cannot run {model}", hint=f"use --engine {wanted}")
-
-
-def start(network: Network, *, engine: str, device: str, dtype: str) -> tuple[Engine, int]:
-    """The engine that runs a network, with the network built in it; and the network's number of classes.
+    Args:
+        images: how many pictures it will be asked for; None where nobody knows, which is taken for many.
 
     Raises:
         UsageError: the engine that the user named cannot.
         UnavailableError: the network cannot be built, or not be run on the device or in the dtype.
     """
-    require(engine, network.engine, network.model)
-    started = _build(network, device=device, dtype=dtype)
+    place, where = _device(network, device, images)
+    name, why = _engine(network, engine, place, dtype)
+    if name == "torch" and place == "auto" and not _torch_finds_accelerator():
+        place, where = "cpu", "torch finds no GPU"
+        name, why = _engine(network, engine, place, dtype)
+    started = _build(network, name, device=place, dtype=dtype, images=images)
+    reason = "; ".join(part for part in (where, why) if part)
     if network.num_classes is not None:
-        return started, network.num_classes
+        return Started(started, network.num_classes, reason)
     foreign = ForeignEngine(started, network.preprocess.crop_size)
-    return foreign, foreign.num_classes
+    return Started(foreign, foreign.num_classes, reason)
 
 
-def _build(network: Network, *, device: str, dtype: str) -> Engine:
-    if network.engine == "onnxruntime":
+def _device(network: Network, device: str, images: int | None) -> tuple[str, str]:
+    """ "cpu", "auto" (the accelerator, which torch knows best) or what the user named; and why."""
+    if device != "auto":
+        return device, f"--device {device} was asked for"
+    if network.ways.torch is None or network.quantized:
+        return "cpu", ""
+    accelerator = devices.accelerator()
+    if accelerator is None:
+        return "cpu", "no GPU is here"
+    if images is None:
+        return "auto", "a GPU is here"
+    seconds = images * (network.gmacs or _GMACS_UNKNOWN) / _GMACS_PER_CORE_S / devices.cores()
+    what, are = ("1 image", "is") if images == 1 else (f"{images} images", "are")
+    if seconds > ACCELERATOR_START_S:
+        return "auto", f"{what} {are} worth starting the GPU for"
+    return "cpu", f"{what} {are} answered before the GPU would have started"
+
+
+def _engine(network: Network, engine: str, device: str, dtype: str) -> tuple[str, str]:
+    """ "torch" or "onnxruntime", and why.
+
+    Raises:
+        UsageError: the engine that the user named cannot run the network.
+    """
+    able = {"torch": network.ways.torch, "onnxruntime": network.ways.session}
+    if engine != "auto":
+        if able[engine] is None:
+            other = "onnxruntime" if engine == "torch" else "torch"
+            raise UsageError(
+                f"the {engine} engine cannot run {network.model}"
+                + (f": {network.ways.no_session}" if engine == "onnxruntime" else ""),
+                hint=f"use --engine {other}" + (f"; {network.ways.remedy}" if network.ways.remedy else ""),
+            )
+        return engine, f"--engine {engine} was asked for"
+    if network.ways.torch is None:
+        return "onnxruntime", "an .onnx file brings its own graph"
+    if network.ways.session is None:
+        return "torch", network.ways.no_session
+    if device != "cpu":
+        return "torch", ""
+    if dtype != "float32":
+        return "torch", f"{dtype} is computed by torch"
+    return "onnxruntime", ""
+
+
+def _torch_finds_accelerator() -> bool:
+    from imgclassify.engines.torch_engine import find_device
+
+    return find_device("auto").type != "cpu"
+
+
+def _build(network: Network, name: str, *, device: str, dtype: str, images: int | None) -> Engine:
+    if name == "onnxruntime":
         from imgclassify.engines.onnxruntime_engine import OnnxruntimeEngine
 
+        assert network.ways.session is not None
         return OnnxruntimeEngine(
-            network.build, network.preprocess, name=repr(network.model), device=device, dtype=dtype
+            network.ways.session,
+            network.preprocess,
+            name=repr(network.model),
+            device=device,
+            dtype=dtype,
+            images=images,
         )
     from imgclassify.engines.torch_engine import TorchEngine
 
-    return TorchEngine(network.build, network.preprocess, device=device, dtype=dtype, movable=not network.quantized)
+    assert network.ways.torch is not None
+    return TorchEngine(
+        network.ways.torch, network.preprocess, device=device, dtype=dtype, movable=not network.quantized
+    )

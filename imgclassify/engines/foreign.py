@@ -4,7 +4,7 @@ softmax; and kept from printing among the results."""
 from __future__ import annotations
 
 import sys
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from typing import TYPE_CHECKING
 
 from imgclassify.engines import Engine
@@ -28,6 +28,10 @@ class ForeignEngine:
         self.device = engine.device
         self.dtype = engine.dtype
         self.default_batch_size = engine.default_batch_size
+        # What is redirected is the process's stdout, not a thread's; graphs print nothing.
+        self._prints = engine.name != "onnxruntime"
+        self.concurrency = 1 if self._prints else engine.concurrency
+        self.allocate = engine.allocate
         self._ends_in_softmax = False
         answers = self.logits(_probes(crop_size))
         self.num_classes = answers.shape[1]
@@ -37,7 +41,7 @@ class ForeignEngine:
         """See Engine.logits. Of probabilities the logarithm, whose softmax they are."""
         import numpy as np
 
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr) if self._prints else nullcontext():
             answers = self._engine.logits(crops)
         return np.log(np.maximum(answers, np.finfo(np.float32).tiny)) if self._ends_in_softmax else answers
 

@@ -1,11 +1,13 @@
-"""The onnxruntime engine: .onnx graphs, on the CPU."""
+"""The onnxruntime engine: ONNX graphs, on the CPU."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from imgclassify import devices
 from imgclassify.errors import CheckpointError, DeviceError, first_line
+from imgclassify.graphs import SessionPlan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,9 +18,12 @@ if TYPE_CHECKING:
 
 _FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 
+_MAX_CONCURRENCY = 8
+"""Calls at once; where there are more processors, each call computes with several."""
+
 
 class OnnxruntimeEngine:
-    """An .onnx graph, fed by the form of its one input.
+    """An ONNX graph, fed by the form of its one input.
 
     (N, H, W, 3) uint8: normalisation is taken to be in the graph, and crops go in as they are.
     (N, 3, H, W) or (N, H, W, 3) float: crops are scaled and normalised first. A batch size fixed in the graph
@@ -26,33 +31,35 @@ class OnnxruntimeEngine:
     """
 
     name = "onnxruntime"
-    default_batch_size = 8
+    default_batch_size = 4
 
     def __init__(
         self,
-        build: Callable[[], onnxruntime.InferenceSession],
+        open_session: Callable[[SessionPlan], onnxruntime.InferenceSession],
         preprocess: PreprocessSpec,
         *,
         name: str,
         device: str = "auto",
         dtype: str = "float32",
+        images: int | None = None,
     ) -> None:
         """Opens the graph.
 
         Args:
-            build: opens the session.
+            open_session: opens the session.
             name: names the graph in errors.
+            images: how many it will be asked for, where that is known.
 
         Raises:
             DeviceError: a device other than the CPU, or a dtype that is not the graph's.
             CheckpointError: the graph's input is not an image's, or its output not a classifier's.
         """
-        import numpy as np
 
         if device not in ("auto", "cpu"):
             raise DeviceError(f"the onnxruntime engine runs on the CPU, not on {device!r}", hint="use --device cpu")
         self._name = name
-        self._session = build()
+        plan, self.concurrency = _plan(images)
+        self._session = open_session(plan)
         self._input = self._only_input(preprocess.crop_size)
         self.device = "cpu"
         self.dtype = _FLOATS.get(self._input.type, "float32")
@@ -63,8 +70,13 @@ class OnnxruntimeEngine:
         self._batch_size = self._input.shape[0] if isinstance(self._input.shape[0], int) else None
         self._channels_last = self._input.shape[3] == 3
         self._raw = self._input.type == "tensor(uint8)"
-        self._mean = np.array(preprocess.mean, np.float32)
-        self._std = np.array(preprocess.std, np.float32)
+        self._preprocess = preprocess
+
+    def allocate(self, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+        """See Engine.allocate."""
+        import numpy as np
+
+        return np.empty(shape, np.uint8)
 
     def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Engine.logits.
@@ -77,13 +89,14 @@ class OnnxruntimeEngine:
         images = crops if self._raw else self.normalize(crops)
         size = self._batch_size or len(images)
         outputs = [self._run(images[start : start + size], size) for start in range(0, len(images), size)]
-        return np.concatenate(outputs).astype(np.float32)
+        return np.concatenate(outputs).astype(np.float32, copy=False)
 
     def normalize(self, crops: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
         """(N, H, W, 3) uint8 → the graph's float input: `(x / 255 - mean) / std`, computed in float32."""
         import numpy as np
 
-        images = (crops.astype(np.float32) / np.float32(255) - self._mean) / self._std
+        mean, std = np.array(self._preprocess.mean, np.float32), np.array(self._preprocess.std, np.float32)
+        images = (crops.astype(np.float32) / np.float32(255) - mean) / std
         if not self._channels_last:
             images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         return images.astype(_FLOATS[self._input.type], copy=False)
@@ -137,3 +150,13 @@ class OnnxruntimeEngine:
                     hint=f"add --crop-size {sides[0]} (and the --resize-size it was trained with)",
                 )
         return only
+
+
+def _plan(images: int | None) -> tuple[SessionPlan, int]:
+    """(how to compute, calls at once): all processors for the one picture; else a call for each, since calls waste
+    nothing on waiting for one another."""
+    cores = devices.cores()
+    if images == 1:
+        return SessionPlan(threads=cores, once=True), 1
+    concurrency = min(cores, _MAX_CONCURRENCY)
+    return SessionPlan(threads=max(1, cores // concurrency)), concurrency

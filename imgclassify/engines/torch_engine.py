@@ -1,11 +1,14 @@
-"""The torch engine: CUDA, MPS and the CPU, in float32, bfloat16 or float16."""
+"""The torch engine: CUDA, MPS and the CPU, in float32, bfloat16 or float16. How a batch gets to the device and back
+is in lanes.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import logging
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from imgclassify.engines.lanes import Cuda, CudaLane, Graphs, Lane, PlainLane
 from imgclassify.errors import CheckpointError, DeviceError, first_line
 
 if TYPE_CHECKING:
@@ -15,8 +18,13 @@ if TYPE_CHECKING:
 
     from imgclassify.catalog import PreprocessSpec
 
+logger = logging.getLogger("imgclassify")
+
 _CPU_BATCH_SIZE = 8
 _ACCELERATOR_BATCH_SIZE = 64
+
+_CUDA_LANES = 2
+"""One copies while the other computes; a third would only wait."""
 
 
 class TorchEngine:
@@ -52,14 +60,32 @@ class TorchEngine:
         self.device = str(self._device)
         self.dtype = dtype
         self._dtype: torch.dtype = getattr(torch, dtype)
-        if self._device.type == "cuda" and dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
-            raise DeviceError(f"{self.device} has no bfloat16", hint="use --dtype float16 or float32")
+        _require_dtype(self._device, dtype)
         self.default_batch_size = _CPU_BATCH_SIZE if self._device.type == "cpu" else _ACCELERATOR_BATCH_SIZE
         network = build().eval()
         self._network = self._moved(network) if movable else network
         self._white = torch.tensor(255.0, device=self._device)
         self._mean = torch.tensor(preprocess.mean, device=self._device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocess.std, device=self._device).view(1, 3, 1, 1)
+        self._cuda = _cuda(self._device)
+        if self._cuda is not None:
+            self._cuda.finish()
+        # On the CPU torch shares one batch out to all cores; two batches at once would only share the caches.
+        self.concurrency = 1 if self._cuda is None else _CUDA_LANES
+        self._graphs = Graphs(dtype)
+        self._idle: list[Lane] = []
+        self._most = sys.maxsize
+        """Images in the largest batch that may yet fit the device's memory."""
+
+    def allocate(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """See Engine.allocate."""
+        import numpy as np
+        import torch
+
+        if self._cuda is None:
+            return np.empty(shape, np.uint8)
+        pinned: NDArray[np.uint8] = self._cuda.pinned(shape, torch.uint8).numpy()
+        return pinned
 
     def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Engine.logits. A batch that does not fit the device's memory is halved until it does.
@@ -71,27 +97,50 @@ class TorchEngine:
         import numpy as np
         import torch
 
+        if len(crops) > self._most:
+            most = self._most
+            return np.concatenate([self.logits(crops[at : at + most]) for at in range(0, len(crops), most)])
         try:
-            return self._run(torch.from_numpy(crops))
+            return self._on_a_lane(crops)
         except torch.OutOfMemoryError as error:
-            if len(crops) == 1:
-                raise DeviceError(
-                    f"{self.device} has not enough free memory for one image",
-                    hint="free some, or use a smaller model, --dtype float16, or --device cpu",
-                ) from error
-        half = len(crops) // 2
-        return np.concatenate([self.logits(crops[:half]), self.logits(crops[half:])])
+            # What was taken for speed goes first; the batch is then tried whole once more.
+            if not self._drop_graphs():
+                if len(crops) == 1:
+                    raise DeviceError(
+                        f"{self.device} has not enough free memory for one image",
+                        hint="free some, or use a smaller model, --dtype float16, or --device cpu",
+                    ) from error
+                self._most = min(self._most, len(crops) // 2)
+        # Not within the handler, whose error holds on to the failed attempt's lane and tensors.
+        return self.logits(crops)
 
-    def _run(self, crops: torch.Tensor) -> NDArray[np.float32]:
+    def _on_a_lane(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """By a lane that no other thread uses, kept from one batch to the next, and from one thread to another."""
+        try:
+            lane = self._idle.pop()
+        except IndexError:
+            compute = self._compute
+            lane = PlainLane(compute) if self._cuda is None else CudaLane(compute, self._cuda, self._graphs)
+        try:
+            return lane.answer(crops)
+        finally:
+            self._idle.append(lane)
+
+    def _drop_graphs(self) -> bool:
+        """Whether any was there to drop. Idle lanes go with theirs; one at work drops it at its next batch."""
+        there_were = self._graphs.give_up()
+        self._idle = []
+        return there_were
+
+    def _compute(self, crops: torch.Tensor) -> torch.Tensor:
+        """(N, H, W, 3) uint8 → (N, classes) float32 on the device."""
         import torch
 
-        with torch.inference_mode(), _exact_float32():
-            images = self.normalize(crops).to(self._dtype)
-            output = self._call(images)
-            if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(images):
-                raise _no_classifier(output)
-            answer: NDArray[np.float32] = output.float().cpu().numpy()
-            return answer
+        images = self.normalize(crops).to(self._dtype)
+        output = self._call(images)
+        if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(images):
+            raise _no_classifier(output)
+        return output.float()
 
     def _call(self, images: torch.Tensor) -> object:
         import torch
@@ -137,19 +186,6 @@ class TorchEngine:
         return pixels.to(torch.float32).div_(self._white).sub_(self._mean).div_(self._std)
 
 
-@contextmanager
-def _exact_float32() -> Iterator[None]:
-    """Without TF32, in which cuDNN computes float32 convolutions to ten bits of the fraction unless told not to."""
-    import torch
-
-    allowed = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = allowed
-
-
 def find_device(name: str) -> torch.device:
     """The torch device of that name; "auto" is CUDA if there is one, else MPS, else the CPU.
 
@@ -173,6 +209,48 @@ def available_devices() -> list[str]:
 
     cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     return cuda + (["mps"] if torch.backends.mps.is_available() else []) + ["cpu"]
+
+
+def _cuda(device: torch.device) -> Cuda | None:
+    return Cuda(device) if device.type == "cuda" else None
+
+
+def _require_dtype(device: torch.device, dtype: str) -> None:
+    """Refuses what the device cannot compute in, and warns of what it computes in only slowly."""
+    import torch
+
+    if dtype == "float32":
+        return
+    others = "float32 or float16" if dtype == "bfloat16" else "float32 or bfloat16"
+    try:
+        one = torch.ones(1, 1, 1, 1, dtype=getattr(torch, dtype), device=device)
+        torch.nn.functional.conv2d(one, one)
+    except (RuntimeError, TypeError) as error:
+        raise DeviceError(
+            f"{device} cannot compute in {dtype}: {first_line(error)}", hint=f"use --dtype {others}"
+        ) from error
+    if not _native(device, dtype):
+        logger.warning(
+            "%s has no %s arithmetic and emulates it, which can be many times slower: use --dtype %s",
+            "this processor" if device.type == "cpu" else device,
+            dtype,
+            others,
+        )
+
+
+def _native(device: torch.device, dtype: str) -> bool:
+    """Whether the device's own arithmetic has the dtype; True where it is not known."""
+    import torch
+
+    if device.type == "cuda" and dtype == "bfloat16":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        # oneDNN, which computes convolutions on the CPU, asks the processor.
+        name = {"bfloat16": "_is_mkldnn_bf16_supported", "float16": "_is_mkldnn_fp16_supported"}[dtype]
+        supported = getattr(torch.ops.mkldnn, name, None)
+        return supported is None or bool(supported())
+    return True
 
 
 def _require_cpu_float32(device: str, dtype: str) -> None:

@@ -8,10 +8,11 @@ hub:owner/repo[:ref]/entrypoint · hub:./folder/entrypoint  torch.hub    (hub/to
 
 from __future__ import annotations
 
+from imgclassify import resources
 from imgclassify.errors import UnknownModelError, UsageError
 from imgclassify.hub.network import LoadOptions, Network, PreprocessOverrides
 
-__all__ = ["LoadOptions", "Network", "PreprocessOverrides", "load"]
+__all__ = ["LoadOptions", "Network", "PreprocessOverrides", "load", "load_unprepared"]
 
 _SUFFIXES = (".pth", ".pt", ".safetensors", ".onnx", ".bin", ".ckpt", ".tar")
 
@@ -19,12 +20,22 @@ _SUFFIXES = (".pth", ".pt", ".safetensors", ".onnx", ".bin", ".ckpt", ".tar")
 def load(reference: str, options: LoadOptions) -> Network:
     """Finds what a model reference means, with its weights on disk, verified where a digest is published.
 
-    The network itself is built later, by the engine, through `Network.build`.
+    The network itself is built later, by the engine, in one of the ways of `Network.ways`.
 
     Raises:
         UsageError: the reference is malformed, or lacks an option that its kind needs.
         UnavailableError: model, weights or labels cannot be had; its subclasses say which and why.
     """
+    if resources.prepared_folder().is_dir():
+        from imgclassify.hub import prepared
+
+        if found := prepared.find(reference, options):
+            return found
+    return load_unprepared(reference, options)
+
+
+def load_unprepared(reference: str, options: LoadOptions) -> Network:
+    """What `load` does, but for what `imgclassify models prepare` has left in the cache."""
     scheme, colon, rest = reference.partition(":")
     if options.arch is not None and not (scheme == "hub" or is_file(reference)):
         raise UsageError(

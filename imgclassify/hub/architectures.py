@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgclassify import checkpoints
-from imgclassify.errors import CheckpointError, UnavailableError
+from imgclassify.errors import CheckpointError, UnavailableError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +54,7 @@ def build(manifest: ModelManifest, state_dict: StateDict, *, where: str, num_cla
     Raises:
         CheckpointError: names or shapes differ; the first that do are listed.
     """
-    state_dict = checkpoints.rename(state_dict, manifest.rename)
+    state_dict = tensors(checkpoints.rename(checkpoints.arrays(state_dict, where=where), manifest.rename))
     changes: dict[str, Any] = {"num_classes": num_classes}
     if manifest.options.get("aux_logits") and not any(name.lower().startswith("aux") for name in state_dict):
         changes["aux_logits"] = False
@@ -68,6 +69,42 @@ def build(manifest: ModelManifest, state_dict: StateDict, *, where: str, num_cla
     return network
 
 
+def read(path: Path) -> StateDict:
+    """The state_dict of a quantized network, whose tensors only torch knows how to read.
+
+    Raises:
+        CheckpointError: the file is damaged, no checkpoint, or needs code to be read.
+    """
+    import pickle
+    import warnings
+
+    import torch
+
+    try:
+        with warnings.catch_warnings(), path.open("rb") as stream:
+            warnings.simplefilter("ignore")  # about pickle protocols: what cannot be read is refused below
+            content = torch.load(stream, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes lead torch's reader to almost any exception
+        unsafe = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        raise (
+            checkpoints.unsafe(path, unsafe.group(1))
+            if unsafe
+            else checkpoints.unreadable(repr(str(path)), first_line(error))
+        ) from error
+    return checkpoints.unwrap(content, path)
+
+
+def tensors(state_dict: StateDict) -> StateDict:
+    """The state_dict with a tensor for each array, which shares its memory."""
+    import numpy as np
+    import torch
+
+    for name, value in state_dict.items():
+        if isinstance(value, np.ndarray):
+            state_dict[name] = torch.from_numpy(value)
+    return state_dict
+
+
 def head_size(manifest: ModelManifest, state_dict: StateDict, *, where: str) -> int:
     """The number of classes of a checkpoint, read from the head: the last parameter whose shape follows it.
 
@@ -78,10 +115,10 @@ def head_size(manifest: ModelManifest, state_dict: StateDict, *, where: str) -> 
         return manifest.num_classes
     one, other = (_create_bare(manifest, num_classes=count).state_dict() for count in (2, 3))
     heads = [name for name, tensor in one.items() if tensor.shape != other[name].shape]
-    shapes = _shapes(checkpoints.rename(state_dict, manifest.rename))
+    shapes = checkpoints.shapes(checkpoints.rename(state_dict, manifest.rename))
     sizes = [shapes[name][0] for name in heads if shapes.get(name)]
     if not sizes:
-        checkpoints.check_fit(shapes, _shapes(one), where=where, architecture=manifest.name)
+        checkpoints.check_fit(shapes, checkpoints.shapes(one), where=where, architecture=manifest.name)
     return sizes[-1]
 
 
@@ -117,13 +154,11 @@ def _load(
     try:
         network.load_state_dict(given, strict=True, assign=assign)
     except Exception as error:  # what stands for a tensor may be anything
-        checkpoints.check_fit(_shapes(given), _shapes(wanted), where=where, architecture=manifest.name)
+        checkpoints.check_fit(
+            checkpoints.shapes(given), checkpoints.shapes(wanted), where=where, architecture=manifest.name
+        )
         reason = "; ".join(line.strip() for line in str(error).splitlines()[:3])
         raise CheckpointError(
             f"{where} does not fit the architecture {manifest.name!r}: {reason}",
             hint="name the architecture that the checkpoint was saved from with --arch",
         ) from error
-
-
-def _shapes(state_dict: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(getattr(value, "shape", ())) for name, value in state_dict.items()}

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 from imgclassify import catalog, checkpoints, weights
-from imgclassify.hub import architectures
+from imgclassify.catalog import ModelManifest
+from imgclassify.hub import architectures, ways
 from imgclassify.hub.network import LoadOptions, Network, labels_for
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import torch
-
-    from imgclassify.catalog import ModelManifest
 
 
 def find(reference: str) -> ModelManifest:
@@ -31,25 +24,25 @@ def load(reference: str, options: LoadOptions) -> Network:
     """See hub.load."""
     manifest = find(reference)
     labels = labels_for(manifest, options, manifest.num_classes)
+    preprocess = options.overrides.apply(manifest.preprocess)
     file = weights.fetch(manifest.url, manifest.sha256, offline=options.offline, progress=options.progress)
+    read = architectures.read if architectures.is_quantized(manifest) else checkpoints.index
     return Network(
         model=manifest.name if manifest.default else manifest.reference,
         architecture=manifest.architecture,
         weights=manifest.weights,
         path=file.path,
         sha256=file.sha256,
-        preprocess=options.overrides.apply(manifest.preprocess),
+        preprocess=preprocess,
         labels=labels,
         num_classes=manifest.num_classes,
-        build=partial(_build, manifest, file.path),
         quantized=architectures.is_quantized(manifest),
-    )
-
-
-def _build(manifest: ModelManifest, path: Path) -> torch.nn.Module:
-    return architectures.build(
-        manifest,
-        checkpoints.read(path),
-        where=f"the checkpoint {path.name}",
-        num_classes=manifest.num_classes,
+        gmacs=manifest.metadata.gflops if manifest.metadata else None,
+        ways=ways.of(
+            manifest,
+            preprocess,
+            partial(read, file.path),
+            where=f"the checkpoint {file.path.name}",
+            num_classes=manifest.num_classes,
+        ),
     )

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from imgclassify import catalog, checkpoints, weights
 from imgclassify.errors import CheckpointError, UsageError, first_line
-from imgclassify.hub import architectures, borrowed
+from imgclassify.graphs import SessionPlan
+from imgclassify.hub import architectures, borrowed, ways
 from imgclassify.hub.network import LoadOptions, Network, labels_for
+from imgclassify.hub.ways import Ways
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -41,19 +43,22 @@ def _checkpoint(reference: str, path: Path, options: LoadOptions) -> Network:
             hint="add --arch NAME, such as --arch resnet18; `imgclassify models list` has the names",
         )
     manifest = borrowed.architecture(options.arch)
-    state_dict = checkpoints.read(path)
-    num_classes = architectures.head_size(manifest, state_dict, where=repr(reference))
+    quantized = architectures.is_quantized(manifest)
+    preprocess = options.overrides.apply(manifest.preprocess)
+    state_dict = architectures.read(path) if quantized else checkpoints.index(path)
+    num_classes = ways.head_size(manifest, preprocess, state_dict, where=repr(reference))
     return Network(
         model=reference,
         architecture=manifest.architecture,
         weights=path.name,
         path=path,
         sha256=weights.sha256_of(path),
-        preprocess=options.overrides.apply(manifest.preprocess),
+        preprocess=preprocess,
         labels=labels_for(manifest, options, num_classes),
         num_classes=num_classes,
-        build=partial(architectures.build, manifest, state_dict, where=repr(reference), num_classes=num_classes),
-        quantized=architectures.is_quantized(manifest),
+        ways=ways.of(manifest, preprocess, lambda: state_dict, where=repr(reference), num_classes=num_classes),
+        quantized=quantized,
+        gmacs=manifest.metadata.gflops if manifest.metadata else None,
     )
 
 
@@ -70,8 +75,9 @@ def _whole(reference: str, path: Path, options: LoadOptions, *, architecture: st
         preprocess=preprocess,
         labels=labels,
         num_classes=None,
-        build=partial(_open_onnx if is_onnx else _load_torchscript, path),
-        engine="onnxruntime" if is_onnx else "torch",
+        ways=Ways(None, partial(_open_onnx, path))
+        if is_onnx
+        else Ways(partial(_load_torchscript, path), None, "a TorchScript program runs in torch alone"),
     )
 
 
@@ -95,12 +101,11 @@ def _external_data(path: Path) -> set[str]:
     return names
 
 
-def _open_onnx(path: Path) -> onnxruntime.InferenceSession:
+def _open_onnx(path: Path, plan: SessionPlan) -> onnxruntime.InferenceSession:
     import onnxruntime
 
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 4
     try:
+        settings = plan.options()
         return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no other base
         raise CheckpointError(

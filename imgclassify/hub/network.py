@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from imgclassify import labels as label_sets
 from imgclassify.catalog import CROP_MODES, INTERPOLATIONS, RGB, ModelManifest, PreprocessSpec, Size
 from imgclassify.errors import UsageError
+from imgclassify.hub.ways import Ways
 from imgclassify.labels import LabelSet
 
 if TYPE_CHECKING:
@@ -129,13 +129,12 @@ class Network:
     labels: LabelSet
     num_classes: int | None
     """None where only running the network tells."""
-    build: Callable[[], Any]
-    """Makes what the engine runs: a torch.nn.Module with its weights, on the CPU; or, where `engine` says so, an
-    onnxruntime.InferenceSession."""
-    engine: str = "torch"
-    """The engine that can run it."""
+    ways: Ways
+    """How it can be run."""
     quantized: bool = False
     """Whether it has types of its own and knows only the CPU."""
+    gmacs: float | None = None
+    """Giga multiply-accumulates for one image, where somebody states them."""
 
 
 def labels_for(manifest: ModelManifest, options: LoadOptions, num_classes: int | None) -> LabelSet:

@@ -22,7 +22,9 @@ from imgclassify.errors import (
     UnknownModelError,
     first_line,
 )
+from imgclassify.hub import architectures
 from imgclassify.hub.network import LoadOptions, Network
+from imgclassify.hub.ways import PREPARE, Ways
 from imgclassify.labels import Label, LabelSet
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def load(name: str, options: LoadOptions) -> Network:
         preprocess=options.overrides.apply(preprocess_spec(config)),
         labels=labels,
         num_classes=num_classes,
-        build=partial(_build, full_name, path),
+        ways=Ways(partial(_build, full_name, path), None, "timm's networks run in torch", PREPARE),
     )
 
 
@@ -242,7 +244,7 @@ def _download(repository: str, file_name: str, revision: str, *, quiet: bool) ->
 def _build(name: str, path: Path) -> torch.nn.Module:
     import timm
 
-    source = {"state_dict": checkpoints.read(path), "custom_load": False}
+    source = {"state_dict": architectures.tensors(checkpoints.read(path)), "custom_load": False}
     try:
         network: torch.nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source)
     except (RuntimeError, ValueError, KeyError) as error:

@@ -6,6 +6,8 @@ Loading one runs the repository's own Python code, so nothing is loaded without 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ from imgclassify.errors import (
 )
 from imgclassify.hub import borrowed
 from imgclassify.hub.network import LoadOptions, Network
+from imgclassify.hub.ways import PREPARE, Ways
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +44,7 @@ def load(rest: str, options: LoadOptions) -> Network:
             f"malformed model reference {reference!r}",
             hint="write hub:owner/repo/entrypoint, hub:owner/repo:ref/entrypoint, or hub:./folder/entrypoint",
         )
-    local = repository.startswith((".", "/", "~")) or Path(repository).is_absolute()
+    local = _is_local(repository)
     if not local and len(repository.split(":")[0].split("/")) != 2:
         raise UsageError(
             f"malformed model reference {reference!r}: {repository!r} is no owner/repo",
@@ -63,10 +66,40 @@ def load(rest: str, options: LoadOptions) -> Network:
         preprocess=preprocess,
         labels=labels,
         num_classes=None,
-        build=partial(
-            _build, str(folder or repository), entrypoint, "local" if folder else "github", offline=options.offline
+        ways=Ways(
+            partial(
+                _build,
+                str(folder or repository),
+                entrypoint,
+                "local" if folder else "github",
+                offline=options.offline,
+            ),
+            None,
+            "torch.hub's networks run in torch",
+            PREPARE,
         ),
     )
+
+
+def code_digest(rest: str) -> str:
+    """SHA-256 of the repository's Python files, as far as they lie on this machine; `rest` as in `load`."""
+    repository = rest.rpartition("/")[0]
+    folders = [Path(repository).expanduser()] if _is_local(repository) else _cache_folders(repository)
+    digest = hashlib.sha256()
+    for file in sorted(file for folder in folders for file in folder.rglob("*.py") if file.is_file()):
+        digest.update(os.fsencode(file) + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _is_local(repository: str) -> bool:
+    return repository.startswith((".", "/", "~")) or Path(repository).is_absolute()
+
+
+def _cache_folders(repository: str) -> list[Path]:
+    """Where torch.hub keeps the repository, or may keep it."""
+    name, _, ref = repository.partition(":")
+    hub = resources.torch_hub_folder()
+    return [hub / f"{name}_{branch}".replace("/", "_") for branch in ([ref] if ref else ["main", "master"])]
 
 
 def _local_folder(repository: str) -> Path:
@@ -80,15 +113,13 @@ def _local_folder(repository: str) -> Path:
 
 def _cached_folder(repository: str, offline: bool) -> Path | None:
     """The repository's folder as torch.hub keeps it; None where torch.hub may fetch it itself."""
-    name, _, ref = repository.partition(":")
-    hub = resources.torch_hub_folder()
-    folders = [hub / f"{name}_{branch}".replace("/", "_") for branch in ([ref] if ref else ["main", "master"])]
+    folders = _cache_folders(repository)
     for folder in folders:
-        if folder.is_dir() and (ref or offline):
+        if folder.is_dir() and (":" in repository or offline):
             return folder
     if offline:
         raise OfflineError(
-            f"the repository {repository} is not in {hub}, and --offline forbids fetching it",
+            f"the repository {repository} is not in {folders[0].parent}, and --offline forbids fetching it",
             hint=f"run once without --offline, or put it in {folders[0]}",
         )
     return None

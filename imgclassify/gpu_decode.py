@@ -1,0 +1,339 @@
+"""Source → uint8 crop with JPEGs decoded, turned and resized on the GPU; whatever the GPU is not for, or fails at,
+goes the exact way of images.py and preprocess.py."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import threading
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+
+from PIL import Image, JpegImagePlugin
+
+from imgclassify import images, preprocess
+from imgclassify.errors import DeviceError, ImageTooLargeError, first_line
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from imgclassify.catalog import PreprocessSpec, Size
+    from imgclassify.sources import Source
+
+Decode: TypeAlias = "Callable[[list[torch.Tensor]], list[torch.Tensor]]"
+"""The bytes of JPEGs, each (bytes,) uint8 on the CPU → RGB pictures, each (3, H, W) uint8 on the device, not yet
+turned upright. Fails as a whole. Called by one thread at a time."""
+
+logger = logging.getLogger("imgclassify")
+
+INTERPOLATIONS = ("bilinear", "bicubic")
+"""What torch resizes by with antialiasing."""
+
+MAX_BYTES = 2**26
+MAX_PIXELS = 2**26
+"""Limits on what is sent to the GPU, where a pixel takes 15 bytes; larger pictures are few."""
+
+_RGB_IDS = (ord("R"), ord("G"), ord("B"))
+_END_OF_IMAGE = b"\xff\xd9"
+_WARNING_MODULES = r"torchvision\.io\b"
+_WARNING_FILTER = ("ignore", None, DeprecationWarning, re.compile(_WARNING_MODULES), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Jpeg:
+    """A JPEG that the GPU can be trusted with."""
+
+    content: bytearray
+    stored: Size
+    """(height, width) as the file has it."""
+    transposition: Image.Transpose | None
+    """What makes it upright."""
+    upright: Size
+    resized: Size
+
+
+class GpuDecoder:
+    """Crops as `preprocess.crop` gives them, nearly: not the same bits.
+
+    The resize follows Pillow's steps in float32, where Pillow has whole numbers: that alone changes one value in a
+    hundred, by 1 level of 255 (tests hold it to that, with libjpeg in nvJPEG's place). nvJPEG's own arithmetic
+    differs from libjpeg's beyond that, where colours are enlarged above all: `imgclassify doctor --compare`
+    measures what the whole changes in answers.
+
+    Any number of threads may call `crop`; what they want decoded at the same time is decoded in one call.
+    """
+
+    def __init__(self, spec: PreprocessSpec, device: str, *, decode: Decode | None = None) -> None:
+        """Tries the device's decoder on a small picture.
+
+        Args:
+            device: "cuda" or "cuda:N"; any of torch's where `decode` is given.
+            decode: stands in for nvJPEG.
+
+        Raises:
+            DeviceError: the device, or the installed torchvision, cannot decode JPEGs.
+        """
+        import torch
+
+        self._spec = spec
+        self._cuda = torch.device(device).type == "cuda"
+        if decode is None:
+            if not self._cuda:
+                raise DeviceError(
+                    f"JPEGs are decoded on CUDA devices, not on {device!r}",
+                    hint="use --device cuda, or leave out --decode gpu",
+                )
+            decode = _nvjpeg(device)
+        self._decode = _Together(decode)
+        self._lane = _Lane(device) if self._cuda else None
+
+    def crop(self, source: Source) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """The part of a picture that the network sees.
+
+        Returns:
+            (crop height, crop width, 3) uint8, 0..255, C-contiguous; and the picture's (width, height), upright.
+
+        Raises:
+            ImageError: as `images.load` and `preprocess.crop` do, which have the last word on every file.
+        """
+        with source.open() as stream:
+            try:
+                jpeg = _read(stream, self._spec)
+                if jpeg is not None:
+                    return self._crop(jpeg), jpeg.upright[::-1]
+            except Exception as error:  # noqa: BLE001 - nvJPEG fails in many ways, and is not the last resort
+                logger.debug("%s is not decoded on the GPU: %s", source.name, first_line(error))
+            stream.seek(0)
+            image = images.decode(stream)
+        try:
+            return preprocess.crop(image, self._spec), image.size
+        except MemoryError as error:
+            raise ImageTooLargeError(
+                f"too large for this machine's memory: {image.width}×{image.height}"
+            ) from error
+
+    def _crop(self, jpeg: _Jpeg) -> NDArray[np.uint8]:
+        import torch
+
+        pixels = self._decode(torch.frombuffer(jpeg.content, dtype=torch.uint8))
+        if tuple(pixels.shape) != (3, *jpeg.stored) or pixels.dtype != torch.uint8:
+            raise ValueError(f"decoded to {tuple(pixels.shape)} {pixels.dtype}")
+        with nullcontext() if self._lane is None else self._lane.using(), torch.inference_mode():
+            crop = resized_crop(upright(pixels, jpeg.transposition), jpeg.resized, self._spec)
+            if self._lane is not None:
+                # Before any tensor is given back: nvJPEG writes to memory that it is given without regard to what
+                # a stream still has to read there (pytorch/vision pull request 9606).
+                self._lane.wait()
+            array: NDArray[np.uint8] = crop.cpu().numpy()
+            return array
+
+
+def upright(pixels: torch.Tensor, transposition: Image.Transpose | None) -> torch.Tensor:
+    """What `Image.transpose` does, to (3, H, W)."""
+    if transposition is None:
+        return pixels
+    turned, flipped = {
+        Image.Transpose.FLIP_LEFT_RIGHT: (False, (-1,)),
+        Image.Transpose.FLIP_TOP_BOTTOM: (False, (-2,)),
+        Image.Transpose.ROTATE_180: (False, (-2, -1)),
+        Image.Transpose.TRANSPOSE: (True, ()),
+        Image.Transpose.ROTATE_270: (True, (-1,)),
+        Image.Transpose.ROTATE_90: (True, (-2,)),
+        Image.Transpose.TRANSVERSE: (True, (-2, -1)),
+    }[transposition]
+    if turned:
+        pixels = pixels.mT
+    return pixels.flip(flipped) if flipped else pixels
+
+
+def resized_crop(pixels: torch.Tensor, resized: Size, spec: PreprocessSpec) -> torch.Tensor:
+    """(3, H, W) uint8 → (crop height, crop width, 3) uint8, contiguous, by way of (height, width) `resized`."""
+    import torch
+
+    size = pixels.shape[1], pixels.shape[2]
+    floats = pixels[None].to(torch.float32)
+    for step in _steps(size, resized):
+        floats = torch.nn.functional.interpolate(floats, step, mode=spec.interpolation, antialias=True)
+        floats = floats.add_(0.5).floor_().clamp_(0, 255)
+    crop_height, crop_width = spec.crop_size
+    # As in preprocess.center_crop.
+    top, left = (round((side - kept) / 2.0) for side, kept in zip(resized, spec.crop_size, strict=True))
+    kept = floats[0, :, top : top + crop_height, left : left + crop_width].permute(1, 2, 0)
+    return kept.to(torch.uint8).contiguous()
+
+
+def _steps(size: Size, resized: Size) -> list[Size]:
+    """The sizes on the way, both (height, width): Pillow resizes one side after the other, and rounds in between.
+
+    Rows first; the newer releases columns first where the height falls by more than twice what the width does.
+    """
+    falls = size[0] - resized[0], size[1] - resized[1]
+    between = (resized[0], size[1]) if falls[0] > max(0, 2 * falls[1]) else (size[0], resized[1])
+    return [step for before, step in pairwise((size, between, resized)) if step != before]
+
+
+# JPEG files -------------------------------------------------------------------------------------------------
+
+
+def _read(stream: BinaryIO, spec: PreprocessSpec) -> _Jpeg | None:
+    """The stream's content, where it is a JPEG of the usual kind; None, at whatever place in the stream, where the
+    exact way should have it."""
+    if spec.interpolation not in INTERPOLATIONS:
+        return None
+    start = stream.read(3)
+    if start != b"\xff\xd8\xff":
+        return None
+    content = bytearray(start + stream.read(MAX_BYTES))
+    images._silence_decoders()
+    reader = io.BytesIO(content)
+    header = JpegImagePlugin.JpegImageFile(reader)
+    if not _is_usual(header) or not _is_whole(content, reader.tell()):
+        return None
+    stored = (header.height, header.width)
+    transposition = images._transposition(header)
+    turned = transposition in images._TURNS
+    size = stored[::-1] if turned else stored
+    resized = preprocess.resized_size(size, spec)
+    if not _fits(resized, spec):
+        return None
+    return _Jpeg(content, stored, transposition, size, resized)
+
+
+def _is_usual(header: JpegImagePlugin.JpegImageFile) -> bool:
+    """Three channels that are luminance and colour, which is what nvJPEG takes three channels for. libjpeg tells by
+    Adobe's marker, or by the channels' names, that they are red, green and blue."""
+    ids = tuple(component[0] for component in header.layer)
+    return (
+        header.mode == "RGB"
+        and len(ids) == 3
+        and ids != _RGB_IDS
+        and header.info.get("adobe_transform", 1) == 1
+        and 0 < header.width * header.height <= MAX_PIXELS
+    )
+
+
+def _is_whole(content: bytearray, start: int) -> bool:
+    """Whether the picture's data, from `start` on, come to their end: nvJPEG may fill up with grey what Pillow
+    refuses. Among them the two bytes mean nothing else; before them a thumbnail may have an end of its own."""
+    return len(content) < MAX_BYTES and content.find(_END_OF_IMAGE, start) >= 0
+
+
+def _fits(resized: Size, spec: PreprocessSpec) -> bool:
+    """Whether the crop is all picture, with nothing to be filled up, and the resize of a usual size."""
+    height, width = resized
+    crop_height, crop_width = spec.crop_size
+    return crop_height <= height and crop_width <= width and height * width <= preprocess.LARGE_RESIZE
+
+
+# Decoding ---------------------------------------------------------------------------------------------------
+
+
+def decode_jpegs(jpegs: list[torch.Tensor], device: str) -> list[torch.Tensor]:
+    """Decode, by torchvision: nvJPEG on CUDA, libjpeg on the CPU."""
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    # Since 0.29 each call says that TorchCodec is to follow it; that is nothing a user can act on. Not by
+    # catch_warnings, which is not safe among threads.
+    if _WARNING_FILTER not in warnings.filters:
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=_WARNING_MODULES)
+    pictures: list[torch.Tensor] = decode_jpeg(jpegs, mode=ImageReadMode.RGB, device=device)
+    return pictures
+
+
+def _nvjpeg(device: str) -> Decode:
+    """The decoder, tried once.
+
+    Raises:
+        DeviceError: it cannot decode.
+    """
+    import torch
+
+    example = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(example, "JPEG")
+    try:
+        # One of high priority: those come from a pool of their own, so that no other work is ever queued on it, and
+        # the memory of its pictures is only ever used for pictures.
+        stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+
+        def decode(jpegs: list[torch.Tensor]) -> list[torch.Tensor]:
+            with torch.cuda.stream(stream):
+                pictures = decode_jpegs(jpegs, device)
+            stream.synchronize()
+            return pictures
+
+        decode([torch.frombuffer(bytearray(example.getvalue()), dtype=torch.uint8)])
+    except Exception as error:
+        raise DeviceError(
+            f"JPEGs cannot be decoded on {device}: {first_line(error)}",
+            hint="torch and torchvision must be their CUDA builds; or leave out --decode gpu",
+        ) from error
+    return decode
+
+
+class _Together:
+    """One call of a decoder for all pictures that threads want at the time: torchvision lets in one thread at a
+    time, and nvJPEG decodes a batch in a fraction of the time that its pictures take one by one."""
+
+    def __init__(self, decode: Decode) -> None:
+        self._decode = decode
+        self._waiting: list[tuple[torch.Tensor, Future[torch.Tensor]]] = []
+        self._listing = threading.Lock()
+        self._decoding = threading.Lock()
+
+    def __call__(self, jpeg: torch.Tensor) -> torch.Tensor:
+        """The picture. Raises whatever the decoder raises over this one."""
+        future: Future[torch.Tensor] = Future()
+        with self._listing:
+            self._waiting.append((jpeg, future))
+        with self._decoding:
+            # Whoever had the lock before may have seen to this one too.
+            if not future.done():
+                with self._listing:
+                    waiting, self._waiting = self._waiting, []
+                self._run(waiting)
+        return future.result()
+
+    def _run(self, waiting: list[tuple[torch.Tensor, Future[torch.Tensor]]]) -> None:
+        try:
+            pictures = self._decode([jpeg for jpeg, _ in waiting])
+            for picture, (_, future) in zip(pictures, waiting, strict=True):
+                future.set_result(picture)
+        except Exception as error:  # noqa: BLE001 - raised again by the thread that waits
+            if len(waiting) == 1:
+                waiting[0][1].set_exception(error)
+            else:
+                # One that fails fails the batch, and does not say which.
+                for one in waiting:
+                    self._run([one])
+        finally:
+            for _, future in waiting:
+                if not future.done():
+                    future.set_exception(RuntimeError("interrupted"))
+
+
+class _Lane(threading.local):
+    """Each thread's own queue on the GPU."""
+
+    def __init__(self, device: str) -> None:
+        import torch
+
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # A waiting thread sleeps, and leaves its core to others.
+        self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+
+    def using(self) -> AbstractContextManager[object]:
+        import torch
+
+        return torch.cuda.stream(self._stream)
+
+    def wait(self) -> None:
+        self._done.record(self._stream)
+        self._done.synchronize()

@@ -1,0 +1,324 @@
+"""Networks that `imgclassify models prepare` has made graphs of: exported once, checked against torch, and kept in
+the cache with their parameters and all else that a Network needs. Nothing of torch or of a repository's code is
+needed any more to run one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgclassify import checkpoints, graphs, hub, locks, resources, weights
+from imgclassify import labels as label_sets
+from imgclassify.catalog import PreprocessSpec
+from imgclassify.errors import CheckpointError, UnavailableError, UsageError, WeightsError, first_line
+from imgclassify.graphs import SessionPlan
+from imgclassify.hub.network import LoadOptions, Network
+from imgclassify.hub.ways import Ways
+from imgclassify.labels import Label, LabelSet
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnxruntime
+    import torch
+    from numpy.typing import NDArray
+
+_FORMAT = 1
+"""Raised when what is written here changes."""
+_BUILDERS = ("torch", "torchvision", "timm")
+"""The packages whose version may change what a network computes."""
+_GRAPH, _PARAMETERS, _RECORD = "graph.onnx", "parameters.safetensors", "network.json"
+
+MAX_DIFFERENCE = 1e-4
+"""The largest difference of a probability between a graph and torch with which the graph is kept."""
+_PROBES = 3
+
+logger = logging.getLogger("imgclassify")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A network in the cache."""
+
+    folder: Path
+    reference: str
+    arch: str | None
+    bytes: int
+    whole: bool
+    """Whether its files are as they were written, and by the packages that are installed now."""
+
+
+def find(reference: str, options: LoadOptions) -> Network | None:
+    """The prepared network of a model reference, or None. One that is damaged, or whose weights have changed since,
+    is passed over with a warning."""
+    place = resources.prepared_folder() / _key(reference, options)
+    if not place.is_dir():
+        return None
+    try:
+        return _read(place, reference, options)
+    except (OSError, ValueError, KeyError, TypeError, WeightsError) as error:
+        logger.warning(
+            "what was prepared of %s is not used: %s; `imgclassify models prepare` makes it anew", reference, error
+        )
+        return None
+
+
+def prepare(reference: str, options: LoadOptions) -> Path:
+    """Makes a graph of what a model reference means, and gives the folder it is kept in.
+
+    One that is there and whole is left as it is. Two processes that prepare the same do it one after the other; one
+    that is stopped leaves nothing that another would take for whole.
+
+    Raises:
+        UsageError: the network needs none: it runs without torch already.
+        CheckpointError: it cannot be a graph, or its graph does not answer as torch does.
+        UnavailableError: it cannot be loaded, the exporter is not installed, or the cache cannot be written.
+    """
+    # Where another process is at the same, its result will do.
+    place = resources.prepared_folder() / _key(reference, options)
+    with locks.locked(place, "prepare it", hint="set XDG_CACHE_HOME to another folder"):
+        if find(reference, options):
+            return place
+        network = hub.load_unprepared(reference, options)
+        if network.ways.session is not None:
+            raise UsageError(f"{reference} needs no preparing: it runs without torch", hint="predict with it")
+        if network.quantized:
+            raise CheckpointError(
+                f"{reference} is quantized, and has operators that no graph has", hint="it runs in torch as it is"
+            )
+        draft = place.with_name(f"{place.name}.{os.getpid()}.partial")
+        for left in (*resources.prepared_folder().glob(f"{place.name}.*.partial"), draft):
+            shutil.rmtree(left, ignore_errors=True)
+        draft.mkdir()
+        try:
+            _write(draft, reference, options, network)
+            shutil.rmtree(place, ignore_errors=True)
+            draft.rename(place)
+        except OSError as error:
+            raise UnavailableError(
+                f"cannot write {draft}: {error.strerror or error}", hint="make room, or set XDG_CACHE_HOME"
+            ) from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return place
+
+
+def entries() -> Iterator[Prepared]:
+    """All that is in the cache, what no longer serves among it."""
+    for place in sorted(path for path in resources.prepared_folder().glob("*") if path.is_dir()):
+        size = sum(file.stat().st_size for file in place.iterdir() if file.is_file())
+        try:
+            record = json.loads((place / _RECORD).read_bytes())
+            asked = record["asked"]
+            whole = asked["versions"] == _versions() and bool(_checked_files(place, record))
+            yield Prepared(place, asked["reference"], asked["arch"], size, whole)
+        except (OSError, ValueError, KeyError, TypeError, WeightsError):
+            yield Prepared(place, "", None, size, whole=False)
+
+
+def remove(entry: Prepared) -> None:
+    """Removes one from the cache.
+
+    Raises:
+        WeightsError: it cannot be.
+    """
+    try:
+        shutil.rmtree(entry.folder)
+        entry.folder.with_name(f"{entry.folder.name}.lock").unlink(missing_ok=True)
+    except OSError as error:
+        raise WeightsError(f"cannot remove {entry.folder}: {error.strerror}", hint="remove it by hand") from error
+
+
+# What is asked for ------------------------------------------------------------------------------------------
+
+
+def _key(reference: str, options: LoadOptions) -> str:
+    """A folder's name for all that the graph depends on but the weights, which the record tells."""
+    text = json.dumps(_asked(reference, options), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _asked(reference: str, options: LoadOptions) -> dict[str, Any]:
+    return {
+        "format": _FORMAT,
+        "reference": str(Path(reference).absolute()) if hub.is_file(reference) else reference,
+        "arch": options.arch,
+        "crop_size": list(options.overrides.crop_size) if options.overrides.crop_size else None,
+        "code": _code(reference),
+        "versions": _versions(),
+    }
+
+
+def _code(reference: str) -> str:
+    """The digest of a torch.hub repository's code, on which everything depends; nothing of another reference."""
+    from imgclassify.hub import torch_hub
+
+    scheme, _, rest = reference.partition(":")
+    return torch_hub.code_digest(rest) if scheme == "hub" else ""
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _BUILDERS:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = ""
+    return found
+
+
+# Reading ----------------------------------------------------------------------------------------------------
+
+
+def _read(place: Path, reference: str, options: LoadOptions) -> Network:
+    record = json.loads((place / _RECORD).read_bytes())
+    _checked_files(place, record)
+    described = record["network"]
+    path = Path(described["path"]) if described["path"] else None
+    if path and weights.sha256_of(path) != described["sha256"]:
+        raise ValueError(f"{path} has changed since")
+    spec: dict[str, Any] = described["preprocess"]
+    tuples = {name: tuple(value) for name, value in spec.items() if isinstance(value, list)}
+    preprocess = options.overrides.apply(PreprocessSpec(**(spec | tuples)))
+    names = [Label(**{**label, "synonyms": tuple(label["synonyms"])}) for label in described["labels"]["labels"]]
+    own_labels = LabelSet(described["labels"]["name"], tuple(names))
+    num_classes = described["num_classes"]
+    labels = label_sets.load(options.labels, num_classes=num_classes) if options.labels else own_labels
+    return Network(
+        model=described["model"],
+        architecture=described["architecture"],
+        weights=described["weights"],
+        path=path,
+        sha256=described["sha256"],
+        preprocess=preprocess,
+        labels=labels,
+        num_classes=num_classes,
+        ways=Ways(partial(_build, reference, options), partial(_open, place, preprocess, record["outputs"])),
+        gmacs=described["gmacs"],
+    )
+
+
+def _checked_files(place: Path, record: dict[str, Any]) -> dict[str, str]:
+    digests: dict[str, str] = record["sha256"]
+    for name, digest in digests.items():
+        if weights.sha256_of(place / name) != digest:
+            raise ValueError(f"{place / name} is damaged")
+    return digests
+
+
+def _build(reference: str, options: LoadOptions) -> torch.nn.Module:
+    build = hub.load_unprepared(reference, options).ways.torch
+    assert build is not None
+    return build()
+
+
+def _open(place: Path, preprocess: PreprocessSpec, outputs: int, plan: SessionPlan) -> onnxruntime.InferenceSession:
+    graph = graphs.read(place / _GRAPH)
+    parameters = checkpoints.index(place / _PARAMETERS)
+    return graph.open(parameters, preprocess, where=str(place / _PARAMETERS), num_classes=outputs, plan=plan)
+
+
+# Writing ----------------------------------------------------------------------------------------------------
+
+
+def _write(draft: Path, reference: str, options: LoadOptions, network: Network) -> None:
+    """The files of a network, the record of them last."""
+    from safetensors.numpy import save_file
+
+    from imgclassify.export import export
+
+    height, width = network.preprocess.crop_size
+    if height != width:
+        raise UsageError(
+            f"graphs are of square crops, and {reference} takes {height}×{width}", hint="use --engine torch"
+        )
+    assert network.ways.torch is not None
+    module = network.ways.torch().float().eval()
+    metadata = {"architecture": network.architecture, "provider": "prepared", "options": {}}
+    (draft / _GRAPH).write_bytes(export(module, crop_size=height, file_name=_GRAPH, metadata=metadata))
+    wanted = graphs.read(draft / _GRAPH).parameters
+    parameters = {name: tensor.numpy() for name, tensor in module.state_dict().items() if name in wanted}
+    save_file({name: _contiguous(array) for name, array in parameters.items()}, draft / _PARAMETERS)
+    outputs = _compare(draft, network)
+    record = {
+        "asked": _asked(reference, options),
+        "network": _described(network),
+        "outputs": outputs,
+        "sha256": {name: hashlib.sha256((draft / name).read_bytes()).hexdigest() for name in (_GRAPH, _PARAMETERS)},
+    }
+    for name in (_GRAPH, _PARAMETERS):
+        _sync(draft / name)
+    (draft / _RECORD).write_text(json.dumps(record), "utf-8")
+    _sync(draft / _RECORD)
+
+
+def _compare(draft: Path, network: Network) -> int:
+    """Holds the graph's answers against torch's; gives the number of its outputs.
+
+    Raises:
+        CheckpointError: they differ by more than rounding.
+    """
+    import numpy as np
+
+    from imgclassify.classifier import softmax
+    from imgclassify.engines.torch_engine import TorchEngine
+
+    assert network.ways.torch is not None
+    height, width = network.preprocess.crop_size
+    crops = np.random.default_rng(0).integers(0, 256, (_PROBES, height, width, 3), dtype=np.uint8)
+    crops[0] = 128
+    expected = TorchEngine(network.ways.torch, network.preprocess, device="cpu").logits(crops)
+    outputs: int = expected.shape[1]
+    found = _run(_open(draft, network.preprocess, outputs, SessionPlan(threads=1)), crops)
+    difference = float(np.abs(softmax(found) - softmax(expected)).max()) if found.shape == expected.shape else 1.0
+    if not difference <= MAX_DIFFERENCE:
+        raise CheckpointError(
+            f"the graph of {network.model} does not answer as torch does: probabilities differ by {difference:.2g}",
+            hint="it runs in torch as it is",
+        )
+    return outputs
+
+
+def _run(session: onnxruntime.InferenceSession, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    import numpy as np
+
+    # In batches of two sizes, so that one that was fixed in the export shows.
+    try:
+        return np.concatenate([session.run(None, {"crops": part})[0] for part in (crops[:1], crops[1:])])
+    except Exception as error:  # onnxruntime's exceptions share no other base
+        raise CheckpointError(
+            f"the graph does not run: {first_line(error)}", hint="it runs in torch as it is"
+        ) from error
+
+
+def _described(network: Network) -> dict[str, Any]:
+    return {
+        "model": network.model,
+        "architecture": network.architecture,
+        "weights": network.weights,
+        "path": str(network.path) if network.path else None,
+        "sha256": network.sha256,
+        "preprocess": asdict(network.preprocess),
+        "labels": asdict(network.labels),
+        "num_classes": network.num_classes,
+        "gmacs": network.gmacs,
+    }
+
+
+def _contiguous(array: NDArray[Any]) -> NDArray[Any]:
+    import numpy as np
+
+    return np.ascontiguousarray(array).reshape(array.shape)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())

@@ -1,0 +1,113 @@
+"""Which engine and which device `auto` takes, and what it says of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from imgclassify import Classifier, devices, hub
+from imgclassify.engines import choice, torch_engine
+from imgclassify.errors import UsageError
+from imgclassify.hub import LoadOptions, Network
+
+
+@pytest.fixture
+def network() -> Network:
+    return hub.load("efficientnet_lite0", LoadOptions())
+
+
+def chosen(
+    network: Network, *, engine: str = "auto", device: str = "auto", dtype: str = "float32", images: Any
+) -> Any:
+    place, where = choice._device(network, device, images)
+    name, why = choice._engine(network, engine, place, dtype)
+    return name, place, where, why
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "accelerator", lambda: "cuda")
+    monkeypatch.setattr(devices, "cores", lambda: 4)
+
+
+@pytest.mark.parametrize("images", [1, 100, 100_000, None])
+def test_without_a_gpu_it_is_onnxruntime_on_the_cpu(
+    images: int | None, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "accelerator", lambda: None)
+    assert chosen(network, images=images) == ("onnxruntime", "cpu", "no GPU is here", "")
+
+
+@pytest.mark.usefixtures("gpu")
+def test_one_picture_does_not_wait_for_the_gpu_and_thousands_do(network: Network) -> None:
+    assert chosen(network, images=1)[:3] == (
+        "onnxruntime",
+        "cpu",
+        "1 image is answered before the GPU would have started",
+    )
+    assert chosen(network, images=100)[:2] == ("onnxruntime", "cpu")
+    assert chosen(network, images=5000)[:3] == ("torch", "auto", "5000 images are worth starting the GPU for")
+    assert chosen(network, images=None)[:3] == ("torch", "auto", "a GPU is here")
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_costlier_network_is_worth_the_gpu_sooner() -> None:
+    """By what it costs: EfficientNet-Lite0 0.4 GMAC, VGG-16 15.5."""
+    from dataclasses import replace
+
+    light = hub.load("efficientnet_lite0", LoadOptions())
+    heavy = replace(light, gmacs=15.5)
+    assert chosen(light, images=500)[1] == "cpu"
+    assert chosen(heavy, images=500)[1] == "auto"
+    assert chosen(heavy, images=1)[1] == "cpu"
+
+
+def test_what_the_user_names_is_taken(network: Network) -> None:
+    assert chosen(network, engine="torch", images=1)[::3] == ("torch", "--engine torch was asked for")
+    assert chosen(network, device="cpu", images=1)[:3] == ("onnxruntime", "cpu", "--device cpu was asked for")
+    assert chosen(network, device="cuda", images=1)[:3] == ("torch", "cuda", "--device cuda was asked for")
+    assert chosen(network, dtype="bfloat16", device="cpu", images=1)[::3] == (
+        "torch",
+        "bfloat16 is computed by torch",
+    )
+
+
+@pytest.mark.usefixtures("gpu")
+def test_where_torch_finds_no_gpu_after_all_the_cpu_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_engine, "find_device", lambda name: torch.device("cpu"))
+    run = Classifier().run
+    assert (run.engine, run.device, run.reason) == ("onnxruntime", "cpu", "torch finds no GPU")
+
+
+def test_a_network_without_a_graph_goes_to_torch_and_says_why() -> None:
+    run = Classifier(crop_size=192, device="cpu").run
+    assert run.engine == "torch"
+    assert run.reason == (
+        "--device cpu was asked for; no graph of tf_efficientnet_lite0 for crops of 192×192 comes with imgclassify"
+    )
+
+
+def test_an_engine_that_cannot_run_a_model_says_why_and_what_to_do() -> None:
+    with pytest.raises(UsageError, match=r"no graph of tf_efficientnet_lite0 for crops of 192×192") as error:
+        Classifier(crop_size=192, engine="onnxruntime")
+    assert "--engine torch" in str(error.value.hint)
+    assert "models prepare" in str(error.value.hint)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_both_engines_answer_alike(batch_size: int) -> None:
+    from conftest import noise
+
+    pictures = [noise(300 + 40 * index, 250, index) for index in range(7)]
+    answers = []
+    for engine in ("torch", "onnxruntime"):
+        classifier = Classifier(engine=engine, device="cpu", top_k=1000, batch_size=batch_size)
+        assert classifier.run.engine == engine
+        answers.append(list(classifier.predict(pictures)))
+    for ours, theirs in zip(*answers, strict=True):
+        assert ours.predictions[0].class_index == theirs.predictions[0].class_index
+        by_class = {prediction.class_index: prediction.probability for prediction in theirs.predictions}
+        for prediction in ours.predictions:
+            assert prediction.probability == pytest.approx(by_class[prediction.class_index], abs=1e-4)
