@@ -5,7 +5,6 @@ A manifest binds weights, preprocessing and label set; none of the three is infe
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import tomllib
@@ -260,6 +259,8 @@ def _unknown(what: str, name: str, valid: set[str], command: str, *, prefix: str
 
 
 def _listing(name: str, valid: set[str], prefix: str = "") -> str:
+    import difflib
+
     folded = {candidate.lower(): candidate for candidate in sorted(valid)}
     near = difflib.get_close_matches(name.lower(), folded, n=5, cutoff=0.5)
     if near:

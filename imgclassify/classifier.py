@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from io import BytesIO
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import imgclassify
-from imgclassify import hub, images, pipeline, preprocess, sources
+from imgclassify import devices, hub, pictures, pipeline
 from imgclassify.catalog import EMBEDDED_MODEL
-from imgclassify.engines import Engine, choice
-from imgclassify.errors import CheckpointError, ImageError, ImageTooLargeError, UsageError, printable
+from imgclassify.engines import choice
+from imgclassify.errors import CheckpointError, ImageError, UsageError, printable
 from imgclassify.hub import LoadOptions, Network, PreprocessOverrides
 from imgclassify.labels import LabelSet
+from imgclassify.pictures import Picture
 from imgclassify.results import ImageFailure, ImageResult, Prediction, RunInfo
 from imgclassify.sources import Source
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from PIL import Image
 
+    from imgclassify.engines.choice import Started
+    from imgclassify.pictures import Anything
     from imgclassify.weights import Progress
 
-    Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | Source"
-
 DEFAULT_TOP_K = 5
-
-
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    name: str
-    load: Callable[[], Image.Image]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +34,6 @@ class _Prepared:
     name: str
     width: int
     height: int
-    crop: NDArray[np.uint8]
-    """(H, W, 3) uint8, 0..255."""
 
 
 class Classifier:
@@ -67,6 +57,9 @@ class Classifier:
         engine: str = "auto",
         batch_size: int | None = None,
         workers: int | None = None,
+        fast_decode: bool = False,
+        decode: str = "cpu",
+        images: int | None = None,
         resize_size: int | tuple[int, int] | None = None,
         crop_size: int | tuple[int, int] | None = None,
         interpolation: str | None = None,
@@ -88,6 +81,10 @@ class Classifier:
             engine: "auto", "torch" or "onnxruntime".
             batch_size: images in a batch; None chooses by device.
             workers: decoding threads; None is one a processor.
+            fast_decode: decode large JPEGs at a smaller scale, and resize and crop in one pass: quicker, and not to
+                the bit what the model was trained with (docs/preprocessing.md).
+            decode: "cpu", or "gpu" for JPEGs decoded and resized by nvJPEG on a CUDA device.
+            images: how many pictures there will be, where that is known: a hint for "auto".
             resize_size, crop_size: pixels; the short side or (height, width), and a square or (height, width).
             interpolation: "nearest", "box", "bilinear", "hamming", "bicubic" or "lanczos".
             mean, std: for red, green and blue, of pixels scaled to 0..1; one number serves all three.
@@ -99,8 +96,9 @@ class Classifier:
             UsageError: an argument is out of its range, or one that the model needs is missing.
             UnavailableError: model, weights, labels or device cannot be had; its subclasses say which and why.
         """
-        _require_positive(top_k=top_k, batch_size=batch_size, workers=workers)
+        _require_positive(top_k=top_k, batch_size=batch_size, workers=workers, images=images)
         choice.check(engine, device, dtype)
+        how = _decode(decode, fast_decode)
         if offline is None:
             offline = os.environ.get("IMGCLASSIFY_OFFLINE", "").lower() in ("1", "true", "yes", "on")
         options = LoadOptions(
@@ -121,25 +119,25 @@ class Classifier:
         for what, name in (("model", reference), ("labels", options.labels)):
             if name == "":
                 raise UsageError(f"the name given for {what} is empty", hint="leave it out, or name one")
-        if engine == "onnxruntime" and not reference.lower().endswith(".onnx"):
-            choice.require(engine, "torch", reference)
         network = hub.load(reference, options)
-        self._engine, num_classes = choice.start(network, engine=engine, device=device, dtype=dtype)
-        network.labels.require_num_classes(num_classes)
+        started = choice.start(network, engine=engine, device=device, dtype=dtype, images=images)
+        network.labels.require_num_classes(started.num_classes)
         self.labels: LabelSet = network.labels
-        self.top_k: int = min(top_k, num_classes)
-        self.run: RunInfo = _describe(network, self._engine, num_classes)
+        self.top_k: int = min(top_k, started.num_classes)
+        self.run: RunInfo = _describe(network, started, how)
         """All that this classifier's answers depend on."""
+        self._engine = started.engine
         self._preprocess = network.preprocess
+        self._crop = pictures.cropper(how, network.preprocess, self._engine.device)
         self._offline = offline
         self._batch_size = batch_size or self._engine.default_batch_size
-        self._workers = workers or pipeline.default_workers()
+        self._workers = workers or min(devices.cores(), pipeline.MAX_WORKERS)
 
     @overload
-    def predict(self, picture: Picture) -> ImageResult: ...  # type: ignore[overload-overlap]
+    def predict(self, picture: Anything) -> ImageResult: ...  # type: ignore[overload-overlap]
 
     @overload
-    def predict(self, picture: Iterable[Picture]) -> Iterator[ImageResult]: ...
+    def predict(self, picture: Iterable[Anything]) -> Iterator[ImageResult]: ...
 
     def predict(self, picture: Any) -> ImageResult | Iterator[ImageResult]:
         """Names what is in a picture, or in each of many.
@@ -156,40 +154,53 @@ class Classifier:
             ImageError: the one picture cannot be answered. Among many, it has its error in its ImageResult and
                 the rest goes on.
         """
-        if _is_many(picture):
-            return self._stream(_named(one, index, offline=self._offline) for index, one in enumerate(picture))
-        return self._answer([self._open(_named(picture, 0, offline=self._offline))])[0]
+        if pictures.is_many(picture):
+            many = enumerate(picture)
+            return self._stream(pictures.named(one, index, offline=self._offline) for index, one in many)
+        room = self._room(1)
+        prepared = self._open(pictures.named(picture, 0, offline=self._offline), room[0])
+        return self._answer([prepared], room)[0]
 
-    def stream(self, pictures: Iterable[Source]) -> Iterator[ImageResult]:
+    def stream(self, sources: Iterable[Source]) -> Iterator[ImageResult]:
         """One ImageResult for each source, in order, in memory that does not grow with their number."""
-        return self._stream(map(_from_source, pictures))
+        return self._stream(map(pictures.from_source, sources))
 
-    def _stream(self, pictures: Iterable[_Picture]) -> Iterator[ImageResult]:
+    def _stream(self, many: Iterable[Picture]) -> Iterator[ImageResult]:
+        concurrency = self._engine.concurrency
+        room = self._room(pipeline.rows(self._batch_size, concurrency))
+
+        def answer(batch: list[_Prepared], rows: list[int]) -> list[ImageResult]:
+            # Without gaps they are answered where they lie.
+            whole = rows[-1] - rows[0] + 1 == len(rows)
+            return self._answer(batch, room[rows[0] : rows[-1] + 1] if whole else room[rows])
+
         return pipeline.stream(
-            pictures, self._prepare, self._answer, batch_size=self._batch_size, workers=self._workers
+            many,
+            lambda picture, row: self._prepare(picture, room[row]),
+            answer,
+            batch_size=self._batch_size,
+            workers=self._workers,
+            concurrency=concurrency,
         )
 
-    def _open(self, picture: _Picture) -> _Prepared:
-        image = picture.load()
-        try:
-            crop = preprocess.crop(image, self._preprocess)
-        except MemoryError as error:
-            raise ImageTooLargeError(
-                f"too large for this machine's memory: {image.width}×{image.height}"
-            ) from error
-        return _Prepared(picture.name, image.width, image.height, crop)
+    def _room(self, count: int) -> NDArray[np.uint8]:
+        return self._engine.allocate((count, *self._preprocess.crop_size, 3))
 
-    def _prepare(self, picture: _Picture) -> _Prepared | pipeline.Done[ImageResult]:
+    def _open(self, picture: Picture, out: NDArray[np.uint8]) -> _Prepared:
+        width, height = self._crop(picture, out)
+        return _Prepared(picture.name, width, height)
+
+    def _prepare(self, picture: Picture, out: NDArray[np.uint8]) -> _Prepared | pipeline.Done[ImageResult]:
         try:
-            return self._open(picture)
+            return self._open(picture, out)
         except ImageError as error:
             failure = ImageFailure(error.type, printable(str(error)))
             return pipeline.Done(ImageResult(picture.name, self.run.model, None, None, (), failure))
 
-    def _answer(self, batch: list[_Prepared]) -> list[ImageResult]:
+    def _answer(self, batch: list[_Prepared], crops: NDArray[np.uint8]) -> list[ImageResult]:
         import numpy as np
 
-        logits = self._engine.logits(np.stack([prepared.crop for prepared in batch]))
+        logits = self._engine.logits(crops)
         if not np.isfinite(logits).all():
             raise CheckpointError(
                 f"the network answers with numbers that are not finite, in {self._engine.dtype}",
@@ -216,7 +227,18 @@ class Classifier:
         return tuple(predictions)
 
 
-def _describe(network: Network, engine: Engine, num_classes: int) -> RunInfo:
+def _decode(decode: str, fast_decode: bool) -> str:
+    """The one of pictures.DECODES that is meant."""
+    if decode not in ("cpu", "gpu"):
+        raise UsageError(f"unknown decode {decode!r}", hint="use cpu or gpu")
+    if decode == "gpu" and fast_decode:
+        raise UsageError(
+            "fast_decode is of the CPU's decoding", hint="leave out one of --fast-decode, --decode gpu"
+        )
+    return "gpu" if decode == "gpu" else "fast" if fast_decode else "exact"
+
+
+def _describe(network: Network, started: Started, decode: str) -> RunInfo:
     return RunInfo(
         version=imgclassify.__version__,
         model=network.model,
@@ -225,10 +247,12 @@ def _describe(network: Network, engine: Engine, num_classes: int) -> RunInfo:
         weights_sha256=network.sha256,
         preprocess=network.preprocess.to_dict(),
         label_set=network.labels.name,
-        num_classes=num_classes,
-        engine=engine.name,
-        device=engine.device,
-        dtype=engine.dtype,
+        num_classes=started.num_classes,
+        decode=decode,
+        engine=started.engine.name,
+        device=started.engine.device,
+        dtype=started.engine.dtype,
+        reason=started.reason,
     )
 
 
@@ -246,47 +270,6 @@ def top_k(probabilities: NDArray[np.float32], count: int) -> list[int]:
     import numpy as np
 
     return [int(index) for index in np.argsort(-probabilities, kind="stable")[:count]]
-
-
-_ONE_BY_ATTRIBUTE = ("read", "__array__", "__array_interface__")
-"""What files, arrays and PIL images have; all of them can be iterated, and are one picture all the same."""
-
-
-def _is_many(picture: Any) -> bool:
-    one = isinstance(picture, str | os.PathLike | bytes | bytearray | memoryview | Source)
-    one = one or any(hasattr(type(picture), attribute) for attribute in _ONE_BY_ATTRIBUTE)
-    return not one and isinstance(picture, Iterable)
-
-
-def _named(picture: Any, index: int, *, offline: bool) -> _Picture:
-    """A picture to be loaded on another thread; what its owner may change meanwhile is copied now."""
-    if isinstance(picture, str | os.PathLike):
-        return _from_source(sources.only(os.fspath(picture), offline=offline))
-    if isinstance(picture, Source):
-        return _from_source(picture)
-    if hasattr(type(picture), "read"):
-        picture = picture.read()
-    if isinstance(picture, bytes | bytearray | memoryview):
-        return _from_source(Source(f"bytes:{index}", partial(BytesIO, bytes(picture))))
-    if not any(hasattr(type(picture), attribute) for attribute in _ONE_BY_ATTRIBUTE):
-        raise UsageError(
-            f"a picture cannot be a {type(picture).__name__}",
-            hint="give a path, bytes, a PIL image, an (H, W, 3) uint8 array, or an iterable of these",
-        )
-    try:
-        image = images.from_memory(picture)
-    except ImageError as error:
-        return _Picture(f"image:{index}", partial(_fail, error))
-    copied = image.copy() if image is picture else image
-    return _Picture(f"image:{index}", lambda: copied)
-
-
-def _from_source(source: Source) -> _Picture:
-    return _Picture(source.name, partial(images.load, source))
-
-
-def _fail(error: ImageError) -> NoReturn:
-    raise error
 
 
 def _require_positive(**numbers: int | None) -> None:

@@ -1,28 +1,33 @@
-"""Overlap: items prepared on threads while batches of earlier ones are computed, with results in input order.
+"""Overlap: items prepared on threads while batches of earlier ones are computed on others, with results in input
+order.
 
 Knows nothing of images; what is prepared and how a batch is answered are its caller's two functions.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
-from queue import Empty, Full, Queue
-from threading import Event, Thread
+from queue import Empty, Queue
+from threading import BoundedSemaphore, Event, Lock, Thread
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Prepared = TypeVar("Prepared")
 Result = TypeVar("Result")
 
-MAX_WORKERS = 8
-"""More threads decode no faster than the memory bus lets them."""
+MAX_WORKERS = 32
+"""More threads than this wait for the interpreter's lock rather than decode."""
 
 PATIENCE_S = 0.05
 """How long a batch that is not full waits for the next item, before it is answered as it is."""
+
+_FAREWELL_S = 1.0
+"""How long a closed stream waits for the batches that are being computed."""
+
+_AHEAD = 2
+"""Batches prepared beyond those being computed: one about to be, one being filled."""
 
 _END = None
 
@@ -34,89 +39,146 @@ class Done(Generic[Result]):
     result: Result
 
 
-def default_workers() -> int:
-    """One thread a processor that this process may use, MAX_WORKERS at most."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(processors, MAX_WORKERS)
+def rows(batch_size: int, concurrency: int) -> int:
+    """How many items are in hand at the same time, each in a row of its own; a whole number of batches."""
+    return batch_size * (concurrency + _AHEAD)
 
 
 def stream(
     items: Iterable[Item],
-    prepare: Callable[[Item], Prepared | Done[Result]],
-    answer: Callable[[list[Prepared]], list[Result]],
+    prepare: Callable[[Item, int], Prepared | Done[Result]],
+    answer: Callable[[list[Prepared], list[int]], list[Result]],
     *,
     batch_size: int,
     workers: int,
+    concurrency: int = 1,
 ) -> Iterator[Result]:
     """One result an item, in the items' order.
 
-    At most two batches are prepared ahead of the one being answered, so memory does not grow with the items. Items
-    that come slowly are answered as they come. Closing the iterator stops the threads, but for what one of them may
-    be waiting for. Whatever `items`, `prepare` or `answer` raises is raised here, in its item's place.
+    Memory does not grow with the items: each has one of `rows` rows from when it is prepared until its result is
+    taken. Items that come slowly are answered as they come. Closing the iterator stops the threads, but for what
+    one of them may be waiting for. Whatever `items`, `prepare` or `answer` raises is raised here, in its item's
+    place.
 
     Args:
         items: iterated on a thread of its own.
-        prepare: called on a thread; hands back what a batch is made of, or Done with the result itself.
-        answer: called on the caller's thread with 1 to `batch_size` prepared items; one result each, in order.
+        prepare: called with an item and its row, on one of `workers` threads; hands back what a batch is made of,
+            or Done with the result itself.
+        answer: called with 1 to `batch_size` prepared items and their rows, which ascend, on one of `concurrency`
+            threads; one result each, in order.
     """
     executor = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="prepare")
-    feed: _Feed[Prepared | Done[Result]] = _Feed(2 * batch_size + workers)
-    # A daemon, since nothing can interrupt an iterator that waits for its next item.
-    feeder = Thread(target=feed.fill, args=(items, lambda item: executor.submit(prepare, item)), daemon=True)
-    feeder.start()
+    line: _Line[Prepared, Result] = _Line(batch_size, concurrency)
+    threads = [Thread(target=line.fill, args=(items, prepare, executor), name="feed", daemon=True)]
+    threads += [
+        Thread(target=line.compute, args=(answer,), name=f"compute-{index}", daemon=True)
+        for index in range(concurrency)
+    ]
+    for thread in threads:
+        thread.start()
     try:
-        while block := feed.take(batch_size):
-            prepared = [future.result() for future in block]
-            batch = [entry for entry in prepared if not isinstance(entry, Done)]
-            answers = iter(answer(batch) if batch else [])
-            for entry in prepared:
-                yield entry.result if isinstance(entry, Done) else next(answers)
+        yield from line.results()
     finally:
-        feed.stop()
+        line.stop()
         executor.shutdown(wait=False, cancel_futures=True)
-        feeder.join(PATIENCE_S)
+        # Nothing can interrupt an iterator that waits for its next item.
+        threads[0].join(PATIENCE_S)
+        for thread in threads[1:]:
+            thread.join(_FAREWELL_S)
 
 
-class _Feed(Generic[Prepared]):
-    """A bounded queue of futures between the thread that iterates the items and the one that answers them."""
+class _Line(Generic[Prepared, Result]):
+    """What stands between the thread that iterates the items, those that compute, and who takes the results."""
 
-    def __init__(self, size: int) -> None:
-        self._queue: Queue[Future[Prepared] | None] = Queue(size)
+    def __init__(self, batch_size: int, concurrency: int) -> None:
+        self._batch_size = batch_size
+        self._rows = rows(batch_size, concurrency)
+        self._free = BoundedSemaphore(self._rows)
+        self._prepared: Queue[tuple[int, Future[Prepared | Done[Result]]] | None] = Queue()
+        self._answered: Queue[Future[list[Result]] | None] = Queue()
+        self._turn = Lock()
         self._stopped = Event()
         self._ended = False
 
-    def fill(self, items: Iterable[Item], submit: Callable[[Item], Future[Prepared]]) -> None:
-        """Submits each item and queues its future, waiting while the queue is full, until the end or `stop`."""
+    def fill(
+        self,
+        items: Iterable[Item],
+        prepare: Callable[[Item, int], Prepared | Done[Result]],
+        executor: ThreadPoolExecutor,
+    ) -> None:
+        """Has each item prepared, waiting while every row is in use, until the end or `stop`."""
+        row = 0
         try:
             for item in items:
-                if self._stopped.is_set():
+                if not self._take_row():
                     return
-                self._put(submit(item))
-        except BaseException as error:  # noqa: BLE001 - raised again by the thread that takes it
-            failed: Future[Prepared] = Future()
-            failed.set_exception(error)
-            self._put(failed)
-        self._put(_END)
+                self._prepared.put((row, executor.submit(prepare, item, row)))
+                row = (row + 1) % self._rows
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that takes the results
+            if self._take_row():
+                failed: Future[Prepared | Done[Result]] = Future()
+                failed.set_exception(error)
+                self._prepared.put((row, failed))
+        finally:
+            self._prepared.put(_END)
 
-    def take(self, count: int) -> list[Future[Prepared]]:
-        """The next 1 to `count` futures: one at the least, more if they follow without a pause; none at the end."""
-        block: list[Future[Prepared]] = []
-        while len(block) < count and not self._ended:
+    def compute(self, answer: Callable[[list[Prepared], list[int]], list[Result]]) -> None:
+        """Answers one batch after another, until the end or `stop`."""
+        while True:
+            # By turns, so that the answers stand in line as the batches do.
+            with self._turn:
+                block = self._take_block()
+                if not block:
+                    self._answered.put(_END)
+                    return
+                answered: Future[list[Result]] = Future()
+                self._answered.put(answered)
             try:
-                future = self._queue.get(timeout=PATIENCE_S if block else None)
-            except Empty:
-                break
-            if future is None:
-                self._ended = True
-            else:
-                block.append(future)
-        return block
+                answered.set_result(self._answers(block, answer))
+            except BaseException as error:  # noqa: BLE001 - as above
+                answered.set_exception(error)
+
+    def results(self) -> Iterator[Result]:
+        """The results, in order."""
+        while (answered := self._answered.get()) is not None:
+            for result in answered.result():
+                yield result
+                self._free.release()
 
     def stop(self) -> None:
         self._stopped.set()
+        self._prepared.put(_END)
 
-    def _put(self, future: Future[Prepared] | None) -> None:
+    def _take_row(self) -> bool:
+        """Waits for a free row; False where none is wanted any more."""
         while not self._stopped.is_set():
-            with suppress(Full):
-                self._queue.put(future, timeout=PATIENCE_S)
-                return
+            if self._free.acquire(timeout=PATIENCE_S):
+                return True
+        return False
+
+    def _take_block(self) -> list[tuple[int, Future[Prepared | Done[Result]]]]:
+        """The next 1 to `batch_size` items: one at the least, more if they follow without a pause and their rows
+        ascend; none at the end."""
+        block: list[tuple[int, Future[Prepared | Done[Result]]]] = []
+        while len(block) < self._batch_size and not self._ended and not self._stopped.is_set():
+            try:
+                entry = self._prepared.get(timeout=PATIENCE_S if block else None)
+            except Empty:
+                break
+            if entry is None:
+                self._ended = True
+            else:
+                block.append(entry)
+                if entry[0] == self._rows - 1:
+                    break
+        return [] if self._stopped.is_set() else block
+
+    def _answers(
+        self,
+        block: list[tuple[int, Future[Prepared | Done[Result]]]],
+        answer: Callable[[list[Prepared], list[int]], list[Result]],
+    ) -> list[Result]:
+        entries = [(row, future.result()) for row, future in block]
+        batch = [(row, entry) for row, entry in entries if not isinstance(entry, Done)]
+        answers = iter(answer([entry for _, entry in batch], [row for row, _ in batch]) if batch else [])
+        return [entry.result if isinstance(entry, Done) else next(answers) for _, entry in entries]

@@ -88,9 +88,13 @@ class RunInfo:
     """PreprocessSpec under torchvision's field names."""
     label_set: str
     num_classes: int
+    decode: str
+    """"exact" to the bit, "fast" from a smaller scale of the picture, or "gpu"."""
     engine: str
     device: str
     dtype: str
+    reason: str
+    """Why this engine and this device."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -101,7 +105,9 @@ class RunInfo:
             "preprocess": self.preprocess,
             "label_set": self.label_set,
             "num_classes": self.num_classes,
+            "decode": self.decode,
             "engine": self.engine,
             "device": self.device,
             "dtype": self.dtype,
+            "reason": self.reason,
         }

@@ -35,7 +35,8 @@ def reference() -> torch.nn.Module:
     manifest = catalog.find(catalog.EMBEDDED_MODEL)
     theirs = checkpoints.read(weights.location(manifest.url))
     network = timm.create_model("tf_efficientnet_lite0").eval()
-    network.load_state_dict(dict(zip(network.state_dict(), theirs.values(), strict=True)))
+    parameters = map(torch.from_numpy, theirs.values())
+    network.load_state_dict(dict(zip(network.state_dict(), parameters, strict=True)))
     return network
 
 
@@ -209,7 +210,7 @@ def test_top_k_is_kept_within_the_number_of_classes() -> None:
         ({"workers": -1}, UsageError),
         ({"dtype": "int8"}, UsageError),
         ({"engine": "tensorrt"}, UsageError),
-        ({"engine": "onnxruntime"}, UsageError),
+        ({"engine": "onnxruntime", "crop_size": 256}, UsageError),
         ({"interpolation": "cubic"}, UsageError),
         ({"crop_size": 0}, UsageError),
         ({"std": (0.2, 0, 0.2)}, UsageError),
@@ -249,7 +250,8 @@ def test_the_run_names_everything_the_answers_depend_on(classifier: Classifier) 
     assert run["version"] == imgclassify.__version__
     assert run["model"] == "efficientnet_lite0"
     assert run["weights"]["sha256"] == catalog.find("efficientnet_lite0").sha256
-    assert (run["engine"], run["device"], run["dtype"]) == ("torch", "cpu", "float32")
+    assert (run["engine"], run["device"], run["dtype"]) == ("onnxruntime", "cpu", "float32")
+    assert (run["decode"], run["reason"]) == ("exact", "--device cpu was asked for")
     assert (run["label_set"], run["num_classes"]) == ("imagenet1k", 1000)
 
 

@@ -39,9 +39,11 @@ RUN = RunInfo(
     },
     label_set="mine",
     num_classes=3,
+    decode="exact",
     engine="torch",
     device="cpu",
     dtype="float32",
+    reason="--engine torch was asked for",
 )
 GOOD = ImageResult(
     'dogs/Größe, "x".jpg',

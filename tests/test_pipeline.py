@@ -14,12 +14,16 @@ from imgclassify import pipeline
 from imgclassify.pipeline import Done
 
 
-def prepared(item: int) -> int | Done[str]:
+def prepared(item: int, row: int) -> int | Done[str]:
     time.sleep(random.random() / 1000)
     return Done(f"broken {item}") if item % 7 == 3 else item
 
 
-def answered(batch: list[int]) -> list[str]:
+def as_it_is(item: int, row: int) -> int:
+    return item
+
+
+def answered(batch: list[int], rows: list[int]) -> list[str]:
     return [f"answer {item}" for item in batch]
 
 
@@ -30,15 +34,55 @@ def expected(count: int) -> list[str]:
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 8, 9, 100])
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 @pytest.mark.parametrize("workers", [1, 4])
-def test_one_result_an_item_in_input_order(count: int, batch_size: int, workers: int) -> None:
-    results = pipeline.stream(range(count), prepared, answered, batch_size=batch_size, workers=workers)
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_one_result_an_item_in_input_order(count: int, batch_size: int, workers: int, concurrency: int) -> None:
+    results = pipeline.stream(
+        range(count), prepared, answered, batch_size=batch_size, workers=workers, concurrency=concurrency
+    )
     assert list(results) == expected(count)
+
+
+def test_batches_answered_out_of_order_come_in_order() -> None:
+    """The first batch takes longest, and the others are computed meanwhile."""
+    computing: list[int] = []
+    others = threading.Event()
+
+    def slow_at_first(batch: list[int], rows: list[int]) -> list[str]:
+        computing.append(batch[0])
+        if batch[0] == 0:
+            assert others.wait(10)
+        elif len(computing) == 3:
+            others.set()
+        return answered(batch, rows)
+
+    results = pipeline.stream(range(30), as_it_is, slow_at_first, batch_size=4, workers=2, concurrency=3)
+    assert list(results) == [f"answer {item}" for item in range(30)]
+    assert len(computing) == 8
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 4])
+def test_an_item_keeps_its_row_until_it_is_answered(concurrency: int) -> None:
+    """What each item writes into its row is still there when its batch is answered; rows ascend within a batch."""
+    room = [-1] * pipeline.rows(4, concurrency)
+
+    def write(item: int, row: int) -> int | Done[str]:
+        time.sleep(random.random() / 1000)
+        room[row] = item
+        return Done(f"broken {item}") if item % 5 == 2 else item
+
+    def read(batch: list[int], rows: list[int]) -> list[str]:
+        assert rows == sorted(set(rows))
+        time.sleep(random.random() / 500)
+        return [f"answer {room[row]}" for row in rows]
+
+    results = pipeline.stream(range(300), write, read, batch_size=4, workers=3, concurrency=concurrency)
+    assert list(results) == [f"broken {item}" if item % 5 == 2 else f"answer {item}" for item in range(300)]
 
 
 def test_a_broken_item_never_takes_a_neighbours_answer() -> None:
     """Every second item broken, in all positions of a batch."""
 
-    def half(item: int) -> int | Done[str]:
+    def half(item: int, row: int) -> int | Done[str]:
         return Done(f"broken {item}") if item % 2 else item
 
     results = list(pipeline.stream(range(51), half, answered, batch_size=4, workers=3))
@@ -48,11 +92,11 @@ def test_a_broken_item_never_takes_a_neighbours_answer() -> None:
 def test_batches_are_no_larger_than_asked() -> None:
     sizes: list[int] = []
 
-    def measured(batch: list[int]) -> list[str]:
+    def measured(batch: list[int], rows: list[int]) -> list[str]:
         sizes.append(len(batch))
-        return answered(batch)
+        return answered(batch, rows)
 
-    list(pipeline.stream(range(50), lambda item: item, measured, batch_size=8, workers=2))
+    list(pipeline.stream(range(50), as_it_is, measured, batch_size=8, workers=2))
     assert max(sizes) == 8
     assert sum(sizes) == 50
 
@@ -66,19 +110,19 @@ def test_items_are_taken_only_a_bounded_way_ahead() -> None:
             taken += 1
             yield taken
 
-    results = pipeline.stream(endless(), lambda item: item, answered, batch_size=4, workers=2)
+    results = pipeline.stream(endless(), as_it_is, answered, batch_size=4, workers=2)
     for wanted in (1, 10, 100):
         while next(results) != f"answer {wanted}":
             pass
         time.sleep(0.05)
-        assert taken <= wanted + 4 + 2 * 4 + 2 + 1
+        assert taken <= wanted + pipeline.rows(4, 1) + 1
     results.close()
 
 
 def test_items_that_come_slowly_are_answered_as_they_come() -> None:
     """Each item is given only after the answer to the one before it, as by a program at the other end of a pipe."""
     asked: Queue[int] = Queue()
-    results = pipeline.stream(iter(asked.get, 5), lambda item: item, answered, batch_size=8, workers=2)
+    results = pipeline.stream(iter(asked.get, 5), as_it_is, answered, batch_size=8, workers=2)
     for item in range(5):
         asked.put(item)
         assert next(results) == f"answer {item}"
@@ -95,24 +139,25 @@ def settled() -> bool:
 
 
 def preparing() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("prepare")]
+    """Those that compute too."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("prepare", "compute"))]
 
 
 @pytest.mark.parametrize("part", ["items", "prepare", "answer"])
 def test_an_unforeseen_failure_is_raised_and_leaves_no_thread(part: str) -> None:
-    def fail(_: object) -> list[str]:
+    def fail(*_: object) -> list[str]:
         raise ZeroDivisionError(part)
 
     def items() -> Iterator[int]:
         yield from range(20)
         if part == "items":
-            fail(None)
+            fail()
 
     with pytest.raises(ZeroDivisionError, match=part):
         list(
             pipeline.stream(
                 items(),
-                fail if part == "prepare" else lambda item: item,
+                fail if part == "prepare" else as_it_is,
                 fail if part == "answer" else answered,
                 batch_size=4,
                 workers=2,
@@ -132,7 +177,7 @@ def test_closing_early_stops_the_threads() -> None:
 def test_closing_does_not_wait_for_the_next_item() -> None:
     never: Queue[int] = Queue()
     never.put(0)
-    results = pipeline.stream(iter(never.get, None), lambda item: item, answered, batch_size=8, workers=1)
+    results = pipeline.stream(iter(never.get, None), as_it_is, answered, batch_size=8, workers=1)
     assert next(results) == "answer 0"
     started = time.monotonic()
     results.close()

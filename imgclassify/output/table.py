@@ -6,10 +6,9 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from rich.cells import cell_len, set_cell_size
-from rich.text import Text
 
 from imgclassify.errors import printable
-from imgclassify.output.terminal import results_console
+from imgclassify.output.terminal import Line, LinePrinter
 from imgclassify.results import ImageResult, Prediction
 
 _BAR_CELLS = 30
@@ -24,8 +23,10 @@ class TableWriter:
     """See output.Writer. Rows are printed as they come; a terminal's width is kept to, a pipe's lines are whole."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._terminal = stream.isatty()
-        self._console = results_console(stream)
+        self._stream = stream
+        self._printer = LinePrinter(stream)
+        self._terminal = self._printer.width is not None
+        self._width = self._printer.width or _PIPE_WIDTH
         self._first: ImageResult | None = None
         self._count = 0
 
@@ -50,46 +51,42 @@ class TableWriter:
             self._print_alone(self._first)
             self._first = None
 
-    def _print(self, text: Text) -> None:
-        text.rstrip()
-        self._console.print(text)
-        self._console.file.flush()
+    def _print(self, line: Line, *, cut: bool = False) -> None:
+        self._printer.print(line, cut=cut)
+        self._stream.flush()
 
     def _print_alone(self, result: ImageResult) -> None:
-        head = Text(printable(result.source), style="bold")
+        head = Line(printable(result.source), style="bold")
         if result.width:
             head.append(f"  {result.width}×{result.height}", style="dim not bold")
         head.append(f"  {result.model}", style="dim not bold")
         self._print(head)
         if result.error:
-            self._print(_failure(result))
+            self._print(Line(*_failure(result)))
             return
         widest = max(cell_len(printable(prediction.label)) for prediction in result.predictions)
-        room = self._console.width - len(" 1  ") - len("  100.00 %  ")
+        room = self._width - len(" 1  ") - len("  100.00 %  ")
         cells = min(widest, max(room - _BAR_CELLS, 10)) if self._terminal else widest
         for prediction in result.predictions:
-            line = Text(f"{prediction.rank:>2}  ", style="dim")
+            line = Line(f"{prediction.rank:>2}  ", style="dim")
             line.append(set_cell_size(printable(prediction.label), cells), style=_emphasis(prediction))
             line.append(f"  {_percent(prediction, 2):>8}  ", style=_emphasis(prediction))
             line.append(_bar(prediction.probability, min(_BAR_CELLS, max(room - cells, 0))), style="green not dim")
             self._print(line)
 
     def _print_row(self, result: ImageResult) -> None:
-        width = self._console.width if self._terminal else _PIPE_WIDTH
-        third = max(width // 3, 8)
-        line = Text(_fitted(printable(result.source), third), style="bold")
+        third = max(self._width // 3, 8)
+        line = Line(_fitted(printable(result.source), third), style="bold")
         line.append("  ")
         if result.error:
-            line.append_text(_failure(result))
+            line.append(*_failure(result))
         else:
             best, *others = result.predictions
             line.append(_fitted(printable(best.label), min(third, _WIDEST_LABEL), keep="head"), style="not bold")
             line.append(f" {_percent(best, 1):>8}", style="green not bold")
             runners = (f"{printable(other.label)} {_percent(other, 1)}" for other in others[:_RUNNERS_UP])
             line.append("  " + " · ".join(runners), style="dim not bold")
-        if self._terminal:
-            line.truncate(width, overflow="ellipsis")
-        self._print(line)
+        self._print(line, cut=True)
 
 
 def _fitted(text: str, cells: int, *, keep: str = "tail") -> str:
@@ -104,9 +101,10 @@ def _fitted(text: str, cells: int, *, keep: str = "tail") -> str:
     return "…" + set_cell_size(text, cells - 1)
 
 
-def _failure(result: ImageResult) -> Text:
+def _failure(result: ImageResult) -> tuple[str, str]:
+    """(text, style)."""
     assert result.error is not None
-    return Text(f"✗ {result.error.type}: {printable(result.error.message)}", style="red not bold")
+    return f"✗ {result.error.type}: {printable(result.error.message)}", "red not bold"
 
 
 def _emphasis(prediction: Prediction) -> str:

@@ -1,20 +1,69 @@
-"""The rich console for results: colour only on a terminal, no markup, lines not folded."""
+"""Lines for people: in colour on a terminal, through rich; plain in a pipe, for which rich is not imported."""
 
 from __future__ import annotations
 
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
-
-
-class _ResultsConsole(Console):
-    def on_broken_pipe(self) -> None:
-        """rich would end the process with status 1; a reader that has gone is no failure (cli/edge.py)."""
-        raise BrokenPipeError
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
 
-def results_console(stream: TextIO) -> Console:
-    """A console that writes to `stream`, and takes it for a terminal if it is one, whatever FORCE_COLOR says."""
-    return _ResultsConsole(
-        file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True, force_terminal=stream.isatty()
+class Line:
+    """Text in parts, each in a style of rich's; the first part's style is also the ground of the others."""
+
+    def __init__(self, text: str = "", style: str = "") -> None:
+        self._parts = [(text, style)]
+
+    def append(self, text: str, style: str = "") -> None:
+        self._parts.append((text, style))
+
+    @property
+    def plain(self) -> str:
+        return "".join(text for text, _ in self._parts)
+
+    def styled(self) -> Text:
+        from rich.text import Text
+
+        (first, ground), *others = self._parts
+        text = Text(first, style=ground)
+        for part, style in others:
+            text.append(part, style=style)
+        return text
+
+
+class LinePrinter:
+    """Prints lines to a stream, in colour if it is a terminal, whatever FORCE_COLOR says."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._console = _console(stream) if stream.isatty() else None
+
+    @property
+    def width(self) -> int | None:
+        """The terminal's, in cells; None where there is no terminal to ask."""
+        return self._console.width if self._console else None
+
+    def print(self, line: Line, *, cut: bool = False) -> None:
+        """Prints a line without the spaces at its end; `cut` at a terminal's width."""
+        if self._console is None:
+            self._stream.write(f"{line.plain.rstrip()}\n")
+        else:
+            text = line.styled()
+            text.rstrip()
+            if cut:
+                text.truncate(self._console.width, overflow="ellipsis")
+            self._console.print(text)
+
+
+def _console(stream: TextIO) -> Console:
+    from rich.console import Console
+
+    class ResultsConsole(Console):
+        def on_broken_pipe(self) -> None:
+            """rich would end the process with status 1; a reader that has gone is no failure (cli/edge.py)."""
+            raise BrokenPipeError
+
+    return ResultsConsole(
+        file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True, force_terminal=True
     )

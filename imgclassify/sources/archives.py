@@ -1,12 +1,10 @@
 """Pictures inside .zip and .tar archives, read member by member; nothing is unpacked to disk."""
 
 # Names stay as the user wrote them; pathlib would turn "./a.jpg" into "a.jpg".
-# ruff: noqa: PTH113
 
 from __future__ import annotations
 
 import lzma
-import os
 import posixpath
 import stat
 import struct
@@ -31,8 +29,6 @@ from imgclassify.sources.source import (
     suffix_of,
 )
 
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-
 _DAMAGE = (
     OSError,
     EOFError,
@@ -47,18 +43,6 @@ _DAMAGE = (
     tarfile.TarError,
 )
 """What zipfile and tarfile raise over archives that are damaged, encrypted, or of an unknown method."""
-
-
-def is_archive(path: str) -> bool:
-    return path.lower().endswith(ARCHIVE_SUFFIXES) and os.path.isfile(path)
-
-
-def split_member(name: str) -> tuple[str, str] | None:
-    """("photos.zip", "dogs/rex.jpg") for "photos.zip!dogs/rex.jpg" where photos.zip is an archive."""
-    for position, character in enumerate(name):
-        if character == "!" and is_archive(name[:position]):
-            return name[:position], name[position + 1 :]
-    return None
 
 
 def members(path: str, wanted: Callable[[str], bool]) -> Iterator[Source]:
@@ -111,7 +95,7 @@ def _tar_members(path: str, wanted: Callable[[str], bool]) -> Iterator[Source]:
             member = info.name.removeprefix("./")
             name = f"{path}!{member}"
             if info.isreg() and wanted(member):
-                yield Source(name, _read_tar_member(archive, info, name))
+                yield Source(name, _read_tar_member(archive, info, name), held=True)
             elif (info.islnk() or info.issym()) and wanted(member):
                 yield Source(name, partial(_open_tar_link, path, info, name))
 

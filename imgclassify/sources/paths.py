@@ -1,7 +1,7 @@
 """Pictures on disk: files, folders, globs."""
 
 # Names stay as the user wrote them; pathlib would turn "./a.jpg" into "a.jpg".
-# ruff: noqa: PTH112, PTH116, PTH118, PTH123, PTH206, PTH207
+# ruff: noqa: PTH112, PTH113, PTH116, PTH118, PTH123, PTH206, PTH207
 
 from __future__ import annotations
 
@@ -14,22 +14,39 @@ from io import BytesIO
 from typing import BinaryIO
 
 from imgclassify.errors import ImageNotFoundError, ImageUnreadableError
-from imgclassify.sources.archives import is_archive, is_visible_image, members, one_member, split_member
 from imgclassify.sources.source import IMAGE_SUFFIXES, Notice, Source, read_whole, reason, suffix_of
+
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 def expand_path(name: str, notice: Notice, *, globs: bool = True) -> Iterator[Source]:
     if os.path.isdir(name):
         return _noticing_none(_files(_walk(name, notice)), name, notice)
-    if is_archive(name):
-        return _noticing_none(members(name, is_visible_image), name, notice)
+    if _is_archive(name):
+        from imgclassify.sources import archives
+
+        return _noticing_none(archives.members(name, archives.is_visible_image), name, notice)
     if os.path.lexists(name):
         return _files([name])
-    if split := split_member(name):
-        return one_member(name, *split)
+    if split := _split_member(name):
+        from imgclassify.sources import archives
+
+        return archives.one_member(name, *split)
     if globs and "\0" not in name and not set(name).isdisjoint("*?["):
         return _glob(name, notice)
     return _files([name])
+
+
+def _is_archive(path: str) -> bool:
+    return path.lower().endswith(ARCHIVE_SUFFIXES) and os.path.isfile(path)
+
+
+def _split_member(name: str) -> tuple[str, str] | None:
+    """("photos.zip", "dogs/rex.jpg") for "photos.zip!dogs/rex.jpg" where photos.zip is an archive."""
+    for position, character in enumerate(name):
+        if character == "!" and _is_archive(name[:position]):
+            return name[:position], name[position + 1 :]
+    return None
 
 
 def _files(paths: Iterable[str]) -> Iterator[Source]:

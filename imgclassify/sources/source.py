@@ -45,6 +45,8 @@ class Source:
     open: Opener
     """Returns a seekable binary stream at its start, the caller's to close; may be called from any thread.
     Raises ImageNotFoundError, ImageUnreadableError or ImageTooLargeError."""
+    held: bool = False
+    """Whether its bytes are in memory already, so that not many of its kind should be gathered."""
 
 
 def read_whole(stream: IO[bytes], name: str) -> bytes:

@@ -1,0 +1,140 @@
+"""Whatever a caller may hand over as a picture, and the crop of it that a network sees."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from imgclassify import images, preprocess, sources
+from imgclassify.errors import ImageError, ImageTooLargeError, UsageError
+from imgclassify.sources import Source
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from imgclassify.catalog import PreprocessSpec
+    from imgclassify.gpu_decode import GpuDecoder
+
+    Anything: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | Source"
+
+Cropper: TypeAlias = "Callable[[Picture, NDArray[np.uint8]], tuple[int, int]]"
+"""Writes a picture's crop, (H, W, 3) uint8, into the array, and gives the picture's upright (width, height).
+
+Raises ImageError where there is none to be had.
+"""
+
+DECODES = ("exact", "fast", "gpu")
+"""How a picture becomes a crop: the model's own way to the bit; from a JPEG decoded at a smaller scale; or decoded
+on the GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture, under its name: to be opened, in memory already, or known to be none."""
+
+    name: str
+    source: Source | None = None
+    image: Image.Image | None = None
+    """Upright, mode RGB."""
+    error: ImageError | None = None
+
+    def load(self) -> Image.Image:
+        """The picture, upright: mode RGB. Raises ImageError."""
+        if self.error:
+            raise self.error
+        if self.source:
+            return images.load(self.source)
+        assert self.image is not None
+        return self.image
+
+
+_ONE_BY_ATTRIBUTE = ("read", "__array__", "__array_interface__")
+"""What files, arrays and PIL images have; all of them can be iterated, and are one picture all the same."""
+
+
+def is_many(picture: Any) -> bool:
+    """Whether it is an iterable of pictures rather than one."""
+    one = isinstance(picture, str | os.PathLike | bytes | bytearray | memoryview | Source)
+    one = one or any(hasattr(type(picture), attribute) for attribute in _ONE_BY_ATTRIBUTE)
+    return not one and isinstance(picture, Iterable)
+
+
+def named(picture: Any, index: int, *, offline: bool) -> Picture:
+    """A picture to be opened on another thread; what its owner may change meanwhile is copied now.
+
+    Raises:
+        UsageError: it is nothing that a picture can be.
+    """
+    if isinstance(picture, str | os.PathLike):
+        return from_source(sources.only(os.fspath(picture), offline=offline))
+    if isinstance(picture, Source):
+        return from_source(picture)
+    if hasattr(type(picture), "read"):
+        picture = picture.read()
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return from_source(Source(f"bytes:{index}", partial(BytesIO, bytes(picture))))
+    if not any(hasattr(type(picture), attribute) for attribute in _ONE_BY_ATTRIBUTE):
+        raise UsageError(
+            f"a picture cannot be a {type(picture).__name__}",
+            hint="give a path, bytes, a PIL image, an (H, W, 3) uint8 array, or an iterable of these",
+        )
+    try:
+        image = images.from_memory(picture)
+    except ImageError as error:
+        return Picture(f"image:{index}", error=error)
+    return Picture(f"image:{index}", image=image.copy() if image is picture else image)
+
+
+def from_source(source: Source) -> Picture:
+    return Picture(source.name, source)
+
+
+def cropper(decode: str, spec: PreprocessSpec, device: str) -> Cropper:
+    """The one of DECODES, for a model's preprocessing.
+
+    Raises:
+        DeviceError: "gpu", and the device is none that can decode.
+    """
+    if decode == "gpu":
+        from imgclassify.gpu_decode import GpuDecoder
+
+        return partial(_gpu, GpuDecoder(spec, device), spec)
+    return partial(_fast if decode == "fast" else _exact, spec)
+
+
+def _exact(spec: PreprocessSpec, picture: Picture, out: NDArray[np.uint8]) -> tuple[int, int]:
+    image = picture.load()
+    try:
+        preprocess.crop(image, spec, out=out)
+    except MemoryError as error:
+        raise _too_large(image.size) from error
+    return image.size
+
+
+def _fast(spec: PreprocessSpec, picture: Picture, out: NDArray[np.uint8]) -> tuple[int, int]:
+    if picture.source is None:
+        image, size = picture.load(), picture.load().size
+    else:
+        image, size = images.load_reduced(picture.source, lambda whole: preprocess.resized_size(whole, spec))
+    try:
+        preprocess.crop_fast(image, size, spec, out=out)
+    except MemoryError as error:
+        raise _too_large(size) from error
+    return size
+
+
+def _gpu(decoder: GpuDecoder, spec: PreprocessSpec, picture: Picture, out: NDArray[np.uint8]) -> tuple[int, int]:
+    if picture.source is None:
+        return _exact(spec, picture, out)
+    out[...], size = decoder.crop(picture.source)
+    return size
+
+
+def _too_large(size: tuple[int, int]) -> ImageTooLargeError:
+    return ImageTooLargeError(f"too large for this machine's memory: {size[0]}×{size[1]}")
