@@ -1,37 +1,65 @@
-"""The command line: `main` and the tree of commands. Each command is a thin client of the library."""
+"""The command line: `main` and the tree of commands. Each command is a thin client of the library, and is imported
+when it is called for."""
 
 from __future__ import annotations
 
 import os
 import sys
 from contextlib import suppress
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+from typer.main import get_command
 
 from imgclassify import __version__
-from imgclassify.cli import cache, doctor, labels, models
 from imgclassify.cli.edge import Edge, guard_streams
-from imgclassify.cli.predict import predict
-from imgclassify.errors import ExitStatus
+
+COMMANDS = {
+    "predict": "Name what is in pictures.",
+    "models": "The models: list, show, fetch, verify, remove, find.",
+    "labels": "The label sets: list, show, search.",
+    "cache": "The cache of weights and graphs: look at it, clear it.",
+    "doctor": "Look at this installation; compare settings.",
+}
+"""What the root's help says of each. The command itself is `app` in the module of its name."""
+
+
+class Root(Edge):
+    """The root of the commands, none of which is imported to show or to run another."""
+
+    _listing = False
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        if self._listing:
+            return TyperCommand(cmd_name, help=COMMANDS[cmd_name])
+        command = get_command(import_module(f"imgclassify.cli.{cmd_name}").app)
+        command.name = cmd_name
+        return command
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self._listing = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._listing = False
+
 
 app = typer.Typer(
-    cls=Edge,
+    cls=Root,
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # what rich takes to be imported for it would double the time that help takes
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Name what is in pictures, with pretrained models.",
     epilog="Example: imgclassify predict dog.jpg",
 )
-app.command(
-    epilog="Exit status: 0 every image answered, 1 some failed, 2 wrong usage, 3 model or labels unavailable, "
-    "4 no image found, 130 interrupted."
-)(predict)
-app.add_typer(models.app, name="models")
-app.add_typer(labels.app, name="labels")
-app.add_typer(cache.app, name="cache")
-app.command()(doctor.doctor)
 
 
 def _print_version(wanted: bool) -> None:
@@ -56,10 +84,12 @@ def main() -> None:
     try:
         app(prog_name="imgclassify")
     except SystemExit as ended:
-        if ended.code == ExitStatus.INTERRUPTED:
-            # What was to be written is written; threads that still wait for a slow server are not waited for.
+        status = ended.code
+        if isinstance(status, int):
+            # What was to be written is written. Taking the interpreter and the network apart takes a quarter of the
+            # time of one picture; nor are threads waited for that still wait for a slow server.
             for stream in (sys.stdout, sys.stderr):
                 with suppress(OSError, ValueError, AttributeError):
                     stream.flush()
-            os._exit(ExitStatus.INTERRUPTED)
+            os._exit(status)
         raise

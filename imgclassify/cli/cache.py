@@ -1,4 +1,4 @@
-"""imgclassify cache: what the weights on this machine weigh, and their removal."""
+"""imgclassify cache: what the weights and graphs on this machine weigh, and their removal."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imgclassify import catalog, resources, weights
-from imgclassify.cli import console
+from imgclassify.cli import COMMANDS, console
 from imgclassify.cli.listing import print_table
 from imgclassify.cli.options import Debug, Json, Quiet
 from imgclassify.errors import WeightsError
 
 if TYPE_CHECKING:
     from imgclassify.catalog import ModelManifest
+    from imgclassify.hub.prepared import Prepared
 
-app = typer.Typer(no_args_is_help=True, help="The cache of downloaded weights: look at it, clear it.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=COMMANDS["cache"])
 
 
 @app.command()
 def info(json: Json = False, debug: Debug = False) -> None:
-    """Which files of catalogued models are cached, and how much room they take."""
+    """Which files of catalogued models and which prepared graphs are cached, and how much room they take."""
     console.configure(be_debug=debug)
     entries = [
         (file, file.lstat().st_size, manifest.reference) for manifest, files in _cached().values() for file in files
     ]
+    entries += [(entry.folder, entry.bytes, _named(entry)) for entry in _prepared()]
     total = sum(size for _, size, _ in entries)
     if json:
         files = [{"path": str(file), "bytes": size, "model": model} for file, size, model in entries]
@@ -39,7 +41,7 @@ def info(json: Json = False, debug: Debug = False) -> None:
         rows = [[file.name, model, f"{size / 2**20:.1f}"] for file, size, model in entries]
         print_table(["file", "model", "MiB"], [*rows, ["total", "", f"{total / 2**20:.1f}"]], right=[2])
     else:
-        console.say("no downloaded weights")
+        console.say("no downloaded weights, no prepared graphs")
 
 
 @app.command()
@@ -48,9 +50,9 @@ def clear(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Remove the downloaded weights of every catalogued model, and what broken downloads left.
+    """Remove the downloaded weights of every catalogued model, what broken downloads left, and all prepared graphs.
 
-    The folder is torch.hub's; files in it that no catalogued model names are left alone.
+    The weights' folder is torch.hub's; files in it that no catalogued model names are left alone.
     """
     console.configure(be_quiet=quiet, be_debug=debug)
     freed = 0
@@ -60,6 +62,11 @@ def clear(
             typer.echo(str(file))
         if not dry_run:
             weights.remove(manifest.url)
+    for entry in _prepared():
+        freed += entry.bytes
+        typer.echo(str(entry.folder))
+        if not dry_run:
+            _remove(entry)
     console.say(f"{'would free' if dry_run else 'freed'} {freed / 2**20:.1f} MiB")
 
 
@@ -67,8 +74,28 @@ def _folders() -> dict[str, Path]:
     return {
         "weights": resources.torch_hub_folder() / "checkpoints",
         "records": resources.cache_folder(),
+        "prepared": resources.prepared_folder(),
         "own models": catalog.user_folder(),
     }
+
+
+def _prepared() -> list[Prepared]:
+    if not resources.prepared_folder().is_dir():
+        return []
+    from imgclassify.hub import prepared
+
+    return list(prepared.entries())
+
+
+def _named(entry: Prepared) -> str:
+    name = " ".join(filter(None, [entry.reference or "prepared", entry.arch and f"--arch {entry.arch}"]))
+    return name if entry.whole else f"{name} (of no use any more)"
+
+
+def _remove(entry: Prepared) -> None:
+    from imgclassify.hub import prepared
+
+    prepared.remove(entry)
 
 
 def _cached() -> dict[Path, tuple[ModelManifest, list[Path]]]:

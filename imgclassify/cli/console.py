@@ -7,12 +7,12 @@ import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TypeVar
-
-from rich.console import Console
-from rich.text import Text
+from typing import TYPE_CHECKING, TypeVar
 
 from imgclassify.errors import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Item = TypeVar("Item")
 
@@ -43,36 +43,40 @@ def configure(*, be_debug: bool, be_quiet: bool = False, be_verbose: bool = Fals
 
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        _print(Text(f"{record.levelname.lower()}: ", style="yellow"), record.getMessage())
+        _print(f"{record.levelname.lower()}: ", record.getMessage(), style="yellow")
 
 
 def error(message: str, hint: str | None) -> None:
     """What went wrong, and what to do next."""
-    _print(Text("error: ", style="bold red"), message)
+    _print("error: ", message, style="bold red")
     if hint:
-        _print(Text("hint: ", style="dim"), hint)
+        _print("hint: ", hint, style="dim")
 
 
 def say(message: str) -> None:
     """A line for the user, unless -q."""
     if not quiet:
-        _print(Text(), message)
+        _print("", message)
 
 
 def say_verbosely(message: str) -> None:
     """A line for the user, under -v."""
     if verbose:
-        _print(Text(), message)
+        _print("", message)
 
 
 def _console() -> Console:
+    from rich.console import Console
+
     # Made anew each time: sys.stderr may have been replaced since.
     return _live or Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-def _print(head: Text, message: str) -> None:
+def _print(head: str, message: str, *, style: str = "") -> None:
+    from rich.text import Text
+
     lines = (printable(line) for line in message.splitlines())
-    _console().print(head.append("\n".join(lines), style="not bold default"))
+    _console().print(Text(head, style=style).append("\n".join(lines), style="not bold default"))
 
 
 @contextmanager

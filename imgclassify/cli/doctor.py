@@ -1,4 +1,5 @@
-"""imgclassify doctor: what is installed, which devices, which folders, what is wrong and how to mend it."""
+"""imgclassify doctor: what is installed, which devices, which folders, what is wrong and how to mend it; and, with
+--compare, what a faster setting changes (cli/compare.py)."""
 
 from __future__ import annotations
 
@@ -15,14 +16,45 @@ from pathlib import Path
 import typer
 
 from imgclassify import __version__, catalog, labels, resources, weights
-from imgclassify.cli import console
+from imgclassify.cli import compare as comparing
+from imgclassify.cli import console, options
+from imgclassify.cli.compare import (
+    Arch,
+    BatchSize,
+    Decode,
+    Device,
+    Dtype,
+    Engine,
+    FastDecode,
+    Labels,
+    Limit,
+    Model,
+    Pictures,
+    Request,
+    Setting,
+)
 from imgclassify.cli.listing import print_table
-from imgclassify.cli.options import Debug, Json
+from imgclassify.cli.options import Debug, Json, NoProgress
 from imgclassify.downloads import public_url
-from imgclassify.errors import ImgclassifyError, UnavailableError, WeightsError
+from imgclassify.errors import ImgclassifyError, UnavailableError, UsageError, WeightsError
 
 _PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "pillow", "numpy", "safetensors", "requests")
-_EXTRAS = {"pillow-heif": "pip install 'imgclassify[heif]' to open HEIC"}
+_EXPORT = "pip install 'imgclassify[export]' for `models prepare`, which makes graphs of networks that have none"
+_EXTRAS = {
+    "pillow-heif": "pip install 'imgclassify[heif]' to open HEIC",
+    "onnx": _EXPORT,
+    "onnxscript": _EXPORT,
+}
+_CPU_EXTENSIONS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx512_vnni": "VNNI",
+    "avx512_bf16": "AVX-512 bfloat16",
+    "amx_bf16": "AMX bfloat16",
+    "asimd": "NEON",
+    "bf16": "bfloat16",
+}
+"""What makes networks quick, by the words of Linux's /proc/cpuinfo, of x86 and of ARM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +68,46 @@ class Finding:
     """What mends it, where it is not as it should be or could be more."""
 
 
-def doctor(json: Json = False, debug: Debug = False) -> None:
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def doctor(
+    pictures: Pictures = None,
+    compare: Model = None,
+    dtype: Dtype = "float32",
+    engine: Engine = "auto",
+    device: Device = "auto",
+    fast_decode: FastDecode = False,
+    decode: Decode = "cpu",
+    arch: Arch = None,
+    labels: Labels = None,
+    batch_size: BatchSize = "auto",
+    limit: Limit = None,
+    json: Json = False,
+    no_progress: NoProgress = False,
+    debug: Debug = False,
+) -> None:
     """Look at this installation: packages, devices, folders, models; say what is wrong and how to mend it.
 
     Exit status 3 if anything is wrong.
+
+    With --compare, tell instead what a setting changes in a model's answers on pictures of yours.
+
+    The setting is held against float32 and exact decoding; where none is given, one engine against the other.
     """
-    console.configure(be_debug=debug)
+    console.configure(be_debug=debug, progress=not no_progress)
+    setting = Setting(dtype=dtype, engine=engine, device=device, fast_decode=fast_decode, decode=decode)
+    size = options.number_or_auto("--batch-size", batch_size)
+    request = Request(compare or "", pictures or [], setting, arch, labels, size, limit)
+    if compare is not None:
+        raise typer.Exit(int(comparing.compare(request, json=json)))
+    if request != Request("", []):
+        raise UsageError("pictures and settings go with --compare", hint="add --compare MODEL, or leave them out")
+    _look(json)
+
+
+def _look(json: bool) -> None:
     findings = [finding for part in (_packages, _devices, _folders, _models) for finding in part()]
     if json:
         typer.echo(jsonlib.dumps([asdict(finding) for finding in findings], indent=1))
@@ -71,6 +137,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
+    yield _checked("onnxruntime", _load_onnxruntime, "pip install --force-reinstall onnxruntime")
     try:
         from imgclassify.engines.torch_engine import available_devices
 
@@ -80,6 +147,25 @@ def _devices() -> Iterator[Finding]:
         return
     yield Finding("devices", ", ".join(devices))
     yield _checked("torchvision", _load_torchvision, "install the torchvision that belongs to the installed torch")
+
+
+def _load_onnxruntime() -> str:
+    import onnxruntime
+
+    onnxruntime.SessionOptions()
+    extensions = _cpu_extensions()
+    return "engine loads" + (f"; the CPU has {', '.join(extensions)}" if extensions else "")
+
+
+def _cpu_extensions() -> list[str]:
+    """Those of _CPU_EXTENSIONS that the first processor has; none where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    words = set(flags.partition(":")[2].split())
+    return [name for word, name in _CPU_EXTENSIONS.items() if word in words]
 
 
 def _load_torchvision() -> str:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imgclassify import labels
-from imgclassify.cli import console
+from imgclassify.cli import COMMANDS, console
 from imgclassify.cli.listing import print_table
 from imgclassify.cli.options import Debug, Json
 
 if TYPE_CHECKING:
     from imgclassify.labels import Label
 
-app = typer.Typer(no_args_is_help=True, help="The label sets: list, show, search.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=COMMANDS["labels"])
 LabelSetName = Annotated[
     str, typer.Option("--labels", metavar="NAME|FILE", help="A label set's name, or a file of labels.")
 ]

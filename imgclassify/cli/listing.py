@@ -6,10 +6,9 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len
-from rich.text import Text
 
 from imgclassify.errors import printable
-from imgclassify.output.terminal import results_console
+from imgclassify.output.terminal import Line, LinePrinter
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> None:
@@ -21,13 +20,10 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: It
     everything = [list(head), *cells] if head else cells
     widths = [max(map(cell_len, column)) for column in zip(*everything, strict=True)]
     to_the_right = set(right)
-    console = results_console(sys.stdout)
+    printer = LinePrinter(sys.stdout)
     for index, row in enumerate(everything):
         padded = []
         for column, cell in enumerate(row):
             gap = " " * (widths[column] - cell_len(cell))
             padded.append(gap + cell if column in to_the_right else cell + gap)
-        line = Text("  ".join(padded).rstrip(), style="dim" if head and index == 0 else "")
-        if console.is_terminal:
-            line.truncate(console.width, overflow="ellipsis")
-        console.print(line)
+        printer.print(Line("  ".join(padded).rstrip(), style="dim" if head and index == 0 else ""), cut=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imgclassify import catalog, weights
-from imgclassify.cli import console
+from imgclassify.cli import COMMANDS, console, options
 from imgclassify.cli.listing import print_table
 from imgclassify.cli.options import Debug, Json, NoProgress, Offline, Quiet, complete_model
 from imgclassify.downloads import public_url
@@ -18,7 +18,7 @@ from imgclassify.errors import HashMismatchError, UnavailableError, UsageError, 
 if TYPE_CHECKING:
     from imgclassify.catalog import ModelManifest
 
-app = typer.Typer(no_args_is_help=True, help="The models: list, show, fetch, verify, remove, find.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=COMMANDS["models"])
 
 
 class Order(StrEnum):
@@ -133,6 +133,55 @@ def pull(
             typer.echo(str(network.path))
     if failed:
         raise WeightsError(f"{failed} of {len(references)} models could not be pulled", hint="each says why above")
+
+
+@app.command()
+def prepare(
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="REF",
+            autocompletion=complete_model,
+            help="A model that runs in torch: timm:NAME, hub:REPO/ENTRYPOINT, a file, or another crop size.",
+            show_default=False,
+        ),
+    ],
+    arch: Annotated[
+        str | None,
+        typer.Option("--arch", metavar="NAME", help="The architecture, as for predict.", show_default=False),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", metavar="NAME|FILE", help="The label set, as for predict.", show_default=False),
+    ] = None,
+    crop_size: Annotated[
+        str | None,
+        typer.Option(
+            "--crop-size", metavar="N", help="Another crop than the model's own, pixels.", show_default=False
+        ),
+    ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Let torch.hub run the repository's own code.")] = False,
+    offline: Offline = False,
+    no_progress: NoProgress = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make a graph of a model, once, so that it starts without torch; prints where it lies.
+
+    Its answers are held against torch's before it is kept. Needs imgclassify's extra "export".
+    """
+    console.configure(be_quiet=quiet, be_debug=debug, progress=not no_progress)
+    from imgclassify import hub
+    from imgclassify.hub import prepared
+
+    side = options.size("--crop-size", crop_size)
+    overrides = hub.PreprocessOverrides(crop_size=(side, side) if isinstance(side, int) else side)
+    with console.download_progress() as progress:
+        asked = hub.LoadOptions(
+            arch=arch, labels=labels, overrides=overrides, offline=offline, trust=trust, progress=progress
+        )
+        folder = prepared.prepare(reference, asked)
+    typer.echo(str(folder))
 
 
 @app.command()

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from imgclassify.results import ImageResult
     from imgclassify.sources import Source
 
+_LOOK_AHEAD = 4096
+"""Pictures counted before the first is answered; where there are more, there are many."""
+
 _SOURCES_PANEL = "Sources"
 _MODEL_PANEL = "Model"
 _OUTPUT_PANEL = "Output"
@@ -149,6 +152,23 @@ _BatchSize = Annotated[
 _Workers = Annotated[
     str, typer.Option("--workers", metavar="N|auto", rich_help_panel=_RUNNING_PANEL, help="Decoding threads.")
 ]
+_FastDecode = Annotated[
+    bool,
+    typer.Option(
+        "--fast-decode",
+        rich_help_panel=_RUNNING_PANEL,
+        help="Decode large JPEGs at a smaller scale: quicker, and close to the exact answer.",
+    ),
+]
+_Decode = Annotated[
+    str,
+    typer.Option(
+        "--decode",
+        metavar="cpu|gpu",
+        rich_help_panel=_RUNNING_PANEL,
+        help="Where JPEGs are decoded; gpu is nvJPEG on a CUDA device, and close to the exact answer.",
+    ),
+]
 _ResizeSize = Annotated[
     str | None,
     typer.Option(
@@ -201,6 +221,13 @@ _Std = Annotated[
 ]
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command(
+    epilog="Exit status: 0 every image answered, 1 some failed, 2 wrong usage, 3 model or labels unavailable, "
+    "4 no image found, 130 interrupted."
+)
 def predict(
     sources: _Sources = None,
     model: _Model = None,
@@ -219,6 +246,8 @@ def predict(
     engine: _Engine = "auto",
     batch_size: _BatchSize = "auto",
     workers: _Workers = "auto",
+    fast_decode: _FastDecode = False,
+    decode: _Decode = "cpu",
     offline: Offline = False,
     resize_size: _ResizeSize = None,
     crop_size: _CropSize = None,
@@ -237,8 +266,9 @@ def predict(
     console.configure(be_quiet=quiet, be_verbose=verbose, be_debug=debug, progress=not no_progress)
     chosen_format = _format(output_format, json, jsonl, output)
     pictures = _pictures(sources or [], files_from, null=null, offline=offline)
-    first = next(pictures, None)
-    if first is None:
+    # Whoever writes a list on stdin may still be at it.
+    ahead, ended = _look_ahead(pictures, 1 if files_from == "-" else _LOOK_AHEAD)
+    if not ahead:
         raise NoImagesError("no image was found", hint="docs/images.md lists the formats that are opened")
     from imgclassify.classifier import Classifier
 
@@ -253,6 +283,9 @@ def predict(
             engine=engine,
             batch_size=options.number_or_auto("--batch-size", batch_size),
             workers=options.number_or_auto("--workers", workers),
+            fast_decode=fast_decode,
+            decode=decode,
+            images=len(ahead) if ended else None,
             resize_size=options.size("--resize-size", resize_size),
             crop_size=options.size("--crop-size", crop_size),
             interpolation=interpolation,
@@ -263,8 +296,18 @@ def predict(
             progress=progress,
         )
     run = classifier.run
-    console.say_verbosely(f"{run.model} ({run.weights}) on {run.engine}, {run.device}, {run.dtype}")
-    raise typer.Exit(int(_write(classifier, chain([first], pictures), chosen_format, output)))
+    console.say_verbosely(f"{run.model} ({run.weights}) on {run.engine}, {run.device}, {run.dtype}: {run.reason}")
+    raise typer.Exit(int(_write(classifier, chain(ahead, pictures), chosen_format, output)))
+
+
+def _look_ahead(pictures: Iterator[Source], limit: int) -> tuple[list[Source], bool]:
+    """The first pictures, one more than `limit` at most; and whether they are all."""
+    ahead: list[Source] = []
+    for picture in pictures:
+        ahead.append(picture)
+        if len(ahead) > limit or picture.held:
+            return ahead, False
+    return ahead, True
 
 
 def _format(output_format: Format | None, json: bool, jsonl: bool, output: Path | None) -> str:

@@ -164,7 +164,7 @@ def test_the_environment_names_the_default_model(
 
 def test_verbose_says_what_runs_where_on_stderr(run: Run, photo: Path) -> None:
     outcome = run("predict", photo, "-v", "--json")
-    assert "efficientnet_lite0 (IMAGENET1K) on torch, cpu, float32" in outcome.err
+    assert "efficientnet_lite0 (IMAGENET1K) on onnxruntime, cpu, float32" in outcome.err
     json.loads(outcome.out)
 
 

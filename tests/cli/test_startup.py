@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 HEAVY = {"torch", "torchvision", "timm", "onnxruntime", "onnx", "numpy", "PIL", "requests", "safetensors", "pandas"}
 
 
-def imported(*arguments: str) -> tuple[set[str], int]:
+def imported(*arguments: str, whole_names: bool = False) -> tuple[set[str], int]:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "imgclassify", *arguments],
         capture_output=True,
@@ -19,7 +20,8 @@ def imported(*arguments: str) -> tuple[set[str], int]:
     )
     lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
     assert lines
-    return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}, done.returncode
+    names = {line.rpartition("|")[2].strip() for line in lines}
+    return names if whole_names else {name.partition(".")[0] for name in names}, done.returncode
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,45 @@ def test_no_heavy_module_is_imported(arguments: list[str]) -> None:
     modules, status = imported(*arguments)
     assert status == 0
     assert not modules & HEAVY
+
+
+FOR_ONE_PICTURE = {"onnxruntime", "numpy", "PIL"}
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["models", "list"]], ids=" ".join)
+def test_a_command_imports_no_other(arguments: list[str]) -> None:
+    """Each command's module costs its options, and what it imports."""
+    modules, _ = imported(*arguments, whole_names=True)
+    assert not {"imgclassify.cli.predict", "imgclassify.cli.doctor"} & modules
+    # What typer takes for its help with panels takes longer to be imported than all the rest.
+    assert not {"rich.markdown", "markdown_it", "pygments"} & modules
+
+
+def test_one_picture_is_answered_with_no_more_than_it_takes(photo: Path) -> None:
+    modules, status = imported("predict", str(photo))
+    assert status == 0
+    assert modules & HEAVY == FOR_ONE_PICTURE
+    assert not {"pandas", "safetensors", "google", "huggingface_hub", "filelock", "sympy", "pydantic"} & modules
+    whole, _ = imported("predict", str(photo), whole_names=True)
+    # Formats that the picture is not of, archives it is not in, a table it is not printed as.
+    others = {"PIL.PngImagePlugin", "PIL.TiffImagePlugin", "PIL.GifImagePlugin", "PIL.WebPImagePlugin"}
+    assert not (others | {"tarfile", "imgclassify.output.delimited", "imgclassify.hub.timm_registry"}) & whole
+
+
+def test_a_checkpoint_of_ones_own_takes_no_torch_either(photo: Path, tmp_path: Path) -> None:
+    import torch
+    from networks import seeded
+
+    torch.save(seeded("squeezenet1_1").state_dict(), tmp_path / "mine.pth")
+    modules, status = imported("predict", str(photo), "-m", str(tmp_path / "mine.pth"), "--arch", "squeezenet1_1")
+    assert status == 0
+    assert modules & HEAVY == FOR_ONE_PICTURE
+
+
+def test_a_gpu_is_looked_for_without_torch() -> None:
+    code = "import sys; from imgclassify import devices; devices.accelerator(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_a_usage_error_is_found_before_torch_is_imported() -> None:

@@ -1,0 +1,234 @@
+"""imgclassify doctor --compare."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from cli.conftest import Run
+from conftest import noise
+
+from imgclassify import classifier
+from imgclassify.cli import doctor
+from imgclassify.errors import UsageError
+from imgclassify.results import ImageFailure, ImageResult, Prediction
+from imgclassify.sources import Source
+
+
+class Stub:
+    """Stands in for a Classifier of two classes: sure of the first; in bfloat16 less so from picture to picture,
+    until some come out the other way."""
+
+    made: list[dict[str, Any]]
+    engines = ("onnxruntime", "torch")
+
+    def __init__(self, model: str, **options: Any) -> None:
+        engine = options["engine"]
+        if engine == "auto":
+            engine = "torch" if options["dtype"] != "float32" else self.engines[0]
+        if engine not in self.engines:
+            raise UsageError(f"the {engine} engine cannot run {model}", hint="use another")
+        self.made.append({"model": model, **options})
+        self.step = 0.2 if options["dtype"] == "bfloat16" else 0.0
+        self.fails = options["decode"] == "gpu"
+        decode = "gpu" if options["decode"] == "gpu" else "fast" if options["fast_decode"] else "exact"
+        device = "cpu" if options["device"] == "auto" else options["device"]
+        self.run = SimpleNamespace(
+            model=model, weights="V1", engine=engine, device=device, dtype=options["dtype"], decode=decode
+        )
+
+    def stream(self, sources: Iterable[Source]) -> Iterator[ImageResult]:
+        for index, source in enumerate(sources):
+            if source.name.endswith("m.jpg") or (self.fails and index == 0):
+                yield ImageResult(source.name, "stub", None, None, (), ImageFailure("corrupt_image", "damaged"))
+                continue
+            first = 0.9 - index * self.step
+            both = sorted([(first, 0, "cat"), (1 - first, 1, "dog")], reverse=True)
+            predictions = (
+                Prediction(rank, index, None, label, probability)
+                for rank, (probability, index, label) in enumerate(both, start=1)
+            )
+            yield ImageResult(source.name, "stub", 4, 3, tuple(predictions))
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> type[Stub]:
+    Stub.made = []
+    monkeypatch.setattr(classifier, "Classifier", Stub)
+    return Stub
+
+
+def test_a_setting_is_held_against_the_exact_way(run: Run, album: Path, stub: type[Stub]) -> None:
+    outcome = run("doctor", "--compare", "net", album, "--dtype", "bfloat16", "--batch-size", "4", "--json")
+    assert outcome.status == 1  # a picture is broken
+    document = json.loads(outcome.out)
+    way = {"engine": "onnxruntime", "device": "cpu", "dtype": "float32", "decode": "exact"}
+    assert document["exact"] == way
+    assert document["other"] == {**way, "engine": "torch", "dtype": "bfloat16"}
+    assert (document["model"], document["compared"], document["failed"]) == ("net", 4, 1)
+    assert (document["agreed"], document["agreement"]) == (2, 0.5)
+    assert document["largest_change"] == pytest.approx(0.8)
+    assert document["largest_change_source"].endswith("z.gif")
+    assert document["mean_change"] == pytest.approx((0 + 0.2 + 0.6 + 0.8) / 4)
+    assert [
+        (change["source"].rpartition("/")[2], change["exact"]["label"], change["other"]["label"])
+        for change in document["changed"]
+    ] == [("c.webp", "cat", "dog"), ("z.gif", "cat", "dog")]
+    assert {made["batch_size"] for made in stub.made} == {4}
+    assert all(made["top_k"] >= 1000 for made in stub.made)
+
+
+def test_a_table_says_the_same(run: Run, album: Path, stub: type[Stub]) -> None:
+    outcome = run("doctor", "--compare", "net", album, "--dtype", "bfloat16")
+    for words in (
+        "net (V1)",
+        "onnxruntime, cpu, float32, exact decoding",
+        "torch, cpu, bfloat16, exact decoding",
+        "4 compared, 1 failed",
+        "50.00 %, 2 of 4 changed",
+        "0.8 of a probability",
+        "0.4, of each picture's largest",
+        "cat 90.00 %  dog 70.00 %",
+        "cat 90.00 %  dog 90.00 %",
+    ):
+        assert words in outcome.out
+    assert "comparing" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("option", "changed"),
+    [
+        (["--fast-decode"], {"decode": "fast"}),
+        (["--engine", "torch"], {"engine": "torch"}),
+        (["--device", "cuda"], {"device": "cuda"}),
+    ],
+)
+def test_each_setting_is_one_that_may_differ(
+    run: Run, album: Path, stub: type[Stub], option: list[str], changed: dict[str, str]
+) -> None:
+    document = json.loads(run("doctor", "--compare", "net", album, "--json", *option).out)
+    assert document["other"] == {**document["exact"], **changed}
+
+
+def test_a_picture_that_fails_one_way_only_is_told(run: Run, album: Path, stub: type[Stub]) -> None:
+    outcome = run("doctor", "--compare", "net", album, "--decode", "gpu")
+    assert outcome.status == 1
+    assert "3 compared, 2 failed (1 of them one way only)" in outcome.out
+
+
+@pytest.mark.parametrize("option", [[], ["--engine", "onnxruntime"], ["--device", "cpu"], ["--dtype", "float32"]])
+def test_where_no_setting_differs_the_engines_are_compared(
+    run: Run, album: Path, stub: type[Stub], option: list[str]
+) -> None:
+    document = json.loads(run("doctor", "--compare", "net", album, "--json", *option).out)
+    assert (document["exact"]["engine"], document["other"]["engine"]) == ("onnxruntime", "torch")
+
+
+def test_where_only_one_engine_can_there_is_nothing_to_compare(
+    run: Run, album: Path, stub: type[Stub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stub, "engines", ("torch",))
+    outcome = run("doctor", "--compare", "net", album)
+    assert outcome.status == 2
+    assert "nothing to compare" in outcome.err
+    assert "the onnxruntime engine cannot run net" in outcome.err
+
+
+def test_a_limit_takes_the_first_pictures(run: Run, album: Path, stub: type[Stub]) -> None:
+    outcome = run("doctor", "--compare", "net", album, "--dtype", "bfloat16", "--limit", "2", "--json")
+    assert outcome.status == 0
+    assert json.loads(outcome.out)["compared"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["--compare", "net"], 2, "needs pictures"),
+        (["--compare", "net", "-"], 2, "only once"),
+        (["--compare", "net", "EMPTY"], 4, "no image was found"),
+        (["--compare", "net", "EMPTY", "--limit", "0"], 2, "limit"),
+        (["--compare", "net", "EMPTY", "--batch-size", "x"], 2, "batch-size"),
+        (["--fast-decode"], 2, "--compare"),
+        (["photos"], 2, "--compare"),
+    ],
+)
+def test_wrong_usage_is_told(
+    run: Run, stub: type[Stub], tmp_path: Path, arguments: list[str], status: int, words: str
+) -> None:
+    outcome = run("doctor", *(str(tmp_path) if argument == "EMPTY" else argument for argument in arguments))
+    assert outcome.status == status
+    assert words in outcome.err
+    assert outcome.out == ""
+    assert stub.made == []
+
+
+def test_a_folder_that_grows_meanwhile_is_not_compared(
+    run: Run, album: Path, stub: type[Stub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = stub.stream
+
+    def growing(self: Stub, sources: Iterable[Source]) -> Iterator[ImageResult]:
+        if self.run.dtype == "bfloat16":  # the exact way has found its first picture by now
+            (album / "0.jpg").write_bytes(b"new")
+        yield from stream(self, sources)
+
+    monkeypatch.setattr(stub, "stream", growing)
+    outcome = run("doctor", "--compare", "net", album, "--dtype", "bfloat16")
+    assert outcome.status == 3
+    assert "the pictures changed while they were compared" in outcome.err
+
+
+def test_without_it_doctor_tells_of_the_engine_and_of_what_export_needs(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(package: str) -> str:
+        if package == "onnxscript":
+            raise PackageNotFoundError(package)
+        return "1.2.3"
+
+    monkeypatch.setattr(doctor, "version", version)
+    monkeypatch.setattr(doctor, "_cpu_extensions", lambda: ["AVX2", "VNNI"])
+    outcome = run("doctor", "--json")
+    findings = {(finding["what"], finding["state"]): finding for finding in json.loads(outcome.out)}
+    assert findings["onnxruntime", "engine loads; the CPU has AVX2, VNNI"]["ok"]
+    missing = findings["onnxscript", "not installed (optional)"]
+    assert missing["ok"]
+    assert "imgclassify[export]" in missing["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "extensions"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx avx2 avx512f avx512_vnni\n", ["AVX2", "AVX-512", "VNNI"]),
+        ("processor\t: 0\nFeatures\t: fp asimd bf16\n", ["NEON", "bfloat16"]),
+        ("", []),
+        (None, []),
+    ],
+)
+def test_the_cpus_extensions_are_read_from_the_system(
+    monkeypatch: pytest.MonkeyPatch, cpuinfo: str | None, extensions: list[str]
+) -> None:
+    def read_text(path: Path, encoding: str) -> str:
+        assert str(path) == "/proc/cpuinfo"
+        if cpuinfo is None:
+            raise FileNotFoundError(path)
+        return cpuinfo
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert doctor._cpu_extensions() == extensions
+
+
+def test_fast_decoding_is_compared_with_a_real_model(run: Run, tmp_path: Path) -> None:
+    for index in range(3):
+        noise(1400, 1100, seed=index).save(tmp_path / f"{index}.jpg", quality=90)
+    outcome = run("doctor", "--compare", "efficientnet_lite0", tmp_path, "--fast-decode", "--json")
+    assert outcome.status == 0, outcome.err
+    document = json.loads(outcome.out)
+    assert (document["exact"]["decode"], document["other"]["decode"]) == ("exact", "fast")
+    assert (document["compared"], document["failed"]) == (3, 0)
+    assert 0 < document["largest_change"] < 0.2
