@@ -1,0 +1,143 @@
+"""What the machine itself can do: the network alone and decoding alone, images per second, as one JSON object.
+
+`python -m benchmarks.bound FOLDER --weights FILE`; a process of its own, with nothing of ours in it but the graph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.numpy import load_file
+
+from benchmarks.layout import GRAPH
+from benchmarks.machine import cores
+
+RESIZE_SIZE, CROP_SIZE = 256, 224
+BATCHES = (1, 4, 8, 16, 32)
+_TRIAL = 0.2
+"""The share of the seconds that each way of running the network is tried for, before the best is measured."""
+
+Work = Callable[[int], int]
+"""Does the piece of work of that number, and gives how many images it was."""
+
+
+def rate(work: Work, threads: int, seconds: float) -> float:
+    """Images per second of `threads` threads that do `work` over and over."""
+    work(0)
+    numbers: Iterator[int] = count()
+    done = [0] * threads
+    deadline = time.perf_counter() + seconds
+
+    def repeat(thread: int) -> None:
+        while time.perf_counter() < deadline:
+            done[thread] += work(next(numbers))
+
+    workers = [threading.Thread(target=repeat, args=(thread,)) for thread in range(threads)]
+    started = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return sum(done) / (time.perf_counter() - started)
+
+
+def prepare(path: Path) -> NDArray[np.uint8]:
+    """Decode, resize and crop as anyone would with Pillow: (H, W, 3) uint8."""
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    short, long = sorted(image.size)
+    other = int(RESIZE_SIZE * long / short)
+    size = (RESIZE_SIZE, other) if image.width <= image.height else (other, RESIZE_SIZE)
+    image = image.resize(size, Image.Resampling.BICUBIC)
+    left, top = round((image.width - CROP_SIZE) / 2), round((image.height - CROP_SIZE) / 2)
+    return np.asarray(image.crop((left, top, left + CROP_SIZE, top + CROP_SIZE)))
+
+
+def decode_rates(paths: list[Path], seconds: float) -> dict[str, float]:
+    """Of one thread, and of one a core."""
+
+    def work(number: int) -> int:
+        prepare(paths[number % len(paths)])
+        return 1
+
+    return {"one_thread": rate(work, 1, seconds), "all_cores": rate(work, cores(), seconds)}
+
+
+def filled_graph(graph: Path, weights: Path) -> bytes:
+    """The weight-free graph with the weights in it, and the embedded model's normalisation: mean = std = 0.5."""
+    parameters = load_file(weights)
+    parameters["normalize.scale"] = np.full((1, 3, 1, 1), 1 / (255 * 0.5), np.float32)
+    parameters["normalize.bias"] = np.full((1, 3, 1, 1), -1, np.float32)
+    model = onnx.load(graph, load_external_data=False)
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(parameters[tensor.name], tensor.name))
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def network_rates(model: bytes, crops: NDArray[np.uint8], seconds: float) -> dict[str, float | str]:
+    """Of one core, and of all of them in the best of several ways: one call of many threads, or many of one."""
+    single = _session(model, 1)
+    ways = {
+        f"{calls} × {threads} threads, batches of {batch}": (session, calls, batch)
+        for session, calls, threads in ((single, cores(), 1), (_session(model, cores()), 1, cores()))
+        for batch in BATCHES
+    }
+    tried = {
+        name: rate(_answer(session, crops[:batch]), calls, _TRIAL * seconds)
+        for name, (session, calls, batch) in ways.items()
+    }
+    best = max(tried, key=tried.__getitem__)
+    session, calls, batch = ways[best]
+    return {
+        "one_thread": rate(_answer(single, crops[:batch]), 1, seconds),
+        "all_cores": rate(_answer(session, crops[:batch]), calls, seconds),
+        "best_way": best,
+    }
+
+
+def _session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _answer(session: onnxruntime.InferenceSession, batch: NDArray[np.uint8]) -> Work:
+    def work(_: int) -> int:
+        session.run(None, {"crops": batch})
+        return len(batch)
+
+    return work
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--graph", type=Path, default=GRAPH)
+    parser.add_argument("--seconds", type=float, default=4.0, help="for each of the four measurements")
+    arguments = parser.parse_args()
+    paths = sorted(arguments.folder.iterdir())
+    crops = np.stack([prepare(paths[number % len(paths)]) for number in range(max(BATCHES))])
+    model = filled_graph(arguments.graph, arguments.weights)
+    rates = {
+        "network": network_rates(model, crops, arguments.seconds),
+        "decode": decode_rates(paths, arguments.seconds),
+    }
+    print(json.dumps(rates))
+
+
+if __name__ == "__main__":
+    main()

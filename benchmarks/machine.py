@@ -1,0 +1,74 @@
+"""The machine and the packages that a benchmark ran on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from benchmarks.layout import ROOT
+
+PACKAGES = ("torch", "torchvision", "timm", "transformers", "onnxruntime", "numpy", "Pillow")
+_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
+"""What decides how quickly a processor multiplies."""
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe() -> dict[str, str]:
+    """What to say of this machine beside a measurement."""
+    return {
+        "Processor": _processor(),
+        "Cores": str(cores()),
+        "Memory": _memory(),
+        "System": _system(),
+        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        "Packages": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
+        "imgclassify": _own_version(),
+        "Load before": f"{os.getloadavg()[0]:.2f} (the mean of a minute; far from 0, the figures are of no use)",
+    }
+
+
+def _processor() -> str:
+    facts: dict[str, str] = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            key, _, value = line.partition(":")
+            facts.setdefault(key.strip(), value.strip())
+    except OSError:
+        return platform.processor() or platform.machine()
+    flags = [flag for flag in _FLAGS if flag in facts.get("flags", "").split()]
+    name = facts.get("model name", platform.machine())
+    return f"{name} ({', '.join(flags)})" if flags else name
+
+
+def _memory() -> str:
+    return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+
+
+def _system() -> str:
+    try:
+        name = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.platform()
+    return f"{name}, {platform.system()} {platform.release()}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _own_version() -> str:
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    commit = described.stdout.strip()
+    return f"{_version('imgclassify')} ({commit})" if described.returncode == 0 else _version("imgclassify")

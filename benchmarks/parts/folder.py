@@ -1,0 +1,148 @@
+"""A folder of photographs answered by each program, and the bound that the machine itself sets."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import answers, layout
+from benchmarks.answers import Answer
+from benchmarks.machine import cores
+from benchmarks.measure import Case, Measured
+from benchmarks.parts.common import Measurements, Setting, our_folder, percent
+from benchmarks.report import Part, Ratio
+from benchmarks.workspace import Workspace, imgclassify, reference
+
+_OURS = "ours"
+_TIMM = "timm's inference.py"
+_LOOP = "DataLoader and channels_last, float32"
+_LOOP_BFLOAT16 = "DataLoader and channels_last, bfloat16"
+_HUGGING_FACE = "Hugging Face pipeline"
+_ONE_PICTURE = "ours, one of the photographs"
+_BOUND = "(network and decoding alone, for the bound)"
+
+
+def measure(workspace: Workspace, setting: Setting) -> Part:
+    photographs = workspace.photographs(setting.photographs, setting.given)
+    found = Measurements(workspace, _cases(workspace, photographs, setting), setting.repeats)
+    known = {
+        each.case.name: answers.read(each.case.answers)
+        for each in found.all
+        if each.case.answers and not each.failure
+    }
+    same = {name: answers.agreement(known[name], known[_TIMM]) for name in known if _TIMM in known}
+    bound = Bound.of(found[_BOUND])
+    count = setting.photographs
+    ratios = [
+        found.times_quicker(_OURS, _TIMM, 6),
+        found.times_quicker(_OURS, _LOOP, 3.5),
+        found.times_quicker(_OURS, _LOOP_BFLOAT16, 2),
+        found.times_quicker(_OURS, _HUGGING_FACE, 5.5),
+        found.peak(_OURS, 250),
+        Ratio(f"{_OURS}: same top-1 as timm", _in_percent(same.get(_OURS)), unit="%", at_least=100),
+        *_shares(found[_OURS].seconds, found[_ONE_PICTURE].seconds, bound, count),
+    ]
+    columns = {
+        "images/s": {name: f"{count / (found[name].seconds or 1):.1f}" for name in known},
+        "same top-1 as timm": {name: percent(share) for name, share in same.items()},
+        "probabilities differ by": _changes(known),
+    }
+    title = f"A folder of {count} photographs, embedded model"
+    return Part(title, ratios, found.all, columns, [str(bound)] if bound else [], bound.facts if bound else {})
+
+
+def _cases(workspace: Workspace, photographs: Path, setting: Setting) -> list[Case]:
+    usual = workspace.environment()
+    checkpoint = ("--checkpoint", str(workspace.folder / layout.EMBEDDED_CHECKPOINT))
+    model = ("--model", str(workspace.folder / layout.HUGGING_FACE_MODEL))
+    weights = ("--weights", str(workspace.folder / layout.EMBEDDED_SAFETENSORS))
+    seconds = ("--seconds", str(setting.bound_seconds))
+    one = str(min(photographs.iterdir()))
+
+    def theirs(name: str, program: str, *arguments: str) -> Case:
+        written = workspace.answers(f"{name.replace(' ', '_')}.csv")
+        command = (*reference(program), str(photographs), str(written), *arguments)
+        return Case(name, command, usual, answers=written)
+
+    return [
+        our_folder(_OURS, workspace, photographs),
+        theirs(_TIMM, "timm_inference", *checkpoint),
+        theirs(_LOOP, "dataloader", *checkpoint),
+        theirs(_LOOP_BFLOAT16, "dataloader", *checkpoint, "--dtype", "bfloat16"),
+        theirs(_HUGGING_FACE, "hugging_face", *model),
+        Case(_ONE_PICTURE, (*imgclassify(), "predict", one, "--jsonl"), usual),
+        Case(
+            _BOUND,
+            (sys.executable, "-m", "benchmarks.bound", str(photographs), *weights, *seconds),
+            usual | {"PYTHONPATH": str(layout.ROOT)},
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What the machine can do at most, from the network alone and decoding alone, each on all cores."""
+
+    facts: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, measured: Measured) -> Bound | None:
+        if measured.failure:
+            return None
+        rounds = [json.loads(run.stdout) for run in measured.runs]
+        medians = {
+            f"{kind}, {extent}": statistics.median(each[kind][extent] for each in rounds)
+            for kind in ("network", "decode")
+            for extent in ("one_thread", "all_cores")
+        }
+        return cls({"rounds": rounds, "images per second": medians})
+
+    def rate(self, kind: str, extent: str = "all_cores") -> float:
+        rate: float = self.facts["images per second"][f"{kind}, {extent}"]
+        return rate
+
+    @property
+    def images_per_second(self) -> float:
+        """The cores over the core-seconds that an image takes in both."""
+        seconds = sum(cores() / self.rate(kind) for kind in ("network", "decode"))
+        return cores() / seconds
+
+    def __str__(self) -> str:
+        kinds = {"network": "network alone", "decode": "decode, resize and crop alone"}
+        texts = [
+            f"{what} {self.rate(kind):.0f} images/s on all cores ({self.rate(kind, 'one_thread'):.0f} on one "
+            f"thread), {1000 * cores() / self.rate(kind):.2f} core-milliseconds an image"
+            for kind, what in kinds.items()
+        ]
+        way = self.facts["rounds"][-1]["network"]["best_way"]
+        return (
+            f"The machine's bound: {'; '.join(texts)}; together at most {self.images_per_second:.1f} images/s. "
+            f"(The network at its best: {way}.)"
+        )
+
+
+def _shares(seconds: float | None, start: float | None, bound: Bound | None, count: int) -> list[Ratio]:
+    """How much of the bound we reach, with the process's start and without."""
+    whole = without = None
+    if bound and seconds and start:
+        whole = 100 * count / seconds / bound.images_per_second
+        without = 100 * (count - 1) / max(seconds - start, 1e-9) / bound.images_per_second
+    return [
+        Ratio(f"{_OURS}: of the machine's bound", whole, unit="%", at_least=90),
+        Ratio(f"{_OURS}: of the machine's bound, without the time of one picture", without, unit="%"),
+    ]
+
+
+def _changes(known: Mapping[str, Mapping[str, Answer]]) -> dict[str, str]:
+    if _TIMM not in known:
+        return {}
+    return {name: f"{answers.largest_change(given, known[_TIMM]):.1e}" for name, given in known.items()}
+
+
+def _in_percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share

@@ -1,0 +1,47 @@
+"""Photographs of 12 megapixels, answered exactly and with --fast-decode."""
+
+from __future__ import annotations
+
+import subprocess
+
+from benchmarks import answers
+from benchmarks.parts.common import Measurements, Setting, our_folder, percent
+from benchmarks.report import Part, Ratio
+from benchmarks.workspace import Workspace, imgclassify
+
+_EXACT = "ours, exact"
+_FAST = "ours, --fast-decode"
+
+
+def measure(workspace: Workspace, setting: Setting) -> Part:
+    count = setting.phone_photographs
+    title = f"Phone photographs: {count} of 4032×3024 pixels, embedded model"
+    photographs = workspace.phone_photographs(count)
+    cases = [our_folder(_EXACT, workspace, photographs)]
+    notes = []
+    if _has_fast_decode(workspace):
+        cases.append(our_folder(_FAST, workspace, photographs, "--fast-decode"))
+    else:
+        notes.append("This version has no --fast-decode: it was not measured.")
+    found = Measurements(workspace, cases, setting.repeats)
+    rates = {each.case.name: f"{count / each.seconds:.1f}" for each in found.all if each.seconds is not None}
+    if len(cases) == 1:
+        return Part(title, [], found.all, {"images/s": rates}, notes)
+    ratios = [found.times_quicker(_FAST, _EXACT, 2.5)]
+    if not any(each.failure for each in found.all):
+        exact, fast = (answers.read(case.answers) for case in cases if case.answers)
+        share, change = answers.agreement(fast, exact), answers.largest_change(fast, exact)
+        ratios.append(Ratio(f"{_FAST}: same top-1 as exact", 100 * share, unit="%"))
+        notes.append(
+            f"With --fast-decode {percent(share)} of the top-1 answers are the same, and no probability among the "
+            f"five likeliest differs by more than {change:.4f}."
+        )
+    return Part(title, ratios, found.all, {"images/s": rates}, notes)
+
+
+def _has_fast_decode(workspace: Workspace) -> bool:
+    environment = workspace.environment() | {"COLUMNS": "200"}
+    shown = subprocess.run(
+        [*imgclassify(), "predict", "--help"], capture_output=True, text=True, check=False, env=environment
+    )
+    return "--fast-decode" in shown.stdout

@@ -1,0 +1,138 @@
+"""The folder that a benchmark works in: weights and photographs, and the environment of what runs there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+from benchmarks import layout
+from benchmarks.measure import Say
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_OWN_SETTINGS = "IMGCLASSIFY_"
+_SETTINGS = (
+    "PYTHONDONTWRITEBYTECODE",
+    "PYTHONPATH",
+    "PYTHONWARNINGS",
+    "PYTHONPROFILEIMPORTTIME",
+    "OMP_NUM_THREADS",
+)
+"""What a user's shell may hold that would change a measurement."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder with all that the programs need."""
+
+    folder: Path
+    say: Say
+
+    def prepare_weights(self) -> None:
+        """Writes the weights, unless an earlier run has left them here."""
+        if not (self.folder / layout.MANIFEST).exists():
+            self.say("writing the weights that all programs read")
+            self._run_module("benchmarks.weights", str(self.folder))
+
+    def photographs(self, count: int, given: Path | None = None) -> Path:
+        """A flat folder of `count` photographs: made, or those of the folder given, over and over."""
+        folder = self.folder / f"photographs_{'given_' if given else ''}{count}"
+        if given:
+            _remove(folder)
+            _link(_pictures(given), folder, count)
+        else:
+            self._make(folder, count, "web")
+        return folder
+
+    def phone_photographs(self, count: int) -> Path:
+        """A flat folder of `count` 12-megapixel photographs, a quarter of them different."""
+        different = max(1, count // 4)
+        originals = self.folder / f"phone_originals_{different}"
+        self._make(originals, different, "phone")
+        folder = self.folder / f"phone_{count}"
+        _remove(folder)
+        _link(_pictures(originals), folder, count)
+        return folder
+
+    def enlarged(self, photographs: Path, count: int) -> Path:
+        """A folder of `count` photographs in sub-folders, each of which links to all of those given."""
+        folder = self.folder / f"enlarged_{count}"
+        _remove(folder)
+        pictures = _pictures(photographs)
+        for number, start in enumerate(range(0, count, len(pictures))):
+            _link(pictures, folder / f"part_{number:04}", min(len(pictures), count - start))
+        return folder
+
+    def environment(self, *, cache: str = layout.CACHE_HOME) -> dict[str, str]:
+        """The caller's, with folders of our own in place of the user's, and no network."""
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in _SETTINGS and not name.startswith(_OWN_SETTINGS)
+        }
+        return kept | {
+            "XDG_CONFIG_HOME": str(self.folder / layout.CONFIG_HOME),
+            "XDG_CACHE_HOME": str(self.folder / cache),
+            "TORCH_HOME": str(self.folder / layout.TORCH_HOME),
+            "HF_HOME": str(self.folder / "hf_home"),
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONUTF8": "1",
+        }
+
+    def answers(self, name: str) -> Path:
+        """Where a program is to write its answers."""
+        folder = self.folder / layout.ANSWERS
+        folder.mkdir(exist_ok=True)
+        return folder / name
+
+    def _make(self, folder: Path, count: int, kind: str) -> None:
+        if folder.exists():
+            return
+        self.say(f"making {count} {kind} photographs")
+        draft = folder.with_suffix(".draft")
+        _remove(draft)
+        self._run_module("benchmarks.photos", str(draft), "--count", str(count), "--kind", kind)
+        draft.rename(folder)
+
+    def _run_module(self, module: str, *arguments: str) -> None:
+        # Errors belong on the terminal: nothing can be measured without what this makes.
+        subprocess.run([sys.executable, "-m", module, *arguments], cwd=layout.ROOT, check=True, stdout=sys.stderr)
+
+
+def imgclassify() -> tuple[str, ...]:
+    """Our command: the installed script beside this Python, or the module."""
+    script = Path(sys.executable).with_name("imgclassify")
+    return (str(script),) if script.exists() else (sys.executable, "-m", "imgclassify")
+
+
+def reference(name: str) -> tuple[str, ...]:
+    """The command of a reference program."""
+    return (sys.executable, str(layout.REFERENCES / f"{name}.py"))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    if not pictures:
+        raise ValueError(f"no picture in {folder}")
+    return pictures
+
+
+def _link(pictures: Sequence[Path], folder: Path, count: int) -> None:
+    """Gives `count` hard links, or copies where the file system has none, in `folder`."""
+    folder.mkdir(parents=True)
+    for number, picture in zip(range(count), cycle(pictures), strict=False):
+        link = folder / f"photo_{number:05}{picture.suffix.lower()}"
+        try:
+            link.hardlink_to(picture)
+        except OSError:
+            shutil.copyfile(picture, link)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
