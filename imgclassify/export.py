@@ -77,10 +77,7 @@ def export(
     draft.keep_weights_as_they_lie()
     draft.merge_equals()
     draft.drop_dead()
-    known = [name for name in network.state_dict() if not name.endswith(".num_batches_tracked")]
-    clashes = sorted({INPUT, OUTPUT, SCALE, BIAS}.intersection(known))
-    if clashes:
-        raise _refusal(f"it has a parameter {clashes[0]!r}, a name that the graph needs for itself")
+    known = [name for name in _tensors(network) if not name.endswith(".num_batches_tracked")]
     draft.rename([*known, SCALE, BIAS])
     unused = [name for name in known if name not in draft.parameters]
     heads = [name for name in heads if name not in unused]
@@ -106,11 +103,22 @@ def _require_plain(network: torch.nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise _refusal("it is TorchScript, a program that is compiled already")
-        if "quantized" in type(module).__module__:
+        origin = type(module).__module__
+        if origin.startswith("torch.") and "quantized" in origin:
             raise _refusal("it is quantized")
-    for name, tensor in network.state_dict().items():
+    for name, tensor in _tensors(network).items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise _refusal(f"{name} is {str(tensor.dtype).removeprefix('torch.')}, not float32")
+    for name in (INPUT, OUTPUT, SCALE, BIAS):
+        if name in _tensors(network):
+            raise _refusal(f"it has a parameter {name!r}, a name that the graph needs for itself")
+
+
+def _tensors(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The state_dict, without what a module may put there that is no tensor."""
+    import torch
+
+    return {name: value for name, value in network.state_dict().items() if isinstance(value, torch.Tensor)}
 
 
 def _refusal(reason: str) -> CheckpointError:
@@ -161,7 +169,7 @@ def _trace(network: torch.nn.Module, crop_size: int) -> tuple[onnx.ModelProto, d
         except Exception as error:
             raise _refusal(first_line(_root(error))) from error
         assert program is not None
-        stored = {"network." + name: name for name in network.state_dict()} | {"scale": SCALE, "bias": BIAS}
+        stored = {"network." + name: name for name in _tensors(network)} | {"scale": SCALE, "bias": BIAS}
         initializers = program.model.graph.initializers
         parameters = {}
         # Out with the values before anything is written: protobuf knows no more than 2 GB.
@@ -210,11 +218,11 @@ def _root(error: BaseException) -> BaseException:
 def _check_form(model: onnx.ModelProto) -> None:
     import onnx
 
-    outputs = model.graph.output
-    kind = outputs[0].type.tensor_type
-    if len(outputs) != 1 or len(kind.shape.dim) != 2 or kind.elem_type != onnx.TensorProto.FLOAT:
+    kinds = [output.type.tensor_type for output in model.graph.output]
+    forms = [(kind.elem_type, len(kind.shape.dim)) for kind in kinds]
+    if forms != [(onnx.TensorProto.FLOAT, 2)]:
         raise _refusal("it does not end in one tensor of float32 logits, (N, classes)")
-    if not kind.shape.dim[0].dim_param:
+    if not kinds[0].shape.dim[0].dim_param:
         raise _refusal("it takes no other number of images than it was traced with")
     operators = {node.op_type for node in model.graph.node}
     if any(operator.startswith(_RANDOM) for operator in operators):
@@ -302,11 +310,15 @@ class _Draft:
         if node.op_type == "Shape" and node.input[0] in self.shapes:
             results = [_integers(_chosen(node, self.shapes[node.input[0]]))]
         elif all(value is not None for value in given.values()):
-            results = list(ReferenceEvaluator(node, opsets={"": self.opset}).run(None, given))  # type: ignore[arg-type]
+            try:
+                outcome = ReferenceEvaluator(node, opsets={"": self.opset}).run(None, given)
+            except Exception:  # noqa: BLE001 - what onnx's reference lacks, a runtime may have
+                return False
+            results = [np.asarray(result) for result in outcome if isinstance(result, np.ndarray | np.generic)]
+            if len(results) != len(outcome):
+                return False  # a sequence of tensors
         else:
             return False
-        if any(not isinstance(result, np.ndarray | np.generic) for result in results):
-            return False  # a sequence of tensors
         if sum(result.size for result in results) > _LARGEST_FOLDED:
             return False
         if any(_UNKNOWN in result for result in results):
