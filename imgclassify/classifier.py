@@ -167,7 +167,7 @@ class Classifier:
 
     def _stream(self, many: Iterable[Picture]) -> Iterator[ImageResult]:
         concurrency = self._engine.concurrency
-        room = self._room(pipeline.rows(self._batch_size, concurrency))
+        room = self._room(pipeline.rows(self._batch_size, concurrency, self._workers))
 
         def answer(batch: list[_Prepared], rows: list[int]) -> list[ImageResult]:
             # Without gaps they are answered where they lie.

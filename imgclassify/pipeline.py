@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, Queue
 from threading import BoundedSemaphore, Event, Lock, Thread
+from time import monotonic
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -27,7 +28,7 @@ _FAREWELL_S = 1.0
 """How long a closed stream waits for the batches that are being computed."""
 
 _AHEAD = 2
-"""Batches prepared beyond those being computed: one about to be, one being filled."""
+"""Batches prepared beyond those being computed, at the least: one about to be, one being filled."""
 
 _END = None
 
@@ -39,9 +40,10 @@ class Done(Generic[Result]):
     result: Result
 
 
-def rows(batch_size: int, concurrency: int) -> int:
-    """How many items are in hand at the same time, each in a row of its own; a whole number of batches."""
-    return batch_size * (concurrency + _AHEAD)
+def rows(batch_size: int, concurrency: int, workers: int) -> int:
+    """How many items are in hand at the same time, each in a row of its own: a whole number of batches, in which no
+    thread lacks an item."""
+    return batch_size * (concurrency + max(_AHEAD, 1 + -(-workers // batch_size)))
 
 
 def stream(
@@ -68,7 +70,7 @@ def stream(
             threads; one result each, in order.
     """
     executor = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="prepare")
-    line: _Line[Prepared, Result] = _Line(batch_size, concurrency)
+    line: _Line[Prepared, Result] = _Line(batch_size, rows(batch_size, concurrency, workers))
     threads = [Thread(target=line.fill, args=(items, prepare, executor), name="feed", daemon=True)]
     threads += [
         Thread(target=line.compute, args=(answer,), name=f"compute-{index}", daemon=True)
@@ -83,19 +85,20 @@ def stream(
         executor.shutdown(wait=False, cancel_futures=True)
         # Nothing can interrupt an iterator that waits for its next item.
         threads[0].join(PATIENCE_S)
+        deadline = monotonic() + _FAREWELL_S
         for thread in threads[1:]:
-            thread.join(_FAREWELL_S)
+            thread.join(max(0.0, deadline - monotonic()))
 
 
 class _Line(Generic[Prepared, Result]):
     """What stands between the thread that iterates the items, those that compute, and who takes the results."""
 
-    def __init__(self, batch_size: int, concurrency: int) -> None:
+    def __init__(self, batch_size: int, count: int) -> None:
         self._batch_size = batch_size
-        self._rows = rows(batch_size, concurrency)
+        self._rows = count
         self._free = BoundedSemaphore(self._rows)
         self._prepared: Queue[tuple[int, Future[Prepared | Done[Result]]] | None] = Queue()
-        self._answered: Queue[Future[list[Result]] | None] = Queue()
+        self._answered: Queue[Future[tuple[list[Result], BaseException | None]] | None] = Queue()
         self._turn = Lock()
         self._stopped = Event()
         self._ended = False
@@ -131,7 +134,7 @@ class _Line(Generic[Prepared, Result]):
                 if not block:
                     self._answered.put(_END)
                     return
-                answered: Future[list[Result]] = Future()
+                answered: Future[tuple[list[Result], BaseException | None]] = Future()
                 self._answered.put(answered)
             try:
                 answered.set_result(self._answers(block, answer))
@@ -141,9 +144,12 @@ class _Line(Generic[Prepared, Result]):
     def results(self) -> Iterator[Result]:
         """The results, in order."""
         while (answered := self._answered.get()) is not None:
-            for result in answered.result():
+            results, failure = answered.result()
+            for result in results:
                 yield result
                 self._free.release()
+            if failure is not None:
+                raise failure
 
     def stop(self) -> None:
         self._stopped.set()
@@ -177,8 +183,16 @@ class _Line(Generic[Prepared, Result]):
         self,
         block: list[tuple[int, Future[Prepared | Done[Result]]]],
         answer: Callable[[list[Prepared], list[int]], list[Result]],
-    ) -> list[Result]:
-        entries = [(row, future.result()) for row, future in block]
+    ) -> tuple[list[Result], BaseException | None]:
+        """The results of a block, up to the first item that failed, and that failure."""
+        entries: list[tuple[int, Prepared | Done[Result]]] = []
+        failure = None
+        for row, future in block:
+            try:
+                entries.append((row, future.result()))
+            except BaseException as error:  # noqa: BLE001 - raised again behind the results before it
+                failure = error
+                break
         batch = [(row, entry) for row, entry in entries if not isinstance(entry, Done)]
         answers = iter(answer([entry for _, entry in batch], [row for row, _ in batch]) if batch else [])
-        return [entry.result if isinstance(entry, Done) else next(answers) for _, entry in entries]
+        return [entry.result if isinstance(entry, Done) else next(answers) for _, entry in entries], failure

@@ -271,6 +271,65 @@ def test_a_view_that_reaches_beyond_its_storage_is_refused(
         checkpoints.index(path)["a"].place() or checkpoints.read(path)
 
 
+BUILD_STORAGE = b"(N}(X\x05\x00\x00\x00dtypeX\x06\x00\x00\x00objectutb"
+"""(None, {"dtype": "object"}) set as the state of what is on the stack."""
+
+
+@pytest.mark.parametrize("form", ["storage", "tensor"])
+def test_a_pickle_sets_nothing_of_a_tensor(form: str, tmp_path: Path) -> None:
+    """With a dtype of its own choice, bytes of the file would be taken for the addresses of Python objects."""
+    storage = (
+        b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"  # the pair
+    )
+    if form == "storage":
+        # What hands a parameter on hands on its first argument, here the storage itself.
+        evil = b"ctorch._utils\n_rebuild_parameter\n" + storage + b"R" + BUILD_STORAGE
+    else:
+        evil = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00(K\x04t(K\x01ttR" + BUILD_STORAGE
+    path = tmp_path / "evil.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("evil/data.pkl", b"\x80\x02}X\x01\x00\x00\x00a" + evil + b"s.")
+        archive.writestr("evil/data/0", bytes(16))
+    with pytest.raises(CheckpointError, match="what is no part of a tensor"):
+        checkpoints.read(path)
+
+
+@pytest.mark.parametrize("storage", ["('x', 0)", "3", "None", "('x',)"])
+def test_a_tensor_of_no_storage_is_refused(storage: str, tmp_path: Path) -> None:
+    literals = {
+        "('x', 0)": b"(X\x01\x00\x00\x00xK\x00t",
+        "3": b"K\x03",
+        "None": b"N",
+        "('x',)": b"(X\x01\x00\x00\x00xt",
+    }
+    content = b"ctorch._utils\n_rebuild_tensor_v2\n(" + literals[storage] + b"K\x00(K\x04t(K\x01ttR"
+    path = tmp_path / "odd.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("odd/data.pkl", b"\x80\x02}X\x01\x00\x00\x00a" + content + b"s.")
+    with pytest.raises(CheckpointError):
+        checkpoints.read(path)
+
+
+@pytest.mark.parametrize("record", ["data.pkl", "byteorder", "data/0"])
+def test_a_compressed_record_is_refused(record: str, tmp_path: Path) -> None:
+    """torch compresses nothing; a few bytes may become gigabytes."""
+    path = saved(tmp_path, {"a": torch.ones(300)}, "zip")
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in records.items():
+            kind = zipfile.ZIP_DEFLATED if name.endswith(f"/{record}") else zipfile.ZIP_STORED
+            archive.writestr(name, content, kind)
+    with pytest.raises(CheckpointError, match=record.replace("data/0", "tensor data 0")):
+        checkpoints.read(path)
+
+
+def test_a_tensor_that_repeats_its_numbers_without_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="repeats"):
+        checkpoints.read(forged(tmp_path, 4, 0, (2**20, 2), (0, 0)))
+    assert checkpoints.read(forged(tmp_path, 4, 0, (2**10, 2**10), (0, 0)))["a"].shape == (1024, 1024)
+
+
 @pytest.mark.parametrize(
     "entry",
     [
@@ -280,6 +339,8 @@ def test_a_view_that_reaches_beyond_its_storage_is_refused(
         {"dtype": "F32", "shape": [4], "data_offsets": [-16, 0]},
         {"dtype": "F8_E4M3", "shape": [16], "data_offsets": [0, 16]},
         {"dtype": "F32", "shape": [4]},
+        {"dtype": "F32", "shape": [10**4000] * 3, "data_offsets": [0, 16]},
+        {"dtype": "F32", "shape": [1] * 1000, "data_offsets": [0, 4]},
         [],
     ],
 )

@@ -62,7 +62,15 @@ def test_the_readmes_example_prints_what_it_shows() -> None:
 
 def test_every_option_in_the_readme_and_docs_exists() -> None:
     known = set(re.findall(r"`(--?[\w-]+)`", (ROOT / "docs" / "cli.md").read_text("utf-8")))
-    foreign = {"--check", "--write", "--install-completion", "--force-reinstall", "--no-deps", "--version", "--help"}
+    foreign = {
+        "--check",
+        "--write",
+        "--install-completion",
+        "--force-reinstall",
+        "--no-deps",
+        "--version",
+        "--help",
+    }
     for page in PAGES:
         used = set(re.findall(r"(?<![\w-])(--[a-z][\w-]+)", page.read_text("utf-8")))
         assert used - known - foreign == set(), page.name

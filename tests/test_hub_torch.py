@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +131,19 @@ def test_a_repository_in_torch_hubs_cache_needs_no_network(
     assert Classifier(reference, offline=offline, **TRUSTED).run.model == reference
 
 
-def test_a_networks_chatter_stays_off_stdout(ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Classifier("hub:./repository/talkative", **TRUSTED).predict(noise(9, 9))
+def test_a_networks_chatter_stays_off_the_results(ran: Path) -> None:
+    noise(9, 9).save("photo.png")
+    options = ["-m", "hub:./repository/talkative", "--trust", "--arch", "resnet18", "--device", "cpu"]
+    command = [sys.executable, "-m", "imgclassify", "predict", "photo.png", "photo.png", "--jsonl", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert [json.loads(line)["source"] for line in done.stdout.splitlines()] == ["photo.png", "photo.png"]
+    assert "chatter of the network" in done.stderr
+
+
+def test_asking_a_network_for_its_classes_prints_nothing_on_stdout(
+    ran: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Classifier("hub:./repository/talkative", **TRUSTED)
     captured = capsys.readouterr()
     assert (captured.out, "chatter of the network" in captured.err) == ("", True)
 

@@ -63,7 +63,7 @@ def test_batches_answered_out_of_order_come_in_order() -> None:
 @pytest.mark.parametrize("concurrency", [1, 2, 4])
 def test_an_item_keeps_its_row_until_it_is_answered(concurrency: int) -> None:
     """What each item writes into its row is still there when its batch is answered; rows ascend within a batch."""
-    room = [-1] * pipeline.rows(4, concurrency)
+    room = [-1] * pipeline.rows(4, concurrency, 3)
 
     def write(item: int, row: int) -> int | Done[str]:
         time.sleep(random.random() / 1000)
@@ -115,7 +115,7 @@ def test_items_are_taken_only_a_bounded_way_ahead() -> None:
         while next(results) != f"answer {wanted}":
             pass
         time.sleep(0.05)
-        assert taken <= wanted + pipeline.rows(4, 1) + 1
+        assert taken <= wanted + pipeline.rows(4, 1, 2) + 1
     results.close()
 
 
@@ -164,6 +164,24 @@ def test_an_unforeseen_failure_is_raised_and_leaves_no_thread(part: str) -> None
             )
         )
     assert settled()
+
+
+@pytest.mark.parametrize("part", ["items", "prepare"])
+def test_what_came_before_a_failure_is_answered(part: str) -> None:
+    def prepare(item: int, row: int) -> int:
+        if part == "prepare" and item == 6:
+            raise ZeroDivisionError
+        return item
+
+    def items() -> Iterator[int]:
+        yield from range(6 if part == "items" else 20)
+        if part == "items":
+            raise ZeroDivisionError
+
+    results = pipeline.stream(items(), prepare, answered, batch_size=4, workers=2)
+    assert [next(results) for _ in range(6)] == [f"answer {item}" for item in range(6)]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
 
 
 def test_closing_early_stops_the_threads() -> None:

@@ -20,7 +20,7 @@ from networks import add_manifest, publish, seeded
 
 from imgclassify import Classifier, hub, resources
 from imgclassify.errors import CheckpointError, UnavailableError, UntrustedCodeError, UsageError, WeightsError
-from imgclassify.hub import LoadOptions, PreprocessOverrides, prepared
+from imgclassify.hub import LoadOptions, PreprocessOverrides, prepared, reference
 
 ARCH = "timm:test_resnet.r160_in1k"
 
@@ -128,6 +128,26 @@ def test_a_repository_is_run_once_and_its_code_not_any_more(tmp_path: Path) -> N
     repository(tmp_path / "repository", "self.head(features) * 4")
     with pytest.raises(UntrustedCodeError):
         answers(reference, arch="resnet18")
+
+
+def test_repositories_that_differ_in_their_weights_or_their_place_are_two(tmp_path: Path) -> None:
+    keys = set()
+    for name in ("one", "other"):
+        reference = repository(tmp_path / name / "net")
+        for weights in (b"some", b"others"):
+            (tmp_path / name / "net" / "w.pth").write_bytes(weights)
+            keys.add(prepared._key(reference, LoadOptions(arch="resnet18")))
+    assert len(keys) == 4
+
+
+def test_an_edited_manifest_is_another_model(tmp_path: Path) -> None:
+    file, digest = publish(tmp_path, seeded("squeezenet1_1"), "squeezenet")
+    add_manifest("squeezenet1_1", "mine", file.as_uri(), digest)
+    options = LoadOptions(overrides=PreprocessOverrides(crop_size=(192, 192)))
+    before = prepared._key("mine", options)
+    assert prepared._key("mine", options) == before
+    add_manifest("squeezenet1_1", "mine", file.as_uri(), digest, num_classes="999")
+    assert prepared._key("mine", options) != before
 
 
 def test_a_network_whose_graph_would_answer_otherwise_is_not_kept(tmp_path: Path) -> None:
@@ -284,5 +304,5 @@ def test_parameters_are_torchs_to_the_bit(checkpoint: Path) -> None:
 
 def test_hub_load_asks_nobody_else_for_what_is_prepared(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared.prepare(str(checkpoint), LoadOptions(arch=ARCH))
-    monkeypatch.setattr(hub, "load_unprepared", None)
+    monkeypatch.setattr(reference, "load", None)
     assert hub.load(str(checkpoint), LoadOptions(arch=ARCH)).ways.session is not None

@@ -113,10 +113,12 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _tensor(view: tuple[Storage, int], offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    storage, begin = view
-    if offset < 0 or begin < 0:
-        raise ValueError("a tensor begins before its storage")
-    return Tensor(storage, begin + offset, tuple(shape), tuple(stride))
+    (storage, begin), shape, stride = view, tuple(shape), tuple(stride)
+    if not isinstance(storage, Storage) or len(shape) != len(stride):
+        raise ValueError("a tensor has no storage of its own")
+    if not all(isinstance(number, int) and number >= 0 for number in (begin, offset, *shape, *stride)):
+        raise ValueError("a tensor begins before its storage, or runs backwards")
+    return Tensor(storage, begin + offset, shape, stride)
 
 
 def _read_archive(path: Path) -> Any:
@@ -128,6 +130,9 @@ def _read_archive(path: Path) -> Any:
         [index] = [name for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
         folder = index.removesuffix("data.pkl")
         order = f"{folder}byteorder"
+        for name in {index, order} & records.keys():
+            if records[name].compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"the record {name} is compressed, which torch's are not")
         if order in records and archive.read(order) != b"little":
             raise ValueError("it was written on a big-endian machine")
         storages: dict[str, Storage] = {}

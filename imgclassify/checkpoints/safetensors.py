@@ -13,6 +13,7 @@ from imgclassify.checkpoints.storage import BFLOAT16, MappedFile, Storage, Tenso
 from imgclassify.errors import CheckpointError, first_line
 
 _LENGTH_BYTES = 8
+_MAX_DIMENSIONS = 16
 _DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -48,8 +49,10 @@ def read(path: Path) -> dict[str, Tensor]:
 def _tensor(file: MappedFile, data: int, entry: dict[str, Any]) -> Tensor:
     shape = tuple(entry["shape"])
     begin, end = entry["data_offsets"]
+    if len(shape) > _MAX_DIMENSIONS or any(not 0 <= side <= len(file) for side in (*shape, begin)):
+        raise ValueError(f"a tensor has a shape of {len(shape)} sides that no tensor in it can have")
     storage = Storage(_DTYPES[entry["dtype"]], math.prod(shape), file, data + begin)
-    if min((begin, *shape)) < 0 or storage.count * storage.itemsize != end - begin:
+    if storage.count * storage.itemsize != end - begin:
         raise ValueError(f"{shape} {entry['dtype']} do not fill bytes {begin} to {end}")
     file.part(storage.start, end - begin)
     return Tensor(storage, 0, shape, tuple(accumulate(shape[:0:-1], mul, initial=1))[::-1] if shape else ())

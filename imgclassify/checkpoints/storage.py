@@ -42,6 +42,15 @@ class MappedFile:
             self._map.madvise(mmap.MADV_DONTNEED, begin, start + size - begin)
 
 
+_MAX_REPEATED = 2**20
+"""Numbers that a tensor may have where its storage has fewer, as an expanded one does."""
+
+
+def _refuse_state(thing: object, state: object) -> None:
+    """In `__setstate__`'s place: a pickle may set attributes of whatever it has built, but not of these."""
+    raise TypeError("it sets what is no part of a tensor")
+
+
 @dataclass(slots=True)
 class Storage:
     """The numbers that one or more tensors share. Where they lie may be found out after the tensors."""
@@ -53,6 +62,8 @@ class Storage:
     file: MappedFile | None = None
     start: int = 0
     """Where in the file they begin."""
+
+    __setstate__ = _refuse_state
 
     @property
     def itemsize(self) -> int:
@@ -70,6 +81,8 @@ class Tensor:
     """Where in the storage it begins; in elements, as are the strides."""
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+
+    __setstate__ = _refuse_state
 
     @property
     def dtype(self) -> str:
@@ -110,8 +123,8 @@ class Tensor:
             raise ValueError("the numbers of a tensor are missing")
         if math.prod(self.shape) == 0:
             return np.empty(self.shape, np.float32 if storage.dtype == BFLOAT16 else storage.dtype)
-        if min(self.stride, default=0) < 0:
-            raise ValueError(f"a tensor has strides {self.stride}")
+        if math.prod(self.shape) > max(storage.count, _MAX_REPEATED):
+            raise ValueError(f"a tensor of {self.shape} repeats the {storage.count} numbers it is made of")
         array: NDArray[Any] = np.ndarray(
             self.shape,
             np.uint16 if storage.dtype == BFLOAT16 else storage.dtype,

@@ -14,7 +14,8 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from imgclassify import __version__
-from imgclassify.cli.edge import Edge, guard_streams
+from imgclassify.cli.edge import Edge, guard_streams, last_stop
+from imgclassify.errors import ExitStatus
 
 COMMANDS = {
     "predict": "Name what is in pictures.",
@@ -82,14 +83,17 @@ def main() -> None:
     """The console script."""
     guard_streams()
     try:
-        app(prog_name="imgclassify")
+        try:
+            app(prog_name="imgclassify")
+        finally:
+            sys.stdout.flush()
     except SystemExit as ended:
-        status = ended.code
-        if isinstance(status, int):
-            # What was to be written is written. Taking the interpreter and the network apart takes a quarter of the
-            # time of one picture; nor are threads waited for that still wait for a slow server.
-            for stream in (sys.stdout, sys.stderr):
-                with suppress(OSError, ValueError, AttributeError):
-                    stream.flush()
-            os._exit(status)
-        raise
+        status = ended.code if isinstance(ended.code, int) else ExitStatus.OK
+    except Exception as error:  # noqa: BLE001 - the last stop before the user
+        status = last_stop(error)
+    # What was to be written is written. Taking the interpreter and the network apart takes a quarter of the time of
+    # one picture; nor are threads waited for that still wait for a slow server.
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(status)

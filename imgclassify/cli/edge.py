@@ -42,6 +42,16 @@ class Edge(TyperGroup):
         raise typer.Exit(int(status))
 
 
+def last_stop(error: Exception) -> ExitStatus:
+    """What arises before a command is called, such as help that cannot be written."""
+    if isinstance(error, BrokenPipeError):
+        _discard_stdout()
+        return ExitStatus.OK
+    if isinstance(error, ImgclassifyError):
+        return _report(error, str(error), error.hint, error.exit_status)
+    return _unforeseen(error)
+
+
 class _ClosedStdout(io.StringIO):
     """Stands for a stdout that was closed before the process began; only who writes to it is told."""
 

@@ -6,7 +6,7 @@ import io
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, redirect_stdout
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -266,8 +266,9 @@ def predict(
     console.configure(be_quiet=quiet, be_verbose=verbose, be_debug=debug, progress=not no_progress)
     chosen_format = _format(output_format, json, jsonl, output)
     pictures = _pictures(sources or [], files_from, null=null, offline=offline)
-    # Whoever writes a list on stdin may still be at it.
-    ahead, ended = _look_ahead(pictures, 1 if files_from == "-" else _LOOK_AHEAD)
+    # Whoever writes a list into a pipe may still be at it.
+    written = files_from is None or Path(files_from).is_file()
+    ahead, ended = _look_ahead(pictures, _LOOK_AHEAD if written else 1)
     if not ahead:
         raise NoImagesError("no image was found", hint="docs/images.md lists the formats that are opened")
     from imgclassify.classifier import Classifier
@@ -376,6 +377,8 @@ def _write(
 
     with ExitStack() as stack:
         stream = stack.enter_context(destination(output))
+        # A foreign network may print while it computes, and stdout carries results alone.
+        stack.enter_context(redirect_stdout(sys.stderr))
         writer = stack.enter_context(open_writer(chosen_format, stream, classifier.run, top_k=classifier.top_k))
         counted = console.counted(
             classifier.stream(pictures), failed=is_failure, shown_as_they_come=stream.isatty()

@@ -63,6 +63,8 @@ def start(network: Network, *, engine: str, device: str, dtype: str, images: int
     """
     place, where = _device(network, device, images)
     name, why = _engine(network, engine, place, dtype)
+    if name == "onnxruntime" and place == "auto":  # which has no other device
+        place, where = "cpu", ""
     if name == "torch" and place == "auto" and not _torch_finds_accelerator():
         place, where = "cpu", "torch finds no GPU"
         name, why = _engine(network, engine, place, dtype)

@@ -1,10 +1,10 @@
 """Networks of unknown making: asked once, on made-up crops, how many classes they have and whether they end in
-softmax; and kept from printing among the results."""
+softmax."""
 
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext, redirect_stdout
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
 from imgclassify.engines import Engine
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ForeignEngine:
-    """An engine around another whose network may end in softmax, or print while it computes."""
+    """An engine around another whose network may end in softmax."""
 
     def __init__(self, engine: Engine, crop_size: tuple[int, int]) -> None:
         """Asks the network.
@@ -28,12 +28,11 @@ class ForeignEngine:
         self.device = engine.device
         self.dtype = engine.dtype
         self.default_batch_size = engine.default_batch_size
-        # What is redirected is the process's stdout, not a thread's; graphs print nothing.
-        self._prints = engine.name != "onnxruntime"
-        self.concurrency = 1 if self._prints else engine.concurrency
+        self.concurrency = engine.concurrency
         self.allocate = engine.allocate
         self._ends_in_softmax = False
-        answers = self.logits(_probes(crop_size))
+        with redirect_stdout(sys.stderr):
+            answers = self.logits(_probes(crop_size))
         self.num_classes = answers.shape[1]
         self._ends_in_softmax = _are_probabilities(answers)
 
@@ -41,8 +40,7 @@ class ForeignEngine:
         """See Engine.logits. Of probabilities the logarithm, whose softmax they are."""
         import numpy as np
 
-        with redirect_stdout(sys.stderr) if self._prints else nullcontext():
-            answers = self._engine.logits(crops)
+        answers = self._engine.logits(crops)
         return np.log(np.maximum(answers, np.finfo(np.float32).tiny)) if self._ends_in_softmax else answers
 
 

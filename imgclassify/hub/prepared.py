@@ -16,11 +16,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgclassify import checkpoints, graphs, hub, locks, resources, weights
+from imgclassify import __version__, checkpoints, graphs, locks, resources, weights
 from imgclassify import labels as label_sets
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import CheckpointError, UnavailableError, UsageError, WeightsError, first_line
 from imgclassify.graphs import SessionPlan
+from imgclassify.hub import catalogued
+from imgclassify.hub import reference as references
 from imgclassify.hub.network import LoadOptions, Network
 from imgclassify.hub.ways import Ways
 from imgclassify.labels import Label, LabelSet
@@ -87,7 +89,7 @@ def prepare(reference: str, options: LoadOptions) -> Path:
     with locks.locked(place, "prepare it", hint="set XDG_CACHE_HOME to another folder"):
         if find(reference, options):
             return place
-        network = hub.load_unprepared(reference, options)
+        network = references.load(reference, options)
         if network.ways.session is not None:
             raise UsageError(f"{reference} needs no preparing: it runs without torch", hint="predict with it")
         if network.quantized:
@@ -149,12 +151,18 @@ def _key(reference: str, options: LoadOptions) -> str:
 def _asked(reference: str, options: LoadOptions) -> dict[str, Any]:
     return {
         "format": _FORMAT,
-        "reference": str(Path(reference).absolute()) if hub.is_file(reference) else reference,
+        "reference": str(Path(reference).absolute()) if references.is_file(reference) else reference,
         "arch": options.arch,
         "crop_size": list(options.overrides.crop_size) if options.overrides.crop_size else None,
         "code": _code(reference),
+        "manifests": [_manifest(name) for name in (reference, options.arch) if name],
         "versions": _versions(),
     }
+
+
+def _manifest(name: str) -> str:
+    """All that the catalog says of a model that it knows."""
+    return repr(catalogued.find(name)) if references.is_catalogued(name) else ""
 
 
 def _code(reference: str) -> str:
@@ -166,7 +174,7 @@ def _code(reference: str) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"imgclassify": __version__}
     for package in _BUILDERS:
         try:
             found[package] = version(package)
@@ -215,7 +223,7 @@ def _checked_files(place: Path, record: dict[str, Any]) -> dict[str, str]:
 
 
 def _build(reference: str, options: LoadOptions) -> torch.nn.Module:
-    build = hub.load_unprepared(reference, options).ways.torch
+    build = references.load(reference, options).ways.torch
     assert build is not None
     return build()
 
@@ -247,7 +255,7 @@ def _write(draft: Path, reference: str, options: LoadOptions, network: Network) 
     wanted = graphs.read(draft / _GRAPH).parameters
     parameters = {name: tensor.numpy() for name, tensor in module.state_dict().items() if name in wanted}
     save_file({name: _contiguous(array) for name, array in parameters.items()}, draft / _PARAMETERS)
-    outputs = _compare(draft, network)
+    outputs = _compare(draft, network, module)
     record = {
         "asked": _asked(reference, options),
         "network": _described(network),
@@ -260,31 +268,40 @@ def _write(draft: Path, reference: str, options: LoadOptions, network: Network) 
     _sync(draft / _RECORD)
 
 
-def _compare(draft: Path, network: Network) -> int:
-    """Holds the graph's answers against torch's; gives the number of its outputs.
+def _compare(draft: Path, network: Network, module: torch.nn.Module) -> int:
+    """Holds the graph's answers against the network's own; gives the number of its outputs.
 
     Raises:
         CheckpointError: they differ by more than rounding.
     """
     import numpy as np
+    import torch
 
-    from imgclassify.classifier import softmax
-    from imgclassify.engines.torch_engine import TorchEngine
-
-    assert network.ways.torch is not None
     height, width = network.preprocess.crop_size
     crops = np.random.default_rng(0).integers(0, 256, (_PROBES, height, width, 3), dtype=np.uint8)
     crops[0] = 128
-    expected = TorchEngine(network.ways.torch, network.preprocess, device="cpu").logits(crops)
+    mean, std = (
+        torch.tensor(values).view(1, 3, 1, 1) for values in (network.preprocess.mean, network.preprocess.std)
+    )
+    with torch.inference_mode():
+        output = module((torch.from_numpy(crops).permute(0, 3, 1, 2) / 255 - mean) / std)
+    expected = getattr(output, "logits", output).numpy()
     outputs: int = expected.shape[1]
     found = _run(_open(draft, network.preprocess, outputs, SessionPlan(threads=1)), crops)
-    difference = float(np.abs(softmax(found) - softmax(expected)).max()) if found.shape == expected.shape else 1.0
+    difference = float(np.abs(_softmax(found) - _softmax(expected)).max()) if found.shape == expected.shape else 1.0
     if not difference <= MAX_DIFFERENCE:
         raise CheckpointError(
             f"the graph of {network.model} does not answer as torch does: probabilities differ by {difference:.2g}",
             hint="it runs in torch as it is",
         )
     return outputs
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    import numpy as np
+
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
 def _run(session: onnxruntime.InferenceSession, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -320,5 +337,5 @@ def _contiguous(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _sync(path: Path) -> None:
-    with path.open("rb") as stream:
+    with path.open("r+b") as stream:  # Windows syncs only what can be written
         os.fsync(stream.fileno())

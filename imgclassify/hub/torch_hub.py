@@ -82,13 +82,21 @@ def load(rest: str, options: LoadOptions) -> Network:
 
 
 def code_digest(rest: str) -> str:
-    """SHA-256 of the repository's Python files, as far as they lie on this machine; `rest` as in `load`."""
+    """A digest of the repository's files, as far as they lie on this machine: the content of its code, the sizes
+    and times of the rest, such as weights; `rest` as in `load`."""
     repository = rest.rpartition("/")[0]
-    folders = [Path(repository).expanduser()] if _is_local(repository) else _cache_folders(repository)
+    folders = [_absolute(repository)] if _is_local(repository) else _cache_folders(repository)
     digest = hashlib.sha256()
-    for file in sorted(file for folder in folders for file in folder.rglob("*.py") if file.is_file()):
-        digest.update(os.fsencode(file) + b"\0" + file.read_bytes())
+    for file in sorted(file for folder in folders for file in folder.rglob("*") if file.is_file()):
+        if {"__pycache__", ".git"}.isdisjoint(file.parts):
+            status = file.stat()
+            told = file.read_bytes() if file.suffix == ".py" else f"{status.st_size} {status.st_mtime_ns}".encode()
+            digest.update(os.fsencode(file) + b"\0" + told)
     return digest.hexdigest()
+
+
+def _absolute(repository: str) -> Path:
+    return Path(os.path.expanduser(repository)).absolute()  # noqa: PTH111 - Path's raises where there is no such user
 
 
 def _is_local(repository: str) -> bool:
@@ -103,7 +111,7 @@ def _cache_folders(repository: str) -> list[Path]:
 
 
 def _local_folder(repository: str) -> Path:
-    folder = Path(repository).expanduser()
+    folder = _absolute(repository)
     if not (folder / "hubconf.py").is_file():
         raise UnknownModelError(
             f"no torch.hub repository in {str(folder)!r}", hint="the folder must hold a hubconf.py"
