@@ -66,7 +66,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def repository(folder: Path, answer: str = "self.head(features) * 9") -> str:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "hubconf.py").write_text(HUBCONF.format(answer=answer))
     return f"hub:{folder}/small"
 
