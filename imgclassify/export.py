@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imgclassify.errors import CheckpointError, UnavailableError, first_line
+from imgclassify.graphs import BIAS, METADATA_KEY, SCALE
 
 if TYPE_CHECKING:
     import onnx
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 INPUT, OUTPUT = "crops", "logits"
-SCALE, BIAS = "normalize.scale", "normalize.bias"
-"""(1, 3, 1, 1) float32: `1 / (255 std)` and `-mean / std`."""
-METADATA_KEY = "imgclassify"
-"""The one entry of the graph's metadata_props; its value is JSON."""
 
 _OPSET = 20
 """The first with Gelu, and read by onnxruntime since 1.17."""
