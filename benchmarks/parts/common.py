@@ -31,7 +31,7 @@ class Setting:
         )
 
 
-FULL = Setting(5, 1000, 20_000, 100, 4.0)
+FULL = Setting(5, 1000, 20_000, 300, 4.0)
 QUICK = Setting(1, 60, 300, 8, 0.5)
 
 
