@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imgclassify.errors import CheckpointError, UnavailableError, first_line
-from imgclassify.graphs import BIAS, METADATA_KEY, SCALE
+from imgclassify.graphs import BIAS, METADATA_KEY, SCALE, UNCOUNTED
 
 if TYPE_CHECKING:
     import onnx
@@ -74,7 +74,7 @@ def export(
     draft.keep_weights_as_they_lie()
     draft.merge_equals()
     draft.drop_dead()
-    known = [name for name in _tensors(network) if not name.endswith(".num_batches_tracked")]
+    known = [name for name in _tensors(network) if not name.endswith(UNCOUNTED)]
     draft.rename([*known, SCALE, BIAS])
     unused = [name for name in known if name not in draft.parameters]
     heads = [name for name in heads if name not in unused]

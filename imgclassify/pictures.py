@@ -119,7 +119,8 @@ def _exact(spec: PreprocessSpec, picture: Picture, out: NDArray[np.uint8]) -> tu
 
 def _fast(spec: PreprocessSpec, picture: Picture, out: NDArray[np.uint8]) -> tuple[int, int]:
     if picture.source is None:
-        image, size = picture.load(), picture.load().size
+        image = picture.load()
+        size = image.size
     else:
         image, size = images.load_reduced(picture.source, lambda whole: preprocess.resized_size(whole, spec))
     try:

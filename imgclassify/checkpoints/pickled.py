@@ -57,8 +57,6 @@ def read(path: Path) -> Any:
             return _read_archive(path) if stream.read(2) == _ZIP else _read_older(path)
     except _UnsafeError as error:
         raise unsafe(path, str(error)) from error
-    except CheckpointError:
-        raise
     except Exception as error:  # damaged bytes lead the unpickler to almost any exception
         raise unreadable(repr(str(path)), first_line(error)) from error
 

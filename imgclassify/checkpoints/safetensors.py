@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from itertools import accumulate
-from operator import mul
 from pathlib import Path
 from typing import Any
 
-from imgclassify.checkpoints.storage import BFLOAT16, MappedFile, Storage, Tensor
+from imgclassify.checkpoints.storage import BFLOAT16, MappedFile, Storage, Tensor, c_strides
 from imgclassify.errors import CheckpointError, first_line
 
 _LENGTH_BYTES = 8
@@ -55,7 +53,7 @@ def _tensor(file: MappedFile, data: int, entry: dict[str, Any]) -> Tensor:
     if storage.count * storage.itemsize != end - begin:
         raise ValueError(f"{shape} {entry['dtype']} do not fill bytes {begin} to {end}")
     file.part(storage.start, end - begin)
-    return Tensor(storage, 0, shape, tuple(accumulate(shape[:0:-1], mul, initial=1))[::-1] if shape else ())
+    return Tensor(storage, 0, shape, c_strides(shape))
 
 
 def _words(error: Exception) -> str:

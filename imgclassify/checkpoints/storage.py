@@ -46,6 +46,11 @@ _MAX_REPEATED = 2**20
 """Numbers that a tensor may have where its storage has fewer, as an expanded one does."""
 
 
+def c_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of C order, in elements."""
+    return tuple(accumulate(shape[:0:-1], mul, initial=1))[::-1] if shape else ()
+
+
 def _refuse_state(thing: object, state: object) -> None:
     """In `__setstate__`'s place: a pickle may set attributes of whatever it has built, but not of these."""
     raise TypeError("it sets what is no part of a tensor")
@@ -95,8 +100,7 @@ class Tensor:
         Raises:
             ValueError: the file is too short.
         """
-        order = tuple(accumulate(self.shape[:0:-1], mul, initial=1))[::-1]
-        sides = zip(self.shape, self.stride, order, strict=False)  # a scalar has no side, and an order of one
+        sides = zip(self.shape, self.stride, c_strides(self.shape), strict=True)
         count = math.prod(self.shape)
         if (
             self.storage.file is None

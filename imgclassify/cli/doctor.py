@@ -198,7 +198,7 @@ def _setting(variable: str) -> str:
     from imgclassify.hub import catalogued
 
     value = os.environ[variable]
-    if variable == "IMGCLASSIFY_MODEL" and not value.startswith(("timm:", "hub:")) and not hub.is_file(value):
+    if variable == "IMGCLASSIFY_MODEL" and hub.is_catalogued(value):
         catalogued.find(value)
     if variable == "IMGCLASSIFY_MIRROR" and not value.startswith(("https://", "http://", "file://")):
         raise WeightsError(f"{public_url(value)} begins with none of https://, http://, file://")

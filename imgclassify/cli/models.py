@@ -238,7 +238,7 @@ def _find(reference: str) -> ModelManifest:
     from imgclassify import hub
     from imgclassify.hub import catalogued
 
-    if reference.startswith(("timm:", "hub:")) or hub.is_file(reference):
+    if not hub.is_catalogued(reference):
         raise UsageError(
             f"{reference!r} is not in the catalog",
             hint="timm's weights lie in the Hugging Face cache (HF_HOME), torch.hub's repositories in torch's",

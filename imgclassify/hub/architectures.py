@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgclassify import checkpoints
 from imgclassify.errors import CheckpointError, UnavailableError, first_line
+from imgclassify.graphs import UNCOUNTED
 
 if TYPE_CHECKING:
     import torch
@@ -149,7 +150,7 @@ def _load(
     # Modules use it to read older layouts of their own; without it the checkpoint is taken to be of today's.
     given._metadata = getattr(state_dict, "_metadata", wanted._metadata)  # type: ignore[attr-defined]
     for name in wanted:
-        if name.endswith(".num_batches_tracked"):
+        if name.endswith(UNCOUNTED):
             given.setdefault(name, torch.zeros((), dtype=torch.long))  # absent before torch 0.4, unused in eval
     try:
         network.load_state_dict(given, strict=True, assign=assign)
