@@ -21,8 +21,12 @@ ImgclassifyError
     ├── ImageEmptyError          empty
     ├── NotAnImageError          not_an_image
     ├── CorruptImageError        corrupt_image
+    │   └── TruncatedImageError  truncated_image       it ends too early
     ├── ImageTooLargeError       image_too_large
-    └── UnsupportedImageError    unsupported_image
+    ├── UnsupportedImageError    unsupported_image
+    ├── NotAFileError            not_a_file            a pipe, socket or device
+    ├── DecoderCrashedError      decoder_crashed       under --isolate
+    └── DecoderTimeoutError      decoder_timeout       under --isolate
 """
 
 from enum import IntEnum
@@ -42,8 +46,12 @@ class ExitStatus(IntEnum):
     """Model, weights, labels or device unavailable or not as expected."""
     NO_IMAGES = 4
     """No image was found among the sources."""
+    HUNG_UP = 129
+    """Stopped by SIGHUP (128 + 1, as a shell reports it): its terminal was closed."""
     INTERRUPTED = 130
-    """Interrupted by SIGINT (128 + 2, as a shell reports it)."""
+    """Stopped by SIGINT (128 + 2): Ctrl-C."""
+    TERMINATED = 143
+    """Stopped by SIGTERM (128 + 15)."""
 
 
 class ImgclassifyError(Exception):
@@ -139,12 +147,28 @@ class CorruptImageError(ImageError):
     type = "corrupt_image"
 
 
+class TruncatedImageError(CorruptImageError):
+    type = "truncated_image"
+
+
 class ImageTooLargeError(ImageError):
     type = "image_too_large"
 
 
 class UnsupportedImageError(ImageError):
     type = "unsupported_image"
+
+
+class NotAFileError(ImageError):
+    type = "not_a_file"
+
+
+class DecoderCrashedError(ImageError):
+    type = "decoder_crashed"
+
+
+class DecoderTimeoutError(ImageError):
+    type = "decoder_timeout"
 
 
 def first_line(error: BaseException) -> str:

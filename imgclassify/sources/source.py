@@ -47,6 +47,8 @@ class Source:
     Raises ImageNotFoundError, ImageUnreadableError or ImageTooLargeError."""
     held: bool = False
     """Whether its bytes are in memory already, so that not many of its kind should be gathered."""
+    path: str | None = None
+    """Of the file that `open` opens, where it is one on disk, and not a part of one."""
 
 
 def read_whole(stream: IO[bytes], name: str) -> bytes:
