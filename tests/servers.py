@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import socket
+import struct
 import sys
 import threading
 import time
@@ -41,6 +43,7 @@ class FileServer:
         self.always: Fault | None = None
         """What goes wrong with every request for which `faults` holds none."""
         self.requests: list[Request] = []
+        self.connections = 0
         self._lock = threading.Lock()
         self._http = _Server(("127.0.0.1", 0), _Handler)
         self._http.owner = self
@@ -88,6 +91,10 @@ class FileServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     owner: FileServer
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        self.owner.connections += 1
+        return super().get_request()
 
     def handle_error(self, request: object, client_address: object) -> None:
         # A client that has gone away is what many a test is about.
@@ -268,5 +275,51 @@ def unannounced() -> Fault:
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
         handler.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(answer.body), answer.body))
+
+    return fault
+
+
+def reset() -> Fault:
+    """Resets the connection without a word."""
+
+    def fault(handler: _Handler) -> None:
+        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        handler.connection.close()
+        handler.close_connection = True
+
+    return fault
+
+
+def announced(size: int) -> Fault:
+    """Sends the body under a length that is not its own."""
+
+    def fault(handler: _Handler) -> None:
+        answer = handler.answer()
+        handler.give(Answer(200, {"Content-Length": str(size)}, answer.body))
+        handler.close_connection = size > len(answer.body)
+
+    return fault
+
+
+def encoded(encoding: str) -> Fault:
+    """Sends the file as it is, and says that it is encoded so."""
+
+    def fault(handler: _Handler) -> None:
+        handler.give(Answer(200, {"Content-Encoding": encoding}, handler.answer().body))
+
+    return fault
+
+
+def raw(*pieces: bytes, seconds: float = 0.0, then: bytes = b"") -> Fault:
+    """Sends these bytes, status line and all, with pauses; then others, as long as they are taken."""
+
+    def fault(handler: _Handler) -> None:
+        handler.close_connection = True
+        for piece in pieces:
+            handler.wfile.write(piece)
+            time.sleep(seconds)
+        while then:
+            handler.wfile.write(then)
+            time.sleep(seconds)
 
     return fault

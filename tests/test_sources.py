@@ -1,9 +1,11 @@
 import bz2
 import gzip
+import importlib
 import inspect
 import io
 import lzma
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -11,14 +13,35 @@ import sys
 import tarfile
 import threading
 import time
+import tracemalloc
 import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.utils import formatdate
+from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from servers import (
+    FileServer,
+    announced,
+    encoded,
+    endless,
+    endless_chunks,
+    held,
+    hung_up,
+    raw,
+    redirected,
+    reset,
+    status,
+    trickled,
+    truncated,
+)
 
 from imgclassify import sources
 from imgclassify.errors import (
@@ -26,9 +49,12 @@ from imgclassify.errors import (
     ImageNotFoundError,
     ImageTooLargeError,
     ImageUnreadableError,
+    NotAFileError,
+    UsageError,
 )
-from imgclassify.sources import archives, expand, read_names, urls
+from imgclassify.sources import Selection, expand, read_names, tars, urls, zips
 from imgclassify.sources import source as source_module
+from imgclassify.sources.damage import ZSTANDARD
 
 unix = pytest.mark.skipif(os.name != "posix", reason="pipes and symbolic links as Unix has them")
 unprivileged = pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
@@ -139,7 +165,7 @@ def test_a_file_without_permission_is_unreadable(folder):
 def test_a_permission_error_is_unreadable_and_told_in_the_systems_words(folder, monkeypatch):
     make("a.jpg")
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "a.jpg")
 
     monkeypatch.setattr("builtins.open", refuse)
@@ -201,9 +227,101 @@ def test_a_pipe_has_a_size_limit(folder, monkeypatch):
 
 
 @unix
-def test_a_device_is_refused():
-    with pytest.raises(ImageUnreadableError, match="neither a file nor a pipe"):
-        only("/dev/zero").open()
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_device_is_no_file(listed):
+    with pytest.raises(NotAFileError, match="a device, and no file: '/dev/zero'"):
+        only("/dev/zero", listed=listed).open()
+
+
+@unix
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_socket_is_no_file(folder, listed):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("a.jpg")
+        with pytest.raises(NotAFileError, match=r"a socket, and no file: 'a\.jpg'"):
+            only("a.jpg", listed=listed).open()
+
+
+@unix
+def test_a_pipe_in_a_list_is_no_file_and_waited_for_by_nobody(folder):
+    os.mkfifo("pipe")
+    with pytest.raises(NotAFileError, match="a pipe, and no file: 'pipe'"):
+        only("pipe", listed=True).open()
+
+
+@unix
+def test_a_pipe_that_is_the_one_picture_is_read(folder):
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=Path("pipe").write_bytes, args=(b"image",))
+    writer.start()
+    assert read(sources.only("pipe")) == b"image"
+    writer.join()
+
+
+@unix
+@pytest.mark.parametrize("name", ["top", "top/a.jpg", "top/*.jpg"])
+def test_a_pipe_in_a_files_place_is_waited_for_by_nobody(folder, name):
+    make("top/a.jpg")
+    source = only(name)
+    Path("top/a.jpg").unlink()
+    os.mkfifo("top/a.jpg")
+    with pytest.raises(NotAFileError):
+        source.open()
+
+
+@unix
+def test_a_file_that_becomes_a_pipe_while_it_is_opened_is_waited_for_by_nobody(folder, monkeypatch):
+    make("a.jpg")
+    source = only("a.jpg")
+    really_open = os.open
+
+    def swap(path: str, flags: int) -> int:
+        Path(path).unlink()
+        os.mkfifo(path)
+        return really_open(path, flags)
+
+    monkeypatch.setattr(os, "open", swap)
+    with pytest.raises(NotAFileError):
+        source.open()
+
+
+# Paths ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_a_file_on_disk_has_its_path(folder):
+    make("top/a.jpg", "b")
+    for name, options in [("top", {}), ("top/*.jpg", {}), ("top/a.jpg", {}), ("b", {}), ("b", {"listed": True})]:
+        source = only(name, **options)
+        assert source.path == source.name
+    assert sources.only("b").path == "b"
+
+
+def test_what_is_no_file_on_disk_has_no_path(folder, server):
+    make_archive("a.zip", {"a.jpg": b""})
+    make_archive("a.tar", {"a.jpg": b""})
+    for name in ("a.zip", "a.zip!a.jpg", "a.tar", "-", server.url("a.jpg"), "gone.jpg"):
+        assert only(name).path is None
+
+
+@unix
+def test_what_only_this_process_can_open_has_no_path(folder):
+    make("a.jpg")
+    os.mkfifo("pipe")
+    with Path("a.jpg").open("rb") as stream:
+        for name in ("pipe", f"/dev/fd/{stream.fileno()}", f"/proc/self/fd/{stream.fileno()}"):
+            assert only(name).path is None
+        assert read(only(f"/dev/fd/{stream.fileno()}")) == b"a.jpg"
+
+
+@unix
+def test_a_source_can_be_had_anew_from_its_path_in_another_process(folder):
+    make(os.fsdecode(b"caf\xe9.jpg"))
+    (source,) = expand(["."])
+    script = (
+        "import sys; from imgclassify.sources import file_source; print(file_source(sys.argv[1]).open().read())"
+    )
+    done = subprocess.run([sys.executable, "-c", script, source.path], capture_output=True, check=True)
+    assert done.stdout.strip() == repr(b"caf\xe9.jpg").encode()
 
 
 # Standard input ---------------------------------------------------------------------------------------------
@@ -243,7 +361,7 @@ def test_a_second_dash_fails_and_leaves_the_first_alone():
 def test_names_of_a_list_are_no_globs(tmp_path):
     (tmp_path / "1.jpg").write_bytes(b"other")
     names = [str(tmp_path / "[1].jpg"), "nul\0*.jpg"]
-    for source, name in zip(expand(names, globs=False), names, strict=True):
+    for source, name in zip(expand(names, listed=True), names, strict=True):
         assert source.name == name
         with pytest.raises(ImageError):
             source.open()
@@ -379,16 +497,32 @@ def test_broken_links_in_a_folder_become_failing_sources(folder, notices):
 
 
 @unix
-def test_pipes_and_sockets_in_a_folder_are_skipped_with_a_notice(folder, notices):
+def test_pipes_and_sockets_in_a_folder_are_sources_that_fail(folder, notices):
     make("top/b.jpg")
     os.mkfifo("top/a.jpg")
+    os.mkfifo("top/pipe")
+    Path("top/d.jpg").symlink_to("/dev/zero")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("top/c.jpg")
-        assert names("top", notice=notices) == ["top/b.jpg"]
-    assert sorted(notices) == [f"skipped, not a regular file: 'top/{name}.jpg'" for name in "ac"]
+        first, second, third, fourth = expand(["top"], notice=notices)
+        assert read(second) == b"top/b.jpg"
+        for source, kind in [(first, "pipe"), (third, "socket"), (fourth, "device")]:
+            with pytest.raises(NotAFileError, match=f"a {kind}, and no file: '{source.name}'"):
+                source.open()
+    assert notices == []
 
 
-def test_an_unreadable_subfolder_is_noticed_and_the_rest_goes_on(folder, notices, monkeypatch):
+@unprivileged
+def test_a_folder_without_permission_is_a_source_that_fails(folder, notices):
+    make("top/a/1.jpg")
+    Path("top/a").chmod(0)
+    source = only("top", notice=notices)
+    Path("top/a").chmod(0o700)
+    assert source.name == "top/a"
+
+
+@pytest.mark.parametrize("given", ["top", "top/", "top/**/*.jpg"])
+def test_an_unreadable_subfolder_is_a_source_that_fails_and_the_rest_goes_on(folder, notices, monkeypatch, given):
     make("top/a/1.jpg", "top/b/2.jpg", "top/c/3.jpg")
     scandir = os.scandir
 
@@ -398,11 +532,81 @@ def test_an_unreadable_subfolder_is_noticed_and_the_rest_goes_on(folder, notices
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    assert names("top", notice=notices) == [
-        native("top/a/1.jpg"),
-        native("top/c/3.jpg"),
-    ]
-    assert notices == [f"cannot read folder {native('top/b')!r}: Permission denied"]
+    first, second, third = expand([given], notice=notices)
+    assert [first.name, third.name] == [native("top/a/1.jpg"), native("top/c/3.jpg")]
+    assert second.name == native("top/b")
+    assert second.path is None
+    with pytest.raises(ImageUnreadableError) as caught:
+        second.open()
+    assert str(caught.value) == f"cannot read folder {native('top/b')!r}: Permission denied"
+    assert notices == []
+
+
+def test_a_folder_that_cannot_be_read_fails_under_the_name_it_was_given(folder, notices, monkeypatch):
+    Path("top").mkdir()
+    monkeypatch.setattr(os, "scandir", lambda _: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    source = only("top/", notice=notices)
+    assert source.name == "top/"
+    with pytest.raises(ImageUnreadableError, match="Input/output error"):
+        source.open()
+    assert notices == []
+
+
+def test_a_folder_whose_listing_breaks_off_fails_first_and_yields_what_was_listed(folder, monkeypatch):
+    make(*(f"top/{number}.jpg" for number in range(9)), "top/sub/x.jpg")
+    scandir = os.scandir
+
+    class Broken:
+        def __init__(self, path):
+            self.entries = sorted(scandir(path), key=lambda entry: entry.name != "sub")[:4]
+
+        def __enter__(self):
+            yield from self.entries
+            raise OSError(5, "Input/output error")
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(os, "scandir", lambda path: Broken(path) if path == "top" else scandir(path))
+    failing, *rest = expand(["top"])
+    assert failing.name == "top"
+    with pytest.raises(ImageUnreadableError, match="Input/output error"):
+        failing.open()
+    assert len(rest) == 4
+    assert rest[-1].name == native("top/sub/x.jpg")
+
+
+def test_what_cannot_be_examined_is_not_passed_over_in_silence(folder):
+    Path("top").mkdir()
+    Path("top/album").symlink_to("album")
+    source = only("top")
+    assert source.name == "top/album"
+    with pytest.raises(ImageUnreadableError, match=r"symbolic links|Symlink"):
+        source.open()
+
+
+@unix
+def test_a_path_longer_than_the_system_takes_is_a_source_that_fails(folder):
+    name = "d" * 200
+    for _ in range(30):
+        make("a.jpg")
+        Path(name).mkdir()
+        os.chdir(name)
+    os.chdir(folder)
+    *pictures, last = expand(["."])
+    assert len(pictures) > 15
+    with pytest.raises(ImageUnreadableError, match="name too long"):
+        last.open()
+
+
+def test_a_folders_files_are_not_examined_one_by_one(folder, monkeypatch):
+    """A million of them would each cost a call to the system."""
+    make(*(f"top/{number:03}.jpg" for number in range(100)), "top/sub/a.jpg")
+    examined = []
+    stat_of = os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **options: examined.append(path) or stat_of(path, **options))
+    assert len(names("top")) == 101
+    assert len(examined) < 10
 
 
 def test_a_tree_deeper_than_pythons_stack_is_walked(folder):
@@ -524,8 +728,27 @@ def test_names_are_taken_from_the_list_as_sources_are_asked_for(folder):
 
 # Archives ---------------------------------------------------------------------------------------------------
 
-TARS = {".tar": "w", ".tar.gz": "w:gz", ".tgz": "w:gz", ".tar.bz2": "w:bz2", ".tar.xz": "w:xz"}
+zstandard = importlib.import_module(ZSTANDARD)
+TARS = {
+    ".tar": bytes,
+    ".tar.gz": gzip.compress,
+    ".tgz": gzip.compress,
+    ".tar.bz2": bz2.compress,
+    ".tar.xz": lzma.compress,
+    ".tar.zst": partial(zstandard.compress, options={zstandard.CompressionParameter.checksum_flag: 1}),
+    ".tzst": zstandard.compress,
+}
 KINDS = [".zip", *TARS]
+
+
+def make_tar(members: Iterable[tuple[str, bytes]]) -> bytes:
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return plain.getvalue()
 
 
 def make_archive(path: str, members: dict[str, bytes]) -> None:
@@ -535,11 +758,7 @@ def make_archive(path: str, members: dict[str, bytes]) -> None:
                 archive.writestr(name, content)
         return
     kind = next(kind for kind in TARS if path.endswith(kind))
-    with tarfile.open(path, TARS[kind]) as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
+    Path(path).write_bytes(TARS[kind](make_tar(members.items())))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -556,9 +775,13 @@ def test_an_archives_images_come_in_its_own_order_under_its_name(folder, kind):
 def test_hidden_members_are_skipped(folder, kind):
     make_archive(
         f"a{kind}",
-        {".x.jpg": b"", ".git/x.jpg": b"", "__MACOSX/b.jpg": b"", "../up.jpg": b"", "a.jpg": b""},
+        {".x.jpg": b"", ".git/x.jpg": b"", "__MACOSX/b.jpg": b"", "x/.git/x.jpg": b"", "./a.jpg": b""},
     )
-    assert names(f"a{kind}") == [f"a{kind}!a.jpg"]
+    selection = Selection()
+    (name,) = names(f"a{kind}", selection=selection)
+    assert name.endswith("a.jpg")
+    assert selection.skipped == {"hidden": 4}
+    assert len(names(f"a{kind}", selection=Selection(hidden=True))) == 5
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -604,7 +827,7 @@ def test_an_archive_without_images_is_noticed(folder, notices, kind):
     assert notices == [f"no image in 'a{kind}'"]
 
 
-@pytest.mark.parametrize("kind", [*KINDS, ".tar.zst"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("content", [b"", b"not an archive" * 100])
 def test_an_archive_that_cannot_be_opened_is_one_failing_source(folder, notices, kind, content):
     Path(f"a{kind}").write_bytes(content)
@@ -615,14 +838,7 @@ def test_an_archive_that_cannot_be_opened_is_one_failing_source(folder, notices,
     assert notices == []
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 14), reason="the standard library has zstandard")
-def test_a_zst_archive_says_which_python_it_needs(folder):
-    make("a.tar.zst")
-    with pytest.raises(ImageUnreadableError, match=r"Python 3\.14"):
-        only("a.tar.zst").open()
-
-
-@pytest.mark.parametrize("kind", [".tar", ".tar.gz", ".tar.bz2", ".tar.xz"])
+@pytest.mark.parametrize("kind", [".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst"])
 def test_a_cut_tar_yields_what_is_whole_and_then_fails(folder, kind):
     members = {f"{number}.jpg": os.urandom(200_000) for number in range(10)}
     make_archive(f"a{kind}", members)
@@ -680,17 +896,20 @@ def test_a_member_above_the_limit_is_not_even_read(folder, kind, monkeypatch):
         raise AssertionError("read")
 
     monkeypatch.setattr(source_module, "MAX_BYTES", 1000)
-    monkeypatch.setattr(archives, "read_whole", fail)
+    monkeypatch.setattr(tars, "read_whole", fail)
+    monkeypatch.setattr(zips, "read_whole", fail)
     make_archive(f"a{kind}", {"big.jpg": bytes(1001)})
     with pytest.raises(ImageTooLargeError):
         only(f"a{kind}").open()
 
 
-def test_a_tar_that_claims_an_impossible_size_fails_in_words(folder):
+@pytest.mark.parametrize("kind", TARS)
+@pytest.mark.parametrize("size", [2**40, 2**62, 2**80])
+def test_a_tar_that_claims_an_impossible_size_fails_in_words(folder, kind, size):
     info = tarfile.TarInfo("a.jpg")
-    info.size = 2**80
-    Path("a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(10_240))
-    member, rest = expand(["a.tar"])
+    info.size = size
+    Path(f"a{kind}").write_bytes(TARS[kind](info.tobuf(tarfile.GNU_FORMAT) + bytes(10_240)))
+    member, rest = expand([f"a{kind}"])
     with pytest.raises(ImageTooLargeError):
         member.open()
     with pytest.raises(ImageUnreadableError):
@@ -703,7 +922,7 @@ def test_a_zip_member_without_a_name_is_passed_over(folder):
     assert names("a.zip") == ["a.zip!b.jpg"]
 
 
-@pytest.mark.parametrize("kind", [".tar.bz2", ".tar.xz"])
+@pytest.mark.parametrize("kind", [".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst"])
 def test_a_compressed_tar_damaged_in_its_middle_fails_in_words(folder, kind):
     members = {f"{number}.jpg": os.urandom(1000) * 200 for number in range(10)}
     make_archive(f"a{kind}", members)
@@ -753,8 +972,10 @@ def test_links_in_a_tar_are_what_they_link_to(kind, folder):
     Path("d/1.jpg").write_bytes(b"content")
     Path("d/2.jpg").hardlink_to("d/1.jpg")
     Path("d/3.jpg").symlink_to("1.jpg")
-    with tarfile.open(f"a{kind}", TARS[kind]) as archive:
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as archive:
         archive.add("d")
+    Path(f"a{kind}").write_bytes(TARS[kind](plain.getvalue()))
     found = {source.name: read(source) for source in expand([f"a{kind}"])}
     assert found == {f"a{kind}!d/{number}.jpg": b"content" for number in (1, 2, 3)}
     assert read(only(f"a{kind}!d/2.jpg")) == b"content"
@@ -763,19 +984,12 @@ def test_links_in_a_tar_are_what_they_link_to(kind, folder):
 @pytest.mark.parametrize("kind", sorted(TARS))
 @pytest.mark.parametrize("damage", ["header", "cut in a header", "cut between members"])
 def test_a_tar_that_cannot_be_read_to_its_end_has_a_record_of_its_own(kind, damage, folder):
-    plain = io.BytesIO()
-    with tarfile.open(fileobj=plain, mode="w") as archive:
-        for number in range(4):
-            info = tarfile.TarInfo(f"{number}.jpg")
-            info.size = 512
-            archive.addfile(info, io.BytesIO(bytes([number]) * 512))
-    content = bytearray(plain.getvalue())
+    content = bytearray(make_tar((f"{number}.jpg", bytes([number]) * 512) for number in range(4)))
     if damage == "header":
         content[2 * 1024 + 10] ^= 1
     else:
         del content[2 * 1024 + (200 if damage == "cut in a header" else 0) :]
-    compress = {".tar": bytes, ".tar.bz2": bz2.compress, ".tar.xz": lzma.compress}.get(kind, gzip.compress)
-    Path(f"a{kind}").write_bytes(compress(bytes(content)))
+    Path(f"a{kind}").write_bytes(TARS[kind](bytes(content)))
     *members, last = expand([f"a{kind}"])
     assert [source.name for source in members] == [f"a{kind}!0.jpg", f"a{kind}!1.jpg"]
     assert last.name == f"a{kind}"
@@ -828,28 +1042,20 @@ def test_a_tar_is_read_as_it_is_consumed_and_holds_one_member_at_a_time(folder, 
     assert max(passed) <= 1
 
 
-def sample_archives() -> dict[str, bytes]:
-    packed = {}
-    for kind in KINDS:
-        buffer = io.BytesIO()
-        if kind == ".zip":
-            with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-                archive.writestr("a.jpg", bytes(range(256)))
-                archive.writestr("b.jpg", b"b" * 500)
-        else:
-            with tarfile.open(fileobj=buffer, mode=TARS[kind]) as archive:
-                for name in ("a.jpg", "b.jpg"):
-                    info = tarfile.TarInfo(name)
-                    info.size = 300
-                    archive.addfile(info, io.BytesIO(bytes(300)))
-        packed[kind] = buffer.getvalue()
-    return packed
+@cache
+def sample_archives() -> list[tuple[str, bytes]]:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jpg", bytes(range(256)))
+        archive.writestr("b.jpg", b"b" * 500)
+    plain = make_tar([("a.jpg", bytes(300)), ("b.jpg", bytes(300))])
+    return [(".zip", packed.getvalue()), *((kind, compress(plain)) for kind, compress in TARS.items())]
 
 
 @settings(deadline=None, max_examples=300)
 @given(st.data())
 def test_a_mutated_archive_yields_streams_or_image_errors_and_nothing_else(tmp_path_factory, data):
-    kind, content = data.draw(st.sampled_from(sorted(sample_archives().items())))
+    kind, content = data.draw(st.sampled_from(sample_archives()))
     mutated = bytearray(content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content)
     for position, value in data.draw(
         st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=8)
@@ -863,139 +1069,790 @@ def test_a_mutated_archive_yields_streams_or_image_errors_and_nothing_else(tmp_p
             read(source)
 
 
+# Hostile archives -------------------------------------------------------------------------------------------
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """The most memory that Python's objects took at once."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def outcomes(name: str) -> dict[str, bytes | ImageError]:
+    found: dict[str, bytes | ImageError] = {}
+    for source in expand([name]):
+        try:
+            found[source.name] = read(source)
+        except ImageError as error:
+            found[source.name] = error
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_members_name_leads_nowhere_but_into_its_archive(folder, kind):
+    members = {
+        "../../etc/passwd.jpg": b"up",
+        "/etc/hostname.jpg": b"absolute",
+        "a\nb\x1b[31m.jpg": b"newline",
+        "C:\\x.jpg": b"drive",
+        "http://a/x.jpg": b"address",
+    }
+    make_archive(f"a{kind}", members)
+    assert outcomes(f"a{kind}") == {f"a{kind}!{name}": content for name, content in members.items()}
+    assert list(Path().iterdir()) == [Path(f"a{kind}")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_members_of_one_name_are_answered_each_with_its_own_bytes(folder, kind):
+    if kind == ".zip":
+        with zipfile.ZipFile("a.zip", "w") as archive:
+            for content in (b"first", b"second"):
+                archive.writestr("a.jpg", content)
+    else:
+        Path(f"a{kind}").write_bytes(TARS[kind](make_tar([("a.jpg", b"first"), ("a.jpg", b"second")])))
+    found = list(expand([f"a{kind}"]))
+    assert [source.name for source in found] == [f"a{kind}!a.jpg"] * 2
+    assert [read(source) for source in reversed(found)] == [b"second", b"first"]
+
+
+def lie_about_sizes(path: str, true: int, claimed: int) -> None:
+    Path(path).write_bytes(
+        Path(path).read_bytes().replace(true.to_bytes(4, "little"), claimed.to_bytes(4, "little"))
+    )
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("claimed", [10, 100 << 20])
+def test_a_zip_bomb_bursts_in_little_memory(folder, monkeypatch, method, claimed):
+    monkeypatch.setattr(source_module, "MAX_BYTES", 1 << 20)
+    size = 100 << 20
+    with zipfile.ZipFile("a.zip", "w", method) as archive:
+        archive.writestr("a.jpg", bytes(size))
+        archive.writestr("b.jpg", b"b")
+    lie_about_sizes("a.zip", size, claimed)
+    bomb, neighbour = expand(["a.zip"])
+
+    def burst() -> None:
+        with pytest.raises(ImageError):
+            bomb.open()
+
+    assert peak_bytes(burst) < 8 << 20
+    if method != zipfile.ZIP_LZMA:
+        assert read(neighbour) == b"b"
+
+
+def test_a_zips_members_may_be_packed_by_bzip2(folder):
+    content = os.urandom(100_000)
+    with zipfile.ZipFile("a.zip", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("a.jpg", content)
+    assert read(only("a.zip")) == content
+
+
+def test_a_zips_method_that_is_not_opened_is_told(folder):
+    with zipfile.ZipFile("a.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.jpg", b"a")
+    with pytest.raises(ImageUnreadableError, match=r"'a\.zip!a\.jpg': it is packed by method 14"):
+        only("a.zip").open()
+
+
+def test_archives_in_archives_stay_closed(folder, notices):
+    make_archive("inner.zip", {"a.jpg": b""})
+    make_archive("outer.zip", {"inner.zip": Path("inner.zip").read_bytes()})
+    selection = Selection()
+    assert names("outer.zip", notice=notices, selection=selection) == []
+    assert selection.skipped == {"not_an_image_name": 1}
+    assert notices == ["no image in 'outer.zip'"]
+
+
+@unix
+def test_a_zip_of_a_hundred_thousand_members_is_listed_in_bounded_memory(folder):
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        for number in range(100_000):
+            archive.writestr(f"{number:06}.jpg", str(number))
+    script = """
+import resource
+from imgclassify.sources import expand
+resource.setrlimit(resource.RLIMIT_AS, (256 << 20, 256 << 20))
+for number, source in enumerate(expand(["a.zip"])):
+    if number % 9999 == 0:
+        assert source.open().read() == str(number).encode()
+print(number)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert int(done.stdout) == 99_999
+
+
+def header(kind: bytes, size: int) -> bytes:
+    info = tarfile.TarInfo("header")
+    info.type = kind
+    info.size = size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def pax_record(key: bytes, value: bytes) -> bytes:
+    size = len(key) + len(value) + 3
+    while len(b"%d" % size) + len(key) + len(value) + 3 != size:
+        size = len(b"%d" % size) + len(key) + len(value) + 3
+    return b"%d %s=%s\n" % (size, key, value)
+
+
+def padded(content: bytes) -> bytes:
+    return content + bytes(-len(content) % 512)
+
+
+BOMBS = {
+    "a pax header": header(tarfile.XHDTYPE, 100 << 20) + pax_record(b"comment", b"x" * (100 << 20)),
+    "a global header": header(tarfile.XGLTYPE, 100 << 20) + bytes(100 << 20),
+    "a long name": header(tarfile.GNUTYPE_LONGNAME, 100 << 20) + b"x" * (100 << 20),
+    "a long link": header(tarfile.GNUTYPE_LONGLINK, 2**70) + b"x" * 1000,
+    "a map of holes": header(tarfile.GNUTYPE_SPARSE, 0)[:482]
+    + b"\1"
+    + bytes(29)
+    + (b"1" * 504 + b"\1" * 8) * 100_000,
+    "many headers": 20 * (header(tarfile.XHDTYPE, 59_904) + padded(pax_record(b"key", b"x" * 59_500))),
+}
+
+
+def with_checksum(block: bytes) -> bytes:
+    total = sum(block[:148]) + 8 * 32 + sum(block[156:512])
+    return block[:148] + b"%06o\0 " % total + block[156:]
+
+
+@pytest.mark.parametrize("kind", [".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst"])
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_tars_header_cannot_ask_for_much_memory(folder, kind, bomb):
+    content = make_tar([("a.jpg", b"a")])[:1024] + with_checksum(BOMBS[bomb]) + bytes(1024)
+    Path(f"a{kind}").write_bytes(TARS[kind](content))
+    found: dict[str, bytes | ImageError] = {}
+    assert peak_bytes(lambda: found.update(outcomes(f"a{kind}"))) < 16 << 20
+    assert found[f"a{kind}!a.jpg"] == b"a"
+    assert "headers are larger than" in str(found[f"a{kind}"])
+
+
+def test_a_tars_global_headers_do_not_add_up(folder):
+    content = b""
+    for number in range(10):
+        record = padded(pax_record(b"key%d" % number, b"x" * 50_000))
+        content += header(tarfile.XGLTYPE, len(record)) + record + make_tar([(f"{number}.jpg", b"")])[:512]
+    Path("a.tar").write_bytes(content + bytes(1024))
+    *found, last = expand(["a.tar"])
+    assert len(found) == 1
+    with pytest.raises(ImageUnreadableError, match="global headers"):
+        last.open()
+
+
+def test_a_tars_header_cannot_ask_for_much_time(folder):
+    """Older Pythons would take minutes over each of these."""
+    digits = padded(b"1" * 60_000)
+    Path("a.tar").write_bytes((header(tarfile.XHDTYPE, len(digits)) + digits) + bytes(1024))
+    with pytest.raises(ImageUnreadableError, match="thousand digits"):
+        only("a.tar").open()
+
+
+@pytest.mark.parametrize("size", [b"-1", b"-512", b"-1536"])
+def test_a_tar_cannot_lead_back_to_where_it_was(folder, size):
+    """Older Pythons would find the same member for ever."""
+    record = padded(pax_record(b"size", size))
+    content = header(tarfile.XHDTYPE, len(record)) + record + make_tar([("b.jpg", b"")])
+    Path("a.tar").write_bytes(make_tar([("a.jpg", b"a")])[:1024] + content)
+    first, last = islice(expand(["a.tar"]), 3)
+    assert first.name == "a.tar!a.jpg"
+    with pytest.raises(ImageUnreadableError):
+        last.open()
+
+
+def test_a_members_size_below_zero_is_damage(folder):
+    block = bytearray(header(tarfile.REGTYPE, 0))
+    block[124:136] = (-512).to_bytes(12, "big", signed=True)
+    Path("a.tar").write_bytes(with_checksum(bytes(block)) + bytes(1024))
+    (source,) = islice(expand(["a.tar"]), 3)
+    with pytest.raises(ImageUnreadableError):
+        source.open()
+
+
+def test_headers_of_an_honest_size_are_read(folder):
+    name = "/".join(["d" * 200] * 20) + ".jpg"
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        with tarfile.open("a.tar", "w", format=form) as archive:
+            info = tarfile.TarInfo(name)
+            info.size = 1
+            info.pax_headers = {"SCHILY.xattr.user.note": "x" * 20_000}
+            archive.addfile(info, io.BytesIO(b"a"))
+        source = only("a.tar")
+        assert source.name == f"a.tar!{name}"
+        assert read(source) == b"a"
+
+
+def test_a_zstandard_frame_cannot_ask_for_a_large_window(folder):
+    def pack(exponent: int) -> None:
+        block = (5000 << 3 | 1 << 1 | 1).to_bytes(3, "little") + b"\0"  # five thousand zeros, an empty tar
+        Path("a.tar.zst").write_bytes(b"\x28\xb5\x2f\xfd\0" + bytes([exponent << 3]) + block)
+
+    pack(17)
+    assert names("a.tar.zst") == []
+    for exponent in (18, 31):
+        pack(exponent)
+        with pytest.raises(ImageUnreadableError, match="too much memory"):
+            only("a.tar.zst").open()
+
+
+def test_an_xz_cannot_ask_for_a_large_window(folder):
+    def pack(window: int) -> None:
+        filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": window}]
+        Path("a.tar.xz").write_bytes(lzma.compress(make_tar([("a.jpg", b"a")]), filters=filters))
+
+    pack(64 << 20)
+    assert read(only("a.tar.xz")) == b"a"
+    pack(512 << 20)
+    with pytest.raises(ImageUnreadableError, match="Memory usage limit"):
+        only("a.tar.xz").open()
+
+
+@pytest.mark.parametrize("kind", [".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst"])
+def test_a_compressed_tar_may_consist_of_several_streams(folder, kind):
+    plain = make_tar((f"{number}.jpg", bytes([number]) * 5000) for number in range(9))
+    pieces = [plain[start : start + 7000] for start in range(0, len(plain), 7000)]
+    padding = bytes(8) if kind == ".tar.xz" else b""
+    Path(f"a{kind}").write_bytes(padding.join(map(TARS[kind], pieces)))
+    found = outcomes(f"a{kind}")
+    assert list(found.values()) == [bytes([number]) * 5000 for number in range(9)]
+
+
+@pytest.mark.parametrize("kind", TARS)
+@pytest.mark.parametrize("named", TARS)
+def test_a_tars_compression_is_told_by_its_first_bytes(folder, kind, named):
+    Path(f"a{named}").write_bytes(
+        TARS[kind](make_tar([("a.jpg", b"a"), ("notes", b"x" * 10_000), ("b.jpg", b"b")]))
+    )
+    assert outcomes(f"a{named}") == {f"a{named}!a.jpg": b"a", f"a{named}!b.jpg": b"b"}
+
+
+def test_no_module_for_zstandard_is_imported_before_it_is_needed(folder):
+    make_archive("a.tar.gz", {"a.jpg": b"a"})
+    script = (
+        "import sys; from imgclassify.sources import damage, expand; list(expand(['a.tar.gz']));"
+        "sys.exit(damage.ZSTANDARD in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+# WebDataset -------------------------------------------------------------------------------------------------
+
+
+def shard() -> dict[str, bytes]:
+    members = {}
+    for number in range(30):
+        key = f"train/{number % 3}/{number:06}"
+        members[f"{key}.jpg"] = f"picture {number}".encode()
+        members[f"{key}.json"] = b"{}"
+        members[f"{key}.cls"] = b"3"
+        members[f"{key}.seg.png"] = f"mask {number}".encode()
+    return members
+
+
+@pytest.mark.parametrize("kind", TARS)
+def test_a_shards_pictures_are_each_a_source_with_its_own_bytes(folder, kind):
+    members = shard()
+    make_archive(f"shard{kind}", members)
+    selection = Selection()
+    found = {source.name: read(source) for source in expand([f"shard{kind}"], selection=selection)}
+    wanted = {name: content for name, content in members.items() if name.endswith((".jpg", ".png"))}
+    assert found == {f"shard{kind}!{name}": content for name, content in wanted.items()}
+    assert list(found) == [f"shard{kind}!{name}" for name in wanted]
+    assert selection.skipped == {"not_an_image_name": 60}
+
+
+@pytest.mark.parametrize("kind", TARS)
+def test_a_shards_masks_can_be_left_out(folder, kind):
+    members = shard()
+    make_archive(f"shard{kind}", members)
+    selection = Selection(exclude=["*.seg.png"])
+    found = [read(source) for source in expand([f"shard{kind}"], selection=selection)]
+    assert found == [f"picture {number}".encode() for number in range(30)]
+    assert selection.skipped == {"not_an_image_name": 60, "excluded": 30}
+
+
+def test_a_picture_of_a_shard_that_breaks_does_not_shift_its_neighbours(folder, monkeypatch):
+    monkeypatch.setattr(source_module, "MAX_BYTES", 1000)
+    members = shard()
+    members["train/1/000010.jpg"] = bytes(1001)
+    make_archive("shard.tar.zst", members)
+    found = outcomes("shard.tar.zst")
+    assert isinstance(found.pop("shard.tar.zst!train/1/000010.jpg"), ImageTooLargeError)
+    assert len(found) == 59
+    assert all(members[name.partition("!")[2]] == content for name, content in found.items())
+
+
+# Selections -------------------------------------------------------------------------------------------------
+
+TREE = {
+    "a.jpg": "",
+    ".hidden.jpg": "hidden",
+    "dogs/rex.jpg": "",
+    "dogs/notes.txt": "not_an_image_name",
+    "dogs/raw/rex.jpg": "",
+    "dogs/raw/rex.dng": "not_an_image_name",
+    "raw/b.png": "",
+    "raw/b.seg.png": "",
+}
+
+
+def selected(how: str, **options: object) -> tuple[set[str], dict[str, int]]:
+    """The paths that are taken of TREE, be it a folder, a glob or an archive, and the counts of those left out."""
+    make(*(f"top/{path}" for path in TREE))
+    if how in KINDS:
+        make_archive(f"top{how}", dict.fromkeys(TREE, b""))
+    given = {"folder": "top", "glob": "top/**"}.get(how, f"top{how}")
+    selection = Selection(**options)
+    found = [name.replace("!", os.sep) for name in names(given, selection=selection)]
+    assert len(set(found)) == len(found)
+    return {name.split(os.sep, 1)[1].replace(os.sep, "/") for name in found}, dict(selection.skipped)
+
+
+HOWS = ["folder", "glob", ".zip", ".tar"]
+ALL = {path for path, reason in TREE.items() if not reason}
+
+
+@pytest.mark.parametrize("how", ["folder", ".zip", ".tar"])
+def test_what_is_left_out_is_counted(folder, how):
+    assert selected(how) == (ALL, {"hidden": 1, "not_an_image_name": 2})
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize(
+    ("include", "exclude", "taken"),
+    [
+        ([], ["*.png"], ALL - {"raw/b.png", "raw/b.seg.png"}),
+        ([], ["*.seg.png"], ALL - {"raw/b.seg.png"}),
+        ([], ["raw"], {"a.jpg", "dogs/rex.jpg"}),
+        ([], ["raw/"], {"a.jpg", "dogs/rex.jpg"}),
+        ([], ["/raw"], ALL - {"raw/b.png", "raw/b.seg.png"}),
+        ([], ["dogs/raw"], ALL - {"dogs/raw/rex.jpg"}),
+        ([], ["dogs/*.jpg"], ALL - {"dogs/rex.jpg"}),
+        ([], ["dogs/**/*.jpg"], ALL - {"dogs/rex.jpg", "dogs/raw/rex.jpg"}),
+        ([], ["/a.jpg/"], ALL),
+        ([], ["*.jpg", "!rex.jpg"], ALL - {"a.jpg"}),
+        ([], ["dogs/", "!dogs/rex.jpg"], ALL - {"dogs/rex.jpg", "dogs/raw/rex.jpg"}),
+        ([], ["dogs/*", "!dogs/rex.jpg"], ALL - {"dogs/raw/rex.jpg"}),
+        ([], ["?.jpg", "[b-d].png"], ALL - {"a.jpg", "raw/b.png"}),
+        (["*.png"], [], {"raw/b.png", "raw/b.seg.png"}),
+        (["rex.*"], [], {"dogs/rex.jpg", "dogs/raw/rex.jpg"}),
+        (["dogs/"], [], {"dogs/rex.jpg", "dogs/raw/rex.jpg"}),
+        (["/raw/*", "/a.*"], [], {"raw/b.png", "raw/b.seg.png", "a.jpg"}),
+        (["*.png"], ["*.seg.*"], {"raw/b.png"}),
+        (["raw"], ["raw"], set()),
+    ],
+)
+def test_patterns_are_those_of_gitignore_wherever_pictures_come_from(folder, how, include, exclude, taken):
+    assert selected(how, include=include, exclude=exclude)[0] == taken
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+@pytest.mark.parametrize(
+    "pattern", ["raw", "/raw", "raw/", "dogs/raw", "*.seg.png", "**/b*", "dogs/**", "r?w", "\\!a"]
+)
+def test_patterns_exclude_what_git_ignores(folder, pattern):
+    taken, _ = selected("folder", exclude=[pattern])
+    subprocess.run(["git", "init", "-q", "top"], check=True)
+    Path("top/.gitignore").write_text(pattern)
+    command = ["git", "-C", "top", "ls-files", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert taken == ALL.intersection(listed)
+
+
+def test_what_patterns_leave_out_is_counted(folder):
+    assert selected("folder", exclude=["raw"])[1] == {"hidden": 1, "not_an_image_name": 1, "excluded": 2}
+    assert selected(".zip", exclude=["raw"])[1] == {"hidden": 1, "not_an_image_name": 2, "excluded": 3}
+    assert selected("folder", include=["*.png"])[1] == {"hidden": 1, "not_an_image_name": 2, "excluded": 3}
+
+
+def test_an_excluded_folder_is_not_looked_into(folder, monkeypatch):
+    make("top/raw/a.jpg", "top/b.jpg", "top/.git/c.jpg")
+    scanned = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: scanned.append(path) or scandir(path))
+    assert names("top", selection=Selection(exclude=["raw"])) == [native("top/b.jpg")]
+    assert scanned == ["top"]
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_hidden_ones_can_be_taken(folder, how):
+    assert selected(how, hidden=True)[0] == ALL | {".hidden.jpg"}
+
+
+@pytest.mark.parametrize("how", ["folder", ".zip", ".tar"])
+def test_subfolders_can_be_left_out(folder, how):
+    taken, skipped = selected(how, recursive=False)
+    assert taken == {"a.jpg"}
+    assert skipped == {"hidden": 1, "subfolder": 2 if how == "folder" else 6}
+
+
+def test_a_globs_folders_are_walked_as_named_ones(folder):
+    make("top/20/a.jpg", "top/20/sub/b.jpg", "top/21.jpg")
+    assert names("top/2*", selection=Selection(recursive=False)) == [native("top/20/a.jpg"), native("top/21.jpg")]
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_what_was_named_is_tried_whatever_the_selection(folder, listed):
+    make("dogs/.a", "dogs/b.jpg")
+    selection = Selection(include=["*.png"], exclude=["dogs", "b*"], recursive=False)
+    given = ["dogs/.a", "dogs/b.jpg", "gone.jpg"]
+    assert names(*given, selection=selection, listed=listed) == given
+    assert selection.skipped == {}
+
+
+def test_a_member_that_was_named_is_tried_whatever_the_selection(folder):
+    make_archive("a.zip", {"x/a.jpg": b"a"})
+    selection = Selection(include=["*.png"], exclude=["x"], recursive=False)
+    assert read(only("a.zip!x/a.jpg", selection=selection)) == b"a"
+
+
+def test_a_glob_narrows_archives_by_their_members_and_excludes_them_by_name(folder):
+    for name in ("good.zip", "bad.zip"):
+        make_archive(name, {"a.jpg": b"", "b.png": b""})
+    selection = Selection(include=["*.jpg"], exclude=["bad.*"])
+    assert names("*.zip", selection=selection) == ["good.zip!a.jpg"]
+
+
+def test_a_globs_matches_are_tried_whatever_their_ending(folder):
+    make("top/notes.txt", "top/a.jpg")
+    assert names("top/*") == [native("top/a.jpg"), native("top/notes.txt")]
+
+
+@unix
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take UTF-8 only")
+def test_patterns_match_names_that_are_not_text_and_names_of_several_lines(folder):
+    odd = os.fsdecode(b"caf\xe9")
+    make(f"top/{odd}/a.jpg", f"top/{odd}.jpg", "top/two\nlines/a.tmp.jpg", "top/a.jpg\n.jpg")
+    everything = set(names("top"))
+    for pattern, left_out in [
+        (odd, {f"top/{odd}/a.jpg"}),
+        (f"{odd}*", {f"top/{odd}/a.jpg", f"top/{odd}.jpg"}),
+        ("caf?.jpg", {f"top/{odd}.jpg"}),
+        ("*.tmp.jpg", {"top/two\nlines/a.tmp.jpg"}),
+        ("two\nlines", {"top/two\nlines/a.tmp.jpg"}),
+        ("/**/a.jpg", {f"top/{odd}/a.jpg"}),
+    ]:
+        assert everything - set(names("top", selection=Selection(exclude=[pattern]))) == left_out
+
+
+@pytest.mark.parametrize("pattern", ["", " ", "#a", "/", "[z-a].jpg", "a\\", "!", "[[:alpha:]].jpg"])
+@pytest.mark.parametrize("option", ["include", "exclude"])
+def test_a_pattern_that_cannot_be_meant_is_wrong_usage(option, pattern):
+    with pytest.raises(UsageError) as caught:
+        Selection(**{option: ["*.jpg", pattern]})
+    assert repr(pattern) in str(caught.value)
+    assert ".gitignore" in caught.value.hint
+
+
+def test_pathspec_is_imported_for_patterns_alone():
+    script = (
+        "import sys; from imgclassify.sources import Selection; Selection({}); sys.exit('pathspec' in sys.modules)"
+    )
+    run = partial(subprocess.run, check=False)
+    assert run([sys.executable, "-c", script.format("")]).returncode == 0
+    assert run([sys.executable, "-c", script.format("['*.jpg']")]).returncode == 1
+
+
 # URLs -------------------------------------------------------------------------------------------------------
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        kind, _, argument = self.path.strip("/").partition("/")
-        if kind == "slow":
-            time.sleep(1)
-        if kind == "drip":
-            self.drip()
-            return
-        if kind in ("redirect", "redirect-to"):
-            self.send_response(302)
-            target = f"/redirect/{int(argument) - 1}" if kind == "redirect" else argument
-            self.send_header("Location", "/image/a.jpg" if target == "/redirect/0" else target)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        content = b"x" * int(argument) if kind == "size" else f"content of {self.path}".encode()
-        self.send_response(int(argument) if kind == "status" else 200)
-        self.send_header("Content-Length", str(len(content) + (100 if kind == "cut" else 0)))
-        self.end_headers()
-        self.wfile.write(content)
-        self.close_connection = kind == "cut"
-
-    def drip(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", "1000")
-        self.end_headers()
-        with suppress(OSError):
-            for _ in range(1000):
-                self.wfile.write(b"x")
-                time.sleep(0.01)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    connections = 0
-
-    def get_request(self):
-        self.connections += 1
-        return super().get_request()
-
-    def handle_error(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
-    with Server(("127.0.0.1", 0), Handler) as listener:
-        thread = threading.Thread(target=listener.serve_forever, args=(0.01,))
-        thread.start()
-        listener.url = f"http://127.0.0.1:{listener.server_port}"
-        yield listener
+    monkeypatch.setattr(urls, "BACK_OFF", (0.0, 0.0))
+    urls._session.cache_clear()
+    with FileServer(files={f"{name}.jpg": f"content of {name}".encode() for name in "abcdefgh"}) as files:
+        yield files
         urls._session().close()
-        listener.shutdown()
-        thread.join()
+        urls._session.cache_clear()
+
+
+@pytest.fixture
+def waits(monkeypatch) -> list[float]:
+    """The seconds of each pause before a new attempt; none is made."""
+    seconds: list[float] = []
+    monkeypatch.setattr(urls, "sleep", seconds.append)
+    return seconds
 
 
 def test_a_url_is_fetched_when_it_is_opened(server):
-    url = f"{server.url}/image/a.jpg?size=large"
+    url = f"{server.url('a.jpg')}?size=large"
     source = only(url)
     assert source.name == url
     assert server.connections == 0
     with source.open() as stream:
-        assert stream.read() == b"content of /image/a.jpg?size=large"
+        assert stream.read() == b"content of a"
         assert stream.seek(0) == 0
+    assert [request.path for request in server.requests] == ["/a.jpg?size=large"]
 
 
 def test_connections_are_kept_between_downloads(server):
-    for source in expand([f"{server.url}/image/{number}.jpg" for number in range(5)]):
+    for source in expand([server.url(f"{name}.jpg") for name in "abcde"]):
         read(source)
     assert server.connections == 1
 
 
+def test_connections_are_shared_by_threads(server):
+    found = list(expand([server.url(f"{name}.jpg") for name in "abcdefgh"] * 20))
+    with ThreadPoolExecutor(8) as threads:
+        contents = list(threads.map(read, found))
+    assert contents == [f"content of {name}".encode() for name in "abcdefgh"] * 20
+    assert server.connections <= 8
+
+
+def test_no_servers_cookies_are_kept(server):
+    server.faults = [status(200, {"Set-Cookie": "key=value; Path=/"})]
+    assert read(only(server.url("a.jpg"))) == b"sorry"
+    read(only(server.url("b.jpg")))
+    assert "cookie" not in server.requests[1].headers
+
+
 @pytest.mark.parametrize(
-    ("status", "words"), [(404, "404 Not Found"), (500, "500 Internal Server Error"), (204, "204")]
+    ("code", "words", "requests"),
+    [
+        (404, "404 Not Found", 1),
+        (403, "403 Forbidden", 1),
+        (501, "501 Not Implemented", 1),
+        (204, "204", 1),
+        (206, "206", 1),
+        (429, "429 Too Many Requests", 3),
+        (500, "500 Internal Server Error", 3),
+        (502, "502 Bad Gateway", 3),
+        (503, "503 Service Unavailable", 3),
+        (504, "504 Gateway Timeout", 3),
+    ],
 )
-def test_any_other_status_than_200_is_unreadable_and_told(server, status, words):
-    url = f"{server.url}/status/{status}"
+def test_any_other_status_than_200_is_unreadable_and_told_and_retried_where_it_may_pass(
+    server, code, words, requests
+):
+    server.always = status(code)
+    url = server.url("a.jpg")
     with pytest.raises(ImageUnreadableError) as caught:
         only(url).open()
     assert str(caught.value).startswith(f"{url} answered {words}")
+    assert len(server.requests) == requests
+
+
+@pytest.mark.parametrize("fault", [status(503), status(429), hung_up(), reset(), truncated(3), announced(500)])
+def test_what_goes_wrong_twice_is_tried_a_third_time(server, fault):
+    server.faults = [fault, fault]
+    assert read(only(server.url("a.jpg"))) == b"content of a"
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("fault", [hung_up(), reset(), truncated(3), announced(500)])
+def test_a_connection_that_breaks_thrice_is_unreadable(server, fault):
+    server.always = fault
+    with pytest.raises(ImageUnreadableError, match="cannot fetch"):
+        only(server.url("a.jpg")).open()
+    assert len(server.requests) == 3
+
+
+def test_the_pauses_before_new_attempts_grow(server, waits, monkeypatch):
+    monkeypatch.setattr(urls, "BACK_OFF", (0.5, 1.5))
+    server.always = hung_up()
+    with pytest.raises(ImageUnreadableError):
+        only(server.url("a.jpg")).open()
+    assert waits == [0.5, 1.5]
+
+
+@pytest.mark.parametrize(
+    ("asked", "waited"),
+    [("3", 3), ("0", 0), ("10", 10), ("soon", 0), ("-5", 0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0)],
+)
+def test_a_servers_wish_for_a_pause_is_granted(server, waits, asked, waited):
+    server.faults = [status(429, {"Retry-After": asked})]
+    assert read(only(server.url("a.jpg"))) == b"content of a"
+    assert waits == [waited]
+
+
+def test_a_date_to_wait_for_is_waited_for(server, waits):
+    server.faults = [status(503, {"Retry-After": formatdate(time.time() + 6, usegmt=True)})]
+    assert read(only(server.url("a.jpg"))) == b"content of a"
+    assert 4 < waits[0] <= 6
+
+
+@pytest.mark.parametrize("asked", ["11", "86400", "9" * 400, "Fri, 01 Jan 2100 00:00:00 GMT"])
+def test_a_server_that_asks_for_a_long_pause_has_refused(server, waits, asked):
+    server.always = status(429, {"Retry-After": asked})
+    with pytest.raises(ImageUnreadableError, match="429 Too Many Requests"):
+        only(server.url("a.jpg")).open()
+    assert waits == []
+    assert len(server.requests) == 1
 
 
 def test_five_redirects_are_followed_and_six_are_not(server):
-    assert read(only(f"{server.url}/redirect/5")) == b"content of /image/a.jpg"
+    server.faults = [redirected(server.url("b.jpg"))] * 5
+    source = only(server.url("a.jpg"))
+    assert read(source) == b"content of b"
+    assert source.name == server.url("a.jpg")
+    server.faults = [redirected(server.url("b.jpg"))] * 6
     with pytest.raises(ImageUnreadableError, match="5 redirects"):
-        only(f"{server.url}/redirect/6").open()
+        only(server.url("a.jpg")).open()
 
 
-@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/a.jpg"])
+def test_a_redirect_that_leads_to_itself_ends(server):
+    server.always = redirected(server.url("a.jpg"))
+    with pytest.raises(ImageUnreadableError, match="5 redirects"):
+        only(server.url("a.jpg")).open()
+    assert len(server.requests) == 6
+
+
+def test_a_redirect_may_be_relative(server):
+    server.faults = [redirected("../x/../b.jpg")]
+    assert read(only(server.url("a.jpg"))) == b"content of b"
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/a.jpg", "data:image/png;base64,AA"])
 def test_a_redirect_away_from_http_is_refused(server, target):
-    with pytest.raises(ImageUnreadableError):
-        only(f"{server.url}/redirect-to/{target}").open()
+    server.always = redirected(target)
+    with pytest.raises(ImageUnreadableError, match="neither http: nor https:"):
+        only(server.url("a.jpg")).open()
+    assert len(server.requests) == 1
+
+
+def test_a_redirects_body_is_not_read(server):
+    server.faults = [
+        raw(f"HTTP/1.1 302 Found\r\nLocation: {server.url('b.jpg')}\r\n\r\n".encode(), then=b"x" * 65536)
+    ]
+    assert read(only(server.url("a.jpg"))) == b"content of b"
 
 
 def test_a_download_above_the_limit_is_too_large(server, monkeypatch):
     monkeypatch.setattr(source_module, "MAX_BYTES", 1000)
-    assert len(read(only(f"{server.url}/size/1000"))) == 1000
-    with pytest.raises(ImageTooLargeError, match="size/1001"):
-        only(f"{server.url}/size/1001").open()
+    server.files = {"fits.jpg": bytes(1000), "large.jpg": bytes(1001)}
+    assert read(only(server.url("fits.jpg"))) == bytes(1000)
+    with pytest.raises(ImageTooLargeError, match=r"large\.jpg"):
+        only(server.url("large.jpg")).open()
+
+
+@pytest.mark.parametrize(
+    "fault", [endless(), endless_chunks(), announced(2**60), raw(b"HTTP/1.1 200\r\n\r\n", then=b"x")]
+)
+def test_a_body_without_end_is_too_large(server, monkeypatch, fault):
+    monkeypatch.setattr(source_module, "MAX_BYTES", 1000)
+    server.files = {"a.jpg": bytes(1001)}
+    server.always = fault
+    with pytest.raises(ImageTooLargeError):
+        only(server.url("a.jpg")).open()
+
+
+def test_a_body_longer_than_was_announced_ends_there_and_spoils_no_other(server):
+    server.faults = [announced(7)]
+    assert read(only(server.url("a.jpg"))) == b"content"
+    for name in "bcd":
+        assert read(only(server.url(f"{name}.jpg"))) == f"content of {name}".encode()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "identity", ""])
+def test_a_body_may_be_encoded(server, encoding):
+    compress = {"deflate": zlib.compress, "gzip": gzip.compress, "x-gzip": gzip.compress}.get(encoding, bytes)
+    server.files = {"a.jpg": compress(b"content" * 1000)}
+    server.always = encoded(encoding)
+    assert read(only(server.url("a.jpg"))) == b"content" * 1000
+    assert server.requests[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "compress"])
+def test_an_encoding_that_might_unpack_without_bound_is_refused(server, encoding):
+    server.always = encoded(encoding)
+    with pytest.raises(ImageUnreadableError, match="encoding"):
+        only(server.url("a.jpg")).open()
+    assert len(server.requests) == 1
+
+
+def test_an_encoded_body_bursts_in_little_memory(server, monkeypatch):
+    monkeypatch.setattr(source_module, "MAX_BYTES", 1 << 20)
+    server.files = {"a.jpg": gzip.compress(bytes(200 << 20), 1)}
+    server.always = encoded("gzip")
+
+    def burst() -> None:
+        with pytest.raises(ImageTooLargeError):
+            only(server.url("a.jpg")).open()
+
+    assert peak_bytes(burst) < 16 << 20
+
+
+def test_an_encoded_body_that_is_damaged_is_unreadable(server):
+    server.always = encoded("gzip")
+    with pytest.raises(ImageUnreadableError, match="cannot fetch"):
+        only(server.url("a.jpg")).open()
 
 
 def test_a_server_that_falls_silent_is_given_up(server):
+    release = threading.Event()
+    server.always = held(release)
     with pytest.raises(ImageUnreadableError, match=r"cannot fetch .* timed out"):
-        only(f"{server.url}/slow/a.jpg", timeout=(1, 0.1)).open()
+        only(server.url("a.jpg"), timeout=(1, 0.1)).open()
+    release.set()
+    assert len(server.requests) == 1
 
 
 def test_a_server_that_drips_is_given_up(server, monkeypatch):
     monkeypatch.setattr(urls, "SLOW_AFTER", 0.1)
+    server.always = trickled(1, 0.02)
+    server.files = {"a.jpg": bytes(1000)}
     with pytest.raises(ImageUnreadableError, match=r"only .* bytes"):
-        only(f"{server.url}/drip/a.jpg").open()
+        only(server.url("a.jpg")).open()
+
+
+START = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = START + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        raw(START, then=b"X", seconds=0.02),
+        raw(START + b"X-Header: ", then=b"x", seconds=0.02),
+        raw(b"HTTP/1.1 100 Continue\r\n\r\n", then=b"HTTP/1.1 100 Continue\r\n\r\n"),
+        raw(CHUNKED, then=b"0", seconds=0.02),
+        raw(CHUNKED + b"1\r\nx\r\n0\r\n", then=b"X-Trailer: x\r\n", seconds=0.02),
+        raw(CHUNKED + b"1\r\nx\r\n0\r\n", then=b"X-Trailer: x\r\n"),
+    ],
+    ids=[
+        "headers drip",
+        "a header drips",
+        "endless preludes",
+        "a length drips",
+        "trailers drip",
+        "endless trailers",
+    ],
+)
+def test_a_server_that_never_comes_to_the_point_is_given_up(server, monkeypatch, fault):
+    monkeypatch.setattr(urls, "DEADLINE", 0.4)
+    server.always = fault
+    with pytest.raises(ImageUnreadableError, match=r"took more than 0\.4 s"):
+        only(server.url("a.jpg"), timeout=(1, 1)).open()
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("then", [b"X-Header: x\r\n", b"x", b"0"])
+@pytest.mark.parametrize("before", [START, CHUNKED, b""])
+def test_a_flood_that_is_no_answer_takes_little_memory(server, before, then):
+    server.always = raw(before, then=then * 10_000)
+
+    def drown() -> None:
+        with pytest.raises(ImageError):
+            only(server.url("a.jpg"), timeout=(1, 1)).open()
+
+    assert peak_bytes(drown) < 16 << 20
 
 
 def test_offline_asks_no_server(server):
-    [source] = expand([f"{server.url}/image/a.jpg"], offline=True)
+    [source] = expand([server.url("a.jpg")], offline=True)
     with pytest.raises(ImageUnreadableError, match="--offline"):
         source.open()
     assert server.connections == 0
 
 
-def test_a_download_cut_short_is_unreadable(server):
-    with pytest.raises(ImageUnreadableError, match="cannot fetch"):
-        only(f"{server.url}/cut/a.jpg").open()
-
-
-def test_a_refused_connection_is_told_in_the_systems_words(monkeypatch):
+def test_a_refused_connection_is_told_in_the_systems_words(monkeypatch, waits):
     monkeypatch.setenv("no_proxy", "*")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -1004,6 +1861,7 @@ def test_a_refused_connection_is_told_in_the_systems_words(monkeypatch):
         ImageUnreadableError, match=f"cannot fetch http://127.0.0.1:{port}/a.jpg: Connection refused$"
     ):
         only(f"http://127.0.0.1:{port}/a.jpg").open()
+    assert len(waits) == 2
 
 
 @pytest.mark.parametrize(

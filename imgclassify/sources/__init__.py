@@ -15,11 +15,23 @@ from itertools import islice
 from typing import BinaryIO
 
 from imgclassify.errors import ImageUnreadableError
+from imgclassify.sources.files import file_source
 from imgclassify.sources.paths import ARCHIVE_SUFFIXES, expand_path
+from imgclassify.sources.selection import Selection
 from imgclassify.sources.source import CHUNK_BYTES, IMAGE_SUFFIXES, MAX_BYTES, Notice, Source, fail, read_whole
 from imgclassify.sources.urls import CONNECT_TIMEOUT, READ_TIMEOUT, open_url
 
-__all__ = ["ARCHIVE_SUFFIXES", "IMAGE_SUFFIXES", "MAX_BYTES", "Source", "expand", "only", "read_names"]
+__all__ = [
+    "ARCHIVE_SUFFIXES",
+    "IMAGE_SUFFIXES",
+    "MAX_BYTES",
+    "Selection",
+    "Source",
+    "expand",
+    "file_source",
+    "only",
+    "read_names",
+]
 
 
 def _no_notice(_message: str) -> None:
@@ -32,7 +44,8 @@ def expand(
     notice: Notice = _no_notice,
     stdin: BinaryIO | None = None,
     timeout: tuple[float, float] = (CONNECT_TIMEOUT, READ_TIMEOUT),
-    globs: bool = True,
+    listed: bool = False,
+    selection: Selection | None = None,
     offline: bool = False,
 ) -> Iterator[Source]:
     """The sources that `names` stand for, in order, found as they are asked for.
@@ -42,10 +55,12 @@ def expand(
         notice: told what the user may want to know and no source can carry, such as an empty folder.
         stdin: what "-" reads, once; standard input unless given.
         timeout: seconds to connect to a server, and between two of its packets.
-        globs: whether * ? and [ in a name that does not exist stand for others. In a list of files they do not:
-            there each name has its record.
+        listed: whether the names come from a list. There each has its record: * ? and [ in a name that does not
+            exist stand for no others, and a pipe, which might never be written to, is no file.
+        selection: what to take of folders, globs and archives, and where what is left out is counted.
         offline: never open a socket; URLs fail to open.
     """
+    selection = selection or Selection()
     read_stdin = cache(partial(_read_stdin, stdin))
     stdin_named = False
     for name in names:
@@ -56,14 +71,15 @@ def expand(
         elif name.lower().startswith(("http://", "https://")):
             yield Source(name, partial(open_url, name, None if offline else timeout))
         else:
-            yield from expand_path(name, notice, globs=globs)
+            yield from expand_path(name, notice, selection, listed=listed)
 
 
 def only(name: str, *, offline: bool = False) -> Source:
     """The one picture of that name. What is none, such as a folder or an archive of several, fails to open."""
     if os.path.isdir(name):  # noqa: PTH112 - the name stays as it was given
         return Source(name, partial(fail, ImageUnreadableError, f"{name!r} is a folder, and not one picture"))
-    found = list(islice(expand([name], globs=False, offline=offline), 2))
+    # What exists is no glob, and if it is a pipe, it was meant.
+    found = list(islice(expand([name], listed=not os.path.lexists(name), offline=offline), 2))
     if len(found) == 1:
         return found[0]
     what = "several pictures" if found else "no picture"

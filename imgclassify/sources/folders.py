@@ -1,0 +1,79 @@
+"""Folders, walked in sorted order as their images are asked for."""
+
+# Names stay as the user wrote them; pathlib would turn "./a.jpg" into "a.jpg".
+# ruff: noqa: PTH116, PTH118
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+from imgclassify.errors import ImageUnreadableError
+from imgclassify.sources.files import file_source
+from imgclassify.sources.selection import Selection
+from imgclassify.sources.source import IMAGE_SUFFIXES, Source, fail, reason, suffix_of
+
+
+class _Folder(NamedTuple):
+    path: str
+    within: str
+    """The path below what was named, ending in a slash; "" for that itself."""
+
+
+def walk(top: str, selection: Selection, within: str = "") -> Iterator[Source]:
+    """The images below `top`, depth first, each folder sorted; holds the names of one branch's folders.
+
+    A folder that cannot be listed, or not to its end, is a source that fails, before those found in it. `within` is
+    the path of `top` below what was named, ending in a slash.
+    """
+    levels = [(_identity(top), _list(_Folder(top, within), selection))]
+    while levels:
+        entry = next(levels[-1][1], None)
+        if entry is None:
+            levels.pop()
+        elif isinstance(entry, Source):
+            yield entry
+        elif (identity := _identity(entry.path)) is None or identity not in [ancestor for ancestor, _ in levels]:
+            levels.append((identity, _list(entry, selection)))
+
+
+def _identity(folder: str) -> tuple[int, int] | None:
+    """What a folder is recognised by when a symbolic link leads back to it; None when it cannot be known."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _list(folder: _Folder, selection: Selection) -> Iterator[Source | _Folder]:
+    # Names alone are kept: a million directory entries would weigh three times as much.
+    names: list[str] = []
+    folders: set[str] = set()
+    try:
+        with os.scandir(folder.path) as entries:
+            for entry in entries:
+                name = entry.name
+                if not _is_folder(entry):
+                    if selection.takes_file(name, folder.within):
+                        names.append(name)
+                elif selection.takes_folder(name, folder.within):
+                    names.append(name)
+                    folders.add(name)
+    except OSError as error:
+        message = f"cannot read folder {folder.path!r}: {reason(error)}"
+        yield Source(folder.path, partial(fail, ImageUnreadableError, message))
+    names.sort()
+    for name in names:
+        path = os.path.join(folder.path, name)
+        yield _Folder(path, f"{folder.within}{name}/") if name in folders else file_source(path)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link that leads to itself, or what one may not examine: listing it, or opening the image, will say why.
+        return suffix_of(entry.name) not in IMAGE_SUFFIXES

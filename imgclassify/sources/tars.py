@@ -1,0 +1,191 @@
+"""Members of a .tar, plain or compressed, read as they are passed."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import importlib
+import io
+import lzma
+import os
+import posixpath
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from io import BytesIO
+from typing import Any, BinaryIO, Self
+
+from imgclassify.errors import ImageError, ImageNotFoundError, ImageUnreadableError
+from imgclassify.sources.damage import ZSTANDARD, damage
+from imgclassify.sources.source import CHUNK_BYTES, Opener, Source, check_bytes, fail, read_whole, reason
+
+_MAX_HEADER = 64 * 1024
+"""Bytes of one member's headers, which tarfile holds whole: long names, extended attributes, a map of holes."""
+_MAX_WINDOW = 128 * 1024 * 1024
+"""Bytes that an .xz may ask us to keep for its back references: twice what `xz -9` needs. Zstandard has the same
+limit of its own accord, and the other two have windows below 1 MiB."""
+
+
+def tar_members(path: str, wanted: Callable[[str], bool]) -> Iterator[Source]:
+    with _open_tar(path) as archive:
+        for info in _passing(archive):
+            member = info.name.removeprefix("./")
+            name = f"{path}!{member}"
+            if info.isreg() and wanted(member):
+                yield Source(name, _read_member(archive, info, name), held=True)
+            elif (info.islnk() or info.issym()) and wanted(member):
+                yield Source(name, partial(_open_link, path, info, name))
+        # A compression's checksum stands behind the archive's own end, and is looked at by who reads that far.
+        archive.fileobj.read(CHUNK_BYTES)
+
+
+@contextmanager
+def _open_tar(path: str) -> Iterator[tarfile.TarFile]:
+    with open(path, "rb") as file:  # noqa: PTH123
+        head = file.read(16)
+    unpack = next((unpack for magic, unpack in _COMPRESSIONS if magic.match(head)), _open_plain)
+    with unpack(path) as stream, tarfile.open(fileobj=stream, mode="r:", tarinfo=_StrictTarInfo) as archive:
+        yield archive
+
+
+def _open_plain(path: str) -> Any:
+    return open(path, "rb")  # noqa: PTH123
+
+
+def _open_xz(path: str) -> Any:
+    return io.BufferedReader(_Xz(path), CHUNK_BYTES)
+
+
+def _open_zstandard(path: str) -> Any:
+    return importlib.import_module(ZSTANDARD).open(path)
+
+
+class _Xz(io.RawIOBase):
+    """lzma.LZMAFile, but for the limit on its window; goes forward only."""
+
+    def __init__(self, path: str) -> None:
+        self._file = open(path, "rb")  # noqa: PTH123, SIM115 - closed below
+        self._decoder = lzma.LZMADecompressor(memlimit=_MAX_WINDOW)
+        self._position = 0
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence != os.SEEK_SET or offset < self._position:
+            raise io.UnsupportedOperation("seek")
+        while offset > self._position and self.read(min(CHUNK_BYTES, offset - self._position)):
+            pass
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        content = b""
+        while not content:
+            packed = b""
+            if self._decoder.eof:  # streams may follow one another, with zeros between
+                packed = (self._decoder.unused_data or self._file.read(CHUNK_BYTES)).lstrip(b"\0")
+                if not packed:
+                    return 0
+                self._decoder = lzma.LZMADecompressor(memlimit=_MAX_WINDOW)
+            elif self._decoder.needs_input and not (packed := self._file.read(CHUNK_BYTES)):
+                raise EOFError("the compressed data end too early")
+            content = self._decoder.decompress(packed, len(buffer))
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+
+_COMPRESSIONS: tuple[tuple[re.Pattern[bytes], Callable[[str], Any]], ...] = (
+    (re.compile(rb"\x1f\x8b"), gzip.open),
+    (re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), bz2.open),
+    (re.compile(rb"\xfd7zXZ\0"), _open_xz),
+    (re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"), _open_zstandard),
+)
+"""By their first bytes, as everything is told here; the name may say otherwise."""
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """tarfile takes a damaged header, or a file cut short, for the archive's end; headers of any size; and a size
+    below zero, after which older Pythons go back and meet the same member for ever."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        stream = archive.fileobj
+        archive.fileobj = _Headers(stream)  # type: ignore[assignment]
+        try:
+            info = super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise  # the two empty blocks that end an archive
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"damaged or cut short ({error})") from error
+        finally:
+            archive.fileobj = stream
+        if info.size < 0:
+            raise tarfile.ReadError("a member's size is below zero")
+        return info
+
+
+class _Headers:
+    """An archive's stream while one member's headers are read: tarfile takes as many bytes as they claim."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._left = _MAX_HEADER
+        self.tell = stream.tell
+
+    def read(self, size: int) -> bytes:
+        self._left -= size
+        if self._left < 0:
+            raise tarfile.ReadError(f"a member's headers are larger than {_MAX_HEADER // 1024} KiB")
+        content: bytes = self._stream.read(size)
+        # Pythons before 3.11.10 and 3.12.6 take the square of such a run's length in time.
+        if re.search(rb"\d{1000}", content):
+            raise tarfile.ReadError("a member's headers hold a number of a thousand digits")
+        return content
+
+
+def _passing(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while info := archive.next():
+        archive.members = []  # type: ignore[attr-defined]  # else it remembers every member it has passed
+        if sum(map(len, archive.pax_headers.values())) > _MAX_HEADER:  # global ones, which add up
+            raise tarfile.ReadError(f"its global headers are larger than {_MAX_HEADER // 1024} KiB")
+        yield info
+
+
+def _open_link(path: str, link: tarfile.TarInfo, name: str) -> BinaryIO:
+    """Links are rare, and their targets not remembered: the archive is read anew."""
+    within = "" if link.islnk() else posixpath.dirname(link.name)
+    target = posixpath.normpath(posixpath.join(within, link.linkname))
+    try:
+        with _open_tar(path) as archive:
+            for info in _passing(archive):
+                if info.isreg() and posixpath.normpath(info.name) == target:
+                    return _read_member(archive, info, name)()
+    except damage() as error:
+        raise ImageUnreadableError(f"cannot read {name!r}: {reason(error)}") from error
+    raise ImageNotFoundError(f"{name!r} links to {link.linkname!r}, which is no file in the archive")
+
+
+def _read_member(archive: tarfile.TarFile, info: tarfile.TarInfo, name: str) -> Opener:
+    """Reads at once: a compressed tar is a stream, and has passed the member by the time it is opened."""
+    try:
+        check_bytes(info.size, name)
+        stream = archive.extractfile(info)
+        assert stream is not None  # only directories and devices have none
+        return partial(BytesIO, read_whole(stream, name))
+    except ImageError as error:
+        return partial(fail, type(error), str(error))
+    except damage() as error:
+        return partial(fail, ImageUnreadableError, f"cannot read {name!r}: {reason(error)}")

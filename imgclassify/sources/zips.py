@@ -1,0 +1,51 @@
+"""Members of a .zip, read when they are opened."""
+
+from __future__ import annotations
+
+import bz2
+import stat
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from copy import copy
+from functools import partial
+from io import BytesIO
+from typing import IO, BinaryIO
+
+from imgclassify.errors import ImageUnreadableError
+from imgclassify.sources.damage import damage
+from imgclassify.sources.source import Source, check_bytes, read_whole, reason
+
+
+def zip_members(path: str, wanted: Callable[[str], bool]) -> Iterator[Source]:
+    archive = zipfile.ZipFile(path)  # closed when the last of its sources is gone
+    lock = threading.Lock()
+    for info in archive.infolist():
+        kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was not made on Unix
+        if not info.filename.endswith("/") and kind in (0, stat.S_IFREG) and wanted(info.filename):
+            name = f"{path}!{info.filename}"
+            yield Source(name, partial(_open_member, archive, info, lock, name))
+
+
+def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, lock: threading.Lock, name: str) -> BinaryIO:
+    check_bytes(info.file_size, name)
+    try:
+        # ZipFile counts its open members without a lock of its own.
+        with lock, _stream(archive, info) as stream:
+            return BytesIO(read_whole(stream, name))
+    except damage() as error:
+        what = "it is encrypted" if info.flag_bits & 1 else reason(error)
+        raise ImageUnreadableError(f"cannot read {name!r}: {what}") from error
+
+
+def _stream(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+    """The member's bytes, a few at a time: zipfile itself inflates only the usual method in bounded steps."""
+    if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return archive.open(info)
+    if info.compress_type != zipfile.ZIP_BZIP2:
+        raise NotImplementedError(f"it is packed by method {info.compress_type}, and not deflated or stored")
+    packed = copy(info)
+    packed.compress_type = zipfile.ZIP_STORED
+    packed.file_size = info.compress_size
+    del packed.CRC  # that of the bytes unpacked; bzip2 has its own
+    return bz2.open(archive.open(packed))
