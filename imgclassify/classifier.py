@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, overload
 
 import imgclassify
@@ -13,17 +15,20 @@ from imgclassify.catalog import EMBEDDED_MODEL
 from imgclassify.engines import choice
 from imgclassify.errors import CheckpointError, ImageError, UsageError, printable
 from imgclassify.hub import LoadOptions, Network, PreprocessOverrides
+from imgclassify.images import MAX_PIXELS
 from imgclassify.labels import LabelSet
-from imgclassify.pictures import Picture
+from imgclassify.pictures import TIME_LIMIT, Picture
 from imgclassify.results import ImageFailure, ImageResult, Prediction, RunInfo
 from imgclassify.sources import Source
 
 if TYPE_CHECKING:
+    from threading import Event
+
     import numpy as np
     from numpy.typing import NDArray
 
     from imgclassify.engines.choice import Started
-    from imgclassify.pictures import Anything
+    from imgclassify.pictures import Anything, Cropper
     from imgclassify.weights import Progress
 
 DEFAULT_TOP_K = 5
@@ -59,6 +64,9 @@ class Classifier:
         workers: int | None = None,
         fast_decode: bool = False,
         decode: str = "cpu",
+        max_pixels: int = MAX_PIXELS,
+        isolate: bool = False,
+        time_limit: float = TIME_LIMIT,
         images: int | None = None,
         resize_size: int | tuple[int, int] | None = None,
         crop_size: int | tuple[int, int] | None = None,
@@ -84,6 +92,11 @@ class Classifier:
             fast_decode: decode large JPEGs at a smaller scale, and resize and crop in one pass: quicker, and not to
                 the bit what the model was trained with (docs/preprocessing.md).
             decode: "cpu", or "gpu" for JPEGs decoded and resized by nvJPEG on a CUDA device.
+            max_pixels: width × height beyond which a picture is not decoded but has the error "image_too_large"; no
+                limit on PIL images and arrays.
+            isolate: decode in processes of their own, so that a decoder that crashes, hangs or devours memory costs
+                one picture (docs/images.md).
+            time_limit: seconds for one picture, under `isolate`.
             images: how many pictures there will be, where that is known: a hint for "auto".
             resize_size, crop_size: pixels; the short side or (height, width), and a square or (height, width).
             interpolation: "nearest", "box", "bilinear", "hamming", "bicubic" or "lanczos".
@@ -96,9 +109,10 @@ class Classifier:
             UsageError: an argument is out of its range, or one that the model needs is missing.
             UnavailableError: model, weights, labels or device cannot be had; its subclasses say which and why.
         """
-        _require_positive(top_k=top_k, batch_size=batch_size, workers=workers, images=images)
+        _require_positive(top_k=top_k, batch_size=batch_size, workers=workers, images=images, max_pixels=max_pixels)
         choice.check(engine, device, dtype)
         how = _decode(decode, fast_decode)
+        _check_isolation(isolate, time_limit, how)
         if offline is None:
             offline = os.environ.get("IMGCLASSIFY_OFFLINE", "").lower() in ("1", "true", "yes", "on")
         options = LoadOptions(
@@ -128,7 +142,15 @@ class Classifier:
         """All that this classifier's answers depend on."""
         self._engine = started.engine
         self._preprocess = network.preprocess
-        self._crop = pictures.cropper(how, network.preprocess, self._engine.device)
+        self._crop: Cropper
+        self._end_workers: Callable[[], object] = lambda: None
+        if isolate:
+            from imgclassify.isolation import IsolatedCropper  # no picture that is quickly answered needs it
+
+            isolated = IsolatedCropper(how, self._preprocess, max_pixels=max_pixels, time_limit=time_limit)
+            self._crop, self._end_workers = isolated, isolated.close
+        else:
+            self._crop = pictures.cropper(how, self._preprocess, self._engine.device, max_pixels=max_pixels)
         self._offline = offline
         self._batch_size = batch_size or self._engine.default_batch_size
         self._workers = workers or min(devices.cores(), pipeline.MAX_WORKERS)
@@ -161,11 +183,17 @@ class Classifier:
         prepared = self._open(pictures.named(picture, 0, offline=self._offline), room[0])
         return self._answer([prepared], room)[0]
 
-    def stream(self, sources: Iterable[Source]) -> Iterator[ImageResult]:
-        """One ImageResult for each source, in order, in memory that does not grow with their number."""
-        return self._stream(map(pictures.from_source, sources))
+    def stream(
+        self, sources: Iterable[Source], *, ending: Event | None = None
+    ) -> Generator[ImageResult, None, None]:
+        """One ImageResult for each source, in order, in memory that does not grow with their number.
 
-    def _stream(self, many: Iterable[Picture]) -> Iterator[ImageResult]:
+        Args:
+            ending: once it is set no further source is taken; those that were have their results.
+        """
+        return self._stream(map(pictures.from_source, sources), ending)
+
+    def _stream(self, many: Iterable[Picture], ending: Event | None = None) -> Generator[ImageResult, None, None]:
         concurrency = self._engine.concurrency
         room = self._room(pipeline.rows(self._batch_size, concurrency, self._workers))
 
@@ -181,7 +209,12 @@ class Classifier:
             batch_size=self._batch_size,
             workers=self._workers,
             concurrency=concurrency,
+            ending=ending,
         )
+
+    def close(self) -> None:
+        """Ends the processes of `isolate`, which else end with this object or with the program."""
+        self._end_workers()
 
     def _room(self, count: int) -> NDArray[np.uint8]:
         return self._engine.allocate((count, *self._preprocess.crop_size, 3))
@@ -238,6 +271,15 @@ def _decode(decode: str, fast_decode: bool) -> str:
     return "gpu" if decode == "gpu" else "fast" if fast_decode else "exact"
 
 
+def _check_isolation(isolate: bool, time_limit: float, decode: str) -> None:
+    if isolate and decode == "gpu":
+        raise UsageError("isolate is of the CPU's decoding", hint="leave out one of --isolate, --decode gpu")
+    if not (isinstance(time_limit, int | float) and 0 < time_limit < math.inf):
+        raise UsageError(
+            f"time_limit is {time_limit!r}, and must be a number of seconds above 0", hint="give another time_limit"
+        )
+
+
 def _describe(network: Network, started: Started, decode: str) -> RunInfo:
     return RunInfo(
         version=imgclassify.__version__,
@@ -247,6 +289,7 @@ def _describe(network: Network, started: Started, decode: str) -> RunInfo:
         weights_sha256=network.sha256,
         preprocess=network.preprocess.to_dict(),
         label_set=network.labels.name,
+        label_set_sha256=_digest(network.labels),
         num_classes=started.num_classes,
         decode=decode,
         engine=started.engine.name,
@@ -254,6 +297,11 @@ def _describe(network: Network, started: Started, decode: str) -> RunInfo:
         dtype=started.engine.dtype,
         reason=started.reason,
     )
+
+
+def _digest(labels: LabelSet) -> str:
+    lines = "\n".join(f"{labels[index].wnid or ''}\t{labels[index].label}" for index in range(len(labels)))
+    return sha256(lines.encode(errors="surrogatepass")).hexdigest()
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

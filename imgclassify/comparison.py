@@ -3,7 +3,7 @@ and how far probabilities move. Only running numbers are kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
@@ -95,7 +95,9 @@ def largest_change(exact: ImageResult, other: ImageResult) -> float:
     )
 
 
-def pairs(exact: Iterable[ImageResult], other: Iterable[ImageResult]) -> Iterator[tuple[ImageResult, ImageResult]]:
+def pairs(
+    exact: Iterable[ImageResult], other: Iterable[ImageResult]
+) -> Generator[tuple[ImageResult, ImageResult], None, None]:
     """The two answers to each picture.
 
     Raises:

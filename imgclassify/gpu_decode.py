@@ -42,6 +42,7 @@ MAX_PIXELS = 2**26
 """Limits on what is sent to the GPU, where a pixel takes 15 bytes; larger pictures are few."""
 
 _RGB_IDS = (ord("R"), ord("G"), ord("B"))
+_START_OF_SCAN = b"\xff\xda"
 _END_OF_IMAGE = b"\xff\xd9"
 _WARNING_MODULES = r"torchvision\.io\b"
 _WARNING_FILTER = ("ignore", None, DeprecationWarning, re.compile(_WARNING_MODULES), 0)
@@ -71,11 +72,19 @@ class GpuDecoder:
     Any number of threads may call `crop`; what they want decoded at the same time is decoded in one call.
     """
 
-    def __init__(self, spec: PreprocessSpec, device: str, *, decode: Decode | None = None) -> None:
+    def __init__(
+        self,
+        spec: PreprocessSpec,
+        device: str,
+        *,
+        max_pixels: int = images.MAX_PIXELS,
+        decode: Decode | None = None,
+    ) -> None:
         """Tries the device's decoder on a small picture.
 
         Args:
             device: "cuda" or "cuda:N"; any of torch's where `decode` is given.
+            max_pixels: as in `images.decode`.
             decode: stands in for nvJPEG.
 
         Raises:
@@ -84,6 +93,7 @@ class GpuDecoder:
         import torch
 
         self._spec = spec
+        self._max_pixels = max_pixels
         self._cuda = torch.device(device).type == "cuda"
         if decode is None:
             if not self._cuda:
@@ -106,13 +116,13 @@ class GpuDecoder:
         """
         with source.open() as stream:
             try:
-                jpeg = _read(stream, self._spec)
+                jpeg = _read(stream, self._spec, min(MAX_PIXELS, self._max_pixels))
                 if jpeg is not None:
                     return self._crop(jpeg), jpeg.upright[::-1]
             except Exception as error:  # noqa: BLE001 - nvJPEG fails in many ways, and is not the last resort
                 logger.debug("%s is not decoded on the GPU: %s", source.name, first_line(error))
             stream.seek(0)
-            image = images.decode(stream)
+            image = images.decode(stream, max_pixels=self._max_pixels)
         try:
             return preprocess.crop(image, self._spec), image.size
         except MemoryError as error:
@@ -183,9 +193,9 @@ def _steps(size: Size, resized: Size) -> list[Size]:
 # JPEG files -------------------------------------------------------------------------------------------------
 
 
-def _read(stream: BinaryIO, spec: PreprocessSpec) -> _Jpeg | None:
-    """The stream's content, where it is a JPEG of the usual kind; None, at whatever place in the stream, where the
-    exact way should have it."""
+def _read(stream: BinaryIO, spec: PreprocessSpec, max_pixels: int) -> _Jpeg | None:
+    """The stream's content, where it is a JPEG of the usual kind and size; None, at whatever place in the stream,
+    where the exact way should have it."""
     if spec.interpolation not in INTERPOLATIONS:
         return None
     start = stream.read(3)
@@ -196,6 +206,8 @@ def _read(stream: BinaryIO, spec: PreprocessSpec) -> _Jpeg | None:
     reader = io.BytesIO(content)
     header = JpegImagePlugin.JpegImageFile(reader)
     if not _is_usual(header) or not _is_whole(content, reader.tell()):
+        return None
+    if header.width * header.height > max_pixels or content.count(_START_OF_SCAN) > images.MAX_SCANS:
         return None
     stored = (header.height, header.width)
     transposition = images._transposition(header)
@@ -211,13 +223,7 @@ def _is_usual(header: JpegImagePlugin.JpegImageFile) -> bool:
     """Three channels that are luminance and colour, which is what nvJPEG takes three channels for. libjpeg tells by
     Adobe's marker, or by the channels' names, that they are red, green and blue."""
     ids = tuple(component[0] for component in header.layer)
-    return (
-        header.mode == "RGB"
-        and len(ids) == 3
-        and ids != _RGB_IDS
-        and header.info.get("adobe_transform", 1) == 1
-        and 0 < header.width * header.height <= MAX_PIXELS
-    )
+    return header.mode == "RGB" and len(ids) == 3 and ids != _RGB_IDS and header.info.get("adobe_transform", 1) == 1
 
 
 def _is_whole(content: bytearray, start: int) -> bool:

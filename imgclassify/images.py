@@ -7,6 +7,7 @@ called from many threads at once.
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import re
 import struct
@@ -27,10 +28,12 @@ from imgclassify.errors import (
     ImageTooLargeError,
     ImageUnreadableError,
     NotAnImageError,
+    TruncatedImageError,
     UnsupportedImageError,
     first_line,
 )
-from imgclassify.sources import Source
+from imgclassify.sources import MAX_BYTES, Source
+from imgclassify.truncation import ends_early
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +42,10 @@ if TYPE_CHECKING:
     from imgclassify.catalog import Size
 
 MAX_PIXELS = 2**28
-"""Limit on width × height: 268 megapixels, 1 GiB while decoded. Cameras of 200 megapixels pass."""
+"""Limit on width × height: 268 megapixels, 1 GiB once decoded. Cameras of 200 megapixels pass."""
+
+MAX_SCANS = 100
+"""Limit on the scans of a JPEG. Encoders make ten; each takes the time of the whole picture, and a few bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +61,11 @@ class _Decoder:
     module: str
     reader: str
     missing: str = "the installed Pillow was built without this format"
+    whole: bool = False
+    """Whether it reads a file whole before it looks at it."""
 
 
-def _decoder(format_name: str, signature: bytes, module: str, reader: str, **more: str) -> _Decoder:
+def _decoder(format_name: str, signature: bytes, module: str, reader: str, **more: Any) -> _Decoder:
     return _Decoder(format_name, re.compile(signature, re.DOTALL), module, reader, **more)
 
 
@@ -66,18 +74,19 @@ _DECODERS = (
     # Also MPO, whose first picture it reads.
     _decoder("JPEG", rb"\xff\xd8\xff", "PIL.JpegImagePlugin", "JpegImageFile"),
     _decoder("PNG", rb"\x89PNG\r\n\x1a\n", "PIL.PngImagePlugin", "PngImageFile"),
-    _decoder("WEBP", rb"RIFF.{4}WEBP", "PIL.WebPImagePlugin", "WebPImageFile"),
+    _decoder("WEBP", rb"RIFF.{4}WEBP", "PIL.WebPImagePlugin", "WebPImageFile", whole=True),
     _decoder("GIF", rb"GIF8[79]a", "PIL.GifImagePlugin", "GifImageFile"),
     _decoder("TIFF", rb"II[*+]\0|MM\0[*+]|II\0\*|MM\*\0", "PIL.TiffImagePlugin", "TiffImageFile"),
     # The length of the second header, lest every text that begins with BM be a damaged bitmap.
     _decoder("BMP", rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "PIL.BmpImagePlugin", "BmpImageFile"),
     _decoder("PPM", rb"P[1-6f]\s+[#\d]", "PIL.PpmImagePlugin", "PpmImageFile"),
-    _decoder("AVIF", rb".{4}ftyp(.{4})*?avi[fs]", "PIL.AvifImagePlugin", "AvifImageFile"),
+    _decoder("AVIF", rb".{4}ftyp(.{4})*?avi[fs]", "PIL.AvifImagePlugin", "AvifImageFile", whole=True),
     _decoder(
         "HEIF",
         rb".{4}ftyp(.{4})*?(he[iv][cxms]|mif[12]|msf1)",
         "pillow_heif",
         "HeifImageFile",
+        whole=True,
         missing="HEIC needs an extra package: pip install 'imgclassify[heif]'",
     ),
     _decoder("JPEG2000", rb"\xff\x4f\xff\x51|\0{3}\x0cjP  \r\n\x87\n", "PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile"),
@@ -95,6 +104,12 @@ REDUCED_MARGIN = 2
 a mean over pixels, as it is from the whole picture."""
 
 _HEADER_BYTES = 64
+_START_OF_SCAN = b"\xff\xda"
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
+_DECODERS_LIMIT = "Security limit exceeded: "
+_OUT_OF_MEMORY = re.compile(r"out of memory|memory allocation|error -9$", re.IGNORECASE)
+"""What decoders say beyond limits of their own (libheif), and where an allocation fails without a MemoryError;
+libtiff has a number alone."""
 _BLOCK_VALUES = 2**20
 
 _TRANSPOSITIONS = {
@@ -144,8 +159,10 @@ def decode(stream: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises:
         ImageEmptyError: the stream holds nothing.
         NotAnImageError: it begins like none of FORMATS.
+        TruncatedImageError: it begins like one of them, and ends before its format says that it does.
         CorruptImageError: it begins like one of them, and cannot be decoded to its end.
-        ImageTooLargeError: more than `max_pixels`, found before any pixel is decoded.
+        ImageTooLargeError: more than `max_pixels`, found before any pixel is decoded, or beyond another limit
+            (docs/images.md).
         ImageUnreadableError: the disk failed.
         UnsupportedImageError: a package for its format, or a way to turn its colours into RGB, is missing.
     """
@@ -243,9 +260,16 @@ def _opened(stream: BinaryIO, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
     _silence_decoders()
     decoder = _identify(stream)
     read = _reader(decoder)
-    with _only_image_errors(decoder.format):
-        image = read(stream)
+    with _only_image_errors(decoder.format, stream):
+        size = _size(stream)
+        if decoder.whole and size > MAX_BYTES:
+            raise ImageTooLargeError(f"larger than {MAX_BYTES // 2**20} MiB, in a format that is read whole")
+        # From a file libtiff would map it into memory, and whoever cuts the file meanwhile kill the process.
+        held = decoder.format == "TIFF" and size <= MAX_BYTES
+        image = read(io.BytesIO(stream.read()) if held else stream)
         _check_pixels(image, max_pixels)
+        if image.format == "JPEG":
+            _limit_scans(image, stream)
         yield image
 
 
@@ -299,40 +323,76 @@ def _reader(decoder: _Decoder) -> Callable[[BinaryIO], ImageFile.ImageFile]:
     return reader
 
 
-def _check_pixels(image: Image.Image, max_pixels: int) -> None:
-    pixels = image.width * image.height
-    if pixels > max_pixels:
-        raise ImageTooLargeError(
-            f"{image.width} × {image.height} is {pixels} pixels, and the limit is {max_pixels}"
-        )
+def _size(stream: BinaryIO) -> int:
+    """In bytes; the stream is left at its start."""
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    return size
+
+
+def _check_pixels(image: ImageFile.ImageFile, max_pixels: int) -> None:
+    tags = getattr(image, "tag_v2", {})  # of a TIFF, whose tiles may be larger than the picture
+    for what, width, height in (
+        ("", image.width, image.height),
+        ("a tile of ", tags.get(_TILE_WIDTH, 0), tags.get(_TILE_HEIGHT, 0)),
+    ):
+        if width * height > max_pixels:
+            raise ImageTooLargeError(
+                f"{what}{width} × {height} is {width * height} pixels, and the limit is {max_pixels}"
+            )
+
+
+def _limit_scans(image: ImageFile.ImageFile, stream: BinaryIO) -> None:
+    """Has a JPEG fail at the scan beyond MAX_SCANS, when its data are read for decoding.
+
+    A progressive picture of a few kilobytes could otherwise take hours.
+    """
+    header_bytes, scans = stream.tell(), 0
+
+    def read(size: int) -> bytes:
+        nonlocal scans
+        position = stream.tell()
+        data = stream.read(size)
+        # A thumbnail in the header has scans of its own.
+        scans += data.count(_START_OF_SCAN, max(0, header_bytes - position))
+        if scans >= MAX_SCANS:
+            raise ImageTooLargeError(f"more than {MAX_SCANS} scans, each of which takes the time of a picture")
+        return data
+
+    image.load_read = read  # type: ignore[attr-defined]
 
 
 @contextmanager
-def _only_image_errors(format_name: str) -> Iterator[None]:
+def _only_image_errors(format_name: str, stream: BinaryIO | None = None) -> Iterator[None]:
     try:
         yield
     except ImageError:
         raise
     except Exception as error:  # over hostile bytes decoders raise whatever they like
-        raise _explain(error, format_name) from error
+        raise _explain(error, format_name, stream) from error
 
 
-def _explain(error: Exception, format_name: str) -> ImageError:
-    """The image error that stands for what a decoder raised."""
+def _explain(error: Exception, format_name: str, stream: BinaryIO | None) -> ImageError:
+    """The image error that stands for what a decoder raised over the stream, if it was over one."""
     if isinstance(error, Image.DecompressionBombError):  # raised inside some readers
         return ImageTooLargeError(f"more pixels than Pillow opens in a {format_name} file")
-    if isinstance(error, MemoryError):
+    words = first_line(error)
+    if _DECODERS_LIMIT in words:
+        return ImageTooLargeError(f"beyond a limit of its decoder: {words.rpartition(_DECODERS_LIMIT)[2]}")
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(words):
         return ImageTooLargeError("not enough memory to decode it")
     if isinstance(error, OSError) and error.errno in _DISK_FAILURES:
         return ImageUnreadableError(f"the disk failed: {error.strerror}")
+    if stream is not None and ends_early(stream, format_name, words):
+        return TruncatedImageError(f"damaged {format_name} file: it ends too early")
     return CorruptImageError(f"damaged {format_name} file: {_plain_words(error)}")
 
 
 def _plain_words(error: Exception) -> str:
-    # Pillow wraps what its parsers raise at the end of the data in a SyntaxError.
-    if isinstance(error.__cause__ or error, struct.error | IndexError | EOFError):
-        return "it ends too early"
     words = first_line(error)
+    # Pillow wraps what its parsers raise at the end of the data in a SyntaxError.
+    if isinstance(error.__cause__ or error, struct.error | IndexError | EOFError) or "runcated" in words:
+        return "a part of it ends too early"
     return "its header gives no size" if words == "not identified by this driver" else words
 
 
@@ -371,7 +431,8 @@ def _flatten(image: Image.Image) -> Image.Image:
 def _lay_on_white(image: Image.Image) -> Image.Image:
     if image.mode == "La":  # which Pillow converts to nothing else
         image = image.convert("LA")
-    image = image.convert("RGBA")
+    if image.mode != "RGBA":
+        image = image.convert("RGBA")
     canvas = Image.new("RGB", image.size, (255, 255, 255))
     canvas.paste(image, mask=image)
     return canvas

@@ -29,6 +29,9 @@ Cropper: TypeAlias = "Callable[[Picture, NDArray[np.uint8]], tuple[int, int]]"
 Raises ImageError where there is none to be had.
 """
 
+TIME_LIMIT = 30.0
+"""Seconds for one picture in a process of its own. The largest that are allowed take half of it."""
+
 DECODES = ("exact", "fast", "gpu")
 """How a picture becomes a crop: the model's own way to the bit; from a JPEG decoded at a smaller scale; or decoded
 on the GPU."""
@@ -44,12 +47,12 @@ class Picture:
     """Upright, mode RGB."""
     error: ImageError | None = None
 
-    def load(self) -> Image.Image:
+    def load(self, *, max_pixels: int = images.MAX_PIXELS) -> Image.Image:
         """The picture, upright: mode RGB. Raises ImageError."""
         if self.error:
             raise self.error
         if self.source:
-            return images.load(self.source)
+            return images.load(self.source, max_pixels=max_pixels)
         assert self.image is not None
         return self.image
 
@@ -95,8 +98,11 @@ def from_source(source: Source) -> Picture:
     return Picture(source.name, source)
 
 
-def cropper(decode: str, spec: PreprocessSpec, device: str) -> Cropper:
+def cropper(decode: str, spec: PreprocessSpec, device: str, *, max_pixels: int = images.MAX_PIXELS) -> Cropper:
     """The one of DECODES, for a model's preprocessing.
+
+    Args:
+        max_pixels: limit on width × height of what is decoded; on a picture in memory there is none.
 
     Raises:
         DeviceError: "gpu", and the device is none that can decode.
@@ -104,12 +110,12 @@ def cropper(decode: str, spec: PreprocessSpec, device: str) -> Cropper:
     if decode == "gpu":
         from imgclassify.gpu_decode import GpuDecoder
 
-        return partial(_gpu, GpuDecoder(spec, device), spec)
-    return partial(_fast if decode == "fast" else _exact, spec)
+        return partial(_gpu, GpuDecoder(spec, device, max_pixels=max_pixels), spec)
+    return partial(_fast if decode == "fast" else _exact, spec, max_pixels)
 
 
-def _exact(spec: PreprocessSpec, picture: Picture, out: NDArray[np.uint8]) -> tuple[int, int]:
-    image = picture.load()
+def _exact(spec: PreprocessSpec, max_pixels: int, picture: Picture, out: NDArray[np.uint8]) -> tuple[int, int]:
+    image = picture.load(max_pixels=max_pixels)
     try:
         preprocess.crop(image, spec, out=out)
     except MemoryError as error:
@@ -117,12 +123,14 @@ def _exact(spec: PreprocessSpec, picture: Picture, out: NDArray[np.uint8]) -> tu
     return image.size
 
 
-def _fast(spec: PreprocessSpec, picture: Picture, out: NDArray[np.uint8]) -> tuple[int, int]:
+def _fast(spec: PreprocessSpec, max_pixels: int, picture: Picture, out: NDArray[np.uint8]) -> tuple[int, int]:
     if picture.source is None:
         image = picture.load()
         size = image.size
     else:
-        image, size = images.load_reduced(picture.source, lambda whole: preprocess.resized_size(whole, spec))
+        image, size = images.load_reduced(
+            picture.source, lambda whole: preprocess.resized_size(whole, spec), max_pixels=max_pixels
+        )
     try:
         preprocess.crop_fast(image, size, spec, out=out)
     except MemoryError as error:
@@ -132,7 +140,7 @@ def _fast(spec: PreprocessSpec, picture: Picture, out: NDArray[np.uint8]) -> tup
 
 def _gpu(decoder: GpuDecoder, spec: PreprocessSpec, picture: Picture, out: NDArray[np.uint8]) -> tuple[int, int]:
     if picture.source is None:
-        return _exact(spec, picture, out)
+        return _exact(spec, images.MAX_PIXELS, picture, out)
     out[...], size = decoder.crop(picture.source)
     return size
 

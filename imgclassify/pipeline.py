@@ -6,7 +6,7 @@ Knows nothing of images; what is prepared and how a batch is answered are its ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, Queue
@@ -54,7 +54,8 @@ def stream(
     batch_size: int,
     workers: int,
     concurrency: int = 1,
-) -> Iterator[Result]:
+    ending: Event | None = None,
+) -> Generator[Result, None, None]:
     """One result an item, in the items' order.
 
     Memory does not grow with the items: each has one of `rows` rows from when it is prepared until its result is
@@ -68,9 +69,10 @@ def stream(
             or Done with the result itself.
         answer: called with 1 to `batch_size` prepared items and their rows, which ascend, on one of `concurrency`
             threads; one result each, in order.
+        ending: once it is set no further item is taken; those that were have their results.
     """
     executor = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="prepare")
-    line: _Line[Prepared, Result] = _Line(batch_size, rows(batch_size, concurrency, workers))
+    line: _Line[Prepared, Result] = _Line(batch_size, rows(batch_size, concurrency, workers), ending or Event())
     threads = [Thread(target=line.fill, args=(items, prepare, executor), name="feed", daemon=True)]
     threads += [
         Thread(target=line.compute, args=(answer,), name=f"compute-{index}", daemon=True)
@@ -93,13 +95,14 @@ def stream(
 class _Line(Generic[Prepared, Result]):
     """What stands between the thread that iterates the items, those that compute, and who takes the results."""
 
-    def __init__(self, batch_size: int, count: int) -> None:
+    def __init__(self, batch_size: int, count: int, ending: Event) -> None:
         self._batch_size = batch_size
         self._rows = count
         self._free = BoundedSemaphore(self._rows)
         self._prepared: Queue[tuple[int, Future[Prepared | Done[Result]]] | None] = Queue()
         self._answered: Queue[Future[tuple[list[Result], BaseException | None]] | None] = Queue()
         self._turn = Lock()
+        self._ending = ending
         self._stopped = Event()
         self._ended = False
 
@@ -157,7 +160,7 @@ class _Line(Generic[Prepared, Result]):
 
     def _take_row(self) -> bool:
         """Waits for a free row; False where none is wanted any more."""
-        while not self._stopped.is_set():
+        while not (self._stopped.is_set() or self._ending.is_set()):
             if self._free.acquire(timeout=PATIENCE_S):
                 return True
         return False
@@ -168,9 +171,12 @@ class _Line(Generic[Prepared, Result]):
         block: list[tuple[int, Future[Prepared | Done[Result]]]] = []
         while len(block) < self._batch_size and not self._ended and not self._stopped.is_set():
             try:
-                entry = self._prepared.get(timeout=PATIENCE_S if block else None)
+                entry = self._prepared.get(timeout=PATIENCE_S)
             except Empty:
-                break
+                # The items' iterator may be waiting for its next one, and nothing can interrupt it.
+                if block or self._ending.is_set():
+                    break
+                continue
             if entry is None:
                 self._ended = True
             else:

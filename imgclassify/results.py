@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 SCHEMA = "imgclassify.run/1"
 """Names the shape of a run document and its records; a breaking change raises the number."""
@@ -71,6 +71,47 @@ class ImageResult:
             "error": self.error.to_dict() if self.error else None,
         }
 
+    @classmethod
+    def from_dict(cls, record: Any) -> Self:
+        """The result whose record this is.
+
+        Raises:
+            ValueError: it is no whole record.
+        """
+        try:
+            result = cls(
+                source=record["source"],
+                model=record["model"],
+                width=record["width"],
+                height=record["height"],
+                predictions=tuple(Prediction(**fields) for fields in record["predictions"]),
+                error=None if record["error"] is None else ImageFailure(**record["error"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError("it lacks a field, or has one too many") from error
+        if not result._is_sound():
+            raise ValueError("a field holds what it cannot")
+        return result
+
+    def _is_sound(self) -> bool:
+        texts: list[object] = [self.source, self.model]
+        numbers: list[object] = []
+        for each in self.predictions:
+            texts += [each.label, each.label if each.wnid is None else each.wnid]
+            numbers += [each.rank, each.class_index]
+        if self.error:
+            texts += [self.error.type, self.error.message]
+        else:
+            numbers += [self.width, self.height]
+        return (
+            bool(self.predictions) != bool(self.error)
+            and all(type(text) is str for text in texts)
+            and all(type(number) is int and number >= 0 for number in numbers)
+            and all(
+                type(each.probability) in (float, int) and 0 <= each.probability <= 1 for each in self.predictions
+            )
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
@@ -87,6 +128,8 @@ class RunInfo:
     preprocess: dict[str, Any]
     """PreprocessSpec under torchvision's field names."""
     label_set: str
+    label_set_sha256: str
+    """Of its wnids and labels, in order."""
     num_classes: int
     decode: str
     """"exact" to the bit, "fast" from a smaller scale of the picture, or "gpu"."""
@@ -104,6 +147,7 @@ class RunInfo:
             "weights": {"name": self.weights, "sha256": self.weights_sha256},
             "preprocess": self.preprocess,
             "label_set": self.label_set,
+            "label_set_sha256": self.label_set_sha256,
             "num_classes": self.num_classes,
             "decode": self.decode,
             "engine": self.engine,

@@ -225,6 +225,8 @@ def test_top_k_is_kept_within_the_number_of_classes() -> None:
         ({"labels": ""}, UsageError),
         ({"top_k": 2.5}, UsageError),
         ({"batch_size": "8"}, UsageError),
+        ({"max_pixels": 0}, UsageError),
+        ({"max_pixels": 1.5}, UsageError),
         ({"device": "cuda:99"}, DeviceError),
         ({"labels": "no such set"}, LabelsError),
     ],
@@ -235,6 +237,23 @@ def test_options_out_of_range_are_refused_with_a_hint(
     with pytest.raises(kind) as error:
         Classifier(**options)  # type: ignore[arg-type]
     assert error.value.hint
+
+
+@pytest.mark.parametrize("options", [{}, {"fast_decode": True}, {"isolate": True}])
+def test_the_limit_on_pixels_is_the_callers(options: dict[str, bool], tmp_path: Path) -> None:
+    noise(40, 25).save(tmp_path / "larger.jpg")
+    noise(40, 24).save(tmp_path / "smaller.jpg")
+    classifier = Classifier(device="cpu", max_pixels=40 * 24, **options)  # type: ignore[arg-type]
+    larger, smaller = classifier.predict([tmp_path / "larger.jpg", tmp_path / "smaller.jpg"])
+    assert larger.error is not None
+    assert (larger.error.type, larger.error.message) == (
+        "image_too_large",
+        "40 × 25 is 1000 pixels, and the limit is 960",
+    )
+    assert smaller.predictions
+    # What is decoded already is not limited.
+    assert classifier.predict(noise(50, 50)).predictions
+    classifier.close()
 
 
 def test_overrides_change_the_preprocessing_and_show_in_the_run() -> None:

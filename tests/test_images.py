@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -6,6 +7,7 @@ import threading
 import warnings
 import zlib
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,10 +25,11 @@ from imgclassify.errors import (
     ImageTooLargeError,
     ImageUnreadableError,
     NotAnImageError,
+    TruncatedImageError,
     UnsupportedImageError,
 )
 from imgclassify.images import decode, decode_reduced, from_memory, load, load_reduced, to_rgb
-from imgclassify.sources import IMAGE_SUFFIXES, expand
+from imgclassify.sources import IMAGE_SUFFIXES, MAX_BYTES, expand
 
 RANDOM = np.random.default_rng(20)
 PIXELS = RANDOM.integers(0, 256, (23, 31, 3), dtype=np.uint8)
@@ -121,7 +124,9 @@ def test_a_source_is_loaded_and_its_stream_closed(tmp_path, monkeypatch):
     PHOTO.save(path)
     (source,) = expand([str(path)])
     streams = []
-    monkeypatch.setattr("builtins.open", lambda *args, _open=open: streams.append(_open(*args)) or streams[-1])
+    monkeypatch.setattr(
+        "builtins.open", lambda *args, _open=open, **more: streams.append(_open(*args, **more)) or streams[-1]
+    )
     assert (np.asarray(load(source)) == PIXELS).all()
     assert [stream.closed for stream in streams] == [True]
 
@@ -650,8 +655,42 @@ def test_the_limit_is_checked_before_pixels_are_decoded():
     # Not one pixel follows this header.
     with pytest.raises(ImageTooLargeError, match="100000 × 100000"):
         decoded(png_header(100_000, 100_000) + b"\0\0\xff\xffIDAT")
-    with pytest.raises(CorruptImageError, match="truncated"):
+    with pytest.raises(TruncatedImageError):
         decoded(png_header(1000, 1000) + b"\0\0\xff\xffIDAT")
+
+
+@pytest.mark.parametrize("head", [b"RIFF\xf0\xff\xff\xffWEBPVP8 ", b"\0\0\0\x1cftypavif", b"\0\0\0\x1cftypheic"])
+def test_a_file_that_is_read_whole_has_a_limit_on_its_bytes(head, tmp_path):
+    path = tmp_path / "sparse"
+    with path.open("wb") as stream:
+        stream.write(head)
+        stream.truncate(MAX_BYTES + 1)
+    with pytest.raises(ImageTooLargeError, match=r"^larger than 256 MiB, in a format that is read whole$"):
+        load(next(expand([str(path)])))
+    os.truncate(path, 2**20)
+    with pytest.raises(CorruptImageError):
+        load(next(expand([str(path)])))
+
+
+def with_scans(count: int, thumbnails: int = 0) -> bytes:
+    """A progressive JPEG of so many scans, with so many more in its header that are none of its own."""
+    content = encode(PHOTO, "JPEG", progressive=True)
+    refinement = b"\xff\xda\0\x0c\x03\x01\0\x02\0\x03\0\0\0\x10"
+    first = content.index(b"\xff\xda")
+    behind = content.index(b"\xff", first + 14)
+    header = content[:2] + (b"\xff\xe1\0\x0cExif\0\0\xff\xda\0\0") * thumbnails + content[2:behind]
+    return header + refinement * (count - 1) + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("thumbnails", [0, 300])
+def test_a_jpeg_has_a_limit_on_its_scans(thumbnails):
+    expected = decoded(with_scans(1))
+    assert (decoded(with_scans(images.MAX_SCANS, thumbnails)) == expected).mean() > 0.9
+    for content in (with_scans(images.MAX_SCANS + 1, thumbnails), with_scans(50_000, thumbnails)):
+        with pytest.raises(ImageTooLargeError, match=r"^more than 100 scans"):
+            decoded(content)
+        with pytest.raises(ImageTooLargeError, match=r"^more than 100 scans"):
+            reduced(content, to(1, 1))
 
 
 def test_the_default_limit_lets_a_200_megapixel_camera_pass():
@@ -673,6 +712,14 @@ def test_a_limit_that_a_reader_imposes_itself_is_too_large_too(monkeypatch):
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail)
     with pytest.raises(ImageTooLargeError, match=r"^more pixels than Pillow opens in a PNG file$"):
         decoded(encode(PHOTO, "PNG"))
+
+
+def test_a_limit_of_libheifs_is_too_large_and_told():
+    content = bytearray(encode_heic(PHOTO))
+    place = content.index(b"iloc")
+    content[place + 20 : place + 22] = b"\x7f\xff"  # the pieces that the picture is in
+    with pytest.raises(ImageTooLargeError, match=r"^beyond a limit of its decoder: \w.*32767.* security limit"):
+        decoded(bytes(content))
 
 
 def test_too_little_memory_is_too_large(monkeypatch):
@@ -731,20 +778,138 @@ def test_what_begins_like_no_known_format_is_not_an_image(content):
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000"]
 
 
-@pytest.mark.parametrize("format_name", FORMATS)
+def samples() -> dict[str, bytes]:
+    palette = PHOTO.quantize(16)
+    grey = Image.fromarray(RANDOM.integers(0, 65536, (9, 11), dtype=np.uint16))
+    real = Image.fromarray(RANDOM.random((9, 11), dtype=np.float32))
+    made = {name: encode(PHOTO, name) for name in FORMATS}
+    made |= {f"{name} with EXIF": encode(PHOTO, name, exif=exif(6)) for name in ("JPEG", "PNG", "WEBP", "TIFF")}
+    made |= {
+        f"{name}, animated": encode(PHOTO, name, save_all=True, append_images=[palette]) for name in ("GIF", "WEBP")
+    }
+    made |= {f"TIFF, {kind}": encode(PHOTO, "TIFF", compression=kind) for kind in ("tiff_lzw", "jpeg")}
+    made |= {"PNG, palette": encode(palette, "PNG", transparency=3), "PNG, 16-bit": encode(grey, "PNG")}
+    made |= {
+        "TIFF, 16-bit": encode(grey, "TIFF"),
+        "TIFF, float": encode(real, "TIFF"),
+        "PFM": encode(real, "PPM"),
+    }
+    made |= {"JPEG, CMYK": encode(PHOTO.convert("CMYK"), "JPEG"), "PPM, plain": b"P3 1 2 255 1 2 3 4 5 6\n"}
+    return made
+
+
+SAMPLES = samples()
+
+GRAIN = Image.fromarray(RANDOM.integers(0, 256, (90, 120, 3), dtype=np.uint8))
+# Formats in which damage can be told: how one is made, behind which mark its picture begins, and how far behind.
+TELLING = {
+    "PNG": (partial(encode, GRAIN, "PNG"), b"IDAT", 4),
+    "GIF": (partial(encode, GRAIN, "GIF"), b",\0\0\0\0", 12),
+    "WEBP": (partial(encode, GRAIN, "WEBP"), b"VP8 ", 8),
+    "WEBP, lossless": (partial(encode, GRAIN, "WEBP", lossless=True), b"VP8L", 8),
+    "AVIF": (partial(encode, GRAIN, "AVIF"), b"mdat", 4),
+    "HEIF": (partial(encode_heic, GRAIN), b"mdat", 4),
+    "JPEG2000": (partial(encode, GRAIN, "JPEG2000"), b"\xff\x52", 2),
+    "JPEG, progressive": (partial(encode, GRAIN, "JPEG", progressive=True), b"\xff\xda", 20),
+    "TIFF, deflate": (partial(encode, GRAIN, "TIFF", compression="tiff_deflate"), b"II*\0", 12),
+}
+
+
+@pytest.mark.parametrize("format_name", [*FORMATS, "HEIF"])
 @pytest.mark.parametrize("share", [0.4, 0.7])
-def test_a_cut_file_is_corrupt_and_names_its_format(format_name, share):
-    content = encode(PHOTO, format_name)
-    with pytest.raises(CorruptImageError, match=f"^damaged {format_name} file: .+"):
+def test_a_cut_file_is_truncated_and_names_its_format(format_name, share):
+    content = encode_heic(PHOTO) if format_name == "HEIF" else encode(PHOTO, format_name)
+    with pytest.raises(TruncatedImageError, match=f"^damaged {format_name} file: it ends too early$"):
         decoded(content[: int(len(content) * share)])
 
 
-@pytest.mark.parametrize("format_name", FORMATS)
-def test_a_file_cut_in_its_header_is_corrupt(format_name):
-    with pytest.raises(CorruptImageError) as caught:
-        decoded(encode(PHOTO, format_name)[:24])
-    assert "unpack" not in str(caught.value)  # Python's words for it, and no user's
-    assert "index" not in str(caught.value)
+def test_a_cut_file_is_truncated_wherever_it_is_cut():
+    """But where its first bytes tell no format, and where all of its picture is there already."""
+    for name, content in SAMPLES.items():
+        whole = decoded(content)
+        for end in range(24, len(content), 7):
+            with suppress(TruncatedImageError):
+                assert (decoded(content[:end]) == whole).all(), (name, end)
+
+
+@pytest.mark.parametrize("name", sorted(TELLING))
+def test_a_damaged_file_of_full_length_is_corrupt_and_not_truncated(name):
+    make, mark, skipped = TELLING[name]
+    content = make()
+    start = content.index(mark) + skipped
+    failed = 0
+    generator = np.random.default_rng(1)
+    for end in range(start + 5, start + 300, 5):
+        damaged = content[:start] + generator.bytes(end - start) + content[end:]
+        with suppress(ImageError):
+            decoded(damaged)
+            continue
+        failed += 1
+        with pytest.raises(ImageError) as caught:
+            decoded(damaged)
+        assert type(caught.value) is CorruptImageError
+        assert "file: it ends too early" not in str(caught.value)
+    assert failed
+
+
+def jpeg_with(header: bytes) -> bytes:
+    content = encode(PHOTO, "JPEG")
+    return content[:2] + header + content[2:]
+
+
+def test_the_end_of_a_thumbnail_is_not_the_end_of_its_picture():
+    thumbnail = b"\xff\xe1\0\x10Exif\0\0\xff\xd8\xff\xda\0\0\xff\xd9"
+    content = jpeg_with(thumbnail)
+    assert (decoded(content) == decoded(encode(PHOTO, "JPEG"))).all()
+    for cut in (len(thumbnail) + 2, len(thumbnail) + 100, len(content) - 50):
+        with pytest.raises(TruncatedImageError):
+            decoded(content[:cut])
+
+
+def test_what_stands_behind_the_end_of_a_jpeg_does_not_make_it_truncated():
+    damaged = jpeg_with(b"").replace(b"\xff\xdb", b"\xff\xfe")  # its quantisation tables become comments
+    for more in (b"", b"\0\0\r\n", b"a film" * 5000):
+        with pytest.raises(ImageError) as caught:
+            decoded(damaged + more)
+        assert type(caught.value) is CorruptImageError
+
+
+def test_a_jpeg_whose_own_lengths_lead_astray_is_corrupt():
+    with pytest.raises(ImageError) as caught:
+        decoded(jpeg_with(b"\xff\xe5\xff\xff"))
+    assert type(caught.value) is CorruptImageError
+
+
+@pytest.mark.parametrize("options", [{"big_tiff": True}, {}, {"compression": "tiff_lzw"}])
+def test_a_tiff_cut_in_its_directory_or_its_strips_is_truncated(options):
+    content = encode(PHOTO, "TIFF", **options)
+    for end in range(9, len(content), 11):
+        with pytest.raises(TruncatedImageError):
+            decoded(content[:end])
+
+
+def test_a_big_endian_tiff_is_told_too():
+    values = RANDOM.integers(0, 65536, (5, 7)).astype(">u2")
+    content = encode(Image.frombytes("I;16B", (7, 5), values.tobytes()), "TIFF")
+    assert content[:2] == b"MM"
+    for end in range(9, len(content)):
+        with pytest.raises(TruncatedImageError):
+            decoded(content[:end])
+
+
+def test_a_bitmap_that_is_whole_by_its_own_word_is_corrupt():
+    content = bytearray(encode(PHOTO, "BMP"))
+    content[22:26] = struct.pack("<i", 1000)  # the height
+    with pytest.raises(ImageError) as caught:
+        decoded(bytes(content))
+    assert type(caught.value) is CorruptImageError
+    assert str(caught.value) == "damaged BMP file: a part of it ends too early"
+
+
+def test_boxes_without_end_are_not_followed_for_ever():
+    endless = b"\0\0\0\x0cftypavif" + struct.pack(">I4s", 8, b"free") * 200_000
+    with pytest.raises(CorruptImageError):
+        decoded(endless)
 
 
 def test_an_image_without_pixels_is_corrupt():
@@ -778,29 +943,6 @@ def test_a_failing_disk_is_unreadable_and_not_corrupt(good_bytes):
 
     with pytest.raises(ImageUnreadableError, match="Input/output error"):
         decode(FailingDisk(encode(PHOTO, "JPEG")))
-
-
-def samples() -> dict[str, bytes]:
-    palette = PHOTO.quantize(16)
-    grey = Image.fromarray(RANDOM.integers(0, 65536, (9, 11), dtype=np.uint16))
-    real = Image.fromarray(RANDOM.random((9, 11), dtype=np.float32))
-    made = {name: encode(PHOTO, name) for name in FORMATS}
-    made |= {f"{name} with EXIF": encode(PHOTO, name, exif=exif(6)) for name in ("JPEG", "PNG", "WEBP", "TIFF")}
-    made |= {
-        f"{name}, animated": encode(PHOTO, name, save_all=True, append_images=[palette]) for name in ("GIF", "WEBP")
-    }
-    made |= {f"TIFF, {kind}": encode(PHOTO, "TIFF", compression=kind) for kind in ("tiff_lzw", "jpeg")}
-    made |= {"PNG, palette": encode(palette, "PNG", transparency=3), "PNG, 16-bit": encode(grey, "PNG")}
-    made |= {
-        "TIFF, 16-bit": encode(grey, "TIFF"),
-        "TIFF, float": encode(real, "TIFF"),
-        "PFM": encode(real, "PPM"),
-    }
-    made |= {"JPEG, CMYK": encode(PHOTO.convert("CMYK"), "JPEG"), "PPM, plain": b"P3 1 2 255 1 2 3 4 5 6\n"}
-    return made
-
-
-SAMPLES = samples()
 
 
 @settings(deadline=None, max_examples=600)

@@ -1,0 +1,179 @@
+"""Whether a file that could not be decoded ends before its own format says that it does.
+
+Decoders fail over a cut file in many words, and over a damaged one in the same; a container's own sizes and end
+marks tell the two apart.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from typing import BinaryIO
+
+_END_OF_JPEG = b"\xff\xd9"
+_START_OF_SCAN = 0xDA
+_END_OF_PNG = b"IEND\xaeB`\x82"
+_END_OF_GIF = b"\0;"
+_PADDING = b"\0\r\n\t "
+
+_TAIL_BYTES = 2**12
+_BLOCK_BYTES = 2**20
+_MOST_PARTS = 2**14
+_MOST_STRIPS = 2**20
+"""Of a file that is made of segments, boxes or strips so many are looked at; those of a hostile one have no end."""
+
+
+def ends_early(stream: BinaryIO, format_name: str, words: str) -> bool:
+    """Whether a file that failed to decode is only the beginning of one.
+
+    Args:
+        stream: seekable; left at any place.
+        format_name: one of `images.FORMATS`.
+        words: the decoder's own about its failure, which are all there is to a format without sizes (PPM).
+    """
+    if format_name == "PPM":
+        return any(part in words for part in ("truncated", "not enough image data", "Reached EOF"))
+    with suppress(Exception):  # what is too damaged to be followed is damaged
+        return _CHECKS[format_name](stream, stream.seek(0, io.SEEK_END))
+    return False
+
+
+def _jpeg(stream: BinaryIO, size: int) -> bool:
+    """No end of image behind the start of the first scan; before it, in a thumbnail, there may be one."""
+    position = 2
+    for _ in range(_MOST_PARTS):
+        stream.seek(position)
+        header = stream.read(4)
+        if len(header) < 4:
+            return True
+        mark, marker, length = struct.unpack(">BBH", header)
+        if mark != 0xFF or marker == _START_OF_SCAN:
+            break
+        position += 2 + length
+        if position > size:
+            # Its length may as well be damaged.
+            return not _tail(stream, size).rstrip(_PADDING).endswith(_END_OF_JPEG)
+    return not _holds(stream, _END_OF_JPEG)
+
+
+def _png(stream: BinaryIO, size: int) -> bool:
+    return _END_OF_PNG not in _tail(stream, size)
+
+
+def _gif(stream: BinaryIO, size: int) -> bool:
+    return not _tail(stream, size).rstrip(b"\r\n\t ").endswith(_END_OF_GIF)
+
+
+def _webp(stream: BinaryIO, size: int) -> bool:
+    return _number(stream, 4, "<I") + 8 > size
+
+
+def _bmp(stream: BinaryIO, size: int) -> bool:
+    return _number(stream, 2, "<I") > size
+
+
+def _tiff(stream: BinaryIO, size: int) -> bool:
+    """The first directory, or a value, strip or tile that it names, lies beyond the end."""
+    stream.seek(0)
+    header = stream.read(16).ljust(16, b"\xff")
+    order = "<" if header[:1] == b"I" else ">"
+    number, width = ("Q", 8) if header[2:4] in (b"+\0", b"\0+") else ("I", 4)
+    (start,) = struct.unpack(order + number, header[width : 2 * width])
+    if start + width > size:
+        return True
+    count = _number(stream, start, order + ("Q" if width == 8 else "H"))
+    directory = stream.read(min(count, 2**16) * (4 + 2 * width))
+    if len(directory) < count * (4 + 2 * width):
+        return True
+    extents: dict[int, tuple[int, ...]] = {}
+    for tag, kind, many, value in struct.iter_unpack(f"{order}HH{number}{width}s", directory):
+        form = _TIFF_FORMS.get(kind, "")
+        length = many * struct.calcsize(form)
+        if length > width:
+            (place,) = struct.unpack(order + number, value)
+            if place + length > size:
+                return True
+            stream.seek(place)
+        if tag in _TIFF_EXTENTS and form in ("H", "I", "Q") and many <= _MOST_STRIPS:
+            content = stream.read(length) if length > width else value[:length]
+            extents[tag] = struct.unpack(f"{order}{many}{form}", content)
+    starts, lengths = ([*extents.get(strips, ()), *extents.get(tiles, ())] for strips, tiles in _TIFF_PAIRS)
+    return any(start + length > size for start, length in zip(starts, lengths, strict=False))
+
+
+_TIFF_PAIRS = ((273, 324), (279, 325))
+"""StripOffsets and TileOffsets, StripByteCounts and TileByteCounts."""
+
+_TIFF_EXTENTS = {tag for pair in _TIFF_PAIRS for tag in pair}
+
+_TIFF_FORMS = dict(
+    zip(
+        (*range(1, 14), 16, 17, 18),
+        ("B", "B", "H", "I", "II", "b", "B", "h", "i", "ii", "f", "d", "I", "Q", "q", "Q"),
+        strict=True,
+    )
+)
+"""TIFF 6.0 and BigTIFF: each type of value, as `struct` calls it."""
+
+
+def _boxes(stream: BinaryIO, size: int) -> bool:
+    """A box of ISO's base media format reaches beyond the end, or there is none with the picture in it."""
+    position = 0
+    kinds: set[bytes] = set()
+    for _ in range(_MOST_PARTS):
+        if position == size:
+            return kinds.isdisjoint((b"mdat", b"jp2c"))
+        stream.seek(position)
+        header = stream.read(16)
+        length, kind = struct.unpack(">I4s", header[:8]) if len(header) >= 8 else (size, b"")
+        if length == 1:
+            (length,) = struct.unpack(">Q", header[8:])
+        elif length == 0:  # as far as the file goes
+            return kind == b"jp2c" and not _tail(stream, size).endswith(_END_OF_JPEG)
+        position += max(length, 8)
+        kinds.add(kind)
+        if position > size:
+            return True
+    return False
+
+
+def _jpeg2000(stream: BinaryIO, size: int) -> bool:
+    if _number(stream, 0, ">I") == 0xFF4FFF51:  # a codestream, without boxes about it
+        return not _tail(stream, size).rstrip(_PADDING).endswith(_END_OF_JPEG)
+    return _boxes(stream, size)
+
+
+_CHECKS: dict[str, Callable[[BinaryIO, int], bool]] = {
+    "JPEG": _jpeg,
+    "PNG": _png,
+    "WEBP": _webp,
+    "GIF": _gif,
+    "TIFF": _tiff,
+    "BMP": _bmp,
+    "AVIF": _boxes,
+    "HEIF": _boxes,
+    "JPEG2000": _jpeg2000,
+}
+
+
+def _number(stream: BinaryIO, position: int, form: str) -> int:
+    stream.seek(position)
+    number: int = struct.unpack(form, stream.read(struct.calcsize(form)))[0]
+    return number
+
+
+def _tail(stream: BinaryIO, size: int) -> bytes:
+    stream.seek(max(0, size - _TAIL_BYTES))
+    return stream.read(_TAIL_BYTES)
+
+
+def _holds(stream: BinaryIO, mark: bytes) -> bool:
+    """Whether the mark stands anywhere from here on."""
+    before = b""
+    while block := stream.read(_BLOCK_BYTES):
+        if mark in before + block:
+            return True
+        before = block[-len(mark) + 1 :]
+    return False

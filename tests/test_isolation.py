@@ -1,0 +1,625 @@
+"""Decoding in worker processes: the same crops, and decoders that really crash, hang and devour memory.
+
+The hostile decoder is a `pillow_heif` of our own, found before the real one by the workers alone: it does what the
+picture says.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import noise
+from PIL import Image
+
+from imgclassify import Classifier, catalog, images, isolation, pictures, sources
+from imgclassify.catalog import PreprocessSpec
+from imgclassify.errors import (
+    DecoderCrashedError,
+    DecoderTimeoutError,
+    ImageError,
+    ImageNotFoundError,
+    ImageTooLargeError,
+    ImgclassifyError,
+    NotAnImageError,
+    TruncatedImageError,
+    UnavailableError,
+    UsageError,
+)
+from imgclassify.isolation import IsolatedCropper
+from imgclassify.pictures import Picture
+from imgclassify.sources import Source
+
+HOSTILE = """
+import ctypes, itertools, os, time
+from PIL import Image, ImageFile, JpegImagePlugin
+
+def devour():
+    kept = []
+    while True:
+        kept.append(bytes(2**24))
+
+def leak():
+    for size in (2**24, 2**20):
+        try:
+            while True:
+                KEPT.append(bytes(size))
+        except MemoryError:
+            pass
+    del KEPT[-4:]
+
+KEPT = []
+
+def poison():
+    JpegImagePlugin.JpegImageFile._open = lambda self: os.abort()
+
+ACTIONS = {
+    "abort": os.abort,
+    "segfault": lambda: ctypes.string_at(0),
+    "kill": lambda: os.kill(os.getpid(), 9),
+    "exit": lambda: os._exit(7),
+    "sleep": lambda: time.sleep(1000),
+    "spin": lambda: sum(itertools.repeat(0)),  # in C, and never lets go of the interpreter's lock
+    "devour": devour,
+    "leak": leak,
+    "poison": poison,
+    "shout": lambda: [os.write(1, b"noise" * 10_000), os.write(2, b"noise\\n"), os.read(0, 100)],
+    "unheard of": lambda: exit("a decoder that ends Python"),
+    "raise": lambda: {}["no such key"],
+}
+
+class HeifImageFile(ImageFile.ImageFile):
+    format = "HEIF"
+
+    def _open(self):
+        self.fp.seek(16)
+        ACTIONS[self.fp.read().decode()]()
+        self._size, self._mode = (8, 8), "RGB"
+        self.im = Image.core.fill("RGB", (8, 8), (10, 20, 30))
+        self.tile = []
+"""
+
+SPEC = PreprocessSpec(
+    resize_size=40,
+    crop_size=(32, 36),
+    interpolation="bicubic",
+    antialias=True,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
+
+
+@pytest.fixture
+def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the workers that are started from now on find the hostile decoder."""
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    (folder / "pillow_heif.py").write_text(HOSTILE)
+    monkeypatch.syspath_prepend(str(folder))
+
+
+@pytest.fixture
+def cropper() -> Iterator[IsolatedCropper]:
+    cropper = IsolatedCropper("exact", SPEC, time_limit=60)
+    yield cropper
+    cropper.close()
+    assert children(os.getpid()) == []
+
+
+def children(parent: int) -> list[int]:
+    """Those that run Python and are children of the process; a zombie is one too."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(folder.name))
+    return found
+
+
+def running(pid: int) -> bool:
+    """Whether it is there and no zombie, which in a container nobody may ever bury."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def gone(pids: list[int], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(map(running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(map(running, pids))
+
+
+def doing(action: str) -> bytes:
+    return b"\0\0\0\x10ftypheic\0\0\0\0" + action.encode()
+
+
+def encoded(image: Image.Image, format_name: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    if format_name == "HEIF":
+        pytest.importorskip("pillow_heif").from_pillow(image).save(buffer, **options)
+    else:
+        image.save(buffer, format_name, **options)
+    return buffer.getvalue()
+
+
+def held(content: bytes) -> Picture:
+    return pictures.from_source(Source("held", partial(io.BytesIO, content)))
+
+
+def on_disk(path: Path | str) -> Picture:
+    return pictures.from_source(sources.file_source(str(path)))
+
+
+def crop_of(cropper: pictures.Cropper, picture: Picture) -> tuple[tuple[int, int], np.ndarray]:
+    out = np.zeros((*SPEC.crop_size, 3), np.uint8)
+    return cropper(picture, out), out
+
+
+def assert_same(isolated: pictures.Cropper, plain: pictures.Cropper, picture: Picture) -> None:
+    size, out = crop_of(isolated, picture)
+    expected_size, expected = crop_of(plain, picture)
+    assert size == expected_size
+    assert expected.any()
+    assert (out == expected).all()
+
+
+# The same ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decode", ["exact", "fast"])
+def test_every_format_is_cropped_to_the_same_bytes(decode: str, tmp_path: Path) -> None:
+    isolated = IsolatedCropper(decode, SPEC)
+    plain = pictures.cropper(decode, SPEC, "cpu")
+    image = noise(500, 333)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    contents = {name: encoded(image, name) for name in images.FORMATS}
+    contents |= {"turned": encoded(image, "JPEG", exif=exif), "small": encoded(image.resize((7, 5)), "PNG")}
+    contents |= {"transparent": encoded(image.convert("RGBA"), "PNG")}
+    for name, content in contents.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        assert_same(isolated, plain, on_disk(path))
+        assert_same(isolated, plain, held(content))
+    assert_same(isolated, plain, Picture("image", image=image))
+    isolated.close()
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+def test_every_part_of_the_preprocessing_reaches_the_worker(mode: str) -> None:
+    spec = PreprocessSpec((30, 50), (32, 36), "lanczos", False, (0.1, 0.2, 1 / 3), (0.3, 0.2, 0.1), mode)
+    isolated = IsolatedCropper("exact", spec)
+    assert_same(isolated, pictures.cropper("exact", spec, "cpu"), held(encoded(noise(200, 90), "PNG")))
+    isolated.close()
+
+
+def test_every_failure_has_the_same_type_and_words(tmp_path: Path, cropper: IsolatedCropper) -> None:
+    plain = pictures.cropper("exact", SPEC, "cpu")
+    png = encoded(noise(64, 48), "PNG")
+    paths = {name: tmp_path / name for name in ("empty", "text", "cut", "damaged")}
+    paths["empty"].write_bytes(b"")
+    paths["text"].write_bytes(b"no picture \x1b[31m \xff")
+    paths["cut"].write_bytes(png[: len(png) // 2])
+    paths["damaged"].write_bytes(png[:60] + b"\0\0\0\0" + png[64:])
+    types = set()
+    for path in [*paths.values(), tmp_path / "missing", tmp_path, f"{tmp_path}/\udcff\0"]:
+        failures = []
+        for crop in (cropper, plain):
+            with pytest.raises(ImageError) as caught:
+                crop_of(crop, on_disk(path))
+            failures.append((caught.type, str(caught.value)))
+        assert failures[0] == failures[1]
+        types.add(failures[0][0])
+    assert {ImageNotFoundError, NotAnImageError, TruncatedImageError} < types
+    assert len(types) >= 6
+
+
+def test_the_limit_on_pixels_is_the_workers_too() -> None:
+    content = encoded(noise(64, 48), "PNG")
+    isolated = IsolatedCropper("exact", SPEC, max_pixels=64 * 48 - 1)
+    with pytest.raises(ImageTooLargeError, match=r"^64 × 48 is 3072 pixels, and the limit is 3071$"):
+        crop_of(isolated, held(content))
+    isolated.close()
+
+
+def test_a_name_that_is_no_text_and_a_folder_that_is_left_are_no_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cropper: IsolatedCropper
+) -> None:
+    plain = pictures.cropper("exact", SPEC, "cpu")
+    name = os.fsdecode(b"caf\xe9\n.png")
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        noise(50, 60, seed=len(folder)).save(name, "PNG")
+        assert_same(cropper, plain, on_disk(name))
+    (tmp_path / "third").mkdir()
+    monkeypatch.chdir(tmp_path / "third")
+    (tmp_path / "third").rmdir()
+    assert_same(cropper, plain, on_disk(tmp_path / "first" / name))
+    with pytest.raises(ImageNotFoundError):
+        crop_of(cropper, on_disk(name))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_file_that_cannot_be_opened_as_its_path_says_is_read_here(cropper: IsolatedCropper) -> None:
+    """What an archive or a server holds has no path, and goes over the pipe whole: here, more than a pipe holds."""
+    content = encoded(Image.fromarray(np.random.default_rng(1).integers(0, 256, (900, 900, 3), np.uint8)), "BMP")
+    assert len(content) > 2**21
+    assert_same(cropper, pictures.cropper("exact", SPEC, "cpu"), held(content))
+
+
+# Crashes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [
+        ("abort", r"^its decoder was ended by SIGABRT \(aborted\)$"),
+        ("segfault", r"^its decoder was ended by SIGSEGV \(segmentation fault\)$"),
+        ("kill", r"^its decoder was ended by SIGKILL \(killed\), perhaps for want of memory$"),
+        ("exit", r"^its decoder ended with status 7$"),
+        ("unheard of", r"^its decoder ended with status 1$"),
+    ],
+)
+@pytest.mark.usefixtures("hostile")
+def test_a_crash_is_one_pictures_error_and_the_next_is_answered(
+    action: str, words: str, cropper: IsolatedCropper
+) -> None:
+    plain = pictures.cropper("exact", SPEC, "cpu")
+    good = held(encoded(noise(64, 48), "JPEG"))
+    for _ in range(2):
+        assert_same(cropper, plain, good)
+        with pytest.raises(DecoderCrashedError, match=words) as caught:
+            crop_of(cropper, held(doing(action)))
+        assert caught.value.type == "decoder_crashed"
+        assert_same(cropper, plain, good)
+
+
+@pytest.mark.usefixtures("hostile")
+def test_a_crash_that_an_earlier_picture_brought_about_is_not_the_next_ones(cropper: IsolatedCropper) -> None:
+    plain = pictures.cropper("exact", SPEC, "cpu")
+    size, out = crop_of(cropper, held(doing("poison")))
+    assert size == (8, 8)
+    assert (out[16, 18] == (10, 20, 30)).all()
+    (poisoned,) = children(os.getpid())
+    assert_same(cropper, plain, held(encoded(noise(64, 48), "JPEG")))
+    assert not running(poisoned)
+
+
+def test_a_worker_that_is_killed_while_it_waits_is_replaced(cropper: IsolatedCropper) -> None:
+    plain = pictures.cropper("exact", SPEC, "cpu")
+    good = held(encoded(noise(64, 48), "PNG"))
+    assert_same(cropper, plain, good)
+    (idle,) = children(os.getpid())
+    os.kill(idle, signal.SIGKILL)
+    assert_same(cropper, plain, good)
+    assert children(os.getpid()) != [idle]
+
+
+@pytest.mark.usefixtures("hostile")
+def test_what_a_decoder_raises_or_writes_is_not_taken_for_an_answer(
+    cropper: IsolatedCropper, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert crop_of(cropper, held(doing("shout")))[0] == (8, 8)
+    with pytest.raises(ImageError, match="damaged HEIF file"):
+        crop_of(cropper, held(doing("raise")))
+    assert len(children(os.getpid())) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("action", ["sleep", "spin"])
+@pytest.mark.usefixtures("hostile")
+def test_a_picture_that_takes_too_long_has_its_own_error(action: str) -> None:
+    isolated = IsolatedCropper("exact", SPEC, time_limit=0.75)
+    before = time.monotonic()
+    with pytest.raises(DecoderTimeoutError, match=r"^not decoded within 0\.75 seconds$") as caught:
+        crop_of(isolated, held(doing(action)))
+    assert caught.value.type == "decoder_timeout"
+    assert time.monotonic() - before >= 0.75
+    isolated.close()
+
+
+def test_the_time_is_one_pictures_and_not_all_pictures() -> None:
+    isolated = IsolatedCropper("exact", SPEC, time_limit=5)
+    good = held(encoded(noise(64, 48), "PNG"))
+    crop_of(isolated, good)
+    first = children(os.getpid())
+    time.sleep(5.5)
+    crop_of(isolated, good)
+    assert children(os.getpid()) == first
+    isolated.close()
+
+
+@pytest.mark.usefixtures("hostile")
+def test_memory_without_end_meets_a_limit_in_proportion_to_the_pixels_allowed() -> None:
+    isolated = IsolatedCropper("exact", SPEC, max_pixels=10**6)
+    with pytest.raises(ImageTooLargeError, match="not enough memory"):
+        crop_of(isolated, held(doing("devour")))
+    (worker,) = children(os.getpid())
+    limits = Path(f"/proc/{worker}/limits").read_text()
+    assert f"Max address space         {2**30 + 32 * 10**6} " in limits
+    assert Path(f"/proc/{worker}/oom_score_adj").read_text().strip() == "1000"
+    assert crop_of(isolated, held(encoded(noise(64, 48), "PNG")))[0] == (64, 48)
+    isolated.close()
+
+
+@pytest.mark.usefixtures("hostile")
+def test_memory_that_an_earlier_picture_kept_is_not_the_next_ones_fault() -> None:
+    isolated = IsolatedCropper("exact", SPEC, max_pixels=4 * 10**6)
+    crop_of(isolated, held(doing("leak")))
+    (leaking,) = children(os.getpid())
+    large = held(encoded(Image.new("RGBA", (2000, 2000), "red"), "PNG"))
+    assert_same(isolated, pictures.cropper("exact", SPEC, "cpu"), large)
+    assert not running(leaking)
+    isolated.close()
+
+
+@pytest.mark.usefixtures("hostile")
+def test_many_threads_neither_lose_nor_mix_a_picture() -> None:
+    isolated = IsolatedCropper("exact", SPEC, time_limit=60)
+    plain = pictures.cropper("exact", SPEC, "cpu")
+    expected: list[object] = []
+    made = []
+    for index in range(120):
+        action = ("abort", "kill", "exit")[index % 3] if index % 6 == 0 else None
+        content = doing(action) if action else encoded(noise(30 + index, 40, seed=index), "PNG")
+        made.append(held(content))
+        expected.append(DecoderCrashedError if action else crop_of(plain, made[-1]))
+
+    def answer(picture: Picture) -> object:
+        try:
+            return crop_of(isolated, picture)
+        except ImageError as error:
+            return type(error)
+
+    with ThreadPoolExecutor(6) as executor:
+        answers = list(executor.map(answer, made))
+    for answered, right in zip(answers, expected, strict=True):
+        if isinstance(right, tuple):
+            assert isinstance(answered, tuple)
+            assert answered[0] == right[0]
+            assert (answered[1] == right[1]).all()
+        else:
+            assert answered is right
+    assert 1 <= len(children(os.getpid())) <= 6
+    isolated.close()
+    assert children(os.getpid()) == []
+
+
+# Processes --------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_started_before_it_is_needed_and_nothing_is_left_behind() -> None:
+    isolated = IsolatedCropper("exact", SPEC)
+    assert children(os.getpid()) == []
+    crop_of(isolated, held(encoded(noise(64, 48), "PNG")))
+    (worker,) = children(os.getpid())
+    assert os.getsid(worker) == worker  # Ctrl-C at a terminal is not for it
+    del isolated
+    assert children(os.getpid()) == []
+    assert not running(worker)
+
+
+@pytest.mark.usefixtures("hostile")
+def test_an_interrupted_picture_is_not_the_answer_to_the_next(cropper: IsolatedCropper) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        with pytest.raises(KeyboardInterrupt):
+            crop_of(cropper, held(doing("sleep")))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert children(os.getpid()) == []
+    assert crop_of(cropper, held(encoded(noise(64, 48), "PNG")))[0] == (64, 48)
+
+
+PROGRAM = """
+import io, sys, threading
+from functools import partial
+import numpy as np
+from imgclassify import isolation, pictures
+from imgclassify.catalog import PreprocessSpec
+from imgclassify.sources import Source
+sys.path.insert(0, sys.argv[1])
+spec = PreprocessSpec(40, (32, 32), "bicubic", True, (0.5,) * 3, (0.5,) * 3)
+cropper = isolation.IsolatedCropper("exact", spec, time_limit=4)
+def crop(action):
+    content = b"\\0\\0\\0\\x10ftypheic\\0\\0\\0\\0" + action
+    source = Source("held", partial(io.BytesIO, content))
+    cropper(pictures.from_source(source), np.zeros((32, 32, 3), np.uint8))
+threading.Thread(target=crop, args=(b"spin",), daemon=True).start()
+crop(b"shout")
+print("ready", flush=True)
+sys.stdin.read()
+import os
+os._exit(3)
+"""
+
+
+@pytest.mark.parametrize("end", ["SIGKILL", "os._exit"])
+@pytest.mark.usefixtures("hostile")
+def test_workers_end_with_their_parent_however_it_ends(end: str, tmp_path: Path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "hostile")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    with parent.stdin, parent.stdout:
+        assert parent.stdout.readline() == b"ready\n"
+        workers = children(parent.pid)
+        assert len(workers) == 2
+        if end == "SIGKILL":
+            parent.kill()
+    assert parent.wait() == (-signal.SIGKILL if end == "SIGKILL" else 3)
+    # One waits and sees its pipe close; the other is at a picture without end, which has a limit of 4 seconds.
+    assert gone(workers, 30)
+
+
+def test_a_worker_imports_nothing_that_takes_seconds() -> None:
+    code = "import sys\nfrom imgclassify import isolation\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"torch", "torchvision", "timm", "onnxruntime", "typer", "rich", "requests", "huggingface_hub"}
+    assert not heavy & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [("/no/such/python", "No such file"), ("/bin/false", "it ended with status 1"), ("", "no process can be")],
+)
+def test_a_worker_that_cannot_be_started_is_no_pictures_fault(
+    program: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", program)
+    monkeypatch.setattr(isolation, "_PAUSE_S", 0.001)
+    isolated = IsolatedCropper("exact", SPEC)
+    with pytest.raises(UnavailableError, match=words) as caught:
+        crop_of(isolated, held(b"\xff\xd8\xff"))
+    assert caught.value.hint
+    assert children(os.getpid()) == []
+
+
+def test_a_start_that_fails_once_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the system is short of processes for a moment, or ends a new one for want of memory."""
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n[ -e {tmp_path}/once ] || {{ touch {tmp_path}/once; kill -9 $$; }}\n")
+    with program.open("a") as script:
+        script.write(f'exec {sys.executable} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    isolated = IsolatedCropper("exact", SPEC)
+    assert crop_of(isolated, held(encoded(noise(64, 48), "PNG")))[0] == (64, 48)
+    assert (tmp_path / "once").exists()
+    isolated.close()
+
+
+def test_a_module_in_the_folder_it_is_started_in_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cropper: IsolatedCropper
+) -> None:
+    (tmp_path / "numpy.py").write_text("import os; os._exit(9)")
+    monkeypatch.chdir(tmp_path)
+    assert crop_of(cropper, held(encoded(noise(64, 48), "PNG")))[0] == (64, 48)
+
+
+def test_a_worker_that_answers_nonsense_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was taken over by its picture may say anything."""
+    program = tmp_path / "python"
+    ready = r"\0\0\0\2{}"
+    isolated = IsolatedCropper("exact", SPEC)
+    monkeypatch.setattr(sys, "executable", str(program))
+    answers = [
+        r"\0\0\0\2[]",
+        r"\377\377\377\377",
+        r"\0\0\0\2{}",
+        r"\0\0\0\5{\"a\"",
+        r"\0\0\0\050{\"error\": \"SystemExit\", \"message\": \"!\"}",
+        r"\0\0\0\050{\"width\": 1, \"height\": 1, \"bytes\": 99999}",
+    ]
+    for answer in answers:
+        program.write_text(f'#!/bin/sh\nhead -c 100 >/dev/null\nprintf "{ready}"\nprintf "{answer}"\n')
+        program.chmod(0o755)
+        with pytest.raises(DecoderCrashedError):
+            crop_of(isolated, held(encoded(noise(64, 48), "PNG")))
+    isolated.close()
+
+
+# Through the classifier -------------------------------------------------------------------------------------
+
+
+def test_a_run_with_isolation_has_the_records_of_one_without(tmp_path: Path) -> None:
+    for index in range(12):
+        noise(64 + index, 48, seed=index).save(tmp_path / f"{index:02}.png")
+    (tmp_path / "03.png").write_bytes(b"")
+    (tmp_path / "07.png").write_bytes((tmp_path / "07.png").read_bytes()[:300])
+    results = []
+    for isolate in (False, True):
+        classifier = Classifier(device="cpu", isolate=isolate, batch_size=4)
+        results.append(list(classifier.stream(sources.expand([str(tmp_path)]))))
+        classifier.close()
+    assert results[0] == results[1]
+    assert [result.error and result.error.type for result in results[1]][3:8:4] == ["empty", "truncated_image"]
+    assert children(os.getpid()) == []
+
+
+@pytest.mark.usefixtures("hostile")
+def test_crashes_and_timeouts_have_their_records_in_their_places(tmp_path: Path) -> None:
+    for index in range(9):
+        noise(64 + index, 48, seed=index).save(tmp_path / f"{index}.png")
+    (tmp_path / "2.png").write_bytes(doing("segfault"))
+    (tmp_path / "5.png").write_bytes(doing("sleep"))
+    classifier = Classifier(device="cpu", isolate=True, time_limit=8, workers=2)
+    results = list(classifier.stream(sources.expand([str(tmp_path)])))
+    classifier.close()
+    assert [result.error and result.error.type for result in results] == [
+        *(None, None, "decoder_crashed", None, None, "decoder_timeout", None, None, None)
+    ]
+    assert [result.width for result in results] == [64, 65, None, 67, 68, None, 70, 71, 72]
+    with pytest.raises(DecoderCrashedError):
+        classifier.predict(tmp_path / "2.png")
+    classifier.close()
+
+
+def test_a_classifier_that_was_closed_answers_and_leaves_nothing_behind() -> None:
+    classifier = Classifier(device="cpu", isolate=True)
+    classifier.close()
+    assert classifier.predict(encoded(noise(64, 48), "PNG")).predictions
+    assert children(os.getpid()) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"isolate": True, "decode": "gpu"},
+        {"isolate": True, "time_limit": 0},
+        {"isolate": True, "time_limit": float("nan")},
+        {"isolate": True, "time_limit": float("inf")},
+        {"isolate": True, "time_limit": "30"},
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(UsageError) as caught:
+        Classifier(**options)  # type: ignore[arg-type]
+    assert caught.value.hint
+
+
+def test_a_system_without_the_means_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(signal, "setitimer")
+    with pytest.raises(UsageError, match="Linux and macOS"):
+        IsolatedCropper("exact", SPEC)
+
+
+def test_the_embedded_models_preprocessing_fits_the_pipe() -> None:
+    spec = catalog.find(catalog.EMBEDDED_MODEL).preprocess
+    isolated = IsolatedCropper("exact", spec)
+    out = np.zeros((2, *spec.crop_size, 3), np.uint8)
+    isolated(held(encoded(noise(640, 480), "JPEG")), out[1])
+    assert out[1].any()
+    assert not out[0].any()
+    isolated.close()
+
+
+def test_no_error_of_ours_is_unknown_to_the_pipe() -> None:
+    kinds: list[type[ImgclassifyError]] = [ImageError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    for kind in kinds[1:]:
+        assert type(isolation._image_error(kind.type, "words")) is kind  # type: ignore[attr-defined]
