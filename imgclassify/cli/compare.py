@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imgclassify.cli import console, options
+from imgclassify.cli import console, options, progress
 from imgclassify.cli.listing import print_table
+from imgclassify.cli.progress import Total
+from imgclassify.cli.tally import Tally
 from imgclassify.errors import ExitStatus, NoImagesError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from imgclassify.classifier import Classifier
     from imgclassify.comparison import Change, Comparison
-    from imgclassify.results import ImageResult, RunInfo
+    from imgclassify.results import RunInfo
     from imgclassify.sources import Source
 
 _PANEL = "Comparing"
@@ -167,9 +169,12 @@ def compare(request: Request, *, json: bool) -> ExitStatus:
     console.say(f"comparing {_describe(other.run)} with {_describe(exact.run)}")
     comparison = Comparison()
     answers = pairs(exact.stream(_sources(request)), other.stream(_sources(request, quietly=True)))
-    with closing(console.counted(answers, failed=_is_failure, shown_as_they_come=False)) as both:
-        for first, second in both:
+    tally = Tally()
+    total = Total(None, lambda: sum(1 for _ in _sources(request, quietly=True)))
+    with closing(answers), progress.shown(tally, total, on_terminal=False):
+        for first, second in answers:
             comparison.add(first, second)
+            tally.add(first if first.error else second)
     if json:
         typer.echo(jsonlib.dumps(_document(exact.run, other.run, comparison), indent=1))
     else:
@@ -201,14 +206,14 @@ def _classifiers(request: Request) -> tuple[Classifier, Classifier]:
 def _classifier(request: Request, setting: Setting) -> Classifier:
     from imgclassify.classifier import Classifier
 
-    with console.download_progress() as progress:
+    with console.download_progress() as download_progress:
         return Classifier(
             request.model,
             arch=request.arch,
             labels=request.labels,
             top_k=sys.maxsize,  # all classes
             batch_size=request.batch_size,
-            progress=progress,
+            progress=download_progress,
             **asdict(setting),
         )
 
@@ -223,10 +228,6 @@ def _sources(request: Request, *, quietly: bool = False) -> Iterator[Source]:
 
 def _ignore(_message: str) -> None:
     pass
-
-
-def _is_failure(pair: tuple[ImageResult, ImageResult]) -> bool:
-    return any(result.error is not None for result in pair)
 
 
 def _way(run: RunInfo) -> dict[str, str]:

@@ -5,30 +5,31 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from imgclassify.errors import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-Item = TypeVar("Item")
-
 debug = False
 quiet = False
 verbose = False
-animated = False
+shows_progress = False
+"""Whether it may be told how far a run is."""
 _live: Console | None = None
 """The console of what is being drawn; lines printed beside it would leave its remains standing."""
 
 
-def configure(*, be_debug: bool, be_quiet: bool = False, be_verbose: bool = False, progress: bool = False) -> None:
+def configure(
+    *, be_debug: bool, be_quiet: bool = False, be_verbose: bool = False, show_progress: bool = False
+) -> None:
     """Sets how loud this process is. Called once, by a command, before it does anything."""
-    global debug, quiet, verbose, animated
+    global debug, quiet, verbose, shows_progress
     debug, quiet, verbose = be_debug, be_quiet, be_verbose or be_debug
-    animated = progress and not be_quiet and sys.stderr.isatty()
+    shows_progress = show_progress and not be_quiet
     handler = _Handler()
     logger = logging.getLogger("imgclassify")
     logger.handlers = [handler]
@@ -69,7 +70,33 @@ def _console() -> Console:
     from rich.console import Console
 
     # Made anew each time: sys.stderr may have been replaced since.
-    return _live or Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return _live or Console(file=stderr(), highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def stderr() -> IO[str]:
+    """stderr, even where its reader has gone or its terminal was closed: a run goes on without being watched."""
+    return cast(IO[str], _Stderr(sys.stderr))
+
+
+class _Stderr:
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def is_terminal() -> bool:
+    return sys.stderr.isatty()
 
 
 def _print(head: str, message: str, *, style: str = "") -> None:
@@ -92,7 +119,7 @@ def _drawing() -> Iterator[Console]:
 @contextmanager
 def download_progress() -> Iterator[Callable[[str, int, int | None], None] | None]:
     """A callback that draws a bar for each file being downloaded; None where nothing may be drawn."""
-    if not animated:
+    if not (shows_progress and is_terminal()):
         yield None
         return
     from rich.progress import (
@@ -126,46 +153,20 @@ def download_progress() -> Iterator[Callable[[str, int, int | None], None] | Non
         yield show
 
 
-def counted(
-    items: Iterable[Item], *, failed: Callable[[Item], bool], shown_as_they_come: bool
-) -> Generator[Item, None, None]:
-    """The items, with a running count, rate and number of failures on stderr; not where the items themselves are
-    printed on the same terminal, or nothing can be drawn."""
-    shown: AbstractContextManager[Callable[[Item], None]] = (
-        _counter(failed) if animated and not shown_as_they_come else nullcontext(lambda item: None)
-    )
-    with shown as count:
-        for item in items:
-            count(item)
-            yield item
-
-
 @contextmanager
-def _counter(failed: Callable[[Item], bool]) -> Iterator[Callable[[Item], None]]:
-    from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
+def drawn(line: Callable[[], str]) -> Iterator[None]:
+    """Draws a line that changes, on a terminal, until the block ends."""
+    from rich.live import Live
+    from rich.spinner import Spinner
+
+    spinner = Spinner("dots")
+
+    def current() -> Spinner:
+        spinner.update(text=line())
+        return spinner
 
     with (
         _drawing() as console,
-        Progress(
-            SpinnerColumn(),
-            "{task.completed:.0f} images  {task.fields[rate]}  {task.fields[failures]}",
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-        ) as progress,
+        Live(get_renderable=current, console=console, transient=True, refresh_per_second=8),
     ):
-        task = progress.add_task("", total=None, rate="", failures="")
-        failures = 0
-
-        def count(item: Item) -> None:
-            nonlocal failures
-            failures += failed(item)
-            speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
-            progress.update(
-                task,
-                advance=1,
-                rate=f"{speed:.1f}/s" if speed else "",
-                failures=f"{failures} failed" if failures else "",
-            )
-
-        yield count
+        yield

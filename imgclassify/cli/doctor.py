@@ -96,7 +96,7 @@ def doctor(
 
     The setting is held against float32 and exact decoding; where none is given, one engine against the other.
     """
-    console.configure(be_debug=debug, progress=not no_progress)
+    console.configure(be_debug=debug, show_progress=not no_progress)
     setting = Setting(dtype=dtype, engine=engine, device=device, fast_decode=fast_decode, decode=decode)
     size = options.number_or_auto("--batch-size", batch_size)
     request = Request(compare or "", pictures or [], setting, arch, labels, size, limit)

@@ -113,7 +113,7 @@ def pull(
     debug: Debug = False,
 ) -> None:
     """Fetch and verify weights; prints where each file lies."""
-    console.configure(be_quiet=quiet, be_debug=debug, progress=not no_progress)
+    console.configure(be_quiet=quiet, be_debug=debug, show_progress=not no_progress)
     from imgclassify import hub
 
     for reference in references:
@@ -170,7 +170,7 @@ def prepare(
 
     Its answers are held against torch's before it is kept. Needs imgclassify's extra "export".
     """
-    console.configure(be_quiet=quiet, be_debug=debug, progress=not no_progress)
+    console.configure(be_quiet=quiet, be_debug=debug, show_progress=not no_progress)
     from imgclassify import hub
     from imgclassify.hub import prepared
 

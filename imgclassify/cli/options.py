@@ -36,6 +36,8 @@ class Format(StrEnum):
     jsonl = "jsonl"
     csv = "csv"
     tsv = "tsv"
+    parquet = "parquet"
+    sqlite = "sqlite"
 
 
 def number_or_auto(option: str, text: str) -> int | None:

@@ -1,7 +1,8 @@
-"""Where results go: stdout, or a file that appears whole or not at all."""
+"""Where text goes: stdout, or a file that appears whole or not at all."""
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -12,6 +13,10 @@ from pathlib import Path
 from typing import TextIO
 
 from imgclassify.errors import UsageError
+
+_LONGEST_NAME = 200
+"""Bytes of a file's name that its draft's has, too; file systems allow 255 in all."""
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None)}
 
 
 @contextmanager
@@ -27,36 +32,72 @@ def destination(path: Path | None) -> Iterator[TextIO]:
             raise UsageError("stdout is closed", hint="name a file with --output")
         yield sys.stdout
         return
-    with _told(path):
+    with told(path):
         # What a link points to is replaced, and not the link.
         target = path.resolve()
-        former = target.stat() if target.exists() else None
-    if former is not None and not stat.S_ISREG(former.st_mode):
-        # A device or a pipe cannot be replaced.
-        with _told(path):
+        replaceable = is_replaceable(target)
+    if not replaceable:
+        with told(path):
             stream = _File(target)
         with stream:
             yield stream
         return
     draft = target.with_name(f".imgclassify-{os.getpid()}.partial")
-    with _told(path):
+    with told(path):
         stream = _File(draft)
     try:
         yield stream
     finally:
-        stream.finish(target, former)
+        stream.finish(target)
+
+
+def is_replaceable(path: Path) -> bool:
+    """Whether another file can stand in its place, or it is not there yet; not so a device, a pipe or a folder."""
+    return path.is_file() or not path.exists()
+
+
+def draft_of(path: Path) -> Path:
+    """Where a file is written until it is whole: always the same, so that what a killed process leaves is found."""
+    name = os.fsdecode(os.fsencode(path.name)[:_LONGEST_NAME])
+    return path.with_name(f".{name}.draft")
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def drafted(target: Path) -> Iterator[Path]:
+    """An empty file to be filled in the block, which then takes the target's place and mode; or none, where the
+    block fails."""
+    draft = draft_of(target)
+    draft.unlink(missing_ok=True)
+    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
+    try:
+        draft.touch()
+        if mode is not None:
+            draft.chmod(mode | stat.S_IRUSR | stat.S_IWUSR)
+        yield draft
+        with draft.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        if mode is not None:
+            draft.chmod(mode)
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def told(path: Path, verb: str = "write", option: str = "--output") -> Iterator[None]:
+    """
+    Raises:
+        UsageError: the file could not be written (or read, as the verb says), in place of what says so.
+    """
     try:
         yield
     except BrokenPipeError:
         raise
     except (OSError, ValueError, RuntimeError) as error:  # ValueError: a NUL in it; RuntimeError: a loop of links
         reason = getattr(error, "strerror", None) or error
+        room = "make room there, or " if getattr(error, "errno", None) in _FULL else ""
         raise UsageError(
-            f"cannot write {str(path)!r}: {reason}", hint="choose another place with --output"
+            f"cannot {verb} {str(path)!r}: {reason}", hint=f"{room}choose another place with {option}"
         ) from error
 
 
@@ -76,14 +117,14 @@ class _File(io.TextIOWrapper):
         with self._watched():
             super().flush()
 
-    def finish(self, target: Path, former: os.stat_result | None) -> None:
-        """Moves the file to its place, with the former one's mode; removes it if it could not be written whole."""
+    def finish(self, target: Path) -> None:
+        """Moves the file to its place, with the mode of what was there; removes it if it was not written whole."""
         try:
             with self._watched():
                 super().flush()
                 os.fsync(self.fileno())
-                if former is not None:
-                    self._path.chmod(stat.S_IMODE(former.st_mode))
+                if target.exists():
+                    self._path.chmod(stat.S_IMODE(target.stat().st_mode))
                 self.close()
                 self._path.replace(target)
         finally:
@@ -93,7 +134,7 @@ class _File(io.TextIOWrapper):
     @contextmanager
     def _watched(self) -> Iterator[None]:
         try:
-            with _told(self._path):
+            with told(self._path):
                 yield
         except UsageError:
             self._failed = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self, TextIO
 
@@ -18,6 +19,18 @@ def dumps(value: Any) -> str:
     except UnicodeEncodeError:
         return json.dumps(value)
     return text
+
+
+def read_json_lines(stream: TextIO) -> Iterator[ImageResult]:
+    """
+    Raises:
+        ValueError: a line is no record.
+    """
+    for number, line in enumerate(stream, start=1):
+        try:
+            yield ImageResult.from_dict(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"line {number} is no record: {error}") from error
 
 
 class JsonLinesWriter:

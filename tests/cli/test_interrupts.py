@@ -1,45 +1,89 @@
-"""Ctrl-C falls between two records."""
+"""The first signal asks, the second one does not wait."""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Iterator
 
 import pytest
 
-from imgclassify.cli import interrupts
+from imgclassify.cli import console, interrupts
+from imgclassify.cli.interrupts import Stopping
+from imgclassify.errors import ExitStatus
+
+SIGNALS = [
+    (signal.SIGINT, ExitStatus.INTERRUPTED),
+    (signal.SIGTERM, ExitStatus.TERMINATED),
+    (signal.SIGHUP, ExitStatus.HUNG_UP),
+]
 
 
-def press() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+@pytest.fixture(autouse=True)
+def _usual_handlers() -> Iterator[None]:
+    """As of a command that was typed, even where these tests run in the background."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    former = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in former.items():
+        signal.signal(number, handler)
 
 
-def test_an_interrupt_waits_for_the_end_of_the_block() -> None:
+@pytest.mark.parametrize(("number", "status"), SIGNALS)
+def test_a_first_signal_asks_and_nothing_is_raised(number: int, status: ExitStatus) -> None:
+    former = signal.getsignal(number)
+    with Stopping() as stopping:
+        assert not stopping.asked.is_set()
+        os.kill(os.getpid(), number)
+        assert stopping.asked.is_set()
+        assert stopping.status == status
+        assert stopping.status == 128 + number
+    assert signal.getsignal(number) is former
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_interrupts_and_the_first_gives_the_status(second: int) -> None:
     steps = []
-
-    def block() -> None:
-        with interrupts.whole():
-            press()
-            steps.append("went on")
+    with pytest.raises(KeyboardInterrupt), Stopping() as stopping:
+        os.kill(os.getpid(), signal.SIGTERM)
+        steps.append("went on")
+        os.kill(os.getpid(), second)
         steps.append("never")
-
-    with pytest.raises(KeyboardInterrupt):
-        block()
     assert steps == ["went on"]
+    assert stopping.status is ExitStatus.TERMINATED
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_second_interrupt_does_not_wait() -> None:
-    steps = []
+def test_a_first_signal_interrupts_where_nothing_is_in_flight() -> None:
+    with pytest.raises(KeyboardInterrupt), Stopping() as stopping:
+        stopping.in_flight = False
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stopping.status is ExitStatus.TERMINATED
 
-    def block() -> None:
-        with interrupts.whole():
-            press()
-            steps.append("first")
-            press()
-            steps.append("never")
 
-    with pytest.raises(KeyboardInterrupt):
-        block()
-    assert steps == ["first"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+def test_after_its_grace_a_single_signal_interrupts_even_one_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "GRACE_S", 0.2)
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Stopping():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(30)
+    assert time.monotonic() - begun < 10
+
+
+def test_an_ignored_signal_is_left_alone() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Stopping() as stopping:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not stopping.asked.is_set()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_a_signal_is_noted_even_if_it_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(message: str) -> None:
+        raise OSError("the terminal is gone")
+
+    monkeypatch.setattr(console, "say", broken)
+    with Stopping() as stopping:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopping.asked.is_set()

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from inspect import signature
 from pathlib import Path
 
 import jsonschema
@@ -56,9 +57,9 @@ def test_a_folder_is_a_record_a_picture_in_sorted_order_whatever_is_broken(run: 
     assert [record["source"] for record in found] == [str(album / name) for name in ALBUM]
     broken = [record for record in found if record["error"]]
     assert [record["source"] for record in broken] == [str(album / "m.jpg")]
-    assert broken[0]["error"]["type"] == "corrupt_image"
+    assert broken[0]["error"]["type"] == "truncated_image"
     assert broken[0]["predictions"] == []
-    assert "1 of 5 images failed" in outcome.err
+    assert "4 answered, 1 failed (truncated_image 1)" in outcome.err
 
 
 def test_each_record_is_the_answer_to_its_own_picture(run: Run, album: Path) -> None:
@@ -74,7 +75,7 @@ def test_each_record_is_the_answer_to_its_own_picture(run: Run, album: Path) -> 
 def test_delimited_output_has_a_row_a_picture(name: str, delimiter: str, run: Run, album: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(run("predict", album, "-f", name).out), delimiter=delimiter))
     assert [Path(row["source"]).name for row in rows] == [Path(entry).name for entry in ALBUM]
-    assert [row["error_type"] for row in rows] == ["", "", "corrupt_image", "", ""]
+    assert [row["error_type"] for row in rows] == ["", "", "truncated_image", "", ""]
 
 
 def test_bytes_on_stdin_are_a_picture(run: Run, photo: Path) -> None:
@@ -83,6 +84,15 @@ def test_bytes_on_stdin_are_a_picture(run: Run, photo: Path) -> None:
     assert (outcome.status, record["source"]) == (0, "-")
     [by_name] = records(run("predict", photo, "--jsonl").out)
     assert record["predictions"] == by_name["predictions"]
+
+
+def test_the_limits_that_help_tells_are_those_of_the_library() -> None:
+    from imgclassify import Classifier
+    from imgclassify.cli.predict import predict
+
+    given, library = (signature(function).parameters for function in (predict, Classifier.__init__))
+    for name in ("max_pixels", "time_limit", "isolate", "top_k"):
+        assert given[name].default == library[name].default
 
 
 def test_globs_urls_and_archives_are_sources(run: Run, album: Path, tmp_path: Path) -> None:

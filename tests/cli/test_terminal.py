@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -48,6 +49,9 @@ class Terminal:
             elsewhere.close()
         self.text = ""
 
+    def close(self) -> None:
+        os.close(self._leader)
+
     def press_ctrl_c(self) -> None:
         os.write(self._leader, b"\x03")
 
@@ -81,7 +85,7 @@ def test_rows_keep_to_the_width_and_show_label_and_percentage(width: int, album:
     rows = terminal.lines()[: len(ALBUM)]
     assert all(len(row) <= width for row in rows), rows
     assert sum(bool(re.search(r"\d+\.\d %", row)) for row in rows) == len(ALBUM) - 1
-    assert any("✗ corrupt_image" in row for row in rows)
+    assert any("✗ truncated_image" in row for row in rows)
 
 
 def test_colour_is_for_terminals_and_no_color_is_heeded(photo: Path, tmp_path: Path) -> None:
@@ -103,8 +107,21 @@ def test_progress_is_drawn_where_results_go_elsewhere_unless_told_not_to(
 ) -> None:
     terminal = Terminal("predict", album, "-o", tmp_path / "out.jsonl", *flags)
     assert terminal.end() == 1
-    assert ("images" in terminal.text and "1 failed" in terminal.text) == (flags == [])
-    assert ("1 of 5 images failed" in terminal.text) == (flags != ["-q"])
+    assert ("of 5 images" in terminal.text) == (flags == [])
+    assert ("4 answered, 1 failed (truncated_image 1)" in terminal.text) == (flags != ["-q"])
+
+
+def test_a_terminal_that_is_closed_ends_a_run_that_can_be_resumed(album: Path, tmp_path: Path) -> None:
+    for index in range(100):
+        shutil.copy(album / "a.jpg", album / f"{index:03}.jpg")
+    terminal = Terminal("predict", album, "-o", tmp_path / "out.jsonl", "--batch-size", "1")
+    partial = tmp_path / "out.jsonl.partial"
+    deadline = time.monotonic() + 60
+    while not (partial.exists() and partial.stat().st_size > 2000) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    terminal.close()
+    assert terminal.process.wait(timeout=30) == 129
+    assert partial.read_bytes().count(b"\n") > 1
 
 
 def test_ctrl_c_while_stdin_is_awaited_ends_at_once() -> None:

@@ -1,0 +1,48 @@
+"""The file that --summary names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from imgclassify.errors import UsageError
+from imgclassify.output.destination import draft_of, drafted, is_replaceable, told
+
+
+def check(path: Path, output: Path | None) -> None:
+    """
+    Raises:
+        UsageError: the summary cannot be written there, or the records will be.
+    """
+    with _told(path):
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        target = path.resolve()
+        if is_replaceable(target):
+            draft_of(target).touch()
+            draft_of(target).unlink()
+    if output and str(output) != "-":
+        taken = output.resolve()
+        if target in (taken, *(taken.with_name(taken.name + more) for more in (".partial", ".run.json"))):
+            raise UsageError(f"{str(path)!r} is where the records will be", hint="choose another --summary")
+
+
+def save(path: Path, summary: dict[str, Any]) -> None:
+    """Writes it, whole or not at all.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    content = json.dumps(summary, indent=1) + "\n"
+    with _told(path):
+        target = path.resolve()
+        if is_replaceable(target):
+            with drafted(target) as draft:
+                draft.write_text(content, encoding="utf-8")
+        else:  # a device or a pipe
+            target.write_text(content, encoding="utf-8")
+
+
+def _told(path: Path) -> Any:
+    return told(path, option="--summary")

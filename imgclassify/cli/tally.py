@@ -1,0 +1,113 @@
+"""How a run goes, and how it went: what is counted of it, and told of it in the end."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgclassify.errors import ExitStatus
+
+if TYPE_CHECKING:
+    from imgclassify.results import ImageResult, RunInfo
+
+SCHEMA = "imgclassify.summary/1"
+"""Names the shape of the file that --summary writes; a breaking change raises the number."""
+
+
+@dataclass
+class Tally:
+    """Counts of one run. Threads may read it while it grows."""
+
+    resumed: int = 0
+    """Records that were in the output before."""
+    resumed_failed: int = 0
+    """How many of them are of pictures that failed."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """What folders, globs and archives hold and was not asked for, by reason."""
+    answered: int = 0
+    failures: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    """The failures by the error's type. Not for other threads."""
+    run: RunInfo | None = None
+    status: ExitStatus = ExitStatus.OK
+    """What the process ends with."""
+    stopped: str | None = None
+    """What ended the run before every source had its record; None where nothing did."""
+    started: float = field(default_factory=time.monotonic)
+
+    def begin(self, run: RunInfo) -> None:
+        """Starts the clock."""
+        self.run = run
+        self.started = time.monotonic()
+
+    def add(self, result: ImageResult) -> None:
+        if result.error:
+            self.failed[result.error.type] += 1
+            self.failures += 1
+        else:
+            self.answered += 1
+
+    @property
+    def images(self) -> int:
+        """Answered or failed, in this run."""
+        return self.answered + self.failures
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def rate(self) -> float:
+        """Images a second."""
+        return self.images / max(self.seconds, 1e-9)
+
+    def line(self) -> str:
+        """All of it, for people."""
+        parts = [
+            f"{self.images:,} images in {duration(self.seconds)} ({self.rate:.1f}/s): {self.answered:,} answered"
+        ]
+        parts += _kinds("failed", self.failed)
+        parts += [f"{self.resumed:,} resumed"] if self.resumed else []
+        parts += _kinds("skipped", self.skipped)
+        return ", ".join(parts)
+
+    def to_dict(self, output: Path | None) -> dict[str, Any]:
+        """As docs/output.md describes it.
+
+        Args:
+            output: the file of the records, if there is one.
+        """
+        return {
+            "schema": SCHEMA,
+            "status": int(self.status),
+            "stopped": self.stopped,
+            "images": self.images,
+            "answered": self.answered,
+            "failed": dict(self.failed.most_common()),
+            "resumed": self.resumed,
+            "resumed_failed": self.resumed_failed,
+            "skipped": dict(self.skipped.most_common()),
+            "seconds": round(self.seconds, 3),
+            "images_per_second": round(self.rate, 3),
+            "output": None if output is None else str(output),
+            "run": self.run.to_dict() if self.run else None,
+        }
+
+
+def _kinds(what: str, counts: Counter[str]) -> list[str]:
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in counts.most_common())
+    return [f"{counts.total():,} {what} ({kinds})"] if counts else []
+
+
+def duration(seconds: float) -> str:
+    """0.4 s, 12 s, 3 min 20 s, 5 h 3 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,255 @@
+"""The file beside an unfinished output: its records so far, one line of JSON each, whatever the output's format.
+
+Only ever added to, whole lines at a time, so that a process killed at any moment leaves at most a torn last line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from imgclassify.errors import UsageError
+from imgclassify.output.destination import told
+from imgclassify.output.json_lines import dumps
+from imgclassify.output.provenance import SCHEMA, Provenance
+from imgclassify.results import ImageResult
+
+SYNC_SECONDS = 5.0
+"""How often the records are forced to the disk, for the sake of a machine that loses its power, and the file is
+looked for where it was."""
+
+_CLOSED = -1
+"""In place of a descriptor."""
+
+_SESSION = "session"
+"""The key of a line that is no record: another process goes on from here, and how."""
+
+_FIRST = f'{{"schema": "{SCHEMA}"'.encode()
+"""What a journal begins with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A mark among the records: from here on another process added them."""
+
+    retries: bool
+    """Whether a record behind the mark takes the place of a failed one before it that has the same source."""
+
+
+class Journal:
+    """A first line with the provenance, then records and marks. One process at a time has it open."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file or makes it, and drops a torn last line.
+
+        Raises:
+            UsageError: another process has it open, it cannot be written, or it is something else.
+        """
+        self.path = path
+        self.provenance: Provenance | None = None
+        """None while it is empty."""
+        with told(path):
+            self._descriptor = _open_alone(path)
+        try:
+            with told(path):
+                self._recover()
+        except BaseException:
+            self._release()
+            raise
+        self._synced = time.monotonic()
+
+    def begin(self, provenance: Provenance) -> None:
+        """Writes the first line, of an empty journal."""
+        self._append(provenance.to_dict())
+        self.provenance = provenance
+
+    def add(self, entry: ImageResult | Session) -> None:
+        """
+        Raises:
+            UsageError: it cannot be written; what was written before is whole.
+        """
+        self._append({_SESSION: {"retries": entry.retries}} if isinstance(entry, Session) else entry.to_dict())
+        if time.monotonic() > self._synced + SYNC_SECONDS:
+            self.sync()
+
+    def sync(self) -> None:
+        """
+        Raises:
+            UsageError: the disk failed, or the file is no longer where it was.
+        """
+        with told(self.path):
+            os.fsync(self._descriptor)
+            self._synced = time.monotonic()
+            if not _is_at(self._descriptor, self.path):
+                raise FileNotFoundError(None, "it was moved or removed while it was being written")
+
+    def entries(self) -> Iterator[tuple[int, ImageResult | Session]]:
+        """All that was added, in order, each with where its line begins. A line that is damaged is passed over, and
+        the picture whose record it was counts as not answered."""
+        with told(self.path, "read"), self.path.open("rb") as stream:
+            position = len(stream.readline())
+            for line in stream:
+                if entry := _parsed(line):
+                    yield position, entry
+                position += len(line)
+
+    def records_at(self, positions: Iterable[int]) -> Iterator[ImageResult]:
+        """The records whose lines begin there."""
+        with told(self.path, "read"), self.path.open("rb") as stream:
+            for position in positions:
+                stream.seek(position)
+                yield ImageResult.from_dict(json.loads(stream.readline()))
+
+    def clear(self) -> None:
+        with told(self.path):
+            os.ftruncate(self._descriptor, 0)
+        self.provenance = None
+
+    def take_place_of(self, other: Journal) -> None:
+        """Gets the name of the other one, which is closed."""
+        with told(other.path):
+            if sys.platform == "win32":  # which renames no open file
+                self._release()
+                other._release()
+            self.path.replace(other.path)
+            if sys.platform == "win32":
+                self._descriptor = _open_alone(other.path)
+        self.path = other.path
+        other._release()
+
+    def close(self) -> None:
+        """Leaves the file for another process; deletes it if it is empty."""
+        if self._descriptor == _CLOSED:
+            return
+        if os.fstat(self._descriptor).st_size == 0:
+            self.remove()
+        else:
+            self._release()
+
+    def remove(self) -> None:
+        """Closes and deletes the file."""
+        if sys.platform == "win32":  # which deletes no open file
+            self._release()
+        with told(self.path):
+            self.path.unlink(missing_ok=True)
+        self._release()
+
+    def _release(self) -> None:
+        if self._descriptor != _CLOSED:
+            os.close(self._descriptor)
+            self._descriptor = _CLOSED
+
+    def _append(self, line: dict[str, Any]) -> None:
+        content = (dumps(line) + "\n").encode()
+        with told(self.path):
+            size = os.fstat(self._descriptor).st_size
+            written = 0
+            try:
+                while written < len(content):
+                    written += os.write(self._descriptor, content[written:])
+            except OSError:
+                os.ftruncate(self._descriptor, size)
+                raise
+
+    def _recover(self) -> None:
+        """Reads the first line, and drops the last one where a process was killed while writing it."""
+        with self.path.open("rb") as stream:
+            first = stream.readline()
+            whole = _end_of_last_line(stream)
+        if whole == 0 and (first.startswith(_FIRST) or _FIRST.startswith(first) or not first.strip(b"\0")):
+            os.ftruncate(self._descriptor, 0)
+            return
+        try:
+            self.provenance = Provenance.from_dict(json.loads(first))
+        except (ValueError, RecursionError) as error:
+            raise UsageError(
+                f"{str(self.path)!r} is no unfinished output of imgclassify: {error}",
+                hint="move it away, or choose another name with --output",
+            ) from error
+        os.ftruncate(self._descriptor, whole)
+
+
+def _parsed(line: bytes) -> ImageResult | Session | None:
+    """None where the line is damaged."""
+    try:
+        value = json.loads(line)
+        if isinstance(value, dict) and isinstance(session := value.get(_SESSION), dict):
+            return Session(retries=session.get("retries") is True)
+        return ImageResult.from_dict(value)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _end_of_last_line(stream: BinaryIO) -> int:
+    """Where the last whole line ends; 0 where there is none."""
+    end = stream.seek(0, os.SEEK_END)
+    while end > 0:
+        begin = max(0, end - 65536)
+        stream.seek(begin)
+        found = stream.read(end - begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        end = begin
+    return 0
+
+
+def _open_alone(path: Path) -> int:
+    """A descriptor to add to the file, which is made where there is none; no other process has one.
+
+    Raises:
+        UsageError: another process has.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            _lock(descriptor, path)
+            if _is_at(descriptor, path):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # who held it has finished, and removed it
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    _FAR = 2**40
+    """Locked is a byte beyond the file's end: on Windows nobody may read the ones that are locked."""
+
+    def _lock(descriptor: int, path: Path) -> None:
+        os.lseek(descriptor, _FAR, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            raise _busy(path) from error
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int, path: Path) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _busy(path) from error
+        except OSError:
+            pass  # a file system without locks
+
+
+def _busy(path: Path) -> UsageError:
+    return UsageError(
+        f"another imgclassify is writing to {str(path)!r}", hint="wait for it, or choose another --output"
+    )

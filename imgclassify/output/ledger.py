@@ -1,0 +1,82 @@
+"""Which sources have their records, over any number of stopped runs."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from threading import Lock
+
+from imgclassify.errors import UsageError
+from imgclassify.output.journal import Session
+from imgclassify.results import ImageResult
+
+_TABLE = """
+CREATE TABLE slot (
+    id INTEGER PRIMARY KEY,
+    source BLOB NOT NULL,
+    position INTEGER NOT NULL, -- of its latest record
+    failed INTEGER NOT NULL,
+    again INTEGER NOT NULL DEFAULT 0, -- whether the next record of that source takes its place
+    named INTEGER NOT NULL DEFAULT 0 -- whether the present run has named it
+);
+CREATE INDEX of_source ON slot (source, again, named);
+"""
+
+_FIRST = "WHERE id = (SELECT id FROM slot WHERE source = ? AND {} ORDER BY id LIMIT 1)"
+_TAKE = f"UPDATE slot SET named = 1 {_FIRST.format('again = 0 AND named = 0')}"
+_REPLACE = f"UPDATE slot SET position = ?, failed = ?, again = 0 {_FIRST.format('again = 1')}"
+
+
+class Ledger:
+    """One slot for each time a source was answered, in order. Holds the names on disk, in memory only some MiB."""
+
+    def __init__(self, entries: Iterable[tuple[int, ImageResult | Session]]) -> None:
+        # A database without a name is the process's own, and vanishes with it. One thread after another uses it.
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._turn = Lock()
+        self._retrying = False
+        for statement in (*_TABLE.split(";"), "BEGIN"):
+            self._execute(statement)
+        for position, entry in entries:
+            self.add(position, entry)
+
+    def add(self, position: int, entry: ImageResult | Session) -> None:
+        """
+        Args:
+            position: any number, handed back by `positions`.
+        """
+        if isinstance(entry, Session):
+            self._retrying = entry.retries
+            self._execute("UPDATE slot SET again = failed" if entry.retries else "UPDATE slot SET again = 0")
+            return
+        values = (position, entry.error is not None, _key(entry.source))
+        if not (self._retrying and self._execute(_REPLACE, *values).rowcount):
+            self._execute("INSERT INTO slot (position, failed, source) VALUES (?, ?, ?)", *values)
+
+    def count(self, *, failed: bool = False, settled: bool = False) -> int:
+        """Slots: all, or those that failed, or those that are not to be answered again."""
+        conditions = ["1", *(["failed"] if failed else []), *(["NOT again"] if settled else [])]
+        (count,) = self._execute(f"SELECT count(*) FROM slot WHERE {' AND '.join(conditions)}").fetchone()
+        return int(count)
+
+    def take(self, source: str) -> bool:
+        """Whether this source has its record: as often as it was answered, and no more often."""
+        return bool(self._execute(_TAKE, _key(source)).rowcount)
+
+    def positions(self) -> Iterator[int]:
+        """Of the latest record in each slot."""
+        return (position for (position,) in self._execute("SELECT position FROM slot ORDER BY id"))
+
+    def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+        try:
+            with self._turn:
+                return self._database.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            raise UsageError(
+                f"the names of the records that are there cannot be kept in the folder for temporary files: {error}",
+                hint="make room there, or name another in the variable SQLITE_TMPDIR",
+            ) from error
+
+
+def _key(source: str) -> bytes:
+    return source.encode(errors="surrogatepass")

@@ -1,0 +1,471 @@
+"""Runs that nobody watches: stopped, killed, resumed, told of; with real processes and real signals."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+from conftest import noise
+from servers import FileServer, trickled
+
+from imgclassify.output.forms import form
+from imgclassify.results import ImageResult
+
+from .conftest import ALBUM, Run, process
+
+MANY = 120
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small pictures, every tenth of them broken."""
+    folder = tmp_path_factory.mktemp("many")
+    for index in range(MANY):
+        path = folder / f"{index // 40}" / f"{index:04}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        noise(48, 40, seed=index).save(path, quality=80)
+        if index % 10 == 7:
+            path.write_bytes(path.read_bytes()[:200])
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return [str(path) for path in sorted(folder.rglob("*.jpg"))]
+
+
+@contextmanager
+def started(*arguments: str | Path, **options: object) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that gets signals as one that was typed does, even where these tests run in the background."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "imgclassify", *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,  # type: ignore[call-overload]
+    ) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def sources(path: Path) -> list[str]:
+    return [json.loads(line)["source"] for line in path.read_text("utf-8").splitlines()]
+
+
+# Signals ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "words"),
+    [(signal.SIGINT, 130, b"interrupted"), (signal.SIGTERM, 143, b"terminated"), (signal.SIGHUP, 129, b"terminal")],
+)
+def test_a_signal_lets_what_is_in_flight_finish_and_leaves_what_can_be_resumed(
+    number: int, status: int, words: bytes, many: Path, tmp_path: Path
+) -> None:
+    output, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
+    with started("predict", many, "-o", output, "--summary", tmp_path / "s.json") as running:
+        wait_for(lambda: lines(partial) > 3)
+        running.send_signal(number)
+        _, err = running.communicate(timeout=60)
+    assert running.returncode == status
+    assert words in err
+    assert b"--resume goes on" in err
+    assert not output.exists()
+    kept = lines(partial) - 1
+    assert partial.read_bytes().endswith(b"\n")
+    summary = json.loads((tmp_path / "s.json").read_text("utf-8"))
+    assert summary["status"] == status
+    assert summary["answered"] + sum(summary["failed"].values()) == kept < MANY
+    done = process("predict", many, "-o", output, "--resume", "--summary", tmp_path / "s.json")
+    assert done.returncode == 1
+    assert sources(output) == names(many)
+    summary = json.loads((tmp_path / "s.json").read_text("utf-8"))
+    assert (summary["resumed"], summary["images"]) == (kept, MANY - kept)
+
+
+def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
+    with FileServer(files={"a.jpg": bytes(5000)}) as server:
+        server.always = trickled(1, 0.5)
+        with started("predict", server.url("a.jpg"), "-o", tmp_path / "out.csv", "-v") as running:
+            assert running.stderr
+            running.stderr.readline()  # the model is loaded
+            time.sleep(0.5)
+            running.send_signal(signal.SIGINT)
+            assert b"once more stops at once" in running.stderr.readline()
+            running.send_signal(signal.SIGINT)
+            begun = time.monotonic()
+            assert running.wait(timeout=30) == 130
+            assert time.monotonic() - begun < 4  # the grace of a single signal is longer
+
+
+def test_what_is_in_flight_is_waited_for(tmp_path: Path) -> None:
+    """A picture that is on its way from a server when the signal comes has its record."""
+    stream = io.BytesIO()
+    noise(48, 40).save(stream, "JPEG")
+    with FileServer(files={"a.jpg": stream.getvalue()}) as server:
+        server.always = trickled(len(stream.getvalue()) // 4, 0.5)
+        with started("predict", server.url("a.jpg"), "-o", tmp_path / "out.jsonl", "-v") as running:
+            assert running.stderr
+            running.stderr.readline()  # the model is loaded
+            wait_for(lambda: bool(server.requests))
+            running.send_signal(signal.SIGINT)
+            assert running.wait(timeout=30) == 130
+    [_, record] = (tmp_path / "out.jsonl.partial").read_text("utf-8").splitlines()
+    assert json.loads(record)["predictions"]
+
+
+def test_a_signal_while_the_output_is_written_whole_leaves_the_records(tmp_path: Path, photo: Path) -> None:
+    code = f"""
+        import sys, time
+        from imgclassify.output import forms
+        def save(self, path, provenance, results):
+            print("finishing", file=sys.stderr, flush=True)
+            time.sleep(60)
+        forms._TextForm.save = save
+        sys.argv[1:] = ["predict", {str(photo)!r}, "-o", {str(tmp_path / "out.csv")!r}]
+        from imgclassify.cli import main
+        main()
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stderr=subprocess.PIPE) as running:
+        assert running.stderr
+        while b"finishing" not in running.stderr.readline():
+            pass
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=30) == 143
+        assert b"--resume goes on" in running.stderr.read()
+    assert [entry.name for entry in tmp_path.iterdir() if "out" in entry.name] == ["out.csv.partial"]
+    assert process("predict", photo, "-o", tmp_path / "out.csv", "--resume").returncode == 0
+
+
+def test_an_ignored_signal_stays_ignored(many: Path, tmp_path: Path) -> None:
+    """As nohup has it."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "imgclassify", "predict", str(many), "-o", str(tmp_path / "out.csv")],
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    ) as running:
+        wait_for(lambda: lines(tmp_path / "out.csv.partial") > 3)
+        running.send_signal(signal.SIGHUP)
+        assert running.wait(timeout=60) == 1
+    assert (tmp_path / "out.csv").exists()
+
+
+def test_a_stopped_run_takes_no_names_that_come_later(photo: Path, tmp_path: Path) -> None:
+    """The list on stdin is open, and silent."""
+    output = tmp_path / "out.jsonl"
+    with started("predict", "--files-from", "-", "-o", output, stdin=subprocess.PIPE) as running:
+        assert running.stdin
+        running.stdin.write(f"{photo}\n".encode())
+        running.stdin.flush()
+        wait_for(lambda: lines(tmp_path / "out.jsonl.partial") == 2)
+        running.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        assert running.wait(timeout=30) == 130
+        assert time.monotonic() - begun < 4
+
+
+def test_a_run_goes_on_when_nobody_reads_its_stderr(many: Path, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "imgclassify", "predict", many, "-o", tmp_path / "out.jsonl", "-v"],
+        stderr=writer,
+        check=False,
+    )
+    os.close(writer)
+    assert done.returncode == 1
+    assert sources(tmp_path / "out.jsonl") == names(many)
+
+
+# Kills ------------------------------------------------------------------------------------------------------
+
+
+KILLS = 30
+
+
+def records(path: Path) -> list[ImageResult]:
+    return list(form(path.suffix.removeprefix(".")).load(path)[1])
+
+
+def test_runs_killed_again_and_again_answer_each_file_once(many: Path, tmp_path: Path) -> None:
+    """SIGKILL at random moments, from the first import to the last rename, at least KILLS times. Each run is gone
+    on with until it comes to its end, and held against one that nobody disturbed, record for record."""
+    arguments = ["predict", str(many), "--batch-size", "1"]  # the last digits depend on the batch
+    begun = time.monotonic()
+    assert process(*arguments, "-o", tmp_path / "whole.jsonl").returncode == 1
+    seconds = time.monotonic() - begun
+    expected = records(tmp_path / "whole.jsonl")
+    assert len(expected) == MANY
+    generator = random.Random(KILLS)
+    formats = cycle(["jsonl", "csv", "sqlite", "parquet"])
+    kills = in_its_midst = 0
+    while kills < KILLS:
+        output = tmp_path / f"out.{next(formats)}"
+        partial = output.with_name(output.name + ".partial")
+        while not output.exists():
+            with started(*arguments, "-o", output, "--resume", "-q") as running:
+                try:
+                    running.wait(timeout=generator.uniform(0, seconds))
+                except subprocess.TimeoutExpired:
+                    running.kill()
+                    kills += running.wait() == -signal.SIGKILL
+            in_its_midst += 1 < lines(partial) < MANY
+        assert records(output) == expected
+        output.unlink()
+        output.with_name(output.name + ".run.json").unlink(missing_ok=True)
+        assert [entry.name for entry in tmp_path.iterdir() if "out" in entry.name] == []
+    assert in_its_midst > 0
+
+
+def test_a_killed_run_leaves_the_records_that_were_seen(many: Path, tmp_path: Path) -> None:
+    partial = tmp_path / "out.csv.partial"
+    with started("predict", many, "-o", tmp_path / "out.csv") as running:
+        wait_for(lambda: lines(partial) > 10)
+        running.kill()
+    found = [json.loads(line)["source"] for line in partial.read_text("utf-8").splitlines()[1:]]
+    assert found == names(many)[: len(found)]
+    assert len(found) >= 10
+
+
+# Resuming ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_with_other_settings_is_refused_by_name(run: Run, album: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.csv"
+    assert run("predict", album, "-o", output).status == 1
+    before = output.read_bytes()
+    for settings, words in (
+        (["-k", "3"], "top_k was 5 and is 3"),
+        (["--resize-size", "300"], "preprocess.resize_size was 256 and is 300"),
+        (["--fast-decode"], "decode was 'exact' and is 'fast'"),
+    ):
+        done = run("predict", album, "-o", output, "--resume", *settings)
+        assert done.status == 2
+        assert words in done.err
+    own = tmp_path / "labels.txt"
+    own.write_text("\n".join(f"class {index}" for index in range(1000)))
+    assert "label_set was 'imagenet1k'" in run("predict", album, "-o", output, "--resume", "--labels", own).err
+    assert output.read_bytes() == before
+    assert run("predict", album, "-o", output, "--resume").status == 1  # as a whole, one of them failed
+
+
+def test_labels_that_were_changed_in_place_are_noticed(run: Run, photo: Path, tmp_path: Path) -> None:
+    own = tmp_path / "labels.txt"
+    own.write_text("\n".join(f"class {index}" for index in range(1000)))
+    assert run("predict", photo, "-o", tmp_path / "out.csv", "--labels", own).status == 0
+    own.write_text("\n".join(f"class {999 - index}" for index in range(1000)))
+    done = run("predict", photo, "-o", tmp_path / "out.csv", "--labels", own, "--resume")
+    assert (done.status, "label_set_sha256" in done.err) == (2, True)
+
+
+def test_failed_ones_are_tried_again_when_asked(run: Run, album: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    assert run("predict", album, "-o", output).status == 1
+    noise(50, 50).save(album / "m.jpg")
+    assert run("predict", album, "-o", output, "--resume").status == 1
+    done = run("predict", album, "-o", output, "--retry-errors", "--summary", tmp_path / "s.json")
+    assert done.status == 0
+    results = records(output)
+    assert [result.source for result in results] == [str(album / name) for name in ALBUM]
+    assert all(result.error is None for result in results)
+    assert json.loads((tmp_path / "s.json").read_text("utf-8"))["images"] == 1
+
+
+def test_pictures_that_are_new_are_added(run: Run, album: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.csv"
+    run("predict", album, "-o", output)
+    noise(50, 50).save(album / "new.jpg")
+    run("predict", album, "-o", output, "--resume")
+    assert [result.source for result in records(output)] == [str(album / name) for name in [*ALBUM, "new.jpg"]]
+
+
+def test_a_run_is_begun_where_there_is_none_to_resume(run: Run, photo: Path, tmp_path: Path) -> None:
+    assert run("predict", photo, "-o", tmp_path / "out.csv", "--resume").status == 0
+    assert len(records(tmp_path / "out.csv")) == 1
+
+
+def test_a_stopped_run_is_not_begun_anew_unasked(run: Run, many: Path, photo: Path, tmp_path: Path) -> None:
+    with started("predict", many, "-o", tmp_path / "out.csv") as running:
+        wait_for(lambda: lines(tmp_path / "out.csv.partial") > 3)
+        running.kill()
+    done = run("predict", photo, "-o", tmp_path / "out.csv")
+    assert done.status == 2
+    assert "--resume" in done.err
+
+
+def test_resuming_needs_a_file_that_can_be_read_back(run: Run, photo: Path, tmp_path: Path) -> None:
+    assert "cannot be resumed" in run("predict", photo, "--resume").err
+    assert "cannot be resumed" in run("predict", photo, "--resume", "-o", tmp_path / "out.json").err
+    assert run("predict", photo, "--resume", "--jsonl").status == 2
+
+
+# Stopping at failures, and what is told ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("flags", "failures"), [(["--fail-fast"], 1), (["--max-errors", "3"], 3)])
+def test_too_many_failures_stop_a_run_that_can_be_resumed(
+    flags: list[str], failures: int, run: Run, many: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    done = run("predict", many, "-o", output, *flags, "--summary", tmp_path / "s.json")
+    assert done.status == 1
+    summary = json.loads((tmp_path / "s.json").read_text("utf-8"))
+    assert (summary["stopped"], summary["failed"]) == ("max_errors", {"truncated_image": failures})
+    assert summary["answered"] == 10 * failures - 3 - (failures - 1)
+    assert "--resume goes on" in done.err
+    assert run("predict", many, "-o", output, "--resume").status == 1
+    assert sources(output) == names(many)
+
+
+def test_the_summary_accounts_for_every_file(run: Run, album: Path, tmp_path: Path) -> None:
+    (album / "sub" / "empty.png").write_bytes(b"")
+    (album / ".hidden.jpg").write_bytes(b"")
+    done = run("predict", album, "--exclude", "z.*", "-o", tmp_path / "o.csv", "--summary", tmp_path / "s.json")
+    assert "5 images in" in done.err
+    assert "3 answered, 2 failed (" in done.err
+    summary = json.loads((tmp_path / "s.json").read_text("utf-8"))
+    assert summary["schema"] == "imgclassify.summary/1"
+    assert summary["failed"] == {"truncated_image": 1, "empty": 1}
+    assert summary["skipped"] == {"hidden": 1, "not_an_image_name": 1, "excluded": 1}
+    assert (summary["status"], summary["stopped"], summary["images"], summary["answered"]) == (1, None, 5, 3)
+    assert summary["run"]["model"] == "efficientnet_lite0"
+    assert summary["images_per_second"] == pytest.approx(5 / summary["seconds"], rel=0.01)
+
+
+def test_a_summary_that_cannot_be_written_is_told_before_the_run(run: Run, photo: Path, tmp_path: Path) -> None:
+    done = run("predict", photo, "--summary", tmp_path / "no" / "s.json")
+    assert (done.status, done.out) == (2, "")
+    assert "s.json" in done.err
+
+
+@pytest.mark.parametrize("place", ["out.csv", "out.csv.partial", "out.csv.run.json", "link.csv"])
+def test_a_summary_never_takes_the_place_of_the_records(place: str, run: Run, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.csv").symlink_to(tmp_path / "out.csv")
+    done = run("predict", photo, "-o", tmp_path / "out.csv", "--summary", tmp_path / place)
+    assert (done.status, "where the records will be" in done.err) == (2, True)
+
+
+def test_a_summary_goes_to_a_device_or_a_link_and_replaces_neither(run: Run, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text("former")
+    (tmp_path / "link").symlink_to(tmp_path / "s.json")
+    os.mkfifo(tmp_path / "pipe")
+    descriptor = os.open(tmp_path / "pipe", os.O_RDWR)
+    for place in ("link", "pipe"):
+        assert run("predict", photo, "--summary", tmp_path / place).status == 0
+    assert json.loads((tmp_path / "s.json").read_text("utf-8"))["answered"] == 1
+    assert json.loads(os.read(descriptor, 65536))["answered"] == 1
+    os.close(descriptor)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "pipe").is_fifo()
+    assert run("predict", photo, "--summary", tmp_path).status == 2
+
+
+def test_a_network_that_prints_where_nobody_reads_ends_no_run(many: Path, tmp_path: Path) -> None:
+    code = f"""
+        import sys
+        from imgclassify.classifier import Classifier
+        answer = Classifier._answer
+        def chatty(self, *arguments):
+            print("hello")
+            return answer(self, *arguments)
+        Classifier._answer = chatty
+        sys.argv[1:] = ["predict", {str(many)!r}, "-o", {str(tmp_path / "out.jsonl")!r}]
+        from imgclassify.cli import main
+        main()
+    """
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], stderr=writer, check=False)
+    os.close(writer)
+    assert done.returncode == 1
+    assert len(sources(tmp_path / "out.jsonl")) == MANY
+
+
+def test_a_fault_is_in_the_summary(run: Run, photo: Path, tmp_path: Path) -> None:
+    done = run("predict", photo, "-m", "no_such_model", "--summary", tmp_path / "s.json")
+    assert done.status == 3
+    summary = json.loads((tmp_path / "s.json").read_text("utf-8"))
+    assert summary["status"] == 3
+    assert "no_such_model" in summary["stopped"]
+
+
+def test_off_a_terminal_a_plain_line_now_and_then_says_how_far_it_is(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    monkeypatch.setattr("imgclassify.cli.progress.PLAIN_SECONDS", 0.2)
+    monkeypatch.setattr("imgclassify.cli.predict._LOOK_AHEAD", 1)  # so that it has to be counted
+    done = run("predict", many, "-o", tmp_path / "out.csv")
+    assert re.search(rf"^\d+ of {MANY} images, [\d.]+/s, \d+ failed, [\d.]+ s left$", done.err, re.MULTILINE)
+    assert "\x1b" not in done.err
+    quiet = run("predict", many, "-o", tmp_path / "out.csv", "-q")
+    assert quiet.err == ""
+
+
+# Pipes ------------------------------------------------------------------------------------------------------
+
+
+def test_names_are_answered_while_they_are_still_being_found(many: Path) -> None:
+    wanted = names(many)
+    with started(
+        "predict", "-0", "--files-from", "-", "--jsonl", stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    ) as running:
+        assert running.stdin
+        assert running.stdout
+        for name in wanted[:3]:
+            running.stdin.write(name.encode() + b"\0")
+            assert json.loads(running.stdout.readline())["source"] == name
+        running.stdin.close()
+        assert running.wait(timeout=60) == 0
+
+
+def test_selected_files_of_a_folder_and_no_more(run: Run, album: Path) -> None:
+    out = run("predict", album, "--jsonl", "--include", "*.jpg", "--no-recursive").out
+    assert [json.loads(line)["source"] for line in out.splitlines()] == [f"{album}/a.jpg", f"{album}/m.jpg"]
+
+
+def test_hostile_names_reach_no_terminal_and_break_no_record(tmp_path: Path, run: Run) -> None:
+    hostile = ["new\nline.png", "\x1b[31mred.png", "[red]markup.png", "-dash.png", "=1+1.png", 'a",b.png']
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in hostile:
+        (folder / name).write_bytes(b"no picture")
+    expected = sorted(str(folder / name) for name in hostile)
+    table = run("predict", folder, "-v")
+    assert "\x1b" not in table.out + table.err
+    assert "[red]markup.png" in table.out
+    assert len(table.out.splitlines()) == len(hostile)
+    rows = list(csv.DictReader(io.StringIO(run("predict", folder, "-f", "csv").out)))
+    assert [row["source"] for row in rows] == expected
+    assert [json.loads(line)["source"] for line in run("predict", folder, "--jsonl").out.splitlines()] == expected
+    dash = subprocess.run(
+        [sys.executable, "-m", "imgclassify", "predict", "--jsonl", "--", "-dash.png"],
+        cwd=folder,
+        capture_output=True,
+        check=False,
+    )
+    assert json.loads(dash.stdout)["source"] == "-dash.png"
