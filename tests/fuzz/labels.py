@@ -1,0 +1,92 @@
+"""Label files of any content: understood or refused in words."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+
+from fuzz import harness, texts
+from fuzz.harness import FindingError, Target
+
+from imgclassify import labels, resources
+from imgclassify.errors import LabelsError
+from imgclassify.labels import LabelSet
+
+WORDS = [b"\n", b"\r\n", b",", b"\t", b";", b":", b"label", b"class_index", b"synonyms", b'"', b"'", b"''", b'""']
+WORDS += [
+    b"[",
+    b"]",
+    b"{",
+    b"}",
+    b"(",
+    b")",
+    b"[[",
+    b"0",
+    b"-1",
+    b"0:",
+    b"n01440764 ",
+    b"9" * 5000,
+    b"1e999",
+    b"NaN",
+]
+WORDS += [
+    b"None",
+    b"f'{",
+    b"b'x'",
+    b"# ",
+    b"\\ud800",
+    b"\\x00",
+    b"\\",
+    b"\x00",
+    b"\x1b[2J",
+    b"\xff",
+    b"\xef\xbb\xbf",
+]
+WORDS += ["\u2028".encode(), "\u202e".encode(), b"**", b"lambda:", b"+1", b".a", b"1 if 1 else ", b"not "]
+"""What a mutation may put in: the signs of every form, and what is odd in one."""
+
+
+@cache
+def seeds() -> list[bytes]:
+    """One file of each form."""
+    shipped = (resources.data_folder("labels") / "imagenet1k.tsv").read_text("utf-8").splitlines(keepends=True)
+    texts = [
+        "tench, Tinca tinca\ngoldfish, Carassius auratus\n",
+        '0, tench\n1: "gold ""fish"""\n2\tcrane\n',
+        "n01440764 tench, Tinca tinca\nn01443537 goldfish\n",
+        'index,label,synonyms\n1,goldfish,Carassius auratus\n0,"tench, or\ndoctor fish",tench|Tinca tinca\n',
+        "label;gloss\ntench;a fish\ngoldfish;another\n",
+        "".join(shipped[:20]),
+        json.dumps(["tench", "goldfish"]),
+        json.dumps({"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]}),
+        json.dumps(
+            [{"label": "tench", "wnid": "n01440764"}, {"label": "goldfish", "synonyms": ["a", "b"]}], indent=1
+        ),
+        json.dumps({"tench": 0, "goldfish": 1}),
+        "# classes\n{0: 'tench, Tinca tinca',\n 1: \"goldfish\", # one\n 2: ('n01443537', 'it\\'s' 'a fish')}\n",
+    ]
+    return [text.encode() for text in texts]
+
+
+def attempt(content: bytes) -> str:
+    """What becomes of a label file: "labels" or "refused". Whatever else is raised is a finding."""
+    try:
+        label_set = LabelSet("it", labels.parse(labels._decoded(content, "it"), "it"))
+    except LabelsError as error:
+        if not str(error).startswith("it: ") or len(str(error)) > 2000:
+            raise FindingError(f"an error of {len(str(error))} characters: {str(error)[:80]}") from error
+        return "refused"
+    assert [label.class_index for label in label_set.labels] == list(range(len(label_set)))
+    for label in label_set.labels:
+        assert label.label
+        "".join((label.label, label.wnid or "", label.gloss, *label.synonyms)).encode()
+    label_set.search("fish")
+    return "labels"
+
+
+def target() -> Target:
+    return Target("labels", texts.mutated(seeds(), WORDS), lambda given_input: attempt(given_input.content))
+
+
+if __name__ == "__main__":
+    harness.main(target())
