@@ -504,6 +504,16 @@ def test_a_damaged_line_in_the_middle_costs_its_own_record_alone(tmp_path: Path)
     assert read(path, "jsonl") == [good("a"), good("c"), good("b")]
 
 
+def test_a_record_of_another_model_in_the_journal_counts_as_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    results = [good("a"), good("b")]
+    run(path, "jsonl", results, stop=True)
+    partial = tmp_path / "out.jsonl.partial"
+    partial.write_bytes(partial.read_bytes().replace(b'"b", "model": "tiny"', b'"b", "model": "tinx"'))
+    assert run(path, "jsonl", results) == 1
+    assert read(path, "jsonl") == results
+
+
 @pytest.mark.parametrize("content", [b"my own notes\n", b'{"schema": "other"}\n', b"[]\n", b"x" * 10])
 def test_a_file_that_is_no_journal_is_left_alone(content: bytes, tmp_path: Path) -> None:
     partial = tmp_path / "out.csv.partial"

@@ -42,6 +42,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "pillow", "numpy", "
 _EXPORT = "pip install 'imgclassify[export]' for `models prepare`, which makes graphs of networks that have none"
 _EXTRAS = {
     "pillow-heif": "pip install 'imgclassify[heif]' to open HEIC",
+    "pyarrow": "pip install 'imgclassify[parquet]' to write Parquet",
     "onnx": _EXPORT,
     "onnxscript": _EXPORT,
 }

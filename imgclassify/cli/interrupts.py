@@ -26,8 +26,8 @@ GRACE_S = 5.0
 
 class Stopping:
     """Inside its `with`, the first of the signals sets `asked`. A second one, or GRACE_S seconds, raises
-    KeyboardInterrupt wherever the main thread is, as does the first one where no pictures are in flight. A signal that
-    whoever started the process has it ignore, as nohup does, stays ignored."""
+    KeyboardInterrupt wherever the main thread is, as does the first one where no pictures are in flight. A signal
+    that whoever started the process has it ignore, as nohup does, stays ignored."""
 
     def __init__(self) -> None:
         self.asked = Event()

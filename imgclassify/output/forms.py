@@ -82,7 +82,7 @@ class _TextForm:
             provenance = Provenance.from_dict(json.loads(_beside(path).read_bytes()))
         except FileNotFoundError:
             raise ValueError(f"{_beside(path).name!r}, which says what it rests on, is not beside it") from None
-        return provenance, self._read(path, provenance.run.get("model"))
+        return provenance, self._read(path, provenance.model)
 
     def _writer(self, stream: TextIO, top_k: int) -> DelimitedWriter | JsonLinesWriter:
         if self._format == "jsonl":

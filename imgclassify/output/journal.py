@@ -95,7 +95,8 @@ class Journal:
         with told(self.path, "read"), self.path.open("rb") as stream:
             position = len(stream.readline())
             for line in stream:
-                if entry := _parsed(line):
+                entry = _parsed(line)
+                if isinstance(entry, Session) or entry and self.provenance and entry.model == self.provenance.model:
                     yield position, entry
                 position += len(line)
 

@@ -73,7 +73,7 @@ class Ledger:
                 return self._database.execute(statement, values)
         except sqlite3.OperationalError as error:
             raise UsageError(
-                f"the names of the records that are there cannot be kept in the folder for temporary files: {error}",
+                f"the names that have records cannot be kept in the folder for temporary files: {error}",
                 hint="make room there, or name another in the variable SQLITE_TMPDIR",
             ) from error
 

@@ -32,6 +32,11 @@ class Provenance:
     """As RunInfo.to_dict gives it."""
     top_k: int
 
+    @property
+    def model(self) -> object:
+        """The one that every record names."""
+        return self.run.get("model")
+
     @classmethod
     def of(cls, run: RunInfo, top_k: int) -> Self:
         return cls(run.to_dict(), top_k)

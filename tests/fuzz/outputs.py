@@ -10,32 +10,14 @@ from pathlib import Path
 from fuzz import harness
 from fuzz.harness import FindingError, Input, Target
 from fuzz.mutations import mutated
+from test_output import GOOD, RUN
 
 from imgclassify.errors import UsageError
 from imgclassify.output import open_output
 from imgclassify.output.forms import form
 from imgclassify.output.json_lines import dumps
-from imgclassify.results import ImageFailure, ImageResult, Prediction, RunInfo
+from imgclassify.results import ImageFailure, ImageResult
 
-RUN = RunInfo(
-    version="1.2.3",
-    model="tiny",
-    architecture="tiny_net",
-    weights="V1",
-    weights_sha256="ab" * 32,
-    preprocess={"resize_size": 256, "crop_size": [224, 192]},
-    label_set="mine",
-    label_set_sha256="cd" * 32,
-    num_classes=3,
-    decode="exact",
-    engine="torch",
-    device="cpu",
-    dtype="float32",
-    reason="so",
-)
-GOOD = ImageResult(
-    "a.jpg", "tiny", 640, 480, (Prediction(1, 2, "n00000001", "a, b", 0.75), Prediction(2, 0, None, "cat", 0.2))
-)
 NAMES = ["a.jpg", "b\nc.jpg", "caf\udce9.jpg", '"quoted",=1.png', "a.jpg", "z.jpg"]
 ANSWERS = [
     replace(GOOD, source=name)
