@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 import tomllib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -25,6 +27,11 @@ PROVIDERS = ("torchvision", "timm")
 
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
+
+MAX_FILE_BYTES = 2**20
+"""A larger file of the user's is refused; torchvision's 177 models take an eighth of it."""
+MAX_SIDE = 8192
+"""Pixels; more than any network takes, and a picture of that size is three quarters of a gigabyte in float32."""
 
 Size = tuple[int, int]
 RGB = tuple[float, float, float]
@@ -227,12 +234,25 @@ def _files() -> Iterator[tuple[str, str]]:
         yield f"models/{entry.name}", entry.read_text("utf-8")
     # Editors and macOS leave hidden files of the same ending.
     for path in sorted(path for path in user_folder().glob("*.toml") if not path.name.startswith(".")):
-        try:
-            yield str(path), path.read_text("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
+        yield str(path), _text(path)
+
+
+def _text(path: Path) -> str:
+    """Raises ManifestError: it cannot be read, or is too large to be a manifest."""
+    try:
+        if not path.is_file():
+            raise ManifestError(f"cannot read {path}: it is no file", hint="move it away")
+        with path.open("rb") as stream:
+            content = stream.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
             raise ManifestError(
-                f"cannot read {path}: {error}", hint="make it readable UTF-8, or move it away"
-            ) from error
+                f"cannot read {path}: it has more than {MAX_FILE_BYTES:,} bytes", hint="split it, or move it away"
+            )
+        return content.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(
+            f"cannot read {path}: {error}", hint="make it readable UTF-8, or move it away"
+        ) from error
 
 
 def _checked(models: Iterable[ModelManifest]) -> list[ModelManifest]:
@@ -279,8 +299,12 @@ def parse(text: str, origin: str) -> list[ModelManifest]:
         ManifestError: not TOML, or a key is unknown, missing, or of the wrong type or value; names file and key.
     """
     try:
+        if _DEEP_KEY.search(text):
+            raise RecursionError
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise ManifestError(f"{origin}: nested too deep", hint="mend the file, or move it away") from None
+    except ValueError as error:  # of TOML's own, and of Python's own limit on the digits of a number
         raise ManifestError(f"{origin}: not TOML: {error}", hint="mend the file, or move it away") from error
     root = _Table(document, origin, "")
     entries = root.take("models", list)
@@ -291,6 +315,10 @@ def parse(text: str, origin: str) -> list[ModelManifest]:
         else root.refuse("models", "an array of tables")
         for index, entry in enumerate(entries)
     ]
+
+
+_DEEP_KEY = re.compile(r"""(?:\.[\t ]*+(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[\t ]*+){32}""")
+"""A key such as a.b.c, but of more parts, over which tomllib's time grows with their square."""
 
 
 class _Table:
@@ -318,6 +346,8 @@ class _Table:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             kinds = kind if isinstance(kind, tuple) else (kind,)
             self.refuse(key, " or ".join(_KIND_NAMES[each] for each in kinds))
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            self.refuse(key, "a number of 64 bits")
         return value
 
     def number(self, key: str) -> float:
@@ -339,13 +369,14 @@ class _Table:
     def size(self, key: str) -> Size:
         value = self.take(key, (int, list))
         pair = [value, value] if isinstance(value, int) else value
-        if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
-            self.refuse(key, "a number of pixels, or [height, width]")
+        if not _is_size(pair):
+            self.refuse(key, f"a number of pixels up to {MAX_SIDE}, or [height, width]")
         return (pair[0], pair[1])
 
     def rgb(self, key: str) -> RGB:
         value = self.take(key, list)
-        if len(value) != 3 or not all(type(part) in (int, float) and math.isfinite(part) for part in value):
+        # Beyond float's own range there are whole numbers still.
+        if len(value) != 3 or not all(type(part) in (int, float) and abs(part) <= _MAX_LEVEL for part in value):
             self.refuse(key, "three numbers, for red, green and blue")
         return (float(value[0]), float(value[1]), float(value[2]))
 
@@ -364,6 +395,11 @@ class _Table:
         return f"{self._place}.{key}" if self._place else key
 
 
+def _is_size(pair: list[Any]) -> bool:
+    return len(pair) == 2 and all(type(side) is int and 0 < side <= MAX_SIDE for side in pair)
+
+
+_MAX_LEVEL = 1e30
 _KIND_NAMES = {
     str: "a string",
     bool: "true or false",
@@ -375,6 +411,15 @@ _KIND_NAMES = {
 
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
+_WEIGHTS_OPTIONS = (
+    "weights",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint_path",
+    "cache_dir",
+)
+"""Arguments by which builders read weights themselves: unverified, and of old, in timm, by running code."""
 
 
 def _model(table: _Table, origin: str) -> ModelManifest:
@@ -382,7 +427,8 @@ def _model(table: _Table, origin: str) -> ModelManifest:
         name=table.matching("name", _NAME, "ASCII letters, digits, and _ . + -"),
         weights=table.matching("weights", _NAME, "ASCII letters, digits, and _ . + -"),
         default=table.take("default", bool),
-        architecture=table.take("architecture", str),
+        # timm would fetch or read what has a colon in its name.
+        architecture=table.matching("architecture", _NAME, "ASCII letters, digits, and _ . + -"),
         provider=table.word("provider", PROVIDERS),
         url=table.matching(
             "url", r"(https?://|file://|package:)[^\x00-\x20]+", "an http, https, file or package: URL"
@@ -391,7 +437,7 @@ def _model(table: _Table, origin: str) -> ModelManifest:
         num_classes=table.positive("num_classes"),
         label_set=table.take("label_set", str),
         preprocess=_preprocess(cast(_Table, table.table("preprocess"))),
-        options=table.take("options", dict, default={}),
+        options=_options(table),
         rename=_rename(table),
         metadata=_metadata(table.table("metadata", default=None)),
         origin=origin,
@@ -418,11 +464,19 @@ def _preprocess(table: _Table) -> PreprocessSpec:
 
 def _resize_size(table: _Table) -> int | Size:
     value = table.take("resize_size", (int, list))
-    if isinstance(value, int) and value > 0:
+    if isinstance(value, int) and 0 < value <= MAX_SIDE:
         return value
-    if isinstance(value, list) and len(value) == 2 and all(type(side) is int and side > 0 for side in value):
+    if isinstance(value, list) and _is_size(value):
         return (value[0], value[1])
-    return cast(int, table.refuse("resize_size", "the short side in pixels, or [height, width]"))
+    return cast(int, table.refuse("resize_size", f"the short side in pixels up to {MAX_SIDE}, or [height, width]"))
+
+
+def _options(table: _Table) -> dict[str, Any]:
+    options: dict[str, Any] = table.take("options", dict, default={})
+    for name in _WEIGHTS_OPTIONS:
+        if name in options:
+            table.refuse("options", f"without {name}: weights come from url alone")
+    return options
 
 
 def _metadata(table: _Table | None) -> ModelMetadata | None:
@@ -448,7 +502,9 @@ def _rename(table: _Table) -> tuple[tuple[str, str], ...]:
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
             table.refuse("rename", "an array of [pattern, replacement] pairs")
         try:
-            re.sub(pair[0], pair[1], "")
-        except (re.error, IndexError) as error:
-            table.refuse("rename", f"made of valid regular expressions ({pair!r}: {error})")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about notation that a later Python may read otherwise
+                re.sub(pair[0], pair[1], "")
+        except (re.error, IndexError, RecursionError, OverflowError) as error:
+            table.refuse("rename", f"made of valid regular expressions ({reprlib.repr(pair)}: {error})")
     return tuple((pattern, replacement) for pattern, replacement in pairs)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
+import stat
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -24,6 +26,11 @@ CONNECT_TIMEOUT = 10.0
 """Seconds until a server must have taken the connection."""
 READ_TIMEOUT = 30.0
 """Longest silence, in seconds, of a server that owes bytes."""
+ANSWER_SECONDS = 60.0
+"""Longest that all headers of an answer, or the next piece of its body, may take, however little comes at once."""
+MAX_REDIRECTS = 10
+MAX_FILE_BYTES = 2**35
+"""A longer file, announced or not, is no checkpoint of an image classifier; the largest have a tenth of it."""
 STALL_SECONDS = 60.0
 """Over so long the average rate is taken..."""
 STALL_RATE = 1024
@@ -73,7 +80,8 @@ def download(url: str, partial: Path, report: Report) -> bool:
     than one response are in the file: if it then proves wrong, a download from nothing may still be right.
 
     Raises:
-        DownloadError: the server did not hand the file over.
+        DownloadError: the server did not hand the file over, or goes on for ever.
+        WeightsError: the disk has no room for it.
         OSError: `partial` cannot be written.
     """
     if urlsplit(url).scheme == "file":
@@ -83,8 +91,12 @@ def download(url: str, partial: Path, report: Report) -> bool:
     import requests
 
     from imgclassify import __version__
+    from imgclassify.http import DeadlineAdapter
 
     with requests.Session() as session:
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, DeadlineAdapter(ANSWER_SECONDS))
+        session.max_redirects = MAX_REDIRECTS
         session.headers["User-Agent"] = f"imgclassify/{__version__}"
         # Lengths and ranges then count the file's own bytes.
         session.headers["Accept-Encoding"] = "identity"
@@ -195,6 +207,7 @@ class _Transfer:
         self._receive(response, offset, total)
 
     def _receive(self, response: requests.Response, received: int, total: int | None) -> None:
+        most = self._most(received, total)
         with self.partial.open("ab" if received else "wb") as stream:
             since, before = monotonic(), received
             while total is None or received < total:
@@ -205,6 +218,9 @@ class _Transfer:
                     break
                 stream.write(piece)
                 received += len(piece)
+                if received > most:
+                    self.partial.unlink()
+                    raise self._refusal(f"the server announces no length, and has sent more than {most:,} bytes")
                 self.report(received, total)
                 elapsed = monotonic() - since
                 if elapsed > STALL_SECONDS:
@@ -215,6 +231,23 @@ class _Transfer:
             os.fsync(stream.fileno())
         if total is not None and received < total:
             raise _TransientError(f"the connection ended after {received} of {total} bytes")
+
+    def _most(self, received: int, total: int | None) -> int:
+        """Bytes that the file may have in all.
+
+        Raises:
+            DownloadError, WeightsError: the server announces more.
+        """
+        room = received + shutil.disk_usage(self.partial.parent).free
+        if total is not None and total > MAX_FILE_BYTES:
+            raise self._refusal(f"the server announces {total:,} bytes, more than any checkpoint has")
+        if total is not None and total > room:
+            raise WeightsError(
+                f"{self.partial.parent} has no room for {public_url(self.url)}: the file has {total:,} bytes, and "
+                f"{room:,} are free",
+                hint="make room there, or name another folder with TORCH_HOME",
+            )
+        return min(MAX_FILE_BYTES, room)
 
     def _start_over(self, cause: str) -> NoReturn:
         self.partial.unlink(missing_ok=True)
@@ -230,8 +263,20 @@ class _Transfer:
             return 0
 
 
+def is_endless(path: Path) -> bool:
+    """Whether what lies there is a pipe or a device, and may keep its reader waiting or reading for ever.
+
+    Raises:
+        OSError: nothing can be said of it.
+    """
+    mode = path.stat().st_mode
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 def _copy(source: Path, partial: Path, report: Report) -> None:
     try:
+        if is_endless(source):
+            raise DownloadError(f"{source} is a pipe or a device, and no file", hint=_HINT)
         original = source.open("rb")
     except OSError as error:
         raise DownloadError(f"{source} cannot be read: {error.strerror}", hint=_HINT) from error
@@ -270,6 +315,10 @@ def _in_plain_words(error: Exception) -> str:
     import requests
     from urllib3 import exceptions
 
+    from imgclassify.http import too_slow
+
+    if slow := too_slow(error):
+        return f"the server is too slow: {slow}"
     # requests wraps urllib3's error, which may wrap the one that made it give up.
     inner = error.args[0] if isinstance(error, requests.RequestException) and error.args else error
     reason = getattr(inner, "reason", inner)

@@ -170,10 +170,13 @@ class Graph:
                 self._filled(given, num_classes), settings, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's exceptions share no other base
+            checkpoints.check_unchanged(state_dict, where=where)
             raise CheckpointError(
                 f"onnxruntime cannot run {self._path.name} with {where}: {first_line(error)}",
                 hint="use --engine torch, and please report it",
             ) from error
+        # It has opened the file by its name, and read from the places that another version of it may have had.
+        checkpoints.check_unchanged(state_dict, where=where)
         session.held = arrays  # it computes with this memory, and does not own it
         return session
 

@@ -13,8 +13,11 @@ import json
 import os
 import re
 import reprlib
+import stat
+import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from operator import attrgetter, itemgetter
 from pathlib import Path
 
@@ -23,6 +26,12 @@ from imgclassify.resources import data_folder
 
 MAX_FILE_BYTES = 8 * 2**20
 """A larger file is refused. ImageNet-21k's 21,841 classes with synonyms and glosses take 3 MB."""
+MAX_CLASSES = 2**18
+"""More are refused."""
+MAX_COLUMNS = 1000
+"""Of a file with a header; more are refused."""
+PIPE_SECONDS = 60.0
+"""How long a pipe is read."""
 
 _SHIPPED_HEADER = "class_index\twnid\tlabel\tsynonyms\tgloss"
 _COLUMN_NAMES = {
@@ -35,9 +44,15 @@ _COLUMN_NAMES = {
 _COLUMNS = {name: column for column, names in _COLUMN_NAMES.items() for name in names}
 
 _NEWLINE = re.compile(r"\r\n|\r|\n")
-_DOCUMENT = re.compile(r"(?:\s*#[^\n]*\n)*\s*[\[{]")
+_DOCUMENT = re.compile(r"(?:\s*+#[^\n]*+\n)*+\s*+[\[{]")
 _INDEX_FIRST = re.compile(r"([0-9]+)\s*[,:\t]\s*(.*)")
 _WNID_FIRST = re.compile(r"([nvars][0-9]{8})(?:[\s,:]\s*|$)(.*)")
+# A Python list or dict: its texts and comments; what else may be there; and what would be an index, call or sum.
+_PYTHON_TEXT = re.compile(
+    r"""#[^\n]*+|[bBrRuU]{0,2}(?:'(?!'')(?:[^'\\\n]|\\[\s\S])*+'|"(?!"")(?:[^"\\\n]|\\[\s\S])*+")"""
+)
+_PYTHON_DATA = re.compile(r"(?:[\s\[\](){},:]|-?\d\w*+(?:\.\d*+)?+|True|False|None)*+")
+_PYTHON_CODE = re.compile(r"[\w.\])}]\s*+[\[({-]")
 _WNID = re.compile(r"[nvars][0-9]{8}")
 _CLASS_INDEX = re.compile(r"[0-9]{1,9}")
 # Escapes in JSON and in Python can name half a surrogate pair, which no output can be given.
@@ -202,8 +217,7 @@ def _parse_shipped(text: str, name: str) -> tuple[Label, ...]:
 
 def _read(name: str) -> str:
     try:
-        with Path(name).open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+        data = _bytes(Path(name))
     except FileNotFoundError as error:
         near = difflib.get_close_matches(name.lower(), available(), n=1)
         raise LabelsError(
@@ -216,6 +230,44 @@ def _read(name: str) -> str:
         raise LabelsError(f"cannot read {name!r}: {reason}", hint="give a label file that is readable") from error
     if len(data) > MAX_FILE_BYTES:
         raise LabelsError(f"{name}: more than {MAX_FILE_BYTES:,} bytes, no label file", hint=_FORMS_HINT)
+    return _decoded(data, name)
+
+
+def _bytes(path: Path) -> bytes:
+    """What lies there, or its first MAX_FILE_BYTES and one more.
+
+    Raises:
+        OSError: it cannot be read, is a device, or a pipe that has not ended in time.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISFIFO(mode):
+        return _pipe_bytes(path)
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError("it is a device, and no file")
+    with path.open("rb") as file:
+        return file.read(MAX_FILE_BYTES + 1)
+
+
+def _pipe_bytes(path: Path) -> bytes:
+    """Such as `<(command)` in a shell. One that nobody writes to would be waited for without end, and so would the
+    end of one that somebody holds open."""
+    import select
+
+    deadline = time.monotonic() + PIPE_SECONDS
+    data = bytearray()
+    with io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK)) as pipe:
+        while len(data) <= MAX_FILE_BYTES:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([pipe], [], [], left)[0]:
+                raise OSError(f"it is a pipe that has not ended within {PIPE_SECONDS:g} s")
+            piece = pipe.read(MAX_FILE_BYTES)
+            if piece == b"":
+                break
+            data += piece or b""
+    return bytes(data)
+
+
+def _decoded(data: bytes, name: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -226,8 +278,14 @@ def _read(name: str) -> str:
         ) from error
 
 
+def _require_bounded(count: int) -> None:
+    if count > MAX_CLASSES:
+        raise LabelsError(f"it has more than {MAX_CLASSES:,} classes", hint=_FORMS_HINT)
+
+
 def _line_rows(text: str) -> list[_Row]:
-    lines = [line.strip() for line in _NEWLINE.split(text.rstrip())]
+    lines = [line.strip() for line in _NEWLINE.split(text.rstrip(), MAX_CLASSES + 1)]
+    _require_bounded(len(lines))
     if "" in lines:
         raise LabelsError(
             f"line {lines.index('') + 1} is blank",
@@ -262,7 +320,10 @@ def _unquoted(cell: str) -> str:
 def _header_delimiter(first_line: str) -> str | None:
     """What separates the columns that `first_line` names; None where it is a class like the others."""
     for delimiter in "\t,;":
-        columns = [_column(cell.strip().strip('"')) for cell in first_line.split(delimiter)]
+        cells = first_line.split(delimiter, MAX_COLUMNS)
+        columns = [_column(cell.strip().strip('"')) for cell in cells[:MAX_COLUMNS]]
+        if len(cells) > MAX_COLUMNS and any(columns):
+            raise LabelsError(f"line 1 has more than {MAX_COLUMNS:,} columns", hint=_FORMS_HINT)
         if columns == ["label"] or (len(columns) > 1 and any(columns)):
             return delimiter
     return None
@@ -271,12 +332,13 @@ def _header_delimiter(first_line: str) -> str | None:
 def _table_rows(text: str, delimiter: str) -> list[_Row]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
-        rows = [(f"line {reader.line_num}", cells) for cells in reader]
+        rows = [(f"line {reader.line_num}", cells) for cells in islice(reader, MAX_CLASSES + 2)]
     except csv.Error as error:
         raise LabelsError(f"line {reader.line_num}: {error}", hint=_FORMS_HINT) from error
     while not "".join(rows[-1][1]).strip() and len(rows[-1][1]) < 2:
         rows.pop()
     (where, names), *rows = rows
+    _require_bounded(len(rows))
     columns = _columns(names, where)
     for where, cells in rows:
         if len(cells) != len(names):
@@ -313,6 +375,8 @@ def _column(name: object) -> str | None:
 
 def _document_rows(text: str) -> list[_Row]:
     document = _evaluate(text.rstrip())
+    if isinstance(document, list | dict):
+        _require_bounded(len(document))
     if isinstance(document, list):
         return [(f"[{place}]", _values(value, f"[{place}]")) for place, value in enumerate(document)]
     if not isinstance(document, dict):
@@ -363,6 +427,12 @@ def _json(text: str) -> object:
 
 
 def _python_literal(text: str) -> object:
+    # Over code, Python's own parser takes gigabytes, or for ever; over data, a thousand bytes a value.
+    skeleton = _PYTHON_TEXT.sub(" 0 ", text)
+    if not _PYTHON_DATA.fullmatch(skeleton) or _PYTHON_CODE.search(skeleton):
+        raise ValueError("it is not made of text and numbers alone")
+    if skeleton.count(",") > 2 * MAX_CLASSES:
+        raise LabelsError(f"it has more than {2 * MAX_CLASSES:,} values", hint="save it as JSON")
     expression = ast.parse(text, mode="eval").body
     document: object = ast.literal_eval(expression)
     if isinstance(expression, ast.Dict):

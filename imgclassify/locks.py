@@ -24,7 +24,8 @@ def locked(path: Path, what: str, *, hint: str) -> Iterator[Path]:
         hint: what to do about a folder that cannot be written.
 
     Raises:
-        WeightsError: the folder cannot be written.
+        WeightsError: the folder cannot be written, or nothing in it locked. What goes wrong under the lock is
+            raised as it is.
     """
     from filelock import FileLock, Timeout
 
@@ -37,11 +38,11 @@ def locked(path: Path, what: str, *, hint: str) -> Iterator[Path]:
         except Timeout:
             logger.warning("waiting for another process to %s: %s", what, path.name)
             lock.acquire()
-        try:
-            yield file
-        finally:
-            lock.release()
     except OSError as error:
         raise WeightsError(
             f"the folder {path.parent} cannot be written: {error.strerror or error}", hint=hint
         ) from error
+    try:
+        yield file
+    finally:
+        lock.release()

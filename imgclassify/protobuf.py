@@ -4,23 +4,28 @@ package, whose import alone would cost more than answering a picture. (protobuf.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
+_VARINT_BITS = 70
+"""Of the longest, ten bytes."""
+
+Message = TypeVar("Message", bytes, memoryview)
+"""A message; of a memoryview nothing is copied."""
 
 
-class Field(NamedTuple):
+class Field(NamedTuple, Generic[Message]):
     """One field of a message."""
 
     number: int
-    value: int | bytes
+    value: int | Message
     """A number, or the bytes of a string or of a message in the message."""
-    raw: bytes
+    raw: Message
     """The whole field as it stands in the message."""
 
 
-def fields(message: bytes) -> Iterator[Field]:
+def fields(message: Message) -> Iterator[Field[Message]]:
     """The fields of a message, in order.
 
     Raises:
@@ -31,7 +36,7 @@ def fields(message: bytes) -> Iterator[Field]:
         begin = position
         key, position = _varint(message, position)
         kind = key & 7
-        value: int | bytes
+        value: int | Message
         if kind == _VARINT:
             value, position = _varint(message, position)
         elif kind == _BYTES or kind in _FIXED_SIZES:
@@ -72,7 +77,7 @@ def numbers(value: int | bytes) -> list[int]:
     return found
 
 
-def _varint(message: bytes, position: int) -> tuple[int, int]:
+def _varint(message: bytes | memoryview, position: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if position >= len(message):
@@ -83,6 +88,8 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position
         shift += 7
+        if shift >= _VARINT_BITS:
+            raise ValueError("a message has a number without end")
 
 
 def _encoded_varint(value: int) -> bytes:

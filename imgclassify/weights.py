@@ -11,8 +11,8 @@ import logging
 import os
 import posixpath
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from glob import escape
 from importlib.util import find_spec
@@ -246,9 +246,15 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _locked(path: Path) -> AbstractContextManager[Path]:
-    """One process at a time changes `path`. Gives the lock's file; names the folder if it is unwritable."""
-    return locks.locked(path, "fetch it", hint="TORCH_HOME names another folder for downloaded weights")
+@contextmanager
+def _locked(path: Path) -> Iterator[Path]:
+    """One process at a time changes `path`. Gives the lock's file; names file and folder if they are unwritable."""
+    hint = "TORCH_HOME names another folder for downloaded weights"
+    with locks.locked(path, "fetch it", hint=hint) as lock:
+        try:
+            yield lock
+        except OSError as error:
+            raise WeightsError(f"{path} cannot be written: {error.strerror or error}", hint=hint) from error
 
 
 class _Finding(NamedTuple):
@@ -262,6 +268,8 @@ def _examine(url: str, path: Path, sha256: str, *, trust_record: bool = True) ->
         raise ValueError(f"sha256 is 8 to 64 lower-case hex digits or empty, not {sha256!r}")
     record = _read_record(url, path)
     try:
+        if downloads.is_endless(path):
+            raise WeightsError(f"{path} is a pipe or a device, and no file", hint="name a file")
         with path.open("rb") as stream:
             status = os.fstat(stream.fileno())
             if trust_record and record and record.vouches(status) and record.sha256.startswith(sha256):
@@ -343,7 +351,7 @@ def _read_record(url: str, path: Path) -> _Record | None:
     try:
         record = _Record(**json.loads(_record_file(url, path).read_bytes()))
         return record if re.fullmatch("[0-9a-f]{64}", record.sha256) else None
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 

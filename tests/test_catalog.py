@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -232,6 +233,72 @@ def test_wrong_manifest_is_refused_with_file_and_key(old: str, new: str, complai
     assert old in MANIFEST
     with pytest.raises(ManifestError, match=rf"^mine\.toml: .*{complaint}"):
         catalog.parse(MANIFEST.replace(old, new), "mine.toml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        (
+            "num_classes = 10",
+            f"num_classes = 0x{'f' * 40}",
+            r"models\[0\]\.num_classes must be a number of 64 bits",
+        ),
+        ("num_classes = 10", f"num_classes = {'9' * 5000}", "not TOML"),
+        ("resize_size = 256", "resize_size = 8193", "resize_size must be the short side in pixels up to 8192"),
+        ("crop_size = [224, 192]", "crop_size = [224, 1000000]", "crop_size must be a number of pixels up to 8192"),
+        ("mean = [0.5, 0.5, 0.5]", f"mean = [0.5, 0.5, 1{'0' * 400}]", "mean must be three numbers"),
+        ("mean = [0.5, 0.5, 0.5]", "mean = [0.5, 0.5, nan]", "mean must be three numbers"),
+        ('label_set = "digits"', f"label_set = {'[' * 5000}", "nested too deep"),
+        ('label_set = "digits"', f"label_set{'.a' * 100_000} = 1", "nested too deep"),
+        (
+            'label_set = "digits"',
+            f'label_set = "digits"\nrename = [["{"(" * 5000}", ""]]',
+            "rename must be made of valid",
+        ),
+        (
+            'label_set = "digits"',
+            'label_set = "digits"\nrename = [["a{99999999999}", ""]]',
+            "rename must be made of valid",
+        ),
+        (
+            'label_set = "digits"',
+            'label_set = "digits"\nrename = [["a", "\\\\g<9>"]]',
+            "rename must be made of valid",
+        ),
+        ("[[models]]", "\x00[[models]]", "not TOML"),
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_manifest_beyond_all_measure_is_refused_in_words(old: str, new: str, complaint: str) -> None:
+    assert old in MANIFEST
+    with pytest.raises(ManifestError, match=complaint) as error:
+        catalog.parse(MANIFEST.replace(old, new), "mine.toml")
+    assert str(error.value).startswith("mine.toml: ")
+    assert len(str(error.value)) < 500
+
+
+def test_a_pattern_that_python_warns_of_is_no_fault() -> None:
+    """Warnings are errors in these tests."""
+    [manifest] = catalog.parse(MANIFEST + 'rename = [["[[a]", ""]]\n', "mine.toml")
+    assert manifest.rename == (("[[a]", ""),)
+
+
+@pytest.mark.parametrize("place", ["/dev/zero", "pipe", "folder", "nowhere"])
+def test_what_is_no_file_is_no_manifest(place: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    catalog.user_folder().mkdir(parents=True)
+    (catalog.user_folder() / "odd.toml").symlink_to(tmp_path / place)
+    with pytest.raises(ManifestError, match=r"odd\.toml: it is no file"):
+        catalog.manifests()
+
+
+def test_a_manifest_of_gigabytes_is_not_read(tmp_path: Path) -> None:
+    catalog.user_folder().mkdir(parents=True)
+    with (catalog.user_folder() / "large.toml").open("wb") as stream:
+        stream.truncate(2**40)
+    with pytest.raises(ManifestError, match=r"large\.toml: it has more than 1,048,576 bytes"):
+        catalog.manifests()
 
 
 def test_regenerating_the_catalog_changes_nothing() -> None:

@@ -68,8 +68,8 @@ def test_a_safetensors_checkpoint(ten_classes: torch.nn.Module, letters: str, tm
     check(tmp_path / "mine.safetensors", ten_classes, letters)
 
 
-def check(path: Path, network: torch.nn.Module, letters: str) -> None:
-    classifier = Classifier(str(path), arch="resnet18", labels=letters, top_k=99, device="cpu")
+def check(path: Path, network: torch.nn.Module, letters: str, *, trust: bool = False) -> None:
+    classifier = Classifier(str(path), arch="resnet18", labels=letters, top_k=99, device="cpu", trust=trust)
     image = noise(300, 200, seed=9)
     expected = probabilities(network, get_model_weights("resnet18").DEFAULT.transforms()(image))
     result = classifier.predict(image)
@@ -166,7 +166,7 @@ def test_torchscript(ten_classes: torch.nn.Module, letters: str, tmp_path: Path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.trace(ten_classes, torch.rand(1, 3, 224, 224)), tmp_path / "scripted.pt")
-    check(tmp_path / "scripted.pt", ten_classes, letters)
+    check(tmp_path / "scripted.pt", ten_classes, letters, trust=True)
 
 
 # ---------------------------------------------------------------------------------------------------- .onnx
@@ -397,7 +397,7 @@ def test_a_torchscript_network_that_ends_in_softmax_is_not_softmaxed_again(
         warnings.simplefilter("ignore")
         whole = torch.nn.Sequential(ten_classes, torch.nn.Softmax(dim=1)).eval()
         torch.jit.save(torch.jit.trace(whole, torch.rand(1, 3, 224, 224)), tmp_path / "soft.pt")
-    check(tmp_path / "soft.pt", ten_classes, letters)
+    check(tmp_path / "soft.pt", ten_classes, letters, trust=True)
 
 
 @pytest.mark.filterwarnings("ignore:Scripted Goog")
@@ -408,7 +408,7 @@ def test_a_scripted_network_with_auxiliary_answers(tmp_path: Path) -> None:
         torch.jit.save(torch.jit.script(network), tmp_path / "scripted.pt")
     image = noise(200, 200, seed=2)
     expected = probabilities(network, get_model_weights("googlenet").DEFAULT.transforms()(image))
-    classifier = Classifier(str(tmp_path / "scripted.pt"), arch="googlenet")
+    classifier = Classifier(str(tmp_path / "scripted.pt"), arch="googlenet", trust=True)
     for prediction in classifier.predict(image).predictions:
         assert prediction.probability == pytest.approx(float(expected[prediction.class_index]), abs=1e-5)
 

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
@@ -709,3 +710,141 @@ def test_a_users_file_with_another_number_of_classes_is_named(tmp_path: Path) ->
     file.write_text("cat\ndog\n")
     with pytest.raises(LabelsError, match=r"pets\.txt has 2 classes, the network has 3"):
         load(file, num_classes=3)
+
+
+# What may keep a reader waiting or reading
+
+
+READ = "import sys; from imgclassify import labels; print(len(labels.load(sys.argv[1])))"
+
+
+def test_what_a_command_writes_is_read_through_a_pipe() -> None:
+    """Process substitution, as shells have it; the command takes its time."""
+    command = f"exec {sys.executable} -c '{READ}' <(echo tench; sleep 0.3; echo goldfish)"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout == "2\n"
+
+
+def test_a_pipe_of_more_than_one_buffer_is_read_whole(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    text = "".join(f"class {number}\n" for number in range(20_000))
+    writer = subprocess.Popen(["bash", "-c", f"cat > {tmp_path / 'pipe'}"], stdin=subprocess.PIPE, text=True)
+    threading.Thread(target=lambda: writer.communicate(text)).start()
+    assert len(load(tmp_path / "pipe")) == 20_000
+    assert writer.wait(10) == 0
+
+
+def test_a_pipe_that_nobody_writes_to_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels, "PIPE_SECONDS", 0.5)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(LabelsError, match=r"pipe': it is a pipe that has not ended within 0\.5 s"):
+        load(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("command", ["yes", "while echo a; do sleep 0.01; done"])
+def test_a_pipe_without_end_is_given_up(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its length, or by the time it takes."""
+    monkeypatch.setattr(labels, "PIPE_SECONDS", 1.0)
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["bash", "-c", f"{{ {command}; }} > {tmp_path / 'pipe'} 2> /dev/null"]) as writer:
+        with pytest.raises(LabelsError, match=r"more than 8,388,608 bytes|not ended within 1 s"):
+            load(tmp_path / "pipe")
+        writer.wait(10)
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null", "/dev/tty"])
+def test_a_device_is_no_label_file(device: str) -> None:
+    with pytest.raises(LabelsError, match=r"cannot read .*: it is a device"):
+        load(device)
+
+
+MEBIBYTES = 8 * 2**20 - 100
+FLOODS = {
+    "lines": lambda: "a\n" * (MEBIBYTES // 2),
+    "indexed lines": lambda: "".join(f"{number},a\n" for number in range(800_000)),
+    "json": lambda: '["a"' + ',"a"' * (MEBIBYTES // 4 - 9) + "]",
+    "json numbers": lambda: "[1" + ",1" * (MEBIBYTES // 2 - 9) + "]",
+    "json object": lambda: json.dumps(dict.fromkeys(range(600_000), "a")),
+    "python": lambda: "['a'" + ",'a'" * (MEBIBYTES // 4 - 9) + "]",
+    "python numbers": lambda: "[1" + ",1" * (MEBIBYTES // 2 - 9) + ",]",
+    "formatted text": lambda: "[f'" + "{1}" * 1_000_000 + "']",
+    "a sum": lambda: "[1" + "+1" * (MEBIBYTES // 2 - 9) + "]",
+    "a sum of signs": lambda: "[1" + "-1" * (MEBIBYTES // 2 - 9) + "]",
+    "indices": lambda: "['a'" + "[0]" * (MEBIBYTES // 3 - 9) + "]",
+    "calls": lambda: "['a'" + "()" * (MEBIBYTES // 2 - 9) + "]",
+    "attributes": lambda: "[1.0" + ".real" * (MEBIBYTES // 5 - 9) + "]",
+    "nested json": lambda: "[" * MEBIBYTES,
+    "nested python": lambda: "[" + "{0:" * (MEBIBYTES // 3),
+    "table": lambda: "label\n" + "a\n" * (MEBIBYTES // 2 - 9),
+    "columns": lambda: "label" + ",x" * (MEBIBYTES // 2 - 9) + "\na\n",
+    "comments": lambda: "#\n" * (MEBIBYTES // 2) + "[",
+    "an open quote": lambda: 'label,a\n"' + "x" * (MEBIBYTES - 99),
+}
+FLOODED = """
+import sys
+from pathlib import Path
+from imgclassify import labels
+from imgclassify.errors import LabelsError
+try: labels.load(sys.argv[1])
+except LabelsError as error: print("refused", len(str(error)))
+print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("kind", FLOODS)
+def test_a_file_of_more_than_labels_takes_little_time_and_memory(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "flood.txt").write_text(FLOODS[kind]())
+    command = [sys.executable, "-c", FLOODED, str(tmp_path / "flood.txt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    refused, kibibytes = done.stdout.splitlines()
+    assert refused.split()[0] == "refused"
+    assert int(refused.split()[1]) < 1000
+    assert int(kibibytes) < 250 * 1024
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(f"class {number}" for number in range(labels.MAX_CLASSES)),
+        "label" + ",x" * 999 + "\n" + "a" + "," * 999,
+    ],
+    ids=["classes", "columns"],
+)
+def test_as_much_as_is_allowed_is_read(text: str) -> None:
+    assert parse(text, "it")[0].label in ("class 0", "a")
+
+
+def test_control_characters_and_markup_stay_in_a_label_and_out_of_errors() -> None:
+    odd = "\x1b[2J<script>[bold]\u202e\x00tench"
+    assert parse(json.dumps([odd]), "it")[0].label == odd
+    for text in (
+        json.dumps([[odd, odd]]),
+        json.dumps({odd: odd}),
+        f"label,wnid\nx,{odd}",
+        f"{{{odd!r}: 1, {odd!r}: 2}}",
+    ):
+        with pytest.raises(LabelsError) as error:
+            parse(text, "it")
+        assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{0: 'tench', 1: \"gold\\'fish\"}",
+        "['tench', 'a' 'b', u'c', r'\\d',]",
+        "# one\n{0: ('n01440764', 'tench'), # two 'quoted\n 1: ('n01443537', 'it\\'s # no comment')}",
+        "{0: {'label': 'a', 'synonyms': ['b', 'c']}, 0x1: {'label': 'd'}}",
+    ],
+)
+def test_python_data_is_read_as_python_reads_it(text: str) -> None:
+    import ast
+
+    document = ast.literal_eval(text)
+    values = document.values() if isinstance(document, dict) else document
+    expected = [
+        value["label"] if isinstance(value, dict) else value[-1] if isinstance(value, tuple) else value
+        for value in values
+    ]
+    assert [label.label for label in parse(text, "it")] == expected

@@ -210,6 +210,20 @@ def test_a_damaged_one_is_noticed_and_made_anew(
     assert Classifier(str(checkpoint), arch=ARCH, device="cpu").run.engine == "onnxruntime"
 
 
+def test_a_record_of_any_other_form_is_passed_over(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = prepared.prepare(str(checkpoint), LoadOptions(arch=ARCH))
+    record = json.loads((place / "network.json").read_text())
+    odd = [{**record, key: value} for key in record for value in ([], {}, 3, None, "x")]
+    for content in ("[]", "3", "[" * 100_000, "\0", *map(json.dumps, odd)):
+        (place / "network.json").write_text(content)
+        [entry] = prepared.entries()
+        found = prepared.find(str(checkpoint), LoadOptions(arch=ARCH))
+        assert (found is None) == ("is not used" in caplog.text)
+        caplog.clear()
+        if "sha256" not in content:
+            assert (entry.whole, found) == (False, None)
+
+
 PREPARE = "from imgclassify.hub import LoadOptions, prepared; import sys; \
 print(prepared.prepare(sys.argv[1], LoadOptions(arch=sys.argv[2])))"
 

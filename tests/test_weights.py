@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import logging
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,11 +16,13 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 from servers import (
+    Answer,
     Fault,
     FileServer,
     capped,
@@ -35,7 +39,7 @@ from servers import (
     wrong_range,
 )
 
-from imgclassify import __version__, downloads, weights
+from imgclassify import __version__, downloads, locks, weights
 from imgclassify.errors import DownloadError, HashMismatchError, OfflineError, WeightsError
 
 NAME = "net-1234.pth"
@@ -588,6 +592,164 @@ def test_attempts_are_bounded_whatever_the_progress(server: FileServer, monkeypa
     with pytest.raises(DownloadError, match="broken after 40000 bytes"):
         weights.fetch(server.url(NAME), sha256(CONTENT))
     assert len(server.requests) == 8
+
+
+# Servers that mean harm
+
+
+def dripping(head: bytes, drop: bytes) -> Fault:
+    """Sends the head of an answer, and then a drop at a time, each in time."""
+
+    def fault(handler) -> None:  # type: ignore[no-untyped-def]
+        handler.wfile.write(head)
+        for _ in range(400):
+            handler.wfile.write(drop)
+            time.sleep(0.05)
+        handler.close_connection = True
+
+    return fault
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+DRIPS = {
+    "status line": (b"HTTP/1.1 2", b"0"),
+    "header": (OK + b"X: ", b"x"),
+    "headers": (OK, b"X: x\r\n"),
+    "interim answers": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "chunk's length": (CHUNKED, b"0"),
+    "chunk's extension": (CHUNKED + b"5;", b"x"),
+    "trailer": (CHUNKED + b"3\r\nabc\r\n0\r\n", b"X: x\r\n"),
+}
+
+
+@pytest.mark.parametrize("what", DRIPS)
+def test_a_server_that_drips_is_given_up(what: str, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No silence is longer than the limit on silences."""
+    monkeypatch.setattr(downloads, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(downloads, "READ_TIMEOUT", 0.9)
+    monkeypatch.setattr(downloads, "RETRIES", 0)
+    server.always = dripping(*DRIPS[what])
+    begin = time.monotonic()
+    with pytest.raises(DownloadError, match=r"too slow: the (headers|next bytes) took more than 1 s"):
+        weights.fetch(server.url(NAME), sha256(CONTENT))
+    assert time.monotonic() - begin < 6
+
+
+def test_a_proxy_that_drips_is_given_up(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drip() -> None:
+        connection = listener.accept()[0]
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX: x")
+            for _ in range(100):
+                connection.sendall(b"x")
+                time.sleep(0.05)
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=drip, daemon=True).start()
+    monkeypatch.setattr(downloads, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(downloads, "RETRIES", 0)
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{listener.getsockname()[1]}")
+    monkeypatch.delenv("NO_PROXY")
+    begin = time.monotonic()
+    with pytest.raises(DownloadError):
+        weights.fetch("https://models.example.org/net-1234.pth", "")
+    assert time.monotonic() - begin < 3
+    listener.close()
+
+
+def test_a_body_without_length_or_end_is_cut_off(
+    server: FileServer, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "MAX_FILE_BYTES", 10_000_000)
+    server.always = endless_chunks()
+    with pytest.raises(DownloadError, match="announces no length, and has sent more than 10,000,000 bytes"):
+        weights.fetch(server.url(NAME), sha256(CONTENT))
+    assert len(server.requests) == 1
+    assert names(checkpoints) == set()
+
+
+@pytest.mark.parametrize("length", [2**36, 10**30])
+def test_a_length_that_no_checkpoint_has_is_refused(length: int, server: FileServer, checkpoints: Path) -> None:
+    server.always = status(200, {"Content-Length": str(length)})
+    with pytest.raises(DownloadError, match=f"announces {length:,} bytes, more than any checkpoint has"):
+        weights.fetch(server.url(NAME), sha256(CONTENT))
+    assert len(server.requests) == 1
+
+
+def test_a_file_that_the_disk_has_no_room_for_is_not_begun(
+    server: FileServer, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = shutil.disk_usage("/")._replace(free=50_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    with pytest.raises(WeightsError, match=r"no room for .*60,000 bytes, and 50,000 are free") as caught:
+        weights.fetch(server.url(NAME), sha256(CONTENT))
+    assert "TORCH_HOME" in str(caught.value.hint)
+    server.always = endless_chunks()
+    with pytest.raises(DownloadError, match="more than 50,000 bytes"):
+        weights.fetch(server.url(NAME), sha256(CONTENT))
+    assert names(checkpoints) == set()
+
+
+@pytest.mark.parametrize("how", ["flood", "drip"])
+def test_the_body_of_a_redirect_is_not_read(how: str, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """requests would read all of it before it went on, and this one has no end."""
+    monkeypatch.setattr(downloads, "ANSWER_SECONDS", 0.5)
+    server.files["moved.pth"] = CONTENT
+    head = b"HTTP/1.1 302 Found\r\nLocation: /moved.pth\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    def flood(handler) -> None:  # type: ignore[no-untyped-def]
+        handler.wfile.write(head)
+        while True:
+            handler.wfile.write(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+
+    server.faults = [flood if how == "flood" else dripping(head, b"0")]
+    assert weights.fetch(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
+    assert [request.path for request in server.requests] == [f"/{NAME}", "/moved.pth"]
+
+
+def test_a_compressed_body_is_not_unpacked(server: FileServer, checkpoints: Path) -> None:
+    """It was not asked for, and could be a thousand times as long."""
+    packed = gzip.compress(bytes(10_000_000))
+    server.always = lambda handler: handler.give(Answer(200, {"Content-Encoding": "gzip"}, packed))
+    with pytest.raises(HashMismatchError, match=sha256(packed)):
+        weights.fetch(server.url(NAME), sha256(CONTENT))
+
+
+@pytest.mark.parametrize("place", ["/dev/zero", "pipe"])
+def test_what_is_no_file_is_not_read(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manifest or a mirror may name it."""
+    (tmp_path / "mirror").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    path = tmp_path / place
+    with pytest.raises(WeightsError, match="a pipe or a device"):
+        weights.fetch(path.as_uri(), "")
+    (tmp_path / "mirror" / NAME).symlink_to(path)
+    monkeypatch.setenv("IMGCLASSIFY_MIRROR", (tmp_path / "mirror").as_uri())
+    with pytest.raises(DownloadError, match="a pipe or a device"):
+        weights.fetch(f"https://models.example.org/{NAME}", "")
+
+
+# Locks
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "gone"), OSError(28, "No space left on device")], ids=str)
+def test_what_goes_wrong_under_a_lock_is_not_the_locks_fault(error: OSError, tmp_path: Path) -> None:
+    with pytest.raises(type(error)) as caught, locks.locked(tmp_path / "new" / "x", "make it", hint="none"):
+        raise error
+    assert caught.value is error
+    with locks.locked(tmp_path / "new" / "x", "make it", hint="none") as lock:
+        assert lock.is_file()
+
+
+def test_a_lock_that_cannot_be_taken_is(tmp_path: Path) -> None:
+    put(tmp_path / "new", b"a file where the folder should be")
+    with (
+        pytest.raises(WeightsError, match="new cannot be written: File exists") as caught,
+        locks.locked(tmp_path / "new" / "x", "make it", hint="elsewhere"),
+    ):
+        raise AssertionError("it is not held")
+    assert caught.value.hint == "elsewhere"
 
 
 # Records

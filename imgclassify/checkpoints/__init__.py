@@ -6,22 +6,26 @@ Arrays are mapped from the file. Neither torch nor any code in a checkpoint has 
 from __future__ import annotations
 
 import logging
+import math
 import re
+import reprlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from imgclassify.checkpoints import pickled, safetensors
-from imgclassify.checkpoints.pickled import unreadable, unsafe
+from imgclassify.checkpoints.pickled import check, unreadable, unsafe
 from imgclassify.checkpoints.storage import Tensor
-from imgclassify.errors import CheckpointError, first_line
+from imgclassify.errors import CheckpointError, first_line, printable
 
 __all__ = [
     "StateDict",
     "Tensor",
     "arrays",
+    "check",
     "check_fit",
+    "check_unchanged",
     "index",
     "is_torchscript",
     "read",
@@ -45,7 +49,13 @@ _PREFIX = "module."
 _COUNT_OF_AVERAGED = "n_averaged"
 """What torch.optim.swa_utils.AveragedModel puts beside the parameters."""
 _SHOWN = 5
-"""How many differing names an error lists."""
+"""How many differing names an error lists..."""
+_SHOWN_CHARACTERS = 200
+"""...and how much of each."""
+_MAX_SHARED = 4
+"""Numbers that all tensors together may have for each byte of the file..."""
+_MAX_SMALL = 2**20
+"""...and for so many more."""
 
 
 def index(path: Path) -> StateDict:
@@ -77,26 +87,46 @@ def arrays(state_dict: StateDict, *, where: str) -> StateDict:
     """The state_dict with an array for each Tensor. `where` names it in errors.
 
     Raises:
-        CheckpointError: a tensor reaches beyond the file.
+        CheckpointError: a tensor reaches beyond the file, which may have changed meanwhile; or they are many more
+            numbers than are in the file.
     """
     found: StateDict = OrderedDict()
     try:
+        _check_amount(state_dict)
         for name, value in state_dict.items():
             found[name] = value.array() if isinstance(value, Tensor) else value
     except (ValueError, TypeError) as error:
         raise unreadable(where, first_line(error)) from error
+    check_unchanged(state_dict, where=where)
     _keep_metadata(state_dict, found)
     return found
 
 
+def check_unchanged(state_dict: StateDict, *, where: str) -> None:
+    """To be asked when all is read that is to be.
+
+    Raises:
+        CheckpointError: the file is not as it was when it was indexed.
+    """
+    files = {value.storage.file for value in state_dict.values() if isinstance(value, Tensor)}
+    if any(file is not None and file.changed for file in files):
+        raise CheckpointError(f"{where} changed while it was read", hint="run again when it is written")
+
+
+def _check_amount(state_dict: StateDict) -> None:
+    """Tensors may share numbers, and those that are not in C order are copied, each for itself."""
+    tensors = [value for value in state_dict.values() if isinstance(value, Tensor)]
+    numbers = sum(math.prod(tensor.shape) for tensor in tensors)
+    size = max((len(tensor.storage.file) for tensor in tensors if tensor.storage.file), default=0)
+    if numbers > _MAX_SHARED * (size + _MAX_SMALL):
+        raise ValueError(f"its tensors are of {numbers:,} numbers in all, and the file of {size:,} bytes")
+
+
 def is_torchscript(path: Path) -> bool:
     """Whether the file is a TorchScript archive, which holds a program rather than a state_dict."""
-    import zipfile
-
     try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.split("/")[1:2] == ["code"] for name in archive.namelist())
-    except Exception:  # noqa: BLE001 - the module has no one exception for what damaged archives lead it to
+        return any(record.filename.split("/")[1:2] == ["code"] for record in pickled.records(path))
+    except Exception:  # noqa: BLE001 - zipfile has no one exception for what damaged archives lead it to
         return False
 
 
@@ -138,7 +168,7 @@ def unwrap(content: Any, path: Path) -> StateDict:
             if all(name.startswith(_PREFIX) for name in state_dict):
                 return rename(state_dict, [("^" + re.escape(_PREFIX), "")])
             return state_dict
-        found = f"a dictionary of {', '.join(map(repr, list(content)[:_SHOWN])) or 'nothing'}"
+        found = f"a dictionary of {', '.join(map(reprlib.repr, list(content)[:_SHOWN])) or 'nothing'}"
     else:
         found = f"a {type(content).__name__}"
     raise CheckpointError(
@@ -172,7 +202,8 @@ def check_fit(
         if name in given and given[name] != wanted[name]
     ]
     complaints = [
-        f"{what}: {', '.join(names[:_SHOWN])}" + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        f"{what}: {', '.join(map(_named, names[:_SHOWN]))}"
+        + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
         for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", other))
         if names
     ]
@@ -181,6 +212,10 @@ def check_fit(
             f"{where} does not fit the architecture {architecture!r}; " + "; ".join(complaints),
             hint="name the architecture that the checkpoint was saved from with --arch",
         )
+
+
+def _named(name: str) -> str:
+    return printable(name[:_SHOWN_CHARACTERS])
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -5,14 +5,16 @@ The pickle in either is read by an unpickler that knows only dictionaries and te
 
 from __future__ import annotations
 
-import pickle
+import io
+import struct
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-from imgclassify.checkpoints.storage import BFLOAT16, MappedFile, Storage, Tensor
-from imgclassify.errors import CheckpointError, first_line
+from imgclassify.checkpoints.storage import BFLOAT16, MAX_SIDES, MappedFile, Storage, Tensor
+from imgclassify.checkpoints.unpickler import KEYS, MAX_ARGUMENTS, Unpickler
+from imgclassify.errors import CheckpointError, first_line, printable
 
 if TYPE_CHECKING:
     from zipfile import ZipInfo
@@ -23,10 +25,14 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 """torch.serialization.MAGIC_NUMBER: what the first pickle of the older format holds."""
 _PROTOCOL = 1001
 """torch.serialization.PROTOCOL_VERSION: what its second holds."""
+_OLDER_PICKLES = 5
+"""The two, what is known of the machine, the content, and the keys of its storages."""
 _COUNT_BYTES = 8
 """In the older format each storage is preceded by its length as an int64."""
 _LOCAL_HEADER_BYTES = 30
 """A zip archive's local header, without the name and the extra field that follow it."""
+
+_two_lengths = struct.Struct("<HH").unpack_from
 
 _DTYPES = {
     "DoubleStorage": "float64",
@@ -40,6 +46,16 @@ _DTYPES = {
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
 }
+
+_MAX_LISTING = 2**23
+"""Bytes of a zip archive's list of contents. A record has some hundred there, and ten times as many in memory."""
+_STORED = 0
+"""The method by which a record of a zip archive is not compressed."""
+_STORAGE_PARTS = 5
+_BEYOND = 2**63
+"""What no length in a file reaches."""
+_SHOWN = 100
+"""Characters of a name that an error shows."""
 
 
 class _UnsafeError(Exception):
@@ -61,6 +77,27 @@ def read(path: Path) -> Any:
         raise unreadable(repr(str(path)), first_line(error)) from error
 
 
+def check(path: Path) -> None:
+    """Holds a file that torch's own reader is about to read to the limits of this one: that one runs nothing of a
+    file's choice either, and may read without end.
+
+    Raises:
+        CheckpointError: it is damaged, beyond the limits, or names something that is not torch's.
+    """
+    try:
+        with path.open("rb") as stream:
+            is_zip = stream.read(2) == _ZIP
+        file = MappedFile(path)
+        content: bytes | memoryview = _index(file)[1] if is_zip else file.part(0, len(file))
+        pickles = Unpickler(content, _any, _check_storage)
+        for _ in range(1 if is_zip else _OLDER_PICKLES):
+            pickles.load()
+    except _UnsafeError as error:
+        raise unsafe(path, str(error)) from error
+    except Exception as error:
+        raise unreadable(repr(str(path)), first_line(error)) from error
+
+
 def unsafe(path: Path, name: str) -> CheckpointError:
     """Of a file that names something which is no tensor."""
     return CheckpointError(
@@ -74,85 +111,167 @@ def unreadable(where: str, reason: str) -> CheckpointError:
     return CheckpointError(f"cannot read {where} as a checkpoint: {reason}", hint="fetch or save the file again")
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows dictionaries and tensors."""
+class _Listed(io.FileIO):
+    """A file of which no more than _MAX_LISTING bytes are read at once, as zipfile does with a list of contents."""
 
-    def __init__(self, stream: BinaryIO, storage: Callable[[str, str, int], Storage]) -> None:
-        """`storage` gives the one of a key, from (key, dtype, count)."""
-        super().__init__(stream, encoding="utf-8")
-        self._storage = storage
-        # Made anew for each file: a pickle can set attributes of what it names.
-        self._known: dict[tuple[str, str], Any] = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("torch._utils", "_rebuild_tensor"): lambda *arguments: _tensor(*arguments[:4]),
-            ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: _tensor(*arguments[:4]),
-            ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-            ("torch._utils", "_rebuild_parameter_with_state"): lambda tensor, *_: tensor,
-            ("torch", "Size"): lambda sides: tuple(sides),
-            ("torch", "device"): lambda *name: ":".join(map(str, name)),
-        }
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _MAX_LISTING:
+            raise ValueError("its list of contents is too long")
+        return super().read(size)
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in self._known:
-            return self._known[module, name]
-        if module in ("torch", "torch.cuda") and name in _DTYPES:
-            return name
-        if module == "torch" and name in ("float64", "float32", "float16", "bfloat16", "int64", "uint8"):
-            return name  # a dtype among a training script's notes
-        raise _UnsafeError(f"{module}.{name}")
 
-    def persistent_load(self, pid: Any) -> tuple[Storage, int]:
+def records(path: Path) -> list[ZipInfo]:
+    """What a zip archive lists.
+
+    Raises:
+        ValueError, OSError, zipfile.BadZipFile: it is none, or damaged; zipfile has further exceptions for that.
+    """
+    from zipfile import ZipFile
+
+    with _Listed(path) as stream, ZipFile(stream) as archive:
+        return archive.infolist()
+
+
+def _unpickler(content: bytes | memoryview, storage: Callable[[str, str, int], Storage]) -> Unpickler:
+    """`storage` gives the one of a key, from (key, dtype, count)."""
+
+    def persistent(pid: Any) -> tuple[Storage, int]:
         """A storage, and where in it a view of it that older releases wrote begins."""
-        kind, storage_type, key, _, count, *view = pid
-        if kind != "storage":
-            raise ValueError(f"it refers to a {kind}")
+        _check_storage(pid)
+        _, storage_type, key, _, count, *view = pid
         begin = view[0][1] if view and view[0] is not None else 0
-        return self._storage(key, _DTYPES[storage_type], count), begin
+        return storage(key, _DTYPES[storage_type], count), begin
+
+    return Unpickler(content, _known, persistent)
 
 
-def _tensor(view: tuple[Storage, int], offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    (storage, begin), shape, stride = view, tuple(shape), tuple(stride)
-    if not isinstance(storage, Storage) or len(shape) != len(stride):
-        raise ValueError("a tensor has no storage of its own")
-    if not all(isinstance(number, int) and number >= 0 for number in (begin, offset, *shape, *stride)):
+def _check_storage(pid: Any) -> None:
+    """Raises ValueError: it is no ("storage", type, key, place, length), with a view of it behind that or not."""
+    if type(pid) is not tuple or not _STORAGE_PARTS <= len(pid) <= MAX_ARGUMENTS:
+        raise ValueError("it refers to what is no storage")
+    kind, storage_type, key, _, count = pid[:_STORAGE_PARTS]
+    if kind != "storage" or not (isinstance(storage_type, str) and isinstance(key, str)):
+        raise ValueError("it refers to what is no storage")
+    if not (isinstance(count, int) and 0 <= count < _BEYOND):
+        raise ValueError("a storage has no length")
+
+
+def _known(module: str, name: str) -> Any:
+    """What a pickle may name. A dtype among a training script's notes is its name."""
+    if (module, name) in _CALLS:
+        return _CALLS[module, name]
+    if module in ("torch", "torch.cuda") and name in _DTYPES:
+        return name
+    if module == "torch" and name in ("float64", "float32", "float16", "bfloat16", "int64", "uint8"):
+        return name
+    raise _UnsafeError(_shown(f"{module}.{name}"))
+
+
+def _any(module: str, name: str) -> Any:
+    """What a pickle for torch's own reader may name: whatever is torch's, of which nothing comes here."""
+    if (module, name) == ("collections", "OrderedDict"):
+        return _empty_dictionary
+    if module.partition(".")[0] != "torch":
+        raise _UnsafeError(_shown(f"{module}.{name}"))
+    return name if name.endswith("Storage") else _nothing
+
+
+def _empty_dictionary(*pairs: Any) -> OrderedDict[Any, Any]:
+    """Pairs are Python 2's, of whose time no network is quantized."""
+    if pairs:
+        raise ValueError("a dictionary is made of a list")
+    return OrderedDict()
+
+
+def _nothing(*arguments: Any) -> None:
+    if any(isinstance(each, tuple | list) and len(each) > MAX_SIDES for each in arguments):
+        raise ValueError("a tensor has too many sides")
+
+
+def _dictionary(pairs: Any = ()) -> OrderedDict[Any, Any]:
+    """Pairs are Python 2's. They are used up, so that no file has one list made into any number of dictionaries."""
+    taken: list[Any] = list(pairs)
+    if taken:
+        pairs.clear()
+    if not all(isinstance(key, KEYS) for key, _ in taken):
+        raise ValueError("a dictionary in it has a key that is neither text nor a number")
+    return OrderedDict(taken)
+
+
+def _tensor(view: tuple[Storage, int], offset: int, shape: Any, stride: Any, *_: Any) -> Tensor:
+    storage, begin = view
+    if not isinstance(storage, Storage) or not len(shape) == len(stride) <= MAX_SIDES:
+        raise ValueError("a tensor has no storage of its own, or no shape")
+    if not all(isinstance(number, int) and 0 <= number < _BEYOND for number in (begin, offset, *shape, *stride)):
         raise ValueError("a tensor begins before its storage, or runs backwards")
-    return Tensor(storage, begin + offset, shape, stride)
+    return Tensor(storage, begin + offset, tuple(shape), tuple(stride))
+
+
+def _size(sides: Any) -> tuple[Any, ...]:
+    if len(sides) > MAX_SIDES:
+        raise ValueError(f"a shape has {len(sides)} sides")
+    return tuple(sides)
+
+
+_CALLS = {
+    ("collections", "OrderedDict"): _dictionary,
+    ("torch._utils", "_rebuild_tensor"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+    ("torch._utils", "_rebuild_parameter_with_state"): lambda tensor, *_: tensor,
+    ("torch", "Size"): _size,
+    ("torch", "device"): lambda *name: name,
+}
+"""Functions whose costs do not grow with what they are given (see Unpickler)."""
 
 
 def _read_archive(path: Path) -> Any:
-    import zipfile
-
     file = MappedFile(path)
-    with zipfile.ZipFile(path) as archive:
-        records = {info.filename: info for info in archive.infolist()}
-        [index] = [name for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
-        folder = index.removesuffix("data.pkl")
-        order = f"{folder}byteorder"
-        for name in {index, order} & records.keys():
-            if records[name].compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"the record {name} is compressed, which torch's are not")
-        if order in records and archive.read(order) != b"little":
-            raise ValueError("it was written on a big-endian machine")
-        storages: dict[str, Storage] = {}
+    folder, content, found = _index(file)
+    order = found.get(f"{folder}byteorder")
+    if order and _content(file, order) != b"little":
+        raise ValueError("it was written on a big-endian machine")
+    storages: dict[str, Storage] = {}
 
-        def storage(key: str, dtype: str, count: int) -> Storage:
-            if key not in storages:
-                record = records[f"{folder}data/{key}"]
-                found = Storage(dtype, count, file, _begin(file, record))
-                if record.compress_type != zipfile.ZIP_STORED or found.itemsize * count > record.file_size:
-                    raise ValueError(f"the record of tensor data {key} is not as torch writes it")
-                storages[key] = found
-            return storages[key]
+    def storage(key: str, dtype: str, count: int) -> Storage:
+        if key not in storages:
+            record = found.get(f"{folder}data/{key}")
+            if record is None:
+                raise ValueError(f"it lacks the record of tensor data {_shown(key)}")
+            storages[key] = Storage(dtype, count, file, _begin(file, record))
+            if record.compress_type != _STORED or storages[key].itemsize * count > record.file_size:
+                raise ValueError(f"the record of tensor data {_shown(key)} is not as torch writes it")
+        return storages[key]
 
-        with archive.open(index) as stream:
-            return _Unpickler(stream, storage).load()  # type: ignore[arg-type]
+    return _unpickler(content, storage).load()
+
+
+def _index(file: MappedFile) -> tuple[str, bytes, dict[str, ZipInfo]]:
+    """(the folder in the archive, the pickle, all records by name)."""
+    found = {record.filename: record for record in records(file.path)}
+    indices = [name for name in found if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(indices) != 1:
+        raise ValueError("it is a zip archive, and not one of torch's")
+    return indices[0].removesuffix("data.pkl"), _content(file, found[indices[0]]), found
+
+
+def _content(file: MappedFile, record: ZipInfo) -> bytes:
+    from zlib import crc32
+
+    if record.compress_type != _STORED:
+        raise ValueError(f"the record {_shown(record.filename)} is compressed, which torch's are not")
+    content = bytes(file.part(_begin(file, record), record.file_size))
+    # torch can be told to write none, which leaves 0.
+    if record.CRC not in (0, crc32(content)):
+        raise ValueError(f"the record {_shown(record.filename)} is damaged")
+    return content
 
 
 def _begin(file: MappedFile, record: ZipInfo) -> int:
     """Where a record's content begins, behind its local header, whose extra field torch pads to align it."""
     header = file.part(record.header_offset, _LOCAL_HEADER_BYTES)
-    lengths = (int.from_bytes(header[26:28], "little"), int.from_bytes(header[28:30], "little"))
-    return record.header_offset + _LOCAL_HEADER_BYTES + sum(lengths)
+    name, extra = _two_lengths(header, 26)
+    return record.header_offset + _LOCAL_HEADER_BYTES + int(name + extra)
 
 
 def _read_older(path: Path) -> Any:
@@ -161,25 +280,27 @@ def _read_older(path: Path) -> Any:
     def storage(key: str, dtype: str, count: int) -> Storage:
         return storages.setdefault(key, Storage(dtype, count))
 
-    with path.open("rb") as stream:
-
-        def load() -> Any:
-            return _Unpickler(stream, storage).load()
-
-        if load() != _MAGIC:
-            raise ValueError("it is no checkpoint of torch's")
-        if load() != _PROTOCOL:
-            raise ValueError("it is of an unknown version")
-        if load().get("little_endian") is not True:
-            raise ValueError("it was written on a big-endian machine")
-        content, keys = load(), load()
-        file, position = MappedFile(path), stream.tell()
+    file = MappedFile(path)
+    pickles = _unpickler(file.part(0, len(file)), storage)
+    if pickles.load() != _MAGIC:
+        raise ValueError("it is no checkpoint of torch's")
+    if pickles.load() != _PROTOCOL:
+        raise ValueError("it is of an unknown version")
+    if pickles.load().get("little_endian") is not True:
+        raise ValueError("it was written on a big-endian machine")
+    content, keys, position = pickles.load(), pickles.load(), pickles.position
     for key in keys:
+        if not (isinstance(key, str) and key in storages):
+            raise ValueError("it has tensor data that no tensor is of")
         found = storages[key]
         count = int.from_bytes(file.part(position, _COUNT_BYTES), "little")
         if count < found.count:
-            raise ValueError(f"the tensor data {key} are {count} numbers, and {found.count} are spoken of")
+            raise ValueError(f"the tensor data {_shown(key)} are {count} numbers, and {found.count} are spoken of")
         found.file, found.start = file, position + _COUNT_BYTES
         position = found.start + count * found.itemsize
     file.part(position, 0)
     return content
+
+
+def _shown(text: str) -> str:
+    return printable(text[:_SHOWN])

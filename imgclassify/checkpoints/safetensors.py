@@ -7,11 +7,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-from imgclassify.checkpoints.storage import BFLOAT16, MappedFile, Storage, Tensor, c_strides
+from imgclassify.checkpoints.storage import BFLOAT16, MAX_SIDES, MappedFile, Storage, Tensor, c_strides
 from imgclassify.errors import CheckpointError, first_line
 
 _LENGTH_BYTES = 8
-_MAX_DIMENSIONS = 16
+_MAX_INDEX = 2**24
+"""Bytes; the format allows six times as many, of which Python would make gigabytes. A tensor takes some hundred."""
 _DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -35,6 +36,8 @@ def read(path: Path) -> dict[str, Tensor]:
     try:
         file = MappedFile(path)
         length = int.from_bytes(file.part(0, _LENGTH_BYTES), "little")
+        if length > _MAX_INDEX:
+            raise ValueError(f"its index would be of {length:,} bytes")
         index = json.loads(bytes(file.part(_LENGTH_BYTES, length)))
         index.pop("__metadata__", None)
         return {name: _tensor(file, _LENGTH_BYTES + length, entry) for name, entry in index.items()}
@@ -47,7 +50,7 @@ def read(path: Path) -> dict[str, Tensor]:
 def _tensor(file: MappedFile, data: int, entry: dict[str, Any]) -> Tensor:
     shape = tuple(entry["shape"])
     begin, end = entry["data_offsets"]
-    if len(shape) > _MAX_DIMENSIONS or any(not 0 <= side <= len(file) for side in (*shape, begin)):
+    if len(shape) > MAX_SIDES or any(not 0 <= side <= len(file) for side in (*shape, begin)):
         raise ValueError(f"a tensor has a shape of {len(shape)} sides that no tensor in it can have")
     storage = Storage(_DTYPES[entry["dtype"]], math.prod(shape), file, data + begin)
     if storage.count * storage.itemsize != end - begin:

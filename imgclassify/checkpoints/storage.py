@@ -15,6 +15,21 @@ if TYPE_CHECKING:
 
 BFLOAT16 = "bfloat16"
 """The one dtype of checkpoints that numpy does not have."""
+ITEM_SIZES = {
+    "float64": 8,
+    "float32": 4,
+    "float16": 2,
+    BFLOAT16: 2,
+    "int64": 8,
+    "int32": 4,
+    "int16": 2,
+    "int8": 1,
+    "uint8": 1,
+    "bool": 1,
+}
+"""Bytes that a number of each dtype takes."""
+MAX_SIDES = 64
+"""Dimensions of a tensor: numpy's and torch's own limit."""
 
 
 class MappedFile:
@@ -22,6 +37,7 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._version = _version(path)
         with path.open("rb") as stream:
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
         self._bytes = memoryview(self._map)
@@ -35,11 +51,24 @@ class MappedFile:
             raise ValueError(f"it ends at byte {len(self._bytes)}, before the tensors do")
         return self._bytes[start : start + size]
 
+    @property
+    def changed(self) -> bool:
+        """Whether another file, or another version of it, lies at its path since."""
+        try:
+            return _version(self.path) != self._version
+        except OSError:
+            return True
+
     def forget(self, start: int, size: int) -> None:
         """Lets the system take back the memory of a part that has been copied; it is read again if need be."""
         begin = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
         if hasattr(mmap, "MADV_DONTNEED") and start + size - begin >= mmap.PAGESIZE:
             self._map.madvise(mmap.MADV_DONTNEED, begin, start + size - begin)
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 _MAX_REPEATED = 2**20
@@ -49,11 +78,6 @@ _MAX_REPEATED = 2**20
 def c_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The strides of C order, in elements."""
     return tuple(accumulate(shape[:0:-1], mul, initial=1))[::-1] if shape else ()
-
-
-def _refuse_state(thing: object, state: object) -> None:
-    """In `__setstate__`'s place: a pickle may set attributes of whatever it has built, but not of these."""
-    raise TypeError("it sets what is no part of a tensor")
 
 
 @dataclass(slots=True)
@@ -68,13 +92,9 @@ class Storage:
     start: int = 0
     """Where in the file they begin."""
 
-    __setstate__ = _refuse_state
-
     @property
     def itemsize(self) -> int:
-        import numpy as np
-
-        return 2 if self.dtype == BFLOAT16 else np.dtype(self.dtype).itemsize
+        return ITEM_SIZES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +106,6 @@ class Tensor:
     """Where in the storage it begins; in elements, as are the strides."""
     shape: tuple[int, ...]
     stride: tuple[int, ...]
-
-    __setstate__ = _refuse_state
 
     @property
     def dtype(self) -> str:

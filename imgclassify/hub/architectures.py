@@ -81,6 +81,7 @@ def read(path: Path) -> StateDict:
 
     import torch
 
+    checkpoints.check(path)
     try:
         with warnings.catch_warnings(), path.open("rb") as stream:
             warnings.simplefilter("ignore")  # about pickle protocols: what cannot be read is refused below

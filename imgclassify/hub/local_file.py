@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgclassify import catalog, checkpoints, weights
-from imgclassify.errors import CheckpointError, UsageError, first_line
+from imgclassify.errors import CheckpointError, UntrustedCodeError, UsageError, first_line
 from imgclassify.graphs import SessionPlan
-from imgclassify.hub import architectures, borrowed, ways
+from imgclassify.hub import architectures, borrowed, onnx_file, ways
 from imgclassify.hub.network import LoadOptions, Network, labels_for
+from imgclassify.hub.onnx_file import OnnxFile
 from imgclassify.hub.ways import Ways
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 def load(reference: str, options: LoadOptions) -> Network:
     """See hub.load."""
     path = Path(os.path.expanduser(reference))  # noqa: PTH111 - Path.expanduser raises where there is no such user
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{reference!r} is a folder, pipe or device", hint="give the file itself")
     if not path.is_file():
         near = ", ".join(manifest.name for manifest in catalog.select(catalog.manifests(), path.stem)[:3])
         raise CheckpointError(
@@ -30,9 +32,9 @@ def load(reference: str, options: LoadOptions) -> Network:
             hint="check the path" + (f"; catalogued models have no suffix: {near}" if near else ""),
         )
     if path.suffix.lower() == ".onnx":
-        return _whole(reference, path, options, architecture="onnx")
+        return _onnx(reference, path, options)
     if checkpoints.is_torchscript(path):
-        return _whole(reference, path, options, architecture="torchscript")
+        return _torchscript(reference, path, options)
     return _checkpoint(reference, path, options)
 
 
@@ -62,55 +64,52 @@ def _checkpoint(reference: str, path: Path, options: LoadOptions) -> Network:
     )
 
 
-def _whole(reference: str, path: Path, options: LoadOptions, *, architecture: str) -> Network:
-    """A file that brings its architecture along, and no preprocessing or labels."""
+def _onnx(reference: str, path: Path, options: LoadOptions) -> Network:
     preprocess, labels = borrowed.preprocess_and_labels(repr(reference), options)
-    is_onnx = architecture == "onnx"
+    file = OnnxFile(path)
     return Network(
         model=reference,
-        architecture=architecture,
+        architecture="onnx",
         weights=path.name,
         path=path,
-        sha256=None if is_onnx and _external_data(path) else weights.sha256_of(path),
+        sha256=None if file.external else weights.sha256_of(path),
         preprocess=preprocess,
         labels=labels,
         num_classes=None,
-        ways=Ways(None, partial(_open_onnx, path))
-        if is_onnx
-        else Ways(partial(_load_torchscript, path), None, "a TorchScript program runs in torch alone"),
+        ways=Ways(None, partial(_open_onnx, file)),
     )
 
 
-def _external_data(path: Path) -> set[str]:
-    """The files beside an .onnx graph that hold its weights; none where they are in the graph itself.
-
-    Found by the entry of onnx.proto's TensorProto.external_data as protobuf writes it: key "location", then a value
-    of up to 127 bytes.
-
-    Raises:
-        CheckpointError: one would lie outside the graph's folder.
-    """
-    found = re.findall(rb"\n\x08location\x12([\x01-\x7f])([^\x00\n]{1,127})", path.read_bytes())
-    names = {value[: length[0]].decode(errors="replace") for length, value in found}
-    for name in names:
-        if not (path.parent / name).resolve().is_relative_to(path.parent.resolve()):
-            raise CheckpointError(
-                f"{str(path)!r} takes its weights from {name!r}, outside its own folder",
-                hint="put the weights beside the graph, and export it again",
-            )
-    return names
-
-
-def _open_onnx(path: Path, plan: SessionPlan) -> onnxruntime.InferenceSession:
+def _open_onnx(file: OnnxFile, plan: SessionPlan) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     try:
         settings = plan.options()
-        return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(file.path), settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no other base
-        raise CheckpointError(
-            f"cannot read {str(path)!r} as .onnx: {first_line(error)}", hint="export or fetch the file again"
-        ) from error
+        raise onnx_file.unreadable(file.path, first_line(error)) from error
+    file.check_unchanged()
+    return session
+
+
+def _torchscript(reference: str, path: Path, options: LoadOptions) -> Network:
+    if not options.trust:
+        raise UntrustedCodeError(
+            f"{reference!r} is a TorchScript program, which can read and write the files of this machine",
+            hint="if you trust its makers, add --trust; a checkpoint with --arch or an .onnx graph needs none",
+        )
+    preprocess, labels = borrowed.preprocess_and_labels(repr(reference), options)
+    return Network(
+        model=reference,
+        architecture="torchscript",
+        weights=path.name,
+        path=path,
+        sha256=weights.sha256_of(path),
+        preprocess=preprocess,
+        labels=labels,
+        num_classes=None,
+        ways=Ways(partial(_load_torchscript, path), None, "a TorchScript program runs in torch alone"),
+    )
 
 
 def _load_torchscript(path: Path) -> torch.nn.Module:
@@ -124,7 +123,7 @@ def _load_torchscript(path: Path) -> torch.nn.Module:
             warnings.simplefilter("ignore")
             network: torch.nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
             return network
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # what a program does as it is loaded may fail in any way
         raise CheckpointError(
             f"cannot read {str(path)!r} as TorchScript: {first_line(error)}",
             hint="export or fetch the file again",

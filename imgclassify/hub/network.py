@@ -9,17 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgclassify import labels as label_sets
-from imgclassify.catalog import CROP_MODES, INTERPOLATIONS, RGB, ModelManifest, PreprocessSpec, Size
+from imgclassify.catalog import CROP_MODES, INTERPOLATIONS, MAX_SIDE, RGB, ModelManifest, PreprocessSpec, Size
 from imgclassify.errors import UsageError
 from imgclassify.hub.ways import Ways
 from imgclassify.labels import LabelSet
 
 if TYPE_CHECKING:
     from imgclassify.weights import Progress
-
-
-_MAX_SIDE = 8192
-"""Pixels; more than any network takes, and a picture of that size is a quarter of a gigabyte in float32."""
 
 logger = logging.getLogger("imgclassify")
 
@@ -47,7 +43,7 @@ class PreprocessOverrides:
             raise UsageError(f"std is {self.std!r}, and must be above zero", hint="give three others")
         for name, size in (("resize_size", self.resize_size), ("crop_size", self.crop_size)):
             if size is not None and not _is_size(size):
-                raise UsageError(f"{name} is {size!r}", hint=f"give 1 to {_MAX_SIDE} pixels, or (height, width)")
+                raise UsageError(f"{name} is {size!r}", hint=f"give 1 to {MAX_SIDE} pixels, or (height, width)")
 
     def apply(self, spec: PreprocessSpec) -> PreprocessSpec:
         """The model's preprocessing with the user's changes; warns where the crop becomes the larger."""
@@ -94,7 +90,7 @@ def _is_rgb(value: object) -> bool:
 
 def _is_size(value: object) -> bool:
     sides = value if isinstance(value, tuple) and len(value) == 2 else (value,)
-    return all(isinstance(side, int) and 0 < side <= _MAX_SIDE for side in sides)
+    return all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in sides)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ _GRAPH, _PARAMETERS, _RECORD = "graph.onnx", "parameters.safetensors", "network.
 MAX_DIFFERENCE = 1e-4
 """The largest difference of a probability between a graph and torch with which the graph is kept."""
 _PROBES = 3
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, WeightsError)
+"""What reading a record leads to that is not as it was written."""
 
 logger = logging.getLogger("imgclassify")
 
@@ -66,7 +68,7 @@ def find(reference: str, options: LoadOptions) -> Network | None:
         return None
     try:
         return _read(place, reference, options)
-    except (OSError, ValueError, KeyError, TypeError, WeightsError) as error:
+    except _DAMAGE as error:
         logger.warning(
             "what was prepared of %s is not used: %s; `imgclassify models prepare` makes it anew", reference, error
         )
@@ -99,8 +101,8 @@ def prepare(reference: str, options: LoadOptions) -> Path:
         draft = place.with_name(f"{place.name}.{os.getpid()}.partial")
         for left in (*resources.prepared_folder().glob(f"{place.name}.*.partial"), draft):
             shutil.rmtree(left, ignore_errors=True)
-        draft.mkdir()
         try:
+            draft.mkdir()
             _write(draft, reference, options, network)
             shutil.rmtree(place, ignore_errors=True)
             draft.rename(place)
@@ -122,7 +124,7 @@ def entries() -> Iterator[Prepared]:
             asked = record["asked"]
             whole = asked["versions"] == _versions() and bool(_checked_files(place, record))
             yield Prepared(place, asked["reference"], asked["arch"], size, whole)
-        except (OSError, ValueError, KeyError, TypeError, WeightsError):
+        except _DAMAGE:
             yield Prepared(place, "", None, size, whole=False)
 
 

@@ -96,9 +96,12 @@ class Journal:
             position = len(stream.readline())
             for line in stream:
                 entry = _parsed(line)
-                if isinstance(entry, Session) or entry and self.provenance and entry.model == self.provenance.model:
+                if isinstance(entry, Session) or (entry and self._is_ours(entry)):
                     yield position, entry
                 position += len(line)
+
+    def _is_ours(self, result: ImageResult) -> bool:
+        return self.provenance is not None and result.model == self.provenance.model
 
     def records_at(self, positions: Iterable[int]) -> Iterator[ImageResult]:
         """The records whose lines begin there."""

@@ -1,0 +1,297 @@
+"""The part of pickle's language that torch writes state_dicts in; Lib/pickletools.py describes it.
+
+Python's own unpickler, kept from calling anything, still trusts its file with memory and time: five bytes have it
+clear gigabytes for its memo, and a key that is a pair of pairs of pairs, sixty deep, has it hash for ever. Here
+a step costs no more than the bytes that it is written in pay for, and the steps are counted.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+MAX_STEPS = 2**22
+"""In one pickle. ResNet-50 takes 10,898; so many take a few seconds, and less than half a gigabyte."""
+MAX_ARGUMENTS = 16
+"""Of a call. One that hands on all it is given could be handed the same million values a million times."""
+
+KEYS = (str, int, float, bytes, type(None))
+"""What a key may be: hashed at once, and not by a rule that lets a file choose its collisions."""
+_STOP = pickle.STOP[0]
+_two = struct.Struct("<H").unpack_from
+_four = struct.Struct("<I").unpack_from
+_four_signed = struct.Struct("<i").unpack_from
+_eight = struct.Struct("<Q").unpack_from
+_eight_real = struct.Struct(">d").unpack_from
+
+
+class Unpickler:
+    """Reads pickles that follow one another."""
+
+    def __init__(
+        self,
+        content: bytes | memoryview,
+        known: Callable[[str, str], Any],
+        persistent: Callable[[Any], Any],
+    ) -> None:
+        """
+        Args:
+            known: gives what a (module, name) stands for, a value or a function; raises where that is nothing. The
+                function's costs may not grow with what it is given.
+            persistent: gives what a persistent id stands for, which may be anything; the same goes for its costs.
+        """
+        self.position = 0
+        """In bytes; behind the pickles read so far."""
+        self._content = content
+        self._known = known
+        self._persistent = persistent
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, Any] = {}
+
+    def load(self) -> Any:
+        """What the next pickle holds: dictionaries, lists, tuples, text and numbers, and what `known` gives.
+
+        Raises:
+            ValueError: it is damaged, too long, or holds what no state_dict does.
+        """
+        self._stack, self._marks, self._memo = [], [], {}
+        content, steps = self._content, _STEPS
+        try:
+            for _ in range(MAX_STEPS):
+                code = content[self.position]
+                self.position += 1
+                if code == _STOP:
+                    return self._stack.pop()
+                steps[code](self)
+        except (IndexError, KeyError, struct.error):
+            raise ValueError(f"its pickle is damaged at byte {self.position}, or ends there") from None
+        raise ValueError(f"its pickle takes more than {MAX_STEPS:,} steps")
+
+    def refuse(self) -> None:
+        raise ValueError(f"its pickle holds at byte {self.position - 1} what no state_dict does")
+
+    # What the steps share ------------------------------------------------------------------------------------
+
+    def _take(self, size: int) -> bytes | memoryview:
+        begin, self.position = self.position, self.position + size
+        if self.position > len(self._content):
+            raise IndexError
+        return self._content[begin : self.position]
+
+    def _text(self, begin: int, size: int) -> None:
+        self.position = begin + size
+        if self.position > len(self._content):
+            raise IndexError
+        self._stack.append(str(self._content[begin : self.position], "utf-8", "surrogatepass"))
+
+    def _line(self) -> str:
+        begin = self.position
+        while self._content[self.position] != ord("\n"):
+            self.position += 1
+        self.position += 1
+        return str(self._content[begin : self.position - 1], "utf-8")
+
+    def _since_mark(self) -> list[Any]:
+        mark = self._marks.pop()
+        values = self._stack[mark:]
+        del self._stack[mark:]
+        return values
+
+    def _extend(self, values: list[Any]) -> None:
+        if type(self._stack[-1]) is not list:
+            self.refuse()
+        self._stack[-1].extend(values)
+
+    def _update(self, values: list[Any]) -> None:
+        target = self._stack[-1]
+        if type(target) not in (dict, OrderedDict):
+            self.refuse()
+        for key, value in zip(values[::2], values[1::2], strict=True):
+            if not isinstance(key, KEYS):
+                raise ValueError(f"a dictionary in it has a {type(key).__name__} for a key")
+            target[key] = value
+
+    # The steps -----------------------------------------------------------------------------------------------
+
+    def put_1(self) -> None:
+        self._memo[self._content[self.position]] = self._stack[-1]
+        self.position += 1
+
+    def put_4(self) -> None:
+        self._memo[_four(self._content, self.position)[0]] = self._stack[-1]
+        self.position += 4
+
+    def memoize(self) -> None:
+        self._memo[len(self._memo)] = self._stack[-1]
+
+    def get_1(self) -> None:
+        self._stack.append(self._memo[self._content[self.position]])
+        self.position += 1
+
+    def get_4(self) -> None:
+        self._stack.append(self._memo[_four(self._content, self.position)[0]])
+        self.position += 4
+
+    def mark(self) -> None:
+        self._marks.append(len(self._stack))
+
+    def integer_1(self) -> None:
+        self._stack.append(self._content[self.position])
+        self.position += 1
+
+    def integer_2(self) -> None:
+        self._stack.append(_two(self._content, self.position)[0])
+        self.position += 2
+
+    def integer_4(self) -> None:
+        self._stack.append(_four_signed(self._content, self.position)[0])
+        self.position += 4
+
+    def integer(self) -> None:
+        self._stack.append(int.from_bytes(self._take(self._take(1)[0]), "little", signed=True))
+
+    def real(self) -> None:
+        self._stack.append(_eight_real(self._content, self.position)[0])
+        self.position += 8
+
+    def text_1(self) -> None:
+        self._text(self.position + 1, self._content[self.position])
+
+    def text_4(self) -> None:
+        self._text(self.position + 4, _four(self._content, self.position)[0])
+
+    def text_8(self) -> None:
+        self._text(self.position + 8, _eight(self._content, self.position)[0])
+
+    def binary_1(self) -> None:
+        self._stack.append(bytes(self._take(self._take(1)[0])))
+
+    def binary_4(self) -> None:
+        self._stack.append(bytes(self._take(_four(self._take(4))[0])))
+
+    def none(self) -> None:
+        self._stack.append(None)
+
+    def true(self) -> None:
+        self._stack.append(True)
+
+    def false(self) -> None:
+        self._stack.append(False)
+
+    def empty_dict(self) -> None:
+        self._stack.append({})
+
+    def empty_list(self) -> None:
+        self._stack.append([])
+
+    def empty_tuple(self) -> None:
+        self._stack.append(())
+
+    def tuple_1(self) -> None:
+        self._stack[-1:] = [(self._stack[-1],)]
+
+    def tuple_2(self) -> None:
+        self._stack[-2:] = [(self._stack[-2], self._stack[-1])]
+
+    def tuple_3(self) -> None:
+        self._stack[-3:] = [(self._stack[-3], self._stack[-2], self._stack[-1])]
+
+    def tuple(self) -> None:
+        self._stack.append(tuple(self._since_mark()))
+
+    def append(self) -> None:
+        value = self._stack.pop()
+        self._extend([value])
+
+    def appends(self) -> None:
+        self._extend(self._since_mark())
+
+    def set_item(self) -> None:
+        value, key = self._stack.pop(), self._stack.pop()
+        self._update([key, value])
+
+    def set_items(self) -> None:
+        self._update(self._since_mark())
+
+    def name(self) -> None:
+        module = self._line()
+        self._stack.append(self._known(module, self._line()))
+
+    def name_on_stack(self) -> None:
+        name, module = self._stack.pop(), self._stack.pop()
+        if not (isinstance(name, str) and isinstance(module, str)):
+            self.refuse()
+        self._stack.append(self._known(module, name))
+
+    def persistent_id(self) -> None:
+        self._stack.append(self._persistent(self._stack.pop()))
+
+    def call(self) -> None:
+        arguments, function = self._stack.pop(), self._stack.pop()
+        if type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
+            self.refuse()
+        self._stack.append(function(*arguments))
+
+    def set_attributes(self) -> None:
+        """The one that torch gives a state_dict."""
+        state, target = self._stack.pop(), self._stack[-1]
+        if type(target) is not OrderedDict or type(state) is not dict or len(state) > MAX_ARGUMENTS:
+            self.refuse()
+        if "_metadata" in state:
+            target._metadata = state["_metadata"]
+
+    def protocol(self) -> None:
+        self._take(1)
+
+    def frame(self) -> None:
+        self._take(8)
+
+
+_STEPS = {
+    code[0]: step
+    for code, step in {
+        pickle.PROTO: Unpickler.protocol,
+        pickle.FRAME: Unpickler.frame,
+        pickle.BINPUT: Unpickler.put_1,
+        pickle.LONG_BINPUT: Unpickler.put_4,
+        pickle.MEMOIZE: Unpickler.memoize,
+        pickle.BINGET: Unpickler.get_1,
+        pickle.LONG_BINGET: Unpickler.get_4,
+        pickle.MARK: Unpickler.mark,
+        pickle.NONE: Unpickler.none,
+        pickle.NEWTRUE: Unpickler.true,
+        pickle.NEWFALSE: Unpickler.false,
+        pickle.BININT1: Unpickler.integer_1,
+        pickle.BININT2: Unpickler.integer_2,
+        pickle.BININT: Unpickler.integer_4,
+        pickle.LONG1: Unpickler.integer,
+        pickle.BINFLOAT: Unpickler.real,
+        pickle.SHORT_BINUNICODE: Unpickler.text_1,
+        pickle.BINUNICODE: Unpickler.text_4,
+        pickle.BINUNICODE8: Unpickler.text_8,
+        pickle.SHORT_BINSTRING: Unpickler.text_1,
+        pickle.BINSTRING: Unpickler.text_4,
+        pickle.SHORT_BINBYTES: Unpickler.binary_1,
+        pickle.BINBYTES: Unpickler.binary_4,
+        pickle.EMPTY_TUPLE: Unpickler.empty_tuple,
+        pickle.TUPLE1: Unpickler.tuple_1,
+        pickle.TUPLE2: Unpickler.tuple_2,
+        pickle.TUPLE3: Unpickler.tuple_3,
+        pickle.TUPLE: Unpickler.tuple,
+        pickle.EMPTY_LIST: Unpickler.empty_list,
+        pickle.APPEND: Unpickler.append,
+        pickle.APPENDS: Unpickler.appends,
+        pickle.EMPTY_DICT: Unpickler.empty_dict,
+        pickle.SETITEM: Unpickler.set_item,
+        pickle.SETITEMS: Unpickler.set_items,
+        pickle.GLOBAL: Unpickler.name,
+        pickle.STACK_GLOBAL: Unpickler.name_on_stack,
+        pickle.BINPERSID: Unpickler.persistent_id,
+        pickle.REDUCE: Unpickler.call,
+        pickle.BUILD: Unpickler.set_attributes,
+    }.items()
+}

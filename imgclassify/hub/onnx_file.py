@@ -1,0 +1,166 @@
+"""An .onnx file before onnxruntime opens it: what files it takes its weights from, and how large it unfolds."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from pathlib import Path, PureWindowsPath
+
+from imgclassify import protobuf
+from imgclassify.checkpoints.storage import MappedFile
+from imgclassify.errors import CheckpointError, first_line, printable
+
+MAX_NODES = 50_000
+"""Of a graph, with its functions written out. The largest of torchvision's, Swin's, has 1,810."""
+_MAX_FIELDS = 2**20
+"""The same has 17,755."""
+_SHOWN = 100
+"""Characters of a name that an error shows."""
+
+# onnx.proto: in which fields of which messages tensors and nodes lie, and the fields that name things.
+_WITHIN: dict[str, dict[int, str]] = {
+    "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
+    "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
+    "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
+    "GraphProto": {1: "NodeProto", 5: "TensorProto", 15: "SparseTensorProto"},
+    "NodeProto": {5: "AttributeProto"},
+    "AttributeProto": {
+        5: "TensorProto",
+        6: "GraphProto",
+        10: "TensorProto",
+        11: "GraphProto",
+        22: "SparseTensorProto",
+        23: "SparseTensorProto",
+    },
+    "SparseTensorProto": {1: "TensorProto", 2: "TensorProto"},
+    "TensorProto": {13: "StringStringEntryProto"},
+    "StringStringEntryProto": {},
+}
+_NODE_OPERATOR, _NODE_DOMAIN = 4, 7
+_FUNCTION_NAME, _FUNCTION_DOMAIN = 1, 10
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2
+
+_IN_MEMORY = "_ORT_MEM_ADDR_"
+"""What onnxruntime itself has for a location where the offset is an address in its own memory."""
+
+_Function = tuple[bytes, bytes]
+"""(domain, name); _MAIN is the graph itself."""
+_MAIN: _Function = (b"", b"")
+
+
+class OnnxFile:
+    """A file that may be handed to onnxruntime, which opens it by its path."""
+
+    def __init__(self, path: Path) -> None:
+        """
+        Raises:
+            CheckpointError: it is damaged, takes weights from outside its own folder, or unfolds beyond MAX_NODES.
+        """
+        self.path = path
+        try:
+            self._file = MappedFile(path)
+            locations, calls = _contents(self._file.part(0, len(self._file)))
+            self.external = {location.decode() for location in locations}
+            """The files beside it that hold its weights; none where they are in the graph itself."""
+            _check_size(calls)
+            for name in sorted(self.external):
+                _check_location(path, name)
+        except (OSError, ValueError) as error:
+            raise unreadable(path, first_line(error)) from error
+
+    def check_unchanged(self) -> None:
+        """To be asked when onnxruntime has read it.
+
+        Raises:
+            CheckpointError: it is not the file that was looked at.
+        """
+        if self._file.changed:
+            raise CheckpointError(
+                f"{str(self.path)!r} changed while it was read", hint="run again when it is written"
+            )
+
+
+def unreadable(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"cannot read {str(path)!r} as .onnx: {reason}", hint="export or fetch the file again")
+
+
+def _contents(model: memoryview) -> tuple[set[bytes], dict[_Function, Counter[_Function]]]:
+    """The locations of external data, wherever tensors may stand; and how often each function calls which, where
+    operators count as functions of no content.
+
+    Raises:
+        ValueError: it is no message, or one of too many fields.
+    """
+    locations: set[bytes] = set()
+    calls: dict[_Function, Counter[_Function]] = defaultdict(Counter)
+    pending = [("ModelProto", model, _MAIN)]
+    count = 0
+    while pending:
+        kind, message, function = pending.pop()
+        inner: list[tuple[str, memoryview]] = []
+        names: dict[int, memoryview] = {}
+        for field in protobuf.fields(message):
+            count += 1
+            if count > _MAX_FIELDS:
+                raise ValueError(f"it has more than {_MAX_FIELDS:,} fields")
+            if not isinstance(field.value, int):
+                names[field.number] = field.value
+                if field.number in _WITHIN[kind]:
+                    inner.append((_WITHIN[kind][field.number], field.value))
+        if kind == "FunctionProto":
+            function = _named(names, _FUNCTION_DOMAIN, _FUNCTION_NAME)
+        elif kind == "NodeProto":
+            calls[function][_named(names, _NODE_DOMAIN, _NODE_OPERATOR)] += 1
+        elif kind == "StringStringEntryProto" and bytes(names.get(_ENTRY_KEY, b"")) == b"location":
+            locations.add(bytes(names.get(_ENTRY_VALUE, b"")))
+        pending += [(kind, value, function) for kind, value in inner]
+    return locations, calls
+
+
+def _named(names: dict[int, memoryview], domain: int, name: int) -> _Function:
+    return bytes(names.get(domain, b"")), bytes(names.get(name, b""))
+
+
+def _check_size(calls: dict[_Function, Counter[_Function]]) -> None:
+    """Functions that call functions twice, each of which calls others twice, unfold to as many nodes as one likes.
+
+    Raises:
+        ValueError: there are too many.
+    """
+    sizes: dict[_Function, int] = {}
+
+    def size(function: _Function) -> int:
+        if function not in calls:
+            return 1
+        if function not in sizes:
+            sizes[function] = MAX_NODES + 1  # that of one that calls itself
+            sizes[function] = sum(count * size(callee) for callee, count in calls[function].items())
+        return sizes[function]
+
+    try:
+        nodes = size(_MAIN)
+    except RecursionError:
+        nodes = MAX_NODES + 1
+    if nodes > MAX_NODES:
+        raise ValueError(f"its functions unfold to more than {MAX_NODES:,} nodes")
+
+
+def _check_location(path: Path, name: str) -> None:
+    shown = repr(printable(name[:_SHOWN]))
+    # Either system's notation of a path that leads elsewhere is refused on both.
+    elsewhere = PureWindowsPath(name)
+    if (
+        elsewhere.anchor
+        or ".." in elsewhere.parts
+        or "\0" in name
+        or _IN_MEMORY in name
+        or not (path.parent / name).resolve().is_relative_to(path.parent.resolve())
+    ):
+        raise CheckpointError(
+            f"{str(path)!r} takes its weights from {shown}, outside its own folder",
+            hint="put the weights beside the graph, and export it again",
+        )
+    if not (path.parent / name).is_file():
+        raise CheckpointError(
+            f"{str(path)!r} takes its weights from {shown}, which is no file beside it",
+            hint="fetch or export that file too",
+        )
