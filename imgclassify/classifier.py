@@ -102,7 +102,7 @@ class Classifier:
             interpolation: "nearest", "box", "bilinear", "hamming", "bicubic" or "lanczos".
             mean, std: for red, green and blue, of pixels scaled to 0..1; one number serves all three.
             offline: never open a socket; None asks the environment variable IMGCLASSIFY_OFFLINE.
-            trust: let torch.hub run a repository's own code.
+            trust: let a torch.hub repository, or a TorchScript file, run its own code.
             progress: called with (file name, bytes so far, total bytes or None) during a download.
 
         Raises:

@@ -7,7 +7,7 @@ ImgclassifyError
 │   ├── ResourceError            the installation lacks its own data
 │   ├── ManifestError            a model manifest that does not parse
 │   ├── UnknownModelError        no such model, weights or architecture
-│   ├── UntrustedCodeError       code from a torch.hub repository, without --trust
+│   ├── UntrustedCodeError       code of a torch.hub repository or a TorchScript file, without --trust
 │   ├── WeightsError             weights that cannot be had
 │   │   ├── OfflineError         not in the cache, and the network may not be used
 │   │   ├── DownloadError        the server did not hand the file over

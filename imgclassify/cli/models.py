@@ -160,7 +160,9 @@ def prepare(
             "--crop-size", metavar="N", help="Another crop than the model's own, pixels.", show_default=False
         ),
     ] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Let torch.hub run the repository's own code.")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Let a torch.hub repository or a TorchScript file run its own code.")
+    ] = False,
     offline: Offline = False,
     no_progress: NoProgress = False,
     quiet: Quiet = False,

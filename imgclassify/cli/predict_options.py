@@ -63,7 +63,11 @@ Labels = Annotated[
 ]
 Trust = Annotated[
     bool,
-    typer.Option("--trust", rich_help_panel=_MODEL_PANEL, help="Let torch.hub run the repository's own code."),
+    typer.Option(
+        "--trust",
+        rich_help_panel=_MODEL_PANEL,
+        help="Let a torch.hub repository or a TorchScript file run its own code.",
+    ),
 ]
 TopK = Annotated[
     int,
