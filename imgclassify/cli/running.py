@@ -94,6 +94,7 @@ def summarised(tally: Tally, output: Output, path: Path | None, place: Path | No
         tally.stopped, tally.status = _cause(error)
         raise
     finally:
+        tally.end()
         if tally.run:
             _tell(tally, output)
         if path:

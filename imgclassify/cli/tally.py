@@ -37,11 +37,16 @@ class Tally:
     stopped: str | None = None
     """What ended the run before every source had its record; None where nothing did."""
     started: float = field(default_factory=time.monotonic)
+    ended: float | None = None
 
     def begin(self, run: RunInfo) -> None:
         """Starts the clock."""
         self.run = run
         self.started = time.monotonic()
+
+    def end(self) -> None:
+        """Stops the clock."""
+        self.ended = time.monotonic()
 
     def add(self, result: ImageResult) -> None:
         if result.error:
@@ -57,7 +62,7 @@ class Tally:
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self.started
+        return (self.ended or time.monotonic()) - self.started
 
     @property
     def rate(self) -> float:
