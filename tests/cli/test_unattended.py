@@ -355,7 +355,7 @@ def test_the_summary_accounts_for_every_file(run: Run, album: Path, tmp_path: Pa
     assert (summary["status"], summary["stopped"], summary["images"], summary["answered"]) == (1, None, 5, 3)
     assert summary["run"]["model"] == "efficientnet_lite0"
     # Seconds are told to the thousandth.
-    assert summary["images_per_second"] * summary["seconds"] == pytest.approx(5, rel=0.05)
+    assert summary["images_per_second"] * summary["seconds"] == pytest.approx(5, rel=0.1)
 
 
 def test_a_summary_that_cannot_be_written_is_told_before_the_run(run: Run, photo: Path, tmp_path: Path) -> None:
