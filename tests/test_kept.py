@@ -371,6 +371,7 @@ def test_another_engine_device_or_version_is_no_other_kind(tmp_path: Path) -> No
     run(tmp_path / "out.csv", "csv", [GOOD], stop=True)
     with open_output(tmp_path / "out.csv", "csv", resume=True) as output:
         output.begin(replace(RUN, engine="onnxruntime", device="cuda:0", version="9", reason="so"), 2)
+        assert output.resumed == 1
 
 
 @every_format

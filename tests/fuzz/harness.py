@@ -3,7 +3,7 @@
 A target is a module beside this one, `fuzz/NAME.py`, that makes a `Target` and ends in
 `if __name__ == "__main__": harness.main(target())`. From the folder `tests`:
 
-    python -m fuzz.images --seconds 600 --seed 1 --findings /tmp/findings
+    python -m fuzz.images --seconds 600 --seed 1 --findings folder
 """
 
 from __future__ import annotations
