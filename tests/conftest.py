@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -40,6 +41,16 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (max(2, height // 16), max(2, width // 16), 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(image: Image.Image, format_name: str, **options: object) -> bytes:
+    """The bytes of an image file; `options` are the encoder's."""
+    buffer = io.BytesIO()
+    if format_name == "HEIF":
+        pytest.importorskip("pillow_heif").from_pillow(image).save(buffer, **options)
+    else:
+        image.save(buffer, format_name, **options)
+    return buffer.getvalue()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import noise
+from conftest import encoded, noise
 from PIL import Image
 
 from imgclassify import Classifier, ImageResult, images, sources
@@ -45,15 +45,6 @@ def hostile(expected: str) -> Callable[[Callable[[], bytes]], Callable[[], bytes
         return make
 
     return register
-
-
-def encoded(image: Image.Image, format_name: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    if format_name == "HEIF":
-        pytest.importorskip("pillow_heif").from_pillow(image).save(buffer, **options)
-    else:
-        image.save(buffer, format_name, **options)
-    return buffer.getvalue()
 
 
 SMALL = noise(10, 10)

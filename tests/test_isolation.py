@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import noise
+from conftest import encoded, noise
 from PIL import Image
 
 from imgclassify import Classifier, catalog, images, isolation, pictures, sources
@@ -147,15 +147,6 @@ def gone(pids: list[int], seconds: float) -> bool:
 
 def doing(action: str) -> bytes:
     return b"\0\0\0\x10ftypheic\0\0\0\0" + action.encode()
-
-
-def encoded(image: Image.Image, format_name: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    if format_name == "HEIF":
-        pytest.importorskip("pillow_heif").from_pillow(image).save(buffer, **options)
-    else:
-        image.save(buffer, format_name, **options)
-    return buffer.getvalue()
 
 
 def held(content: bytes) -> Picture:

@@ -646,6 +646,11 @@ def test_who_may_not_read_the_output_may_not_read_its_records_either(tmp_path: P
         output.begin(RUN, 2)
         output.write(GOOD)
         assert (tmp_path / "out.csv.partial").stat().st_mode & 0o777 == 0o600
+        output.complete()
+    with open_output(path, "csv", resume=True) as output:
+        output.begin(RUN, 2)
+        output.write(BAD)
+        assert (tmp_path / "out.csv.partial").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("length", [200, 246, 247, 250])

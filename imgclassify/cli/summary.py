@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -44,5 +45,5 @@ def save(path: Path, summary: dict[str, Any]) -> None:
             target.write_text(content, encoding="utf-8")
 
 
-def _told(path: Path) -> Any:
+def _told(path: Path) -> AbstractContextManager[None]:
     return told(path, option="--summary")

@@ -152,13 +152,12 @@ class Journal:
     def _append(self, line: dict[str, Any]) -> None:
         content = (dumps(line) + "\n").encode()
         with told(self.path):
-            size = os.fstat(self._descriptor).st_size
             written = 0
             try:
                 while written < len(content):
                     written += os.write(self._descriptor, content[written:])
             except OSError:
-                os.ftruncate(self._descriptor, size)
+                os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
                 raise
 
     def _recover(self) -> None:

@@ -45,7 +45,6 @@ class KeptOutput:
         self._ledger: Ledger | None = None
         self._former: Provenance | None = None
         self._now: Provenance | None = None
-        self._replaces = retry_errors
         self._written = self._failed = 0
         self.resumed = self.resumed_failed = 0
         if path.suffix == _PARTIAL:
@@ -58,11 +57,7 @@ class KeptOutput:
             self._form.check(self._target)
         self._journal = Journal(self._target.with_name(self._target.name + _PARTIAL))
         try:
-            with told(path):
-                if self._target.exists():
-                    # Who may not read what is there should not read what will be.
-                    mode = stat.S_IMODE(self._target.stat().st_mode)
-                    self._journal.path.chmod(mode | stat.S_IRUSR | stat.S_IWUSR)
+            self._guard(self._journal)
             self._take_up()
         except BaseException:
             self._journal.close()
@@ -114,9 +109,9 @@ class KeptOutput:
         Raises:
             UsageError: it cannot be written; the records are kept.
         """
-        if self._journal.provenance is None and self._former:
-            return  # it was complete before, and nothing has been added
         if self._journal.provenance is None:
+            if self._former:
+                return  # it was complete before, and nothing has been added
             self._open_journal()
         self._journal.sync()
         assert self._journal.provenance is not None
@@ -149,7 +144,7 @@ class KeptOutput:
 
         if self._journal.provenance:
             self._former = self._journal.provenance
-            self._ledger = Ledger(self._noting_replacements(self._journal.entries()))
+            self._ledger = Ledger(self._journal.entries())
         elif self._target.exists():
             self._former, results = self._load()
             self._ledger = Ledger((0, result) for result in results)
@@ -158,12 +153,12 @@ class KeptOutput:
             self.resumed = self._ledger.count(settled=True)
             self.resumed_failed = self._ledger.count(settled=True, failed=True)
 
-    def _noting_replacements(
-        self, entries: Iterator[tuple[int, ImageResult | Session]]
-    ) -> Iterator[tuple[int, ImageResult | Session]]:
-        for position, entry in entries:
-            self._replaces |= isinstance(entry, Session) and entry.retries
-            yield position, entry
+    def _guard(self, journal: Journal) -> None:
+        """Who may not read what is there should not read what will be."""
+        with told(self._name):
+            if self._target.exists():
+                mode = stat.S_IMODE(self._target.stat().st_mode)
+                journal.path.chmod(mode | stat.S_IRUSR | stat.S_IWUSR)
 
     def _load(self) -> tuple[Provenance, Iterator[ImageResult]]:
         """What the complete output holds."""
@@ -193,6 +188,7 @@ class KeptOutput:
             draft_of(self._target).unlink(missing_ok=True)
         copy = Journal(draft_of(self._target))
         try:
+            self._guard(copy)
             provenance, results = self._load()
             copy.begin(provenance)
             for result in results:
@@ -206,7 +202,7 @@ class KeptOutput:
 
     def _results(self) -> Iterator[ImageResult]:
         """One record a source, for each time it was named."""
-        if not self._replaces:
+        if not (self._ledger and self._ledger.replaces):
             for _, entry in self._journal.entries():
                 if isinstance(entry, ImageResult):
                     yield entry

@@ -35,6 +35,8 @@ class Ledger:
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._turn = Lock()
         self._retrying = False
+        self.replaces = False
+        """Whether a record may have taken the place of another."""
         for statement in (*_TABLE.split(";"), "BEGIN"):
             self._execute(statement)
         for position, entry in entries:
@@ -47,6 +49,7 @@ class Ledger:
         """
         if isinstance(entry, Session):
             self._retrying = entry.retries
+            self.replaces |= entry.retries
             self._execute("UPDATE slot SET again = failed" if entry.retries else "UPDATE slot SET again = 0")
             return
         values = (position, entry.error is not None, _key(entry.source))
