@@ -3,13 +3,17 @@
 No other room composes such a path.
 """
 
+from __future__ import annotations
+
 import os
 from functools import cache
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imgclassify.errors import ResourceError
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 
 @cache
@@ -22,6 +26,8 @@ def data_folder(name: str) -> Traversable:
     Raises:
         ResourceError: neither is there.
     """
+    from importlib.resources import files  # a command that needs no data starts without it
+
     package = files("imgclassify")
     packaged = package / "_data" / name
     if packaged.is_dir():

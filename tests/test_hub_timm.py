@@ -44,6 +44,7 @@ class HubHandler(BaseHTTPRequestHandler):
 
     files: dict[str, bytes]
     asked: list[str]
+    agents: list[str]
 
     def do_HEAD(self) -> None:
         self.answer(with_body=False)
@@ -53,6 +54,7 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def answer(self, *, with_body: bool) -> None:
         self.asked.append(f"{self.command} {self.path}")
+        self.agents.append(self.headers["User-Agent"])
         content = self.files.get(self.path)
         if content is None:
             self.send_response(404)
@@ -75,7 +77,7 @@ class HubHandler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def huggingface(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[HubHandler]]:
-    handler = type("Handler", (HubHandler,), {"files": {}, "asked": []})
+    handler = type("Handler", (HubHandler,), {"files": {}, "asked": [], "agents": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
@@ -127,6 +129,10 @@ def test_a_pulled_model_answers_as_timms_own_pipeline(
     for prediction in answered["result"]["predictions"]:
         assert prediction["probability"] == pytest.approx(float(expected[prediction["class_index"]]), abs=1e-5)
     assert answered["result"]["predictions"][0]["wnid"].startswith("n")
+
+    # Nothing is asked but the file, and nothing is told of this machine's packages.
+    assert all(f"/timm/{NAME}/resolve/main/" in request for request in huggingface.asked)
+    assert not any("torch/" in agent for agent in huggingface.agents)
 
     # Once fetched, it needs the hub no more, and asks it nothing.
     asked = len(huggingface.asked)

@@ -16,6 +16,8 @@ from typer.main import get_command
 from imgclassify import __version__
 from imgclassify.cli.edge import Edge, guard_streams, last_stop
 from imgclassify.errors import ExitStatus
+from imgclassify.resources import cache_folder
+from imgclassify.telemetry import disable_telemetry
 
 COMMANDS = {
     "predict": "Name what is in pictures.",
@@ -82,6 +84,9 @@ def _root(
 def main() -> None:
     """The console script."""
     guard_streams()
+    disable_telemetry()
+    # torch makes this folder when it is imported; by default it lies in the folder for temporary files.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
     try:
         try:
             app(prog_name="imgclassify")

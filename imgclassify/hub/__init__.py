@@ -12,6 +12,7 @@ from imgclassify import resources
 from imgclassify.hub import reference as references
 from imgclassify.hub.network import LoadOptions, Network, PreprocessOverrides
 from imgclassify.hub.reference import is_catalogued, is_file
+from imgclassify.telemetry import disable_telemetry
 
 __all__ = ["LoadOptions", "Network", "PreprocessOverrides", "is_catalogued", "is_file", "load"]
 
@@ -25,6 +26,7 @@ def load(reference: str, options: LoadOptions) -> Network:
         UsageError: the reference is malformed, or lacks an option that its kind needs.
         UnavailableError: model, weights or labels cannot be had; its subclasses say which and why.
     """
+    disable_telemetry()
     # What is catalogued mostly has a graph, and nothing prepared is looked for.
     network = references.load(reference, options) if is_catalogued(reference) else None
     if (network is None or network.ways.session is None) and resources.prepared_folder().is_dir():

@@ -26,6 +26,7 @@ from imgclassify.hub import reference as references
 from imgclassify.hub.network import LoadOptions, Network
 from imgclassify.hub.ways import Ways
 from imgclassify.labels import Label, LabelSet
+from imgclassify.telemetry import disable_telemetry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,6 +87,7 @@ def prepare(reference: str, options: LoadOptions) -> Path:
         CheckpointError: it cannot be a graph, or its graph does not answer as torch does.
         UnavailableError: it cannot be loaded, the exporter is not installed, or the cache cannot be written.
     """
+    disable_telemetry()
     # Where another process is at the same, its result will do.
     place = resources.prepared_folder() / _key(reference, options)
     with locks.locked(place, "prepare it", hint="set XDG_CACHE_HOME to another folder"):
