@@ -19,6 +19,7 @@ from imgclassify.cli.tally import Tally
 from imgclassify.errors import NoImagesError, UsageError
 
 if TYPE_CHECKING:
+    from imgclassify.output import Output
     from imgclassify.sources import Source
 
 _LOOK_AHEAD = 4096
@@ -120,7 +121,7 @@ def predict(
                 max_pixels=max_pixels,
                 isolate=isolate,
                 time_limit=time_limit,
-                images=max(len(ahead), 1) if ended else None,
+                images=_expected_images(records, len(ahead) if ended else None),
                 resize_size=options.size("--resize-size", resize_size),
                 crop_size=options.size("--crop-size", crop_size),
                 interpolation=interpolation,
@@ -138,6 +139,18 @@ def predict(
         limit = 1 if fail_fast else max_errors
         answer(classifier, chain(ahead, pictures), records, tally, total, max_errors=limit)
     raise typer.Exit(int(tally.status))
+
+
+def _expected_images(records: Output, left: int | None) -> int | None:
+    """How many pictures the whole run has, those of earlier runs included, or None for many: by this number engine
+    and device are chosen, and a resumed run must answer as one that was never stopped.
+
+    Args:
+        left: pictures of this run; None where they were not counted.
+    """
+    if left is None or records.resumed + left > _LOOK_AHEAD or records.resumed_device not in (None, "cpu"):
+        return None
+    return max(records.resumed + left, 1)
 
 
 def _look_ahead(pictures: Iterator[Source], limit: int) -> tuple[list[Source], bool]:

@@ -57,6 +57,11 @@ class Output(Protocol):
     """Of them, those of pictures that failed."""
 
     @property
+    def resumed_device(self) -> str | None:
+        """What the records that were there were computed on; None where there were none, or they do not say."""
+        ...
+
+    @property
     def count(self) -> int:
         """Records, all in all."""
         ...

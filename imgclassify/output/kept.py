@@ -69,6 +69,12 @@ class KeptOutput:
         return self._journal.path if self._journal.path.exists() else None
 
     @property
+    def resumed_device(self) -> str | None:
+        """See output.Output."""
+        device = self._former.run.get("device") if self._former else None
+        return device if isinstance(device, str) else None
+
+    @property
     def count(self) -> int:
         """Records, all in all."""
         return self._ledger.count() if self._ledger else self._written

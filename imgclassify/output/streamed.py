@@ -17,6 +17,7 @@ class StreamedOutput:
     ends the run."""
 
     unfinished = None
+    resumed_device = None
 
     def __init__(self, path: Path | None, format_name: str) -> None:
         self._path = path

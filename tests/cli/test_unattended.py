@@ -22,6 +22,7 @@ import pytest
 from conftest import noise
 from servers import FileServer, trickled
 
+from imgclassify.classifier import Classifier
 from imgclassify.output.forms import form
 from imgclassify.results import ImageResult
 
@@ -302,6 +303,47 @@ def test_pictures_that_are_new_are_added(run: Run, album: Path, tmp_path: Path) 
     noise(50, 50).save(album / "new.jpg")
     run("predict", album, "-o", output, "--resume")
     assert [result.source for result in records(output)] == [str(album / name) for name in [*ALBUM, "new.jpg"]]
+
+
+@pytest.fixture
+def expected_images(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """For how many pictures each run has chosen its engine and device."""
+    numbers: list[int | None] = []
+    load = Classifier.__init__
+
+    def spy(self: Classifier, *arguments: object, images: int | None = None, **options: object) -> None:
+        numbers.append(images)
+        load(self, *arguments, images=images, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Classifier, "__init__", spy)
+    return numbers
+
+
+def test_a_resumed_run_chooses_by_the_number_of_all_its_pictures(
+    expected_images: list[int | None], run: Run, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["predict", album, "-o", tmp_path / "out.csv"]
+    run(*arguments, "--max-errors", "1")  # stops at the third of five
+    run(*arguments, "--resume")
+    noise(50, 50).save(album / "new.jpg")
+    run(*arguments, "--resume")
+    run(*arguments, "--retry-errors")
+    monkeypatch.setattr("imgclassify.cli.predict._LOOK_AHEAD", 5)  # an undisturbed run would not have counted six
+    run(*arguments, "--resume")
+    assert expected_images == [5, 5, 6, 6, None]
+
+
+def test_a_resumed_run_stays_on_the_gpu_that_it_began_on(
+    expected_images: list[int | None], run: Run, album: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.csv"
+    run("predict", album, "-o", output)
+    provenance = output.with_name(output.name + ".run.json")
+    former = json.loads(provenance.read_text("utf-8"))
+    former["run"]["device"] = "cuda:0"
+    provenance.write_text(json.dumps(former))
+    run("predict", album, "-o", output, "--resume")
+    assert expected_images == [5, None]
 
 
 def test_a_run_is_begun_where_there_is_none_to_resume(run: Run, photo: Path, tmp_path: Path) -> None:
