@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,12 @@ settings.register_profile(
     "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
 )
 settings.load_profile("tests")
+
+# Started in the background (`pytest &`, nohup), this process ignores these signals, and its children would too.
+# With a handler that does nothing it still ignores them, and children get the default instead.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 

@@ -50,11 +50,9 @@ def names(folder: Path) -> list[str]:
 
 @contextmanager
 def started(*arguments: str | Path, **options: object) -> Iterator[subprocess.Popen[bytes]]:
-    """A command that gets signals as one that was typed does, even where these tests run in the background."""
     with subprocess.Popen(
         [sys.executable, "-m", "imgclassify", *map(str, arguments)],
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **options,  # type: ignore[call-overload]
     ) as running:
         try:
@@ -460,7 +458,7 @@ def test_a_fault_is_in_the_summary(run: Run, photo: Path, tmp_path: Path) -> Non
 def test_off_a_terminal_a_plain_line_now_and_then_says_how_far_it_is(
     many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
-    monkeypatch.setattr("imgclassify.cli.progress.PLAIN_SECONDS", 0.2)
+    monkeypatch.setattr("imgclassify.cli.progress.PLAIN_SECONDS", 0.02)
     monkeypatch.setattr("imgclassify.cli.predict._LOOK_AHEAD", 1)  # so that it has to be counted
     done = run("predict", many, "-o", tmp_path / "out.csv")
     assert re.search(rf"^\d+ of {MANY} images, [\d.]+/s, \d+ failed, [\d.]+ s left$", done.err, re.MULTILINE)
