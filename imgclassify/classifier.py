@@ -10,14 +10,15 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, overload
 
 import imgclassify
-from imgclassify import devices, hub, pictures, pipeline
+from imgclassify import hub, pipeline
 from imgclassify.catalog import EMBEDDED_MODEL
-from imgclassify.engines import choice
+from imgclassify.engines import choice, devices
 from imgclassify.errors import CheckpointError, ImageError, UsageError, printable
 from imgclassify.hub import LoadOptions, Network, PreprocessOverrides
-from imgclassify.images import MAX_PIXELS
+from imgclassify.images import cropping
+from imgclassify.images.cropping import TIME_LIMIT, Picture
+from imgclassify.images.decoding import MAX_PIXELS
 from imgclassify.labels import LabelSet
-from imgclassify.pictures import TIME_LIMIT, Picture
 from imgclassify.results import ImageFailure, ImageResult, Prediction, RunInfo
 from imgclassify.sources import Source
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from imgclassify.engines.choice import Started
-    from imgclassify.pictures import Anything, Cropper
+    from imgclassify.images.cropping import Anything, Cropper
     from imgclassify.weights import Progress
 
 DEFAULT_TOP_K = 5
@@ -145,12 +146,12 @@ class Classifier:
         self._crop: Cropper
         self._end_workers: Callable[[], object] = lambda: None
         if isolate:
-            from imgclassify.isolation import IsolatedCropper  # no picture that is quickly answered needs it
+            from imgclassify.images.isolation import IsolatedCropper  # no picture that is quickly answered needs it
 
             isolated = IsolatedCropper(how, self._preprocess, max_pixels=max_pixels, time_limit=time_limit)
             self._crop, self._end_workers = isolated, isolated.close
         else:
-            self._crop = pictures.cropper(how, self._preprocess, self._engine.device, max_pixels=max_pixels)
+            self._crop = cropping.cropper(how, self._preprocess, self._engine.device, max_pixels=max_pixels)
         self._offline = offline
         self._batch_size = batch_size or self._engine.default_batch_size
         self._workers = workers or min(devices.cores(), pipeline.MAX_WORKERS)
@@ -176,11 +177,11 @@ class Classifier:
             ImageError: the one picture cannot be answered. Among many, it has its error in its ImageResult and
                 the rest goes on.
         """
-        if pictures.is_many(picture):
+        if cropping.is_many(picture):
             many = enumerate(picture)
-            return self._stream(pictures.named(one, index, offline=self._offline) for index, one in many)
+            return self._stream(cropping.named(one, index, offline=self._offline) for index, one in many)
         room = self._room(1)
-        prepared = self._open(pictures.named(picture, 0, offline=self._offline), room[0])
+        prepared = self._open(cropping.named(picture, 0, offline=self._offline), room[0])
         return self._answer([prepared], room)[0]
 
     def stream(
@@ -191,7 +192,7 @@ class Classifier:
         Args:
             ending: once it is set no further source is taken; those that were have their results.
         """
-        return self._stream(map(pictures.from_source, sources), ending)
+        return self._stream(map(cropping.from_source, sources), ending)
 
     def _stream(self, many: Iterable[Picture], ending: Event | None = None) -> Generator[ImageResult, None, None]:
         concurrency = self._engine.concurrency

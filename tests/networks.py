@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torchvision.models import get_model
 
-from imgclassify import catalog, resources
+from imgclassify import catalog, paths
 
 
 def seeded(architecture: str, **options: Any) -> torch.nn.Module:
@@ -43,7 +43,7 @@ def add_manifest(like: str, name: str, url: str, sha256: str, **changes: str) ->
     """Adds a model of the user's own: the shipped entry `like` (NAME@WEIGHTS) with other weights."""
     model, _, weights = like.partition("@")
     source = catalog.find(model, weights or None)
-    text = (resources.data_folder("models") / source.origin.removeprefix("models/")).read_text("utf-8")
+    text = (paths.data_folder("models") / source.origin.removeprefix("models/")).read_text("utf-8")
     [entry] = [
         entry
         for entry in text.split("[[models]]")[1:]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from imgclassify import Classifier, devices, hub
-from imgclassify.engines import choice, torch_engine
+from imgclassify import Classifier, hub
+from imgclassify.engines import choice, devices, torch_engine
 from imgclassify.errors import UsageError
 from imgclassify.hub import LoadOptions, Network
 

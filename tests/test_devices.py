@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from imgclassify import devices
+from imgclassify.engines import devices
 
 CUDA_BUILD = "__version__ = '2.9.0+cu130'\ncuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n"
 ROCM_BUILD = "__version__ = '2.9.0+rocm7'\ncuda: Optional[str] = None\nhip: Optional[str] = '7.0'\n"
@@ -148,7 +148,7 @@ def test_windows_tells_by_the_driver_s_library(
 
 def test_neither_answer_imports_torch_nor_takes_long() -> None:
     program = (
-        "import sys, time; from imgclassify import devices; start = time.perf_counter(); "
+        "import sys, time; from imgclassify.engines import devices; start = time.perf_counter(); "
         "devices.accelerator(); devices.cores(); took = time.perf_counter() - start; "
         "assert not {'torch', 'numpy', 'ctypes', 'subprocess'} & set(sys.modules), sorted(sys.modules); print(took)"
     )

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from imgclassify.catalog import PreprocessSpec
-from imgclassify.engines import lanes, torch_engine
+from imgclassify.engines import cuda_streams, torch_engine
 from imgclassify.engines.torch_engine import TorchEngine, available_devices, find_device
 from imgclassify.errors import CheckpointError, DeviceError, UnavailableError
 
@@ -212,7 +212,7 @@ def test_tf32_is_off_within_and_as_the_program_had_it_after(setting: str) -> Non
             cudnn.conv.fp32_precision = matmul.fp32_precision = "tf32"
             cudnn.rnn.fp32_precision = "ieee"
         found = flags()
-        with suppress(KeyError), lanes.exact_float32():
+        with suppress(KeyError), cuda_streams.exact_float32():
             if newer:
                 assert (cudnn.conv.fp32_precision, matmul.fp32_precision) == ("ieee", "ieee")
             else:
@@ -237,7 +237,7 @@ class FakeEvent:
 
     def synchronize(self) -> None:
         self._cuda.log.append(("synchronize", self._stream))
-        assert not lanes._launching.locked() or self._cuda.busy, "waits while it keeps others from launching"
+        assert not cuda_streams._launching.locked() or self._cuda.busy, "waits while it keeps others from launching"
         if self._cuda.meeting is not None:
             self._cuda.meeting.wait(timeout=20)
 
@@ -305,7 +305,7 @@ Engines = Callable[..., TorchEngine]
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch) -> Engines:
     """Makes an engine whose GPU is the FakeCuda given; graphs are captured from the third batch of a size on."""
-    monkeypatch.setattr(lanes, "GRAPH_AFTER", 3)
+    monkeypatch.setattr(cuda_streams, "GRAPH_AFTER", 3)
 
     def make(cuda: FakeCuda, build: Callable[[], torch.nn.Module] = Channels, **options: Any) -> TorchEngine:
         monkeypatch.setattr(torch_engine, "_cuda", lambda _: cuda)
@@ -421,9 +421,9 @@ def test_memory_running_out_costs_the_graph_before_it_costs_the_size_of_the_batc
 
 
 def test_a_lane_at_work_while_memory_runs_out_drops_its_graph_at_its_next_batch() -> None:
-    cuda, graphs = FakeCuda(), lanes.Graphs("float32")
-    lane: Any = lanes.CudaLane(TorchEngine(Channels, SPEC, device="cpu")._compute, cuda, graphs)
-    for _ in range(lanes.GRAPH_AFTER):
+    cuda, graphs = FakeCuda(), cuda_streams.Graphs("float32")
+    lane: Any = cuda_streams.CudaLane(TorchEngine(Channels, SPEC, device="cpu")._compute, cuda, graphs)
+    for _ in range(cuda_streams.GRAPH_AFTER):
         lane.answer(crops(2))
     assert cuda.alive == 1
     assert graphs.give_up()
@@ -512,7 +512,7 @@ def test_cuda_answers_as_the_cpu_with_its_graph_and_without(
 ) -> None:
     from networks import seeded
 
-    monkeypatch.setattr(lanes, "GRAPH_AFTER", 2)
+    monkeypatch.setattr(cuda_streams, "GRAPH_AFTER", 2)
     batch = np.random.default_rng(1).integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
     here = TorchEngine(lambda: seeded("resnet18"), SPEC, device="cpu").logits(batch)
     engine = TorchEngine(lambda: seeded("resnet18"), SPEC, device="cuda", dtype=dtype)
@@ -531,7 +531,7 @@ def test_cuda_answers_as_the_cpu_with_its_graph_and_without(
 def test_two_threads_on_cuda_answer_as_one_while_both_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     from networks import seeded
 
-    monkeypatch.setattr(lanes, "GRAPH_AFTER", 4)
+    monkeypatch.setattr(cuda_streams, "GRAPH_AFTER", 4)
     random = np.random.default_rng(1)
     batches = [random.integers(0, 256, (8, 224, 224, 3), dtype=np.uint8) for _ in range(40)]
     engine = TorchEngine(lambda: seeded("resnet18"), SPEC, device="cuda")
@@ -551,7 +551,7 @@ def test_a_network_that_decides_by_what_it_computes_is_answered_without_a_graph(
             answer = super().forward(images)
             return -answer if answer.sum().item() > 0 else answer
 
-    monkeypatch.setattr(lanes, "GRAPH_AFTER", 2)
+    monkeypatch.setattr(cuda_streams, "GRAPH_AFTER", 2)
     engine = TorchEngine(Deciding, SPEC, device="cuda")
     here = TorchEngine(Deciding, SPEC, device="cpu")
     with caplog.at_level(logging.DEBUG, "imgclassify"):

@@ -23,7 +23,7 @@ import torchvision
 from torch import nn
 
 from imgclassify.errors import CheckpointError, UnavailableError
-from imgclassify.export import export
+from imgclassify.graphs.export import export
 
 REPOSITORY = Path(__file__).parent.parent
 GRAPHS = REPOSITORY / "models" / "graphs"

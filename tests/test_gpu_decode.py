@@ -16,7 +16,7 @@ import torch
 from conftest import noise
 from PIL import ExifTags, Image
 
-from imgclassify import gpu_decode, images, preprocess, sources
+from imgclassify import sources
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import (
     CorruptImageError,
@@ -26,7 +26,8 @@ from imgclassify.errors import (
     ImageTooLargeError,
     NotAnImageError,
 )
-from imgclassify.gpu_decode import GpuDecoder
+from imgclassify.images import decoding, gpu_decoding, preprocessing
+from imgclassify.images.gpu_decoding import GpuDecoder
 from imgclassify.sources import Source
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.jpg"))
@@ -57,11 +58,11 @@ class Decoder:
 
     def __call__(self, jpegs: list[torch.Tensor]) -> list[torch.Tensor]:
         self.sizes.append(len(jpegs))
-        return gpu_decode.decode_jpegs(jpegs, "cpu")
+        return gpu_decoding.decode_jpegs(jpegs, "cpu")
 
 
 def exactly(content: bytes, how: PreprocessSpec) -> np.ndarray:
-    return preprocess.crop(images.load(source(content)), how)
+    return preprocessing.crop(decoding.load(source(content)), how)
 
 
 def assert_close(crop: np.ndarray, expected: np.ndarray) -> None:
@@ -84,7 +85,7 @@ def pictures() -> dict[str, Image.Image]:
     }
 
 
-@pytest.mark.parametrize("interpolation", gpu_decode.INTERPOLATIONS)
+@pytest.mark.parametrize("interpolation", gpu_decoding.INTERPOLATIONS)
 @pytest.mark.parametrize("name", pictures())
 def test_a_crop_is_within_a_level_of_the_exact_one(name: str, interpolation: str) -> None:
     decode, how = Decoder(), spec(interpolation)
@@ -95,7 +96,7 @@ def test_a_crop_is_within_a_level_of_the_exact_one(name: str, interpolation: str
     assert decode.sizes == [1]
 
 
-@pytest.mark.parametrize("interpolation", gpu_decode.INTERPOLATIONS)
+@pytest.mark.parametrize("interpolation", gpu_decoding.INTERPOLATIONS)
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_so_it_is_with_photographs_at_the_usual_sizes(path: Path, interpolation: str) -> None:
     how = spec(interpolation, resize=256, crop=224)
@@ -124,7 +125,7 @@ def test_the_crop_is_upright(orientation: int) -> None:
 @pytest.mark.parametrize("transposition", [None, *Image.Transpose])
 def test_turning_is_pillow_s(transposition: Image.Transpose | None) -> None:
     image = noise(7, 5)
-    turned = gpu_decode.upright(torch.from_numpy(np.array(image)).permute(2, 0, 1), transposition)
+    turned = gpu_decoding.upright(torch.from_numpy(np.array(image)).permute(2, 0, 1), transposition)
     expected = image if transposition is None else image.transpose(transposition)
     np.testing.assert_array_equal(turned.permute(1, 2, 0).numpy(), np.asarray(expected))
 
@@ -171,7 +172,7 @@ def raising(jpegs: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def of_another_size(jpegs: list[torch.Tensor]) -> list[torch.Tensor]:
-    return [picture[:, 1:] for picture in gpu_decode.decode_jpegs(jpegs, "cpu")]
+    return [picture[:, 1:] for picture in gpu_decoding.decode_jpegs(jpegs, "cpu")]
 
 
 def too_few(jpegs: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -179,7 +180,7 @@ def too_few(jpegs: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("decode", [raising, of_another_size, too_few])
-def test_what_the_decoder_fails_at_is_cropped_to_the_bit(decode: gpu_decode.Decode) -> None:
+def test_what_the_decoder_fails_at_is_cropped_to_the_bit(decode: gpu_decoding.Decode) -> None:
     content = jpeg(noise(160, 100))
     crop, size = GpuDecoder(spec(), "cpu", decode=decode).crop(source(content))
     np.testing.assert_array_equal(crop, exactly(content, spec()))
@@ -189,10 +190,10 @@ def test_what_the_decoder_fails_at_is_cropped_to_the_bit(decode: gpu_decode.Deco
 def test_a_picture_too_large_for_the_gpu_goes_the_exact_way(monkeypatch: pytest.MonkeyPatch) -> None:
     content, decode = jpeg(noise(160, 100)), Decoder()
     decoder = GpuDecoder(spec(), "cpu", decode=decode)
-    monkeypatch.setattr(gpu_decode, "MAX_PIXELS", 160 * 100 - 1)
+    monkeypatch.setattr(gpu_decoding, "MAX_PIXELS", 160 * 100 - 1)
     np.testing.assert_array_equal(decoder.crop(source(content))[0], exactly(content, spec()))
     monkeypatch.undo()
-    monkeypatch.setattr(gpu_decode, "MAX_BYTES", len(content) - 4)
+    monkeypatch.setattr(gpu_decoding, "MAX_BYTES", len(content) - 4)
     np.testing.assert_array_equal(decoder.crop(source(content))[0], exactly(content, spec()))
     assert decode.sizes == []
 
@@ -218,7 +219,7 @@ def test_a_broken_file_has_the_error_it_always_has(content: bytes, error: type[E
     with pytest.raises(error) as found:
         decoder.crop(source(content))
     with pytest.raises(error) as expected:
-        images.load(source(content))
+        decoding.load(source(content))
     assert str(found.value) == str(expected.value)
 
 
@@ -231,7 +232,7 @@ def test_memory_that_does_not_suffice_is_that_picture_s_error(monkeypatch: pytes
     def crop(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(preprocess, "crop", crop)
+    monkeypatch.setattr(preprocessing, "crop", crop)
     with pytest.raises(ImageTooLargeError, match="160×100"):
         GpuDecoder(spec(), "cpu", decode=raising).crop(source(jpeg(noise(160, 100))))
 

@@ -17,10 +17,11 @@ from networks import seeded
 from safetensors.torch import save_file
 from torchvision.models import get_model_weights
 
-from imgclassify import catalog, checkpoints, graphs, resources
+from imgclassify import catalog, checkpoints, paths
 from imgclassify.catalog import ModelManifest
 from imgclassify.errors import CheckpointError, ResourceError
-from imgclassify.graphs import SessionPlan
+from imgclassify.graphs import graph as graphs
+from imgclassify.graphs.graph import SessionPlan
 
 PLANS = [SessionPlan(threads=2, once=True), SessionPlan(threads=1)]
 SMALL = ["squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5", "resnet18"]
@@ -161,7 +162,7 @@ def test_counts_of_batches_and_auxiliary_heads_may_be_there_or_not() -> None:
 
 
 def test_a_damaged_graph_is_an_error_with_a_remedy(tmp_path: Path) -> None:
-    whole = Path(str(resources.data_folder("models") / "graphs" / "squeezenet1_1-224.onnx")).read_bytes()
+    whole = Path(str(paths.data_folder("models") / "graphs" / "squeezenet1_1-224.onnx")).read_bytes()
     for content in (b"", whole[:1000], b"not a graph", whole.replace(b'"heads"', b'"hands"')):
         (tmp_path / "graph.onnx").write_bytes(content)
         with pytest.raises(ResourceError, match=r"graph\.onnx") as error:
@@ -184,7 +185,7 @@ def test_every_float_model_has_its_graph() -> None:
 
 
 def test_every_graph_serves_a_model() -> None:
-    folder = Path(str(resources.data_folder("models") / "graphs"))
+    folder = Path(str(paths.data_folder("models") / "graphs"))
     served = {f"{each.architecture}-{each.preprocess.crop_size[0]}.onnx" for each in float_models()}
     assert {path.name for path in folder.iterdir()} == served
 
@@ -193,7 +194,7 @@ def test_every_graph_serves_a_model() -> None:
     "name", sorted({f"{each.architecture}-{each.preprocess.crop_size[0]}" for each in float_models()})
 )
 def test_a_shipped_graph_is_as_the_runtime_takes_it(name: str) -> None:
-    path = Path(str(resources.data_folder("models") / "graphs" / f"{name}.onnx"))
+    path = Path(str(paths.data_folder("models") / "graphs" / f"{name}.onnx"))
     model = onnx.load(path, load_external_data=False)
     graph = graphs.read(path)
     external = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer if tensor.data_location == 1}

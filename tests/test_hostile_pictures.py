@@ -22,10 +22,11 @@ import pytest
 from conftest import encoded, noise
 from PIL import Image
 
-from imgclassify import Classifier, ImageResult, images, sources
+from imgclassify import Classifier, ImageResult, sources
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import ImageTooLargeError
-from imgclassify.isolation import _PIXEL_BYTES
+from imgclassify.images import decoding
+from imgclassify.images.isolation import _PIXEL_BYTES
 from imgclassify.sources import Source
 
 MAX_PIXELS = 10**7
@@ -511,7 +512,9 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from imgclassify import images, pictures, sources
+from imgclassify import sources
+from imgclassify.images import cropping as pictures
+from imgclassify.images import decoding as images
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import ImageError
 
@@ -612,9 +615,9 @@ def test_a_strip_is_answered_as_a_float64_reference_has_it(turned: bool) -> None
 
 
 def pictures_of(content: bytes) -> Any:
-    from imgclassify import pictures
+    from imgclassify.images import cropping
 
-    return pictures.from_source(Source("held", lambda: io.BytesIO(content)))
+    return cropping.from_source(Source("held", lambda: io.BytesIO(content)))
 
 
 def bicubic(values: np.ndarray, place: float) -> np.ndarray:
@@ -670,7 +673,7 @@ def test_a_file_that_is_removed_or_replaced_has_its_error_or_its_new_content(tmp
     assert results[7].width == 67
 
 
-@pytest.mark.parametrize("format_name", images.FORMATS)
+@pytest.mark.parametrize("format_name", decoding.FORMATS)
 def test_a_file_that_is_cut_while_it_is_decoded_harms_nobody(format_name: str, tmp_path: Path) -> None:
     """At every stage: once it was told, once its header was read. In a process of its own, which a file that was
     mapped into memory would take down."""
@@ -679,7 +682,7 @@ def test_a_file_that_is_cut_while_it_is_decoded_harms_nobody(format_name: str, t
     content = encoded(Image.fromarray(pixels), format_name, **options)
     program = """
 import io, os, sys
-from imgclassify import images
+from imgclassify.images import decoding as images
 from imgclassify.errors import ImageError
 
 class Cut(io.FileIO):
@@ -717,7 +720,8 @@ def test_a_compressed_tiff_is_not_mapped_into_memory(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(path, compression="tiff_deflate")
     program = """
 import os, sys, threading, time
-from imgclassify import images, sources
+from imgclassify import sources
+from imgclassify.images import decoding as images
 from imgclassify.errors import ImageError
 path = sys.argv[1]
 content = open(path, "rb").read()
@@ -745,7 +749,7 @@ def test_a_gpu_is_sent_nothing_beyond_the_limits(content: bytes, words: str) -> 
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    from imgclassify.gpu_decode import GpuDecoder
+    from imgclassify.images.gpu_decoding import GpuDecoder
 
     sent = []
 

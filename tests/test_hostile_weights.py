@@ -28,9 +28,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from imgclassify import Classifier, catalog, checkpoints, hub
 from imgclassify.errors import CheckpointError, ManifestError, UnavailableError, UntrustedCodeError
-from imgclassify.graphs import SessionPlan
-from imgclassify.hub import onnx_file
-from imgclassify.hub.onnx_file import OnnxFile
+from imgclassify.graphs import onnx_file
+from imgclassify.graphs.graph import SessionPlan
+from imgclassify.graphs.onnx_file import OnnxFile
 
 # -------------------------------------------------------------------------------------------------- code that runs
 
@@ -783,7 +783,7 @@ OPEN = """
 import sys
 from pathlib import Path
 from imgclassify.errors import CheckpointError
-from imgclassify.graphs import SessionPlan
+from imgclassify.graphs.graph import SessionPlan
 from imgclassify.hub import LoadOptions, load
 import onnxruntime
 try:

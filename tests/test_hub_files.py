@@ -226,10 +226,10 @@ def test_an_onnx_file_is_fed_by_the_form_of_its_input(
     scale = graph(tmp_path / "mine.onnx", shape=shape, kind=kind, softmax=softmax)
     classifier = Classifier(str(tmp_path / "mine.onnx"), labels=three, **OVERRIDES)
     images = [noise(60, 50, seed) for seed in range(3)]
-    from imgclassify import preprocess
+    from imgclassify.images import preprocessing
 
     for image, result in zip(images, classifier.predict(images), strict=True):
-        pixels = preprocess.crop(image, classifier._preprocess).astype(np.float64)
+        pixels = preprocessing.crop(image, classifier._preprocess).astype(np.float64)
         if kind != TensorProto.UINT8:
             pixels = (pixels / 255 - OVERRIDES["mean"]) / OVERRIDES["std"]
         logits = pixels.mean(axis=(0, 1)) @ scale

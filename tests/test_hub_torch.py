@@ -15,7 +15,7 @@ from conftest import noise
 from networks import probabilities
 from torchvision.models import get_model_weights
 
-from imgclassify import Classifier, hub, resources
+from imgclassify import Classifier, hub, paths
 from imgclassify.errors import (
     CheckpointError,
     DownloadError,
@@ -126,7 +126,7 @@ def test_a_repository_in_torch_hubs_cache_needs_no_network(
 ) -> None:
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a socket was opened"))
     folder = "owner_repo_main" if offline else "owner_repo_v1.2"
-    write_repository(resources.torch_hub_folder() / folder)
+    write_repository(paths.torch_hub_folder() / folder)
     reference = reference.replace("/x", "/with_weights")
     assert Classifier(reference, offline=offline, **TRUSTED).run.model == reference
 
@@ -163,7 +163,7 @@ def test_arch_may_be_timms(ran: Path) -> None:
 def test_offline_says_where_the_repository_belongs() -> None:
     with pytest.raises(OfflineError, match="owner/repo:v1") as error:
         hub.load("hub:owner/repo:v1/x", hub.LoadOptions(arch="resnet18", trust=True, offline=True))
-    assert str(resources.torch_hub_folder() / "owner_repo_v1") in str(error.value.hint)
+    assert str(paths.torch_hub_folder() / "owner_repo_v1") in str(error.value.hint)
 
 
 @pytest.mark.parametrize(

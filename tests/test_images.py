@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import AvifImagePlugin, Image, ImageCms, ImageOps, PngImagePlugin
 
-from imgclassify import images
 from imgclassify.errors import (
     CorruptImageError,
     ImageEmptyError,
@@ -28,7 +27,8 @@ from imgclassify.errors import (
     TruncatedImageError,
     UnsupportedImageError,
 )
-from imgclassify.images import decode, decode_reduced, from_memory, load, load_reduced, to_rgb
+from imgclassify.images import decoding
+from imgclassify.images.decoding import decode, decode_reduced, from_memory, load, load_reduced, to_rgb
 from imgclassify.sources import IMAGE_SUFFIXES, MAX_BYTES, expand
 
 RANDOM = np.random.default_rng(20)
@@ -114,7 +114,7 @@ def test_avif_that_calls_itself_mif1_is_told_from_heic():
 def test_what_a_folder_is_searched_for_is_what_can_be_opened():
     Image.init()
     heif = {".heic", ".heics", ".heif", ".heifs", ".hif"}
-    formats = {*images.FORMATS, "MPO"}  # an MPO is a JPEG with more pictures behind it
+    formats = {*decoding.FORMATS, "MPO"}  # an MPO is a JPEG with more pictures behind it
     registered = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
     assert registered | heif == IMAGE_SUFFIXES
 
@@ -685,8 +685,8 @@ def with_scans(count: int, thumbnails: int = 0) -> bytes:
 @pytest.mark.parametrize("thumbnails", [0, 300])
 def test_a_jpeg_has_a_limit_on_its_scans(thumbnails):
     expected = decoded(with_scans(1))
-    assert (decoded(with_scans(images.MAX_SCANS, thumbnails)) == expected).mean() > 0.9
-    for content in (with_scans(images.MAX_SCANS + 1, thumbnails), with_scans(50_000, thumbnails)):
+    assert (decoded(with_scans(decoding.MAX_SCANS, thumbnails)) == expected).mean() > 0.9
+    for content in (with_scans(decoding.MAX_SCANS + 1, thumbnails), with_scans(50_000, thumbnails)):
         with pytest.raises(ImageTooLargeError, match=r"^more than 100 scans"):
             decoded(content)
         with pytest.raises(ImageTooLargeError, match=r"^more than 100 scans"):
@@ -694,7 +694,7 @@ def test_a_jpeg_has_a_limit_on_its_scans(thumbnails):
 
 
 def test_the_default_limit_lets_a_200_megapixel_camera_pass():
-    assert images.MAX_PIXELS >= 16320 * 12240
+    assert decoding.MAX_PIXELS >= 16320 * 12240
 
 
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "BMP", "PPM", "AVIF", "JPEG2000"])
@@ -1004,7 +1004,8 @@ def test_loading_a_jpeg_imports_no_other_plugin_and_no_numpy(tmp_path):
     PHOTO.save(path)
     program = """
 import sys
-from imgclassify import images, sources
+from imgclassify import sources
+from imgclassify.images import decoding as images
 images.load(next(sources.expand(sys.argv[1:])))
 print(*sorted(m for m in sys.modules if m.endswith("ImagePlugin") or m in ("numpy", "requests")))
 """
@@ -1021,7 +1022,8 @@ import sys
 from PIL import Image, ImageFile
 def state(): return Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, sorted(Image.OPEN)
 before = state()
-from imgclassify import images, sources
+from imgclassify import sources
+from imgclassify.images import decoding as images
 assert state() == before
 images.load(next(sources.expand(sys.argv[1:])))
 assert state()[:2] == before[:2]
@@ -1036,7 +1038,8 @@ def test_broken_exif_leaves_the_users_terminal_alone(tmp_path):
     path.write_bytes(splice_exif(encode(PHOTO, "JPEG"), broken_exif()["an offset beyond its end"]))
     program = """
 import sys
-from imgclassify import images, sources
+from imgclassify import sources
+from imgclassify.images import decoding as images
 images.load(next(sources.expand(sys.argv[1:])))
 """
     finished = run(program, str(path))

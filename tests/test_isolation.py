@@ -23,7 +23,7 @@ import pytest
 from conftest import encoded, noise
 from PIL import Image
 
-from imgclassify import Classifier, catalog, images, isolation, pictures, sources
+from imgclassify import Classifier, catalog, sources
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import (
     DecoderCrashedError,
@@ -37,8 +37,9 @@ from imgclassify.errors import (
     UnavailableError,
     UsageError,
 )
-from imgclassify.isolation import IsolatedCropper
-from imgclassify.pictures import Picture
+from imgclassify.images import cropping, decoding, isolation
+from imgclassify.images.cropping import Picture
+from imgclassify.images.isolation import IsolatedCropper
 from imgclassify.sources import Source
 
 HOSTILE = """
@@ -150,19 +151,19 @@ def doing(action: str) -> bytes:
 
 
 def held(content: bytes) -> Picture:
-    return pictures.from_source(Source("held", partial(io.BytesIO, content)))
+    return cropping.from_source(Source("held", partial(io.BytesIO, content)))
 
 
 def on_disk(path: Path | str) -> Picture:
-    return pictures.from_source(sources.file_source(str(path)))
+    return cropping.from_source(sources.file_source(str(path)))
 
 
-def crop_of(cropper: pictures.Cropper, picture: Picture) -> tuple[tuple[int, int], np.ndarray]:
+def crop_of(cropper: cropping.Cropper, picture: Picture) -> tuple[tuple[int, int], np.ndarray]:
     out = np.zeros((*SPEC.crop_size, 3), np.uint8)
     return cropper(picture, out), out
 
 
-def assert_same(isolated: pictures.Cropper, plain: pictures.Cropper, picture: Picture) -> None:
+def assert_same(isolated: cropping.Cropper, plain: cropping.Cropper, picture: Picture) -> None:
     size, out = crop_of(isolated, picture)
     expected_size, expected = crop_of(plain, picture)
     assert size == expected_size
@@ -176,11 +177,11 @@ def assert_same(isolated: pictures.Cropper, plain: pictures.Cropper, picture: Pi
 @pytest.mark.parametrize("decode", ["exact", "fast"])
 def test_every_format_is_cropped_to_the_same_bytes(decode: str, tmp_path: Path) -> None:
     isolated = IsolatedCropper(decode, SPEC)
-    plain = pictures.cropper(decode, SPEC, "cpu")
+    plain = cropping.cropper(decode, SPEC, "cpu")
     image = noise(500, 333)
     exif = Image.Exif()
     exif[0x0112] = 6
-    contents = {name: encoded(image, name) for name in images.FORMATS}
+    contents = {name: encoded(image, name) for name in decoding.FORMATS}
     contents |= {"turned": encoded(image, "JPEG", exif=exif), "small": encoded(image.resize((7, 5)), "PNG")}
     contents |= {"transparent": encoded(image.convert("RGBA"), "PNG")}
     for name, content in contents.items():
@@ -196,12 +197,12 @@ def test_every_format_is_cropped_to_the_same_bytes(decode: str, tmp_path: Path) 
 def test_every_part_of_the_preprocessing_reaches_the_worker(mode: str) -> None:
     spec = PreprocessSpec((30, 50), (32, 36), "lanczos", False, (0.1, 0.2, 1 / 3), (0.3, 0.2, 0.1), mode)
     isolated = IsolatedCropper("exact", spec)
-    assert_same(isolated, pictures.cropper("exact", spec, "cpu"), held(encoded(noise(200, 90), "PNG")))
+    assert_same(isolated, cropping.cropper("exact", spec, "cpu"), held(encoded(noise(200, 90), "PNG")))
     isolated.close()
 
 
 def test_every_failure_has_the_same_type_and_words(tmp_path: Path, cropper: IsolatedCropper) -> None:
-    plain = pictures.cropper("exact", SPEC, "cpu")
+    plain = cropping.cropper("exact", SPEC, "cpu")
     png = encoded(noise(64, 48), "PNG")
     paths = {name: tmp_path / name for name in ("empty", "text", "cut", "damaged")}
     paths["empty"].write_bytes(b"")
@@ -232,7 +233,7 @@ def test_the_limit_on_pixels_is_the_workers_too() -> None:
 def test_a_name_that_is_no_text_and_a_folder_that_is_left_are_no_matter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cropper: IsolatedCropper
 ) -> None:
-    plain = pictures.cropper("exact", SPEC, "cpu")
+    plain = cropping.cropper("exact", SPEC, "cpu")
     name = os.fsdecode(b"caf\xe9\n.png")
     for folder in ("first", "second"):
         (tmp_path / folder).mkdir()
@@ -252,7 +253,7 @@ def test_a_file_that_cannot_be_opened_as_its_path_says_is_read_here(cropper: Iso
     """What an archive or a server holds has no path, and goes over the pipe whole: here, more than a pipe holds."""
     content = encoded(Image.fromarray(np.random.default_rng(1).integers(0, 256, (900, 900, 3), np.uint8)), "BMP")
     assert len(content) > 2**21
-    assert_same(cropper, pictures.cropper("exact", SPEC, "cpu"), held(content))
+    assert_same(cropper, cropping.cropper("exact", SPEC, "cpu"), held(content))
 
 
 # Crashes ----------------------------------------------------------------------------------------------------
@@ -272,7 +273,7 @@ def test_a_file_that_cannot_be_opened_as_its_path_says_is_read_here(cropper: Iso
 def test_a_crash_is_one_pictures_error_and_the_next_is_answered(
     action: str, words: str, cropper: IsolatedCropper
 ) -> None:
-    plain = pictures.cropper("exact", SPEC, "cpu")
+    plain = cropping.cropper("exact", SPEC, "cpu")
     good = held(encoded(noise(64, 48), "JPEG"))
     for _ in range(2):
         assert_same(cropper, plain, good)
@@ -284,7 +285,7 @@ def test_a_crash_is_one_pictures_error_and_the_next_is_answered(
 
 @pytest.mark.usefixtures("hostile")
 def test_a_crash_that_an_earlier_picture_brought_about_is_not_the_next_ones(cropper: IsolatedCropper) -> None:
-    plain = pictures.cropper("exact", SPEC, "cpu")
+    plain = cropping.cropper("exact", SPEC, "cpu")
     size, out = crop_of(cropper, held(doing("poison")))
     assert size == (8, 8)
     assert (out[16, 18] == (10, 20, 30)).all()
@@ -294,7 +295,7 @@ def test_a_crash_that_an_earlier_picture_brought_about_is_not_the_next_ones(crop
 
 
 def test_a_worker_that_is_killed_while_it_waits_is_replaced(cropper: IsolatedCropper) -> None:
-    plain = pictures.cropper("exact", SPEC, "cpu")
+    plain = cropping.cropper("exact", SPEC, "cpu")
     good = held(encoded(noise(64, 48), "PNG"))
     assert_same(cropper, plain, good)
     (idle,) = children(os.getpid())
@@ -357,7 +358,7 @@ def test_memory_that_an_earlier_picture_kept_is_not_the_next_ones_fault() -> Non
     crop_of(isolated, held(doing("leak")))
     (leaking,) = children(os.getpid())
     large = held(encoded(Image.new("RGBA", (2000, 2000), "red"), "PNG"))
-    assert_same(isolated, pictures.cropper("exact", SPEC, "cpu"), large)
+    assert_same(isolated, cropping.cropper("exact", SPEC, "cpu"), large)
     assert not running(leaking)
     isolated.close()
 
@@ -365,7 +366,7 @@ def test_memory_that_an_earlier_picture_kept_is_not_the_next_ones_fault() -> Non
 @pytest.mark.usefixtures("hostile")
 def test_many_threads_neither_lose_nor_mix_a_picture() -> None:
     isolated = IsolatedCropper("exact", SPEC, time_limit=60)
-    plain = pictures.cropper("exact", SPEC, "cpu")
+    plain = cropping.cropper("exact", SPEC, "cpu")
     expected: list[object] = []
     made = []
     for index in range(120):
@@ -428,7 +429,8 @@ PROGRAM = """
 import io, sys, threading
 from functools import partial
 import numpy as np
-from imgclassify import isolation, pictures
+from imgclassify.images import isolation
+from imgclassify.images import cropping as pictures
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.sources import Source
 sys.path.insert(0, sys.argv[1])
@@ -467,7 +469,7 @@ def test_workers_end_with_their_parent_however_it_ends(end: str, tmp_path: Path)
 
 
 def test_a_worker_imports_nothing_that_takes_seconds() -> None:
-    code = "import sys\nfrom imgclassify import isolation\nprint(*sys.modules)"
+    code = "import sys\nfrom imgclassify.images import isolation\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"torch", "torchvision", "timm", "onnxruntime", "typer", "rich", "requests", "huggingface_hub"}
     assert not heavy & set(done.stdout.split())

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from imgclassify.errors import UsageError, printable
 from imgclassify.output import FORMATS, format_of, open_writer
-from imgclassify.output.destination import destination
+from imgclassify.output.atomic import destination
 from imgclassify.results import SCHEMA, ImageFailure, ImageResult, Prediction, RunInfo
 
 RUN = RunInfo(
@@ -257,7 +257,7 @@ def test_a_killed_process_leaves_the_former_file(tmp_path: Path) -> None:
     code = f"""
         import sys, time
         from pathlib import Path
-        from imgclassify.output.destination import destination
+        from imgclassify.output.atomic import destination
         with destination(Path({str(path)!r})) as stream:
             stream.write("half a rec")
             stream.flush()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from imgclassify import protobuf
+from imgclassify.graphs import protobuf
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 

@@ -54,7 +54,7 @@ from imgclassify.errors import (
 )
 from imgclassify.sources import Selection, expand, read_names, tars, urls, zips
 from imgclassify.sources import source as source_module
-from imgclassify.sources.damage import ZSTANDARD
+from imgclassify.sources.archive_errors import ZSTANDARD
 
 unix = pytest.mark.skipif(os.name != "posix", reason="pipes and symbolic links as Unix has them")
 unprivileged = pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
@@ -1335,8 +1335,8 @@ def test_a_tars_compression_is_told_by_its_first_bytes(folder, kind, named):
 def test_no_module_for_zstandard_is_imported_before_it_is_needed(folder):
     make_archive("a.tar.gz", {"a.jpg": b"a"})
     script = (
-        "import sys; from imgclassify.sources import damage, expand; list(expand(['a.tar.gz']));"
-        "sys.exit(damage.ZSTANDARD in sys.modules)"
+        "import sys; from imgclassify.sources import archive_errors, expand; list(expand(['a.tar.gz']));"
+        "sys.exit(archive_errors.ZSTANDARD in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 

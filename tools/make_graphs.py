@@ -21,7 +21,7 @@ import torch
 
 from imgclassify import catalog
 from imgclassify.catalog import ModelManifest
-from imgclassify.export import export
+from imgclassify.graphs.export import export
 from imgclassify.hub import architectures
 
 FOLDER = Path(__file__).parent.parent / "models" / "graphs"

@@ -14,9 +14,9 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from imgclassify import __version__
-from imgclassify.cli.edge import Edge, guard_streams, last_stop
+from imgclassify.cli.error_handling import Edge, guard_streams, last_stop
 from imgclassify.errors import ExitStatus
-from imgclassify.resources import cache_folder
+from imgclassify.paths import cache_folder
 from imgclassify.telemetry import disable_telemetry
 
 COMMANDS = {
@@ -42,7 +42,7 @@ class Root(Edge):
             return None
         if self._listing:
             return TyperCommand(cmd_name, help=COMMANDS[cmd_name])
-        command = get_command(import_module(f"imgclassify.cli.{cmd_name}").app)
+        command = get_command(import_module(f"imgclassify.cli.commands.{cmd_name}").app)
         command.name = cmd_name
         return command
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
 from imgclassify.cli import console
-from imgclassify.cli.tally import Tally, duration
+from imgclassify.cli.stats import Tally, duration
 
 PLAIN_SECONDS = 30.0
 """Between two lines where there is no terminal to draw on."""

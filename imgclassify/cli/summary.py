@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imgclassify.errors import UsageError
-from imgclassify.output.destination import draft_of, drafted, is_replaceable, told
+from imgclassify.output.atomic import draft_of, drafted, is_replaceable, told
 
 
 def check(path: Path, output: Path | None) -> None:

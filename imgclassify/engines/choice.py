@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgclassify import devices
-from imgclassify.engines import DTYPES, ENGINES, Engine
-from imgclassify.engines.foreign import ForeignEngine
+from imgclassify.engines import DTYPES, ENGINES, Engine, devices
+from imgclassify.engines.probing import ForeignEngine
 from imgclassify.errors import UsageError
 
 if TYPE_CHECKING:

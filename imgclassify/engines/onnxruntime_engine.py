@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from imgclassify import devices
+from imgclassify.engines import devices
 from imgclassify.errors import CheckpointError, DeviceError, first_line
-from imgclassify.graphs import SessionPlan
+from imgclassify.graphs.graph import SessionPlan
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from imgclassify.engines.lanes import Cuda, CudaLane, Graphs, Lane, PlainLane
+from imgclassify.engines.cuda_streams import Cuda, CudaLane, Graphs, Lane, PlainLane
 from imgclassify.errors import CheckpointError, DeviceError, first_line
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ hub:owner/repo[:ref]/entrypoint · hub:./folder/entrypoint  torch.hub    (hub/to
 
 from __future__ import annotations
 
-from imgclassify import resources
+from imgclassify import paths
 from imgclassify.hub import reference as references
 from imgclassify.hub.network import LoadOptions, Network, PreprocessOverrides
 from imgclassify.hub.reference import is_catalogued, is_file
@@ -29,9 +29,9 @@ def load(reference: str, options: LoadOptions) -> Network:
     disable_telemetry()
     # What is catalogued mostly has a graph, and nothing prepared is looked for.
     network = references.load(reference, options) if is_catalogued(reference) else None
-    if (network is None or network.ways.session is None) and resources.prepared_folder().is_dir():
-        from imgclassify.hub import prepared
+    if (network is None or network.ways.session is None) and paths.prepared_folder().is_dir():
+        from imgclassify.hub import export_cache
 
-        if found := prepared.find(reference, options):
+        if found := export_cache.find(reference, options):
             return found
     return network or references.load(reference, options)

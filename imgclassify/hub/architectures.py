@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgclassify import checkpoints
 from imgclassify.errors import CheckpointError, UnavailableError, first_line
-from imgclassify.graphs import UNCOUNTED
+from imgclassify.graphs.graph import UNCOUNTED
 
 if TYPE_CHECKING:
     import torch

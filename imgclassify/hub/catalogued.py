@@ -6,7 +6,7 @@ from functools import partial
 
 from imgclassify import catalog, checkpoints, weights
 from imgclassify.catalog import ModelManifest
-from imgclassify.hub import architectures, ways
+from imgclassify.hub import architectures, backends
 from imgclassify.hub.network import LoadOptions, Network, labels_for
 
 
@@ -38,7 +38,7 @@ def load(reference: str, options: LoadOptions) -> Network:
         num_classes=manifest.num_classes,
         quantized=architectures.is_quantized(manifest),
         gmacs=manifest.metadata.gflops if manifest.metadata else None,
-        ways=ways.of(
+        ways=backends.of(
             manifest,
             preprocess,
             partial(read, file.path),

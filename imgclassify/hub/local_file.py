@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from imgclassify import catalog, checkpoints, weights
 from imgclassify.errors import CheckpointError, UntrustedCodeError, UsageError, first_line
-from imgclassify.graphs import SessionPlan
-from imgclassify.hub import architectures, borrowed, onnx_file, ways
+from imgclassify.graphs import onnx_file
+from imgclassify.graphs.graph import SessionPlan
+from imgclassify.graphs.onnx_file import OnnxFile
+from imgclassify.hub import architectures, backends, from_arch
+from imgclassify.hub.backends import Ways
 from imgclassify.hub.network import LoadOptions, Network, labels_for
-from imgclassify.hub.onnx_file import OnnxFile
-from imgclassify.hub.ways import Ways
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -44,11 +45,11 @@ def _checkpoint(reference: str, path: Path, options: LoadOptions) -> Network:
             f"{reference!r} holds weights, and no word of the architecture they belong to",
             hint="add --arch NAME, such as --arch resnet18; `imgclassify models list` has the names",
         )
-    manifest = borrowed.architecture(options.arch)
+    manifest = from_arch.architecture(options.arch)
     quantized = architectures.is_quantized(manifest)
     preprocess = options.overrides.apply(manifest.preprocess)
     state_dict = architectures.read(path) if quantized else checkpoints.index(path)
-    num_classes = ways.head_size(manifest, preprocess, state_dict, where=repr(reference))
+    num_classes = backends.head_size(manifest, preprocess, state_dict, where=repr(reference))
     return Network(
         model=reference,
         architecture=manifest.architecture,
@@ -58,14 +59,14 @@ def _checkpoint(reference: str, path: Path, options: LoadOptions) -> Network:
         preprocess=preprocess,
         labels=labels_for(manifest, options, num_classes),
         num_classes=num_classes,
-        ways=ways.of(manifest, preprocess, lambda: state_dict, where=repr(reference), num_classes=num_classes),
+        ways=backends.of(manifest, preprocess, lambda: state_dict, where=repr(reference), num_classes=num_classes),
         quantized=quantized,
         gmacs=manifest.metadata.gflops if manifest.metadata else None,
     )
 
 
 def _onnx(reference: str, path: Path, options: LoadOptions) -> Network:
-    preprocess, labels = borrowed.preprocess_and_labels(repr(reference), options)
+    preprocess, labels = from_arch.preprocess_and_labels(repr(reference), options)
     file = OnnxFile(path)
     return Network(
         model=reference,
@@ -98,7 +99,7 @@ def _torchscript(reference: str, path: Path, options: LoadOptions) -> Network:
             f"{reference!r} is a TorchScript program, which can read and write the files of this machine",
             hint="if you trust its makers, add --trust; a checkpoint with --arch or an .onnx graph needs none",
         )
-    preprocess, labels = borrowed.preprocess_and_labels(repr(reference), options)
+    preprocess, labels = from_arch.preprocess_and_labels(repr(reference), options)
     return Network(
         model=reference,
         architecture="torchscript",

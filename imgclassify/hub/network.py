@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from imgclassify import labels as label_sets
 from imgclassify.catalog import CROP_MODES, INTERPOLATIONS, MAX_SIDE, RGB, ModelManifest, PreprocessSpec, Size
 from imgclassify.errors import UsageError
-from imgclassify.hub.ways import Ways
+from imgclassify.hub.backends import Ways
 from imgclassify.labels import LabelSet
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from imgclassify.errors import (
     first_line,
 )
 from imgclassify.hub import architectures
+from imgclassify.hub.backends import PREPARE, Ways
 from imgclassify.hub.network import LoadOptions, Network
-from imgclassify.hub.ways import PREPARE, Ways
 from imgclassify.labels import Label, LabelSet
 
 if TYPE_CHECKING:

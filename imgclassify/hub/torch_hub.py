@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgclassify import resources
+from imgclassify import paths
 from imgclassify.errors import (
     CheckpointError,
     DownloadError,
@@ -24,9 +24,9 @@ from imgclassify.errors import (
     UntrustedCodeError,
     UsageError,
 )
-from imgclassify.hub import borrowed
+from imgclassify.hub import from_arch
+from imgclassify.hub.backends import PREPARE, Ways
 from imgclassify.hub.network import LoadOptions, Network
-from imgclassify.hub.ways import PREPARE, Ways
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ def load(rest: str, options: LoadOptions) -> Network:
             f"{reference} runs Python code of {repository!r} on this machine",
             hint="read that code; if you trust it, add --trust",
         )
-    preprocess, labels = borrowed.preprocess_and_labels(reference, options)
+    preprocess, labels = from_arch.preprocess_and_labels(reference, options)
     folder = _local_folder(repository) if local else _cached_folder(repository, options.offline)
     return Network(
         model=reference,
@@ -106,7 +106,7 @@ def _is_local(repository: str) -> bool:
 def _cache_folders(repository: str) -> list[Path]:
     """Where torch.hub keeps the repository, or may keep it."""
     name, _, ref = repository.partition(":")
-    hub = resources.torch_hub_folder()
+    hub = paths.torch_hub_folder()
     return [hub / f"{name}_{branch}".replace("/", "_") for branch in ([ref] if ref else ["main", "master"])]
 
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Protocol, Self, TextIO
 
 from imgclassify.errors import UsageError
-from imgclassify.output.destination import is_replaceable, told
+from imgclassify.output.atomic import is_replaceable, told
 from imgclassify.results import ImageResult, RunInfo
 
 FORMATS = ("table", "json", "jsonl", "csv", "tsv", "parquet", "sqlite")
@@ -104,7 +104,7 @@ def open_output(path: Path | None, format_name: str, *, resume: bool = False, re
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             replaceable = is_replaceable(path)
         if replaceable and format_name in KEPT_FORMATS:
-            from imgclassify.output.kept import KeptOutput
+            from imgclassify.output.resumable import KeptOutput
 
             return KeptOutput(path, format_name, resume=resume, retry_errors=retry_errors)
         where = repr(str(path))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from imgclassify.errors import UsageError
-from imgclassify.output.destination import told
+from imgclassify.output.atomic import told
 from imgclassify.output.json_lines import dumps
 from imgclassify.output.provenance import SCHEMA, Provenance
 from imgclassify.results import ImageResult

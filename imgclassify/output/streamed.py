@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from imgclassify.output import open_writer
-from imgclassify.output.destination import destination
+from imgclassify.output.atomic import destination
 from imgclassify.results import ImageResult, RunInfo
 
 

@@ -15,8 +15,8 @@ from itertools import islice
 from typing import BinaryIO
 
 from imgclassify.errors import ImageUnreadableError
+from imgclassify.sources.expansion import ARCHIVE_SUFFIXES, expand_path
 from imgclassify.sources.files import file_source
-from imgclassify.sources.paths import ARCHIVE_SUFFIXES, expand_path
 from imgclassify.sources.selection import Selection
 from imgclassify.sources.source import CHUNK_BYTES, IMAGE_SUFFIXES, MAX_BYTES, Notice, Source, fail, read_whole
 from imgclassify.sources.urls import CONNECT_TIMEOUT, READ_TIMEOUT, open_url

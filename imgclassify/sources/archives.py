@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from imgclassify.errors import ImageNotFoundError, ImageUnreadableError
-from imgclassify.sources.damage import damage
+from imgclassify.sources.archive_errors import damage
 from imgclassify.sources.source import Source, fail, reason
 from imgclassify.sources.tars import tar_members
 from imgclassify.sources.zips import zip_members

@@ -18,7 +18,7 @@ from io import BytesIO
 from typing import Any, BinaryIO, Self
 
 from imgclassify.errors import ImageError, ImageNotFoundError, ImageUnreadableError
-from imgclassify.sources.damage import ZSTANDARD, damage
+from imgclassify.sources.archive_errors import ZSTANDARD, damage
 from imgclassify.sources.source import CHUNK_BYTES, Opener, Source, check_bytes, fail, read_whole, reason
 
 _MAX_HEADER = 64 * 1024

@@ -13,7 +13,7 @@ from io import BytesIO
 from typing import IO, BinaryIO
 
 from imgclassify.errors import ImageUnreadableError
-from imgclassify.sources.damage import damage
+from imgclassify.sources.archive_errors import damage
 from imgclassify.sources.source import Source, check_bytes, read_whole, reason
 
 

@@ -14,7 +14,7 @@ from cli.conftest import Run
 from conftest import noise
 
 from imgclassify import classifier
-from imgclassify.cli import doctor
+from imgclassify.cli.commands import doctor
 from imgclassify.errors import UsageError
 from imgclassify.results import ImageFailure, ImageResult, Prediction
 from imgclassify.sources import Source

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from imgclassify.cli import console, interrupts
-from imgclassify.cli.interrupts import Stopping
+from imgclassify.cli import console, shutdown
+from imgclassify.cli.shutdown import Stopping
 from imgclassify.errors import ExitStatus
 
 SIGNALS = [
@@ -61,7 +61,7 @@ def test_a_first_signal_interrupts_where_nothing_is_in_flight() -> None:
 
 
 def test_after_its_grace_a_single_signal_interrupts_even_one_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interrupts, "GRACE_S", 0.2)
+    monkeypatch.setattr(shutdown, "GRACE_S", 0.2)
     begun = time.monotonic()
     with Stopping():
         os.kill(os.getpid(), signal.SIGINT)

@@ -11,8 +11,8 @@ from networks import add_manifest, publish, seeded
 from servers import FileServer
 
 from imgclassify import catalog, weights
-from imgclassify.cli import doctor
-from imgclassify.cli.models import Order
+from imgclassify.cli.commands import doctor
+from imgclassify.cli.commands.models import Order
 
 from .conftest import Run
 

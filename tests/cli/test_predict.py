@@ -88,7 +88,7 @@ def test_bytes_on_stdin_are_a_picture(run: Run, photo: Path) -> None:
 
 def test_the_limits_that_help_tells_are_those_of_the_library() -> None:
     from imgclassify import Classifier
-    from imgclassify.cli.predict import predict
+    from imgclassify.cli.commands.predict import predict
 
     given, library = (signature(function).parameters for function in (predict, Classifier.__init__))
     for name in ("max_pixels", "time_limit", "isolate", "top_k"):

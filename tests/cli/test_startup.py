@@ -53,7 +53,7 @@ FOR_ONE_PICTURE = {"onnxruntime", "numpy", "PIL"}
 def test_a_command_imports_no_other(arguments: list[str]) -> None:
     """Each command's module costs its options, and what it imports."""
     modules, _ = imported(*arguments, whole_names=True)
-    assert not {"imgclassify.cli.predict", "imgclassify.cli.doctor"} & modules
+    assert not {"imgclassify.cli.commands.predict", "imgclassify.cli.commands.doctor"} & modules
     # What typer takes for its help with panels takes longer to be imported than all the rest.
     assert not {"rich.markdown", "markdown_it", "pygments"} & modules
 
@@ -80,7 +80,7 @@ def test_a_checkpoint_of_ones_own_takes_no_torch_either(photo: Path, tmp_path: P
 
 
 def test_a_gpu_is_looked_for_without_torch() -> None:
-    code = "import sys; from imgclassify import devices; devices.accelerator(); print('torch' in sys.modules)"
+    code = "import sys; from imgclassify.engines import devices; devices.accelerator(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

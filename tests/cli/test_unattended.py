@@ -23,7 +23,7 @@ from conftest import noise
 from servers import FileServer, trickled
 
 from imgclassify.classifier import Classifier
-from imgclassify.output.forms import form
+from imgclassify.output.file_formats import form
 from imgclassify.results import ImageResult
 
 from .conftest import ALBUM, Run, process
@@ -141,7 +141,7 @@ def test_what_is_in_flight_is_waited_for(tmp_path: Path) -> None:
 def test_a_signal_while_the_output_is_written_whole_leaves_the_records(tmp_path: Path, photo: Path) -> None:
     code = f"""
         import sys, time
-        from imgclassify.output import forms
+        from imgclassify.output import file_formats as forms
         def save(self, path, provenance, results):
             print("finishing", file=sys.stderr, flush=True)
             time.sleep(60)
@@ -326,7 +326,9 @@ def test_a_resumed_run_chooses_by_the_number_of_all_its_pictures(
     noise(50, 50).save(album / "new.jpg")
     run(*arguments, "--resume")
     run(*arguments, "--retry-errors")
-    monkeypatch.setattr("imgclassify.cli.predict._LOOK_AHEAD", 5)  # an undisturbed run would not have counted six
+    monkeypatch.setattr(
+        "imgclassify.cli.commands.predict._LOOK_AHEAD", 5
+    )  # an undisturbed run would not have counted six
     run(*arguments, "--resume")
     assert expected_images == [5, 5, 6, 6, None]
 
@@ -459,7 +461,7 @@ def test_off_a_terminal_a_plain_line_now_and_then_says_how_far_it_is(
     many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     monkeypatch.setattr("imgclassify.cli.progress.PLAIN_SECONDS", 0.02)
-    monkeypatch.setattr("imgclassify.cli.predict._LOOK_AHEAD", 1)  # so that it has to be counted
+    monkeypatch.setattr("imgclassify.cli.commands.predict._LOOK_AHEAD", 1)  # so that it has to be counted
     done = run("predict", many, "-o", tmp_path / "out.csv")
     assert re.search(rf"^\d+ of {MANY} images, [\d.]+/s, \d+ failed, [\d.]+ s left$", done.err, re.MULTILINE)
     assert "\x1b" not in done.err

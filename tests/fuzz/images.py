@@ -15,10 +15,10 @@ from fuzz.harness import FindingError, Input, Target, main
 from fuzz.mutations import Field, mutated
 from PIL import Image, PngImagePlugin
 
-from imgclassify import pictures
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import DecoderCrashedError, DecoderTimeoutError, ImageError
-from imgclassify.isolation import IsolatedCropper
+from imgclassify.images import cropping
+from imgclassify.images.isolation import IsolatedCropper
 from imgclassify.sources import Source
 
 MAX_PIXELS = 2**22
@@ -269,7 +269,7 @@ def target() -> Target:
 
 def _outcome(cropper: IsolatedCropper, source: Source, out: np.ndarray) -> str:
     try:
-        width, height = cropper(pictures.from_source(source), out)
+        width, height = cropper(cropping.from_source(source), out)
     except (DecoderCrashedError, DecoderTimeoutError) as error:
         raise FindingError(f"{error.type}: {error}") from error
     except ImageError as error:

@@ -8,7 +8,7 @@ from functools import cache
 from fuzz import harness, texts
 from fuzz.harness import FindingError, Target
 
-from imgclassify import labels, resources
+from imgclassify import labels, paths
 from imgclassify.errors import LabelsError
 from imgclassify.labels import LabelSet
 
@@ -49,7 +49,7 @@ WORDS += ["\u2028".encode(), "\u202e".encode(), b"**", b"lambda:", b"+1", b".a",
 @cache
 def seeds() -> list[bytes]:
     """One file of each form."""
-    shipped = (resources.data_folder("labels") / "imagenet1k.tsv").read_text("utf-8").splitlines(keepends=True)
+    shipped = (paths.data_folder("labels") / "imagenet1k.tsv").read_text("utf-8").splitlines(keepends=True)
     texts = [
         "tench, Tinca tinca\ngoldfish, Carassius auratus\n",
         '0, tench\n1: "gold ""fish"""\n2\tcrane\n',

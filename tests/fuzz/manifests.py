@@ -11,7 +11,7 @@ from pathlib import Path
 from fuzz import harness, texts
 from fuzz.harness import FindingError, Target
 
-from imgclassify import catalog, resources, weights
+from imgclassify import catalog, paths, weights
 from imgclassify.errors import ManifestError, WeightsError
 
 OWN = b"""\
@@ -60,7 +60,7 @@ WORDS += [b"\\g<9>", b"file:///dev/zero", b"package:os/x", b"checkpoint_path", b
 @cache
 def seeds() -> list[bytes]:
     """Manifests that parse."""
-    shipped = [entry.read_bytes() for entry in resources.data_folder("models").iterdir() if entry.is_file()]
+    shipped = [entry.read_bytes() for entry in paths.data_folder("models").iterdir() if entry.is_file()]
     return [OWN, *sorted(shipped, key=len)[:6]]
 
 

@@ -14,7 +14,7 @@ from test_output import GOOD, RUN
 
 from imgclassify.errors import UsageError
 from imgclassify.output import open_output
-from imgclassify.output.forms import form
+from imgclassify.output.file_formats import form
 from imgclassify.output.json_lines import dumps
 from imgclassify.results import ImageFailure, ImageResult
 

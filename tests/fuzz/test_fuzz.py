@@ -13,7 +13,7 @@ from fuzz.mutations import mutated
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from imgclassify.images import FORMATS
+from imgclassify.images.decoding import FORMATS
 
 
 @pytest.fixture(scope="module")

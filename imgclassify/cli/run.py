@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgclassify.cli import console, progress
-from imgclassify.cli.interrupts import Stopping
 from imgclassify.cli.progress import Total
-from imgclassify.cli.tally import Tally
+from imgclassify.cli.shutdown import Stopping
+from imgclassify.cli.stats import Tally
 from imgclassify.errors import ExitStatus, ImgclassifyError, UsageError
 
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from imgclassify import checkpoints, graphs
+from imgclassify import checkpoints
 from imgclassify.catalog import ModelManifest, PreprocessSpec
 from imgclassify.checkpoints import StateDict
-from imgclassify.graphs import Graph, SessionPlan
+from imgclassify.graphs import graph as graphs
+from imgclassify.graphs.graph import Graph, SessionPlan
 from imgclassify.hub import architectures
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
-from imgclassify import errors, images, pictures, sources
+from imgclassify import errors, sources
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import (
     DecoderCrashedError,
@@ -35,13 +35,14 @@ from imgclassify.errors import (
     UsageError,
     first_line,
 )
+from imgclassify.images import cropping, decoding
 from imgclassify.sources import Source
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from imgclassify.pictures import Cropper, Picture
+    from imgclassify.images.cropping import Cropper, Picture
 
 _PIXEL_BYTES = 32
 """A worker's memory for each pixel that is allowed; the hungriest decoder (JPEG 2000, four channels) takes 24."""
@@ -61,7 +62,7 @@ _HEADER_BYTES = 2**16
 _LENGTH = struct.Struct(">I")
 
 # It searches for modules where this process does: not in the folder that it is started in.
-_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from imgclassify import isolation; isolation.serve()"
+_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from imgclassify.images import isolation; isolation.serve()"
 
 
 class IsolatedCropper:
@@ -77,8 +78,8 @@ class IsolatedCropper:
         decode: str,
         spec: PreprocessSpec,
         *,
-        max_pixels: int = images.MAX_PIXELS,
-        time_limit: float = pictures.TIME_LIMIT,
+        max_pixels: int = decoding.MAX_PIXELS,
+        time_limit: float = cropping.TIME_LIMIT,
     ) -> None:
         """Starts no worker yet.
 
@@ -93,7 +94,7 @@ class IsolatedCropper:
         if not hasattr(signal, "setitimer"):
             raise UsageError("isolate is for Linux and macOS", hint="leave out --isolate")
         self._time_limit = time_limit
-        self._here = pictures.cropper(decode, spec, "cpu", max_pixels=max_pixels)
+        self._here = cropping.cropper(decode, spec, "cpu", max_pixels=max_pixels)
         self._pool = _Pool(
             {"decode": decode, "spec": asdict(spec), "max_pixels": max_pixels, "time_limit": time_limit}
         )
@@ -338,7 +339,7 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
         name: tuple(value) if isinstance(value, list) else value for name, value in setup["spec"].items()
     }
     spec = PreprocessSpec(**fields)
-    crop = pictures.cropper(setup["decode"], spec, "cpu", max_pixels=setup["max_pixels"])
+    crop = cropping.cropper(setup["decode"], spec, "cpu", max_pixels=setup["max_pixels"])
     out = np.empty((*spec.crop_size, 3), np.uint8)
     _restrain(setup["max_pixels"])
     _send(answers, {}, b"")
@@ -359,7 +360,7 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
 
 def _answer(crop: Cropper, request: dict[str, Any], content: bytes, out: NDArray[np.uint8]) -> dict[str, Any]:
     try:
-        width, height = crop(pictures.from_source(_source(request, content)), out)
+        width, height = crop(cropping.from_source(_source(request, content)), out)
     except ImageError as error:
         return {"error": error.type, "message": str(error)}
     except Exception as error:  # noqa: BLE001 - what would end the run elsewhere ends one picture here

@@ -22,7 +22,7 @@ from operator import attrgetter, itemgetter
 from pathlib import Path
 
 from imgclassify.errors import LabelsError
-from imgclassify.resources import data_folder
+from imgclassify.paths import data_folder
 
 MAX_FILE_BYTES = 8 * 2**20
 """A larger file is refused. ImageNet-21k's 21,841 classes with synonyms and glosses take 3 MB."""

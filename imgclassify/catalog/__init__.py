@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
-from imgclassify import resources
+from imgclassify import paths
 from imgclassify.errors import ManifestError, UnknownModelError
 
 EMBEDDED_MODEL = "efficientnet_lite0"
@@ -224,12 +224,12 @@ SORT_KEYS: dict[str, Callable[[ModelManifest], Any]] = {
 
 def user_folder() -> Path:
     """Where the user's own manifests lie."""
-    return resources.config_folder() / "models"
+    return paths.config_folder() / "models"
 
 
 def _files() -> Iterator[tuple[str, str]]:
     """(name for messages, text) of each manifest file, the shipped ones first."""
-    shipped = (entry for entry in resources.data_folder("models").iterdir() if entry.name.endswith(".toml"))
+    shipped = (entry for entry in paths.data_folder("models").iterdir() if entry.name.endswith(".toml"))
     for entry in sorted(shipped, key=lambda entry: entry.name):
         yield f"models/{entry.name}", entry.read_text("utf-8")
     # Editors and macOS leave hidden files of the same ending.

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import typer
 
-from imgclassify import __version__, catalog, labels, resources, weights
-from imgclassify.cli import compare as comparing
+from imgclassify import __version__, catalog, labels, paths, weights
 from imgclassify.cli import console, options
-from imgclassify.cli.compare import (
+from imgclassify.cli.commands import compare as comparing
+from imgclassify.cli.commands.compare import (
     Arch,
     BatchSize,
     Decode,
@@ -33,10 +33,10 @@ from imgclassify.cli.compare import (
     Request,
     Setting,
 )
-from imgclassify.cli.listing import print_table
 from imgclassify.cli.options import Debug, Json, NoProgress
-from imgclassify.downloads import public_url
+from imgclassify.cli.tables import print_table
 from imgclassify.errors import ImgclassifyError, UnavailableError, UsageError, WeightsError
+from imgclassify.weights.downloads import public_url
 
 _PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "pillow", "numpy", "safetensors", "requests")
 _EXPORT = "pip install 'imgclassify[export]' for `models prepare`, which makes graphs of networks that have none"
@@ -123,7 +123,7 @@ def _look(json: bool) -> None:
 
 
 def _packages() -> Iterator[Finding]:
-    yield Finding("imgclassify", f"{__version__}, {Path(__file__).parent.parent}")
+    yield Finding("imgclassify", f"{__version__}, {Path(__file__).parents[2]}")
     yield Finding("Python", f"{platform.python_version()}, {sys.executable}")
     for package in _PACKAGES:
         try:
@@ -179,8 +179,8 @@ def _load_torchvision() -> str:
 
 
 def _folders() -> Iterator[Finding]:
-    yield _writable("weights", resources.torch_hub_folder() / "checkpoints", "set TORCH_HOME to another folder")
-    yield _writable("records", resources.cache_folder(), "set XDG_CACHE_HOME to another folder")
+    yield _writable("weights", paths.torch_hub_folder() / "checkpoints", "set TORCH_HOME to another folder")
+    yield _writable("records", paths.cache_folder(), "set XDG_CACHE_HOME to another folder")
     state = "there" if catalog.user_folder().is_dir() else "not there; made when you want models of your own"
     yield Finding("own models", f"{catalog.user_folder()} ({state})")
     for variable in (

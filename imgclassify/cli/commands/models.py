@@ -10,10 +10,10 @@ import typer
 
 from imgclassify import catalog, weights
 from imgclassify.cli import COMMANDS, console, options
-from imgclassify.cli.listing import print_table
 from imgclassify.cli.options import Debug, Json, NoProgress, Offline, Quiet, complete_model
-from imgclassify.downloads import public_url
+from imgclassify.cli.tables import print_table
 from imgclassify.errors import HashMismatchError, UnavailableError, UsageError, WeightsError
+from imgclassify.weights.downloads import public_url
 
 if TYPE_CHECKING:
     from imgclassify.catalog import ModelManifest
@@ -174,7 +174,7 @@ def prepare(
     """
     console.configure(be_quiet=quiet, be_debug=debug, show_progress=not no_progress)
     from imgclassify import hub
-    from imgclassify.hub import prepared
+    from imgclassify.hub import export_cache
 
     side = options.size("--crop-size", crop_size)
     overrides = hub.PreprocessOverrides(crop_size=(side, side) if isinstance(side, int) else side)
@@ -182,7 +182,7 @@ def prepare(
         asked = hub.LoadOptions(
             arch=arch, labels=labels, overrides=overrides, offline=offline, trust=trust, progress=progress
         )
-        folder = prepared.prepare(reference, asked)
+        folder = export_cache.prepare(reference, asked)
     typer.echo(str(folder))
 
 

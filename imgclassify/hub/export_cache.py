@@ -16,15 +16,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgclassify import __version__, checkpoints, graphs, locks, resources, weights
+from imgclassify import __version__, checkpoints, files, paths, weights
 from imgclassify import labels as label_sets
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import CheckpointError, UnavailableError, UsageError, WeightsError, first_line
-from imgclassify.graphs import SessionPlan
+from imgclassify.graphs import graph as graphs
+from imgclassify.graphs.graph import SessionPlan
 from imgclassify.hub import catalogued
 from imgclassify.hub import reference as references
+from imgclassify.hub.backends import Ways
 from imgclassify.hub.network import LoadOptions, Network
-from imgclassify.hub.ways import Ways
 from imgclassify.labels import Label, LabelSet
 from imgclassify.telemetry import disable_telemetry
 
@@ -64,7 +65,7 @@ class Prepared:
 def find(reference: str, options: LoadOptions) -> Network | None:
     """The prepared network of a model reference, or None. One that is damaged, or whose weights have changed since,
     is passed over with a warning."""
-    place = resources.prepared_folder() / _key(reference, options)
+    place = paths.prepared_folder() / _key(reference, options)
     if not place.is_dir():
         return None
     try:
@@ -89,8 +90,8 @@ def prepare(reference: str, options: LoadOptions) -> Path:
     """
     disable_telemetry()
     # Where another process is at the same, its result will do.
-    place = resources.prepared_folder() / _key(reference, options)
-    with locks.locked(place, "prepare it", hint="set XDG_CACHE_HOME to another folder"):
+    place = paths.prepared_folder() / _key(reference, options)
+    with files.locked(place, "prepare it", hint="set XDG_CACHE_HOME to another folder"):
         if find(reference, options):
             return place
         network = references.load(reference, options)
@@ -101,7 +102,7 @@ def prepare(reference: str, options: LoadOptions) -> Path:
                 f"{reference} is quantized, and has operators that no graph has", hint="it runs in torch as it is"
             )
         draft = place.with_name(f"{place.name}.{os.getpid()}.partial")
-        for left in (*resources.prepared_folder().glob(f"{place.name}.*.partial"), draft):
+        for left in (*paths.prepared_folder().glob(f"{place.name}.*.partial"), draft):
             shutil.rmtree(left, ignore_errors=True)
         try:
             draft.mkdir()
@@ -119,7 +120,7 @@ def prepare(reference: str, options: LoadOptions) -> Path:
 
 def entries() -> Iterator[Prepared]:
     """All that is in the cache, what no longer serves among it."""
-    for place in sorted(path for path in resources.prepared_folder().glob("*") if path.is_dir()):
+    for place in sorted(path for path in paths.prepared_folder().glob("*") if path.is_dir()):
         size = sum(file.stat().st_size for file in place.iterdir() if file.is_file())
         try:
             record = json.loads((place / _RECORD).read_bytes())
@@ -245,7 +246,7 @@ def _write(draft: Path, reference: str, options: LoadOptions, network: Network) 
     """The files of a network, the record of them last."""
     from safetensors.numpy import save_file
 
-    from imgclassify.export import export
+    from imgclassify.graphs.export import export
 
     height, width = network.preprocess.crop_size
     if height != width:

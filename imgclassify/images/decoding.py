@@ -32,8 +32,8 @@ from imgclassify.errors import (
     UnsupportedImageError,
     first_line,
 )
+from imgclassify.images.truncation import ends_early
 from imgclassify.sources import MAX_BYTES, Source
-from imgclassify.truncation import ends_early
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,8 +9,9 @@ from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from imgclassify import images, preprocess, sources
+from imgclassify import sources
 from imgclassify.errors import ImageError, ImageTooLargeError, UsageError
+from imgclassify.images import decoding, preprocessing
 from imgclassify.sources import Source
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from imgclassify.catalog import PreprocessSpec
-    from imgclassify.gpu_decode import GpuDecoder
+    from imgclassify.images.gpu_decoding import GpuDecoder
 
     Anything: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | Source"
 
@@ -47,12 +48,12 @@ class Picture:
     """Upright, mode RGB."""
     error: ImageError | None = None
 
-    def load(self, *, max_pixels: int = images.MAX_PIXELS) -> Image.Image:
+    def load(self, *, max_pixels: int = decoding.MAX_PIXELS) -> Image.Image:
         """The picture, upright: mode RGB. Raises ImageError."""
         if self.error:
             raise self.error
         if self.source:
-            return images.load(self.source, max_pixels=max_pixels)
+            return decoding.load(self.source, max_pixels=max_pixels)
         assert self.image is not None
         return self.image
 
@@ -88,7 +89,7 @@ def named(picture: Any, index: int, *, offline: bool) -> Picture:
             hint="give a path, bytes, a PIL image, an (H, W, 3) uint8 array, or an iterable of these",
         )
     try:
-        image = images.from_memory(picture)
+        image = decoding.from_memory(picture)
     except ImageError as error:
         return Picture(f"image:{index}", error=error)
     return Picture(f"image:{index}", image=image.copy() if image is picture else image)
@@ -98,7 +99,7 @@ def from_source(source: Source) -> Picture:
     return Picture(source.name, source)
 
 
-def cropper(decode: str, spec: PreprocessSpec, device: str, *, max_pixels: int = images.MAX_PIXELS) -> Cropper:
+def cropper(decode: str, spec: PreprocessSpec, device: str, *, max_pixels: int = decoding.MAX_PIXELS) -> Cropper:
     """The one of DECODES, for a model's preprocessing.
 
     Args:
@@ -108,7 +109,7 @@ def cropper(decode: str, spec: PreprocessSpec, device: str, *, max_pixels: int =
         DeviceError: "gpu", and the device is none that can decode.
     """
     if decode == "gpu":
-        from imgclassify.gpu_decode import GpuDecoder
+        from imgclassify.images.gpu_decoding import GpuDecoder
 
         return partial(_gpu, GpuDecoder(spec, device, max_pixels=max_pixels), spec)
     return partial(_fast if decode == "fast" else _exact, spec, max_pixels)
@@ -117,7 +118,7 @@ def cropper(decode: str, spec: PreprocessSpec, device: str, *, max_pixels: int =
 def _exact(spec: PreprocessSpec, max_pixels: int, picture: Picture, out: NDArray[np.uint8]) -> tuple[int, int]:
     image = picture.load(max_pixels=max_pixels)
     try:
-        preprocess.crop(image, spec, out=out)
+        preprocessing.crop(image, spec, out=out)
     except MemoryError as error:
         raise _too_large(image.size) from error
     return image.size
@@ -128,11 +129,11 @@ def _fast(spec: PreprocessSpec, max_pixels: int, picture: Picture, out: NDArray[
         image = picture.load()
         size = image.size
     else:
-        image, size = images.load_reduced(
-            picture.source, lambda whole: preprocess.resized_size(whole, spec), max_pixels=max_pixels
+        image, size = decoding.load_reduced(
+            picture.source, lambda whole: preprocessing.resized_size(whole, spec), max_pixels=max_pixels
         )
     try:
-        preprocess.crop_fast(image, size, spec, out=out)
+        preprocessing.crop_fast(image, size, spec, out=out)
     except MemoryError as error:
         raise _too_large(size) from error
     return size
@@ -140,7 +141,7 @@ def _fast(spec: PreprocessSpec, max_pixels: int, picture: Picture, out: NDArray[
 
 def _gpu(decoder: GpuDecoder, spec: PreprocessSpec, picture: Picture, out: NDArray[np.uint8]) -> tuple[int, int]:
     if picture.source is None:
-        return _exact(spec, images.MAX_PIXELS, picture, out)
+        return _exact(spec, decoding.MAX_PIXELS, picture, out)
     out[...], size = decoder.crop(picture.source)
     return size
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imgclassify.errors import CheckpointError, UnavailableError, first_line
-from imgclassify.graphs import BIAS, METADATA_KEY, SCALE, UNCOUNTED
+from imgclassify.graphs.graph import BIAS, METADATA_KEY, SCALE, UNCOUNTED
 
 if TYPE_CHECKING:
     import onnx

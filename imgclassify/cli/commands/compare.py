@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imgclassify.cli import console, options, progress
-from imgclassify.cli.listing import print_table
 from imgclassify.cli.progress import Total
-from imgclassify.cli.tally import Tally
+from imgclassify.cli.stats import Tally
+from imgclassify.cli.tables import print_table
 from imgclassify.errors import ExitStatus, NoImagesError, UnavailableError, UsageError
 
 if TYPE_CHECKING:

@@ -11,14 +11,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from imgclassify.errors import UsageError, first_line
-from imgclassify.output import forms
-from imgclassify.output.destination import draft_of, drafted, told
+from imgclassify.output import file_formats
+from imgclassify.output.atomic import draft_of, drafted, told
 from imgclassify.output.journal import Journal, Session
 from imgclassify.output.provenance import Provenance
 from imgclassify.results import ImageResult, RunInfo
 
 if TYPE_CHECKING:
-    from imgclassify.output.ledger import Ledger
+    from imgclassify.output.resume_index import Ledger
 
 _PARTIAL = ".partial"
 
@@ -40,7 +40,7 @@ class KeptOutput:
                 stopped run and `resume` is False.
         """
         self._name = path
-        self._form = forms.form(format_name)
+        self._form = file_formats.form(format_name)
         self._session = Session(retries=retry_errors) if resume else None
         self._ledger: Ledger | None = None
         self._former: Provenance | None = None
@@ -146,7 +146,7 @@ class KeptOutput:
                 )
             self._journal.clear()
             return
-        from imgclassify.output.ledger import Ledger
+        from imgclassify.output.resume_index import Ledger
 
         if self._journal.provenance:
             self._former = self._journal.provenance
@@ -213,7 +213,7 @@ class KeptOutput:
                 if isinstance(entry, ImageResult):
                     yield entry
             return
-        from imgclassify.output.ledger import Ledger
+        from imgclassify.output.resume_index import Ledger
 
         positions = Ledger(self._journal.entries()).positions()
         yield from self._journal.records_at(positions)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from PIL import Image, JpegImagePlugin
 
-from imgclassify import images, preprocess
 from imgclassify.errors import DeviceError, ImageTooLargeError, first_line
+from imgclassify.images import decoding, preprocessing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +77,7 @@ class GpuDecoder:
         spec: PreprocessSpec,
         device: str,
         *,
-        max_pixels: int = images.MAX_PIXELS,
+        max_pixels: int = decoding.MAX_PIXELS,
         decode: Decode | None = None,
     ) -> None:
         """Tries the device's decoder on a small picture.
@@ -122,9 +122,9 @@ class GpuDecoder:
             except Exception as error:  # noqa: BLE001 - nvJPEG fails in many ways, and is not the last resort
                 logger.debug("%s is not decoded on the GPU: %s", source.name, first_line(error))
             stream.seek(0)
-            image = images.decode(stream, max_pixels=self._max_pixels)
+            image = decoding.decode(stream, max_pixels=self._max_pixels)
         try:
-            return preprocess.crop(image, self._spec), image.size
+            return preprocessing.crop(image, self._spec), image.size
         except MemoryError as error:
             raise ImageTooLargeError(
                 f"too large for this machine's memory: {image.width}×{image.height}"
@@ -202,18 +202,18 @@ def _read(stream: BinaryIO, spec: PreprocessSpec, max_pixels: int) -> _Jpeg | No
     if start != b"\xff\xd8\xff":
         return None
     content = bytearray(start + stream.read(MAX_BYTES))
-    images._silence_decoders()
+    decoding._silence_decoders()
     reader = io.BytesIO(content)
     header = JpegImagePlugin.JpegImageFile(reader)
     if not _is_usual(header) or not _is_whole(content, reader.tell()):
         return None
-    if header.width * header.height > max_pixels or content.count(_START_OF_SCAN) > images.MAX_SCANS:
+    if header.width * header.height > max_pixels or content.count(_START_OF_SCAN) > decoding.MAX_SCANS:
         return None
     stored = (header.height, header.width)
-    transposition = images._transposition(header)
-    turned = transposition in images._TURNS
+    transposition = decoding._transposition(header)
+    turned = transposition in decoding._TURNS
     size = stored[::-1] if turned else stored
-    resized = preprocess.resized_size(size, spec)
+    resized = preprocessing.resized_size(size, spec)
     if not _fits(resized, spec):
         return None
     return _Jpeg(content, stored, transposition, size, resized)
@@ -236,7 +236,7 @@ def _fits(resized: Size, spec: PreprocessSpec) -> bool:
     """Whether the crop is all picture, with nothing to be filled up, and the resize of a usual size."""
     height, width = resized
     crop_height, crop_width = spec.crop_size
-    return crop_height <= height and crop_width <= width and height * width <= preprocess.LARGE_RESIZE
+    return crop_height <= height and crop_width <= width and height * width <= preprocessing.LARGE_RESIZE
 
 
 # Decoding ---------------------------------------------------------------------------------------------------

@@ -11,11 +11,11 @@ import typer
 
 from imgclassify.cli import console, options
 from imgclassify.cli import predict_options as given
-from imgclassify.cli.naming import Named
+from imgclassify.cli.inputs import Named
 from imgclassify.cli.options import Debug, Format, NoProgress, Offline, Quiet, Verbose
 from imgclassify.cli.progress import Total
-from imgclassify.cli.running import answer, summarised
-from imgclassify.cli.tally import Tally
+from imgclassify.cli.run import answer, summarised
+from imgclassify.cli.stats import Tally
 from imgclassify.errors import NoImagesError, UsageError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal, Protocol, TextIO
 
 from imgclassify.errors import UsageError
+from imgclassify.output.atomic import drafted
 from imgclassify.output.delimited import DELIMITERS, DelimitedWriter, read_delimited
-from imgclassify.output.destination import drafted
 from imgclassify.output.json_lines import JsonLinesWriter, read_json_lines
 from imgclassify.output.provenance import Provenance
 from imgclassify.results import ImageResult

@@ -14,9 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgclassify import checkpoints, protobuf, resources
+from imgclassify import checkpoints, paths
 from imgclassify.checkpoints import Tensor
 from imgclassify.errors import CheckpointError, ResourceError, first_line
+from imgclassify.graphs import protobuf
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -273,7 +274,7 @@ def find(manifest: ModelManifest, preprocess: PreprocessSpec) -> Graph | None:
     if height != width:
         return None
     with suppress(ResourceError):
-        file = resources.data_folder("models") / "graphs" / f"{manifest.architecture}-{height}.onnx"
+        file = paths.data_folder("models") / "graphs" / f"{manifest.architecture}-{height}.onnx"
         # A user's own manifest may name any architecture.
         if "/" not in manifest.architecture and file.is_file():
             graph = read(Path(str(file)))

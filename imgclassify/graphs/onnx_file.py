@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from pathlib import Path, PureWindowsPath
 
-from imgclassify import protobuf
 from imgclassify.checkpoints.storage import MappedFile
 from imgclassify.errors import CheckpointError, first_line, printable
+from imgclassify.graphs import protobuf
 
 MAX_NODES = 50_000
 """Of a graph, with its functions written out. The largest of torchvision's, Swin's, has 1,810."""

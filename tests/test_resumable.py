@@ -25,8 +25,8 @@ from test_output import BAD, GOOD, RUN
 
 from imgclassify.errors import UsageError
 from imgclassify.output import KEPT_FORMATS, open_output
-from imgclassify.output.forms import form
-from imgclassify.output.ledger import _TAKE, Ledger
+from imgclassify.output.file_formats import form
+from imgclassify.output.resume_index import _TAKE, Ledger
 from imgclassify.results import ImageResult
 
 every_format = pytest.mark.parametrize("name", KEPT_FORMATS)
@@ -414,7 +414,7 @@ def test_files_that_need_seeking_go_to_no_pipe(name: str, place: Path | None) ->
 
 
 def test_parquet_without_the_extra_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgclassify.output.forms.find_spec", lambda name: None)
+    monkeypatch.setattr("imgclassify.output.file_formats.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="extra package") as raised:
         open_output(tmp_path / "out.parquet", "parquet")
     assert raised.value.hint == "pip install 'imgclassify[parquet]'"
@@ -738,7 +738,7 @@ def test_the_names_of_records_are_not_in_memory() -> None:
         import resource
         from test_kept import GOOD
         from dataclasses import replace
-        from imgclassify.output.ledger import _TAKE, Ledger
+        from imgclassify.output.resume_index import _TAKE, Ledger
         Ledger([(0, GOOD)])
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         ledger = Ledger((0, replace(GOOD, source=f"{index:0200d}")) for index in range(200_000))

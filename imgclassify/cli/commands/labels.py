@@ -9,8 +9,8 @@ import typer
 
 from imgclassify import labels
 from imgclassify.cli import COMMANDS, console
-from imgclassify.cli.listing import print_table
 from imgclassify.cli.options import Debug, Json
+from imgclassify.cli.tables import print_table
 
 if TYPE_CHECKING:
     from imgclassify.labels import Label

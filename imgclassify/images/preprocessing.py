@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from imgclassify.catalog import PreprocessSpec, Size
 from imgclassify.errors import ImageTooLargeError
-from imgclassify.images import REDUCTIONS
+from imgclassify.images.decoding import REDUCTIONS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -19,10 +19,11 @@ from timm.data import create_transform, resolve_data_config
 from torchvision.models import get_model_weights
 from torchvision.transforms import InterpolationMode, functional
 
-from imgclassify import catalog, images, preprocess
+from imgclassify import catalog
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.engines.torch_engine import TorchEngine
 from imgclassify.hub.timm_registry import preprocess_spec
+from imgclassify.images import decoding, preprocessing
 
 MANIFESTS = [manifest for manifest in catalog.manifests() if manifest.provider == "torchvision"]
 SPECS = {str(manifest.preprocess): manifest for manifest in MANIFESTS}
@@ -49,7 +50,7 @@ def preset(manifest: catalog.ModelManifest) -> Any:
 def normalized(image: Image.Image, spec: PreprocessSpec) -> torch.Tensor:
     """What the torch engine gives the network for one image."""
     engine = TorchEngine(lambda: torch.nn.Identity(), spec, device="cpu")
-    return engine.normalize(torch.from_numpy(preprocess.crop(image, spec)[None]))[0]
+    return engine.normalize(torch.from_numpy(preprocessing.crop(image, spec)[None]))[0]
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest.reference)
@@ -139,7 +140,7 @@ def test_a_crop_larger_than_the_image_is_padded_as_torchvision_pads(size: tuple[
 
 def test_the_crop_is_contiguous_bytes_of_the_stated_shape() -> None:
     spec = PreprocessSpec(256, (192, 224), "bilinear", True, (0.5,) * 3, (0.5,) * 3)
-    crop = preprocess.crop(noise(300, 280), spec)
+    crop = preprocessing.crop(noise(300, 280), spec)
     assert (crop.shape, crop.dtype, crop.flags.c_contiguous) == ((192, 224, 3), np.uint8, True)
 
 
@@ -158,7 +159,7 @@ def test_a_crop_is_written_where_it_is_wanted(size: tuple[int, int]) -> None:
     spec = catalog.find("resnet50").preprocess
     batch = np.full((3, 224, 224, 3), 77, np.uint8)
     image = noise(*size)
-    for make in (preprocess.crop, partial(preprocess.crop_fast, whole=size)):
+    for make in (preprocessing.crop, partial(preprocessing.crop_fast, whole=size)):
         batch[:] = 77
         out = batch[1]
         assert make(image, spec=spec, out=out) is out
@@ -183,8 +184,8 @@ def test_computing_only_what_the_crop_keeps_gives_the_same_bits(
     pixels = np.random.default_rng(long).integers(0, 256, (*shape, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preprocess, "LARGE_RESIZE", 0)
-        window = preprocess.crop(image, spec)
+        patch.setattr(preprocessing, "LARGE_RESIZE", 0)
+        window = preprocessing.crop(image, spec)
     np.testing.assert_array_equal(window, plainly(image, spec))
 
 
@@ -193,12 +194,12 @@ def test_computing_only_what_the_crop_keeps_gives_the_same_bits(
 
 def fast(content: bytes, spec: PreprocessSpec) -> tuple[NDArray[np.uint8], int]:
     """(the fast crop of a JPEG, the scale that it was decoded at)."""
-    image, whole = images.decode_reduced(io.BytesIO(content), partial(preprocess.resized_size, spec=spec))
-    return preprocess.crop_fast(image, whole, spec), round(whole[0] / image.width)
+    image, whole = decoding.decode_reduced(io.BytesIO(content), partial(preprocessing.resized_size, spec=spec))
+    return preprocessing.crop_fast(image, whole, spec), round(whole[0] / image.width)
 
 
 def exact(content: bytes, spec: PreprocessSpec) -> NDArray[np.uint8]:
-    return preprocess.crop(images.decode(io.BytesIO(content)), spec)
+    return preprocessing.crop(decoding.decode(io.BytesIO(content)), spec)
 
 
 def jpeg(pixels: NDArray[np.uint8]) -> bytes:
@@ -252,7 +253,7 @@ def test_nothing_is_shifted_or_stretched(size: tuple[int, int]) -> None:
 def test_the_fast_crop_of_a_whole_picture_is_near(size: tuple[int, int]) -> None:
     spec = catalog.find("efficientnet_lite0").preprocess
     image = noise(*size)
-    near(preprocess.crop_fast(image, size, spec), preprocess.crop(image, spec), 0.3)
+    near(preprocessing.crop_fast(image, size, spec), preprocessing.crop(image, spec), 0.3)
 
 
 @given(
@@ -289,7 +290,7 @@ def test_a_strip_is_answered_without_gigabytes(size: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     tracemalloc.start()
-    found = preprocess.crop(image, spec)
+    found = preprocessing.crop(image, spec)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found.shape == (224, 224, 3)
@@ -305,4 +306,4 @@ def test_a_strip_with_nearest_is_refused_and_not_attempted() -> None:
 
     spec = PreprocessSpec(256, (224, 224), "nearest", True, (0.5,) * 3, (0.5,) * 3)
     with pytest.raises(ImageTooLargeError, match="1×100000"):
-        preprocess.crop(Image.new("RGB", (1, 100_000)), spec)
+        preprocessing.crop(Image.new("RGB", (1, 100_000)), spec)

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlparse, urlsplit
 
-from imgclassify import downloads, locks, resources
-from imgclassify.downloads import public_url
+from imgclassify import files, paths
 from imgclassify.errors import HashMismatchError, OfflineError, WeightsError
+from imgclassify.weights import downloads
+from imgclassify.weights.downloads import public_url
 
 Progress = Callable[[str, int, int | None], None]
 """Called often, with a file's name, the bytes so far and the total, None where it is not known."""
@@ -57,7 +58,7 @@ def location(url: str) -> Path:
     name = posixpath.basename(urlparse(url).path)
     if name in ("", ".", ".."):
         raise WeightsError(f"{public_url(url)} names no file")
-    return resources.torch_hub_folder().absolute() / "checkpoints" / name
+    return paths.torch_hub_folder().absolute() / "checkpoints" / name
 
 
 def cached(url: str) -> bool:
@@ -250,7 +251,7 @@ def _hash(path: Path) -> str:
 def _locked(path: Path) -> Iterator[Path]:
     """One process at a time changes `path`. Gives the lock's file; names file and folder if they are unwritable."""
     hint = "TORCH_HOME names another folder for downloaded weights"
-    with locks.locked(path, "fetch it", hint=hint) as lock:
+    with files.locked(path, "fetch it", hint=hint) as lock:
         try:
             yield lock
         except OSError as error:
@@ -344,7 +345,7 @@ def _record_file(url: str, path: Path) -> Path:
     # The user may also name a download by its path: what is found then says nothing of what was published.
     kind = b"download:" if _is_remote(url) else b"in place:"
     key = hashlib.sha256(kind + os.fsencode(path.absolute())).hexdigest()
-    return resources.cache_folder() / "verified" / f"{key}.json"
+    return paths.cache_folder() / "verified" / f"{key}.json"
 
 
 def _read_record(url: str, path: Path) -> _Record | None:

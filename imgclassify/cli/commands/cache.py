@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imgclassify import catalog, resources, weights
+from imgclassify import catalog, paths, weights
 from imgclassify.cli import COMMANDS, console
-from imgclassify.cli.listing import print_table
 from imgclassify.cli.options import Debug, Json, Quiet
+from imgclassify.cli.tables import print_table
 from imgclassify.errors import WeightsError
 
 if TYPE_CHECKING:
     from imgclassify.catalog import ModelManifest
-    from imgclassify.hub.prepared import Prepared
+    from imgclassify.hub.export_cache import Prepared
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=COMMANDS["cache"])
 
@@ -72,19 +72,19 @@ def clear(
 
 def _folders() -> dict[str, Path]:
     return {
-        "weights": resources.torch_hub_folder() / "checkpoints",
-        "records": resources.cache_folder(),
-        "prepared": resources.prepared_folder(),
+        "weights": paths.torch_hub_folder() / "checkpoints",
+        "records": paths.cache_folder(),
+        "prepared": paths.prepared_folder(),
         "own models": catalog.user_folder(),
     }
 
 
 def _prepared() -> list[Prepared]:
-    if not resources.prepared_folder().is_dir():
+    if not paths.prepared_folder().is_dir():
         return []
-    from imgclassify.hub import prepared
+    from imgclassify.hub import export_cache
 
-    return list(prepared.entries())
+    return list(export_cache.entries())
 
 
 def _named(entry: Prepared) -> str:
@@ -93,9 +93,9 @@ def _named(entry: Prepared) -> str:
 
 
 def _remove(entry: Prepared) -> None:
-    from imgclassify.hub import prepared
+    from imgclassify.hub import export_cache
 
-    prepared.remove(entry)
+    export_cache.remove(entry)
 
 
 def _cached() -> dict[Path, tuple[ModelManifest, list[Path]]]:

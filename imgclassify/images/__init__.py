@@ -1,0 +1,1 @@
+"""Source → uint8 crop: decoding, colour, resizing and cropping of images."""
