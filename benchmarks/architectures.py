@@ -53,7 +53,7 @@ LOGIT_SPREAD = 2.0
 def references() -> list[str]:
     """NAME of each architecture, and NAME@WEIGHTS of further ones at another crop size."""
     found: dict[tuple[str, int], ModelManifest] = {}
-    shipped = [each for each in catalog.manifests() if each.origin.startswith("models/")]
+    shipped = [each for each in catalog.load_manifests() if each.origin.startswith("models/")]
     for manifest in sorted(shipped, key=lambda each: (each.name, not each.default)):
         if manifest.provider == "torchvision":
             found.setdefault((manifest.name, manifest.preprocess.crop_size[0]), manifest)
@@ -73,7 +73,7 @@ def compare(reference: str, checkpoint: Path) -> Row:
     manifest = _manifest(reference)
     quantized = architectures.is_quantized(manifest)
     torch.save((_quantized if quantized else seeded)(manifest).state_dict(), checkpoint)
-    network = hub.load(str(checkpoint), LoadOptions(arch=reference, offline=True))
+    network = hub.load_network(str(checkpoint), LoadOptions(arch=reference, offline=True))
     assert manifest.metadata is not None
     row: Row = {
         "architecture": manifest.architecture,
@@ -81,8 +81,8 @@ def compare(reference: str, checkpoint: Path) -> Row:
         "parameters": manifest.metadata.num_params,
         "checkpoint_bytes": checkpoint.stat().st_size,
     }
-    if network.ways.session is None:
-        return row | {"reason": network.ways.no_session}
+    if network.backends.open_session is None:
+        return row | {"reason": network.backends.no_session_reason}
     graph = layout.ROOT / "models" / "graphs" / f"{manifest.architecture}-{row['crop_size']}.onnx"
     return row | {"graph_bytes": graph.stat().st_size, **_differences(network)}
 
@@ -94,7 +94,7 @@ def _enter(environment: Mapping[str, str]) -> None:
 
 def _manifest(reference: str) -> ModelManifest:
     name, _, weights = reference.partition("@")
-    return catalog.find(name, weights or None)
+    return catalog.find_model(name, weights or None)
 
 
 def _differences(network: Network) -> Row:
@@ -108,7 +108,7 @@ def _differences(network: Network) -> Row:
     pixels = crops(network.preprocess.crop_size[0])
 
     def answer(engine: str, images: int | None) -> NDArray[np.float32]:
-        started = choice.start(network, engine=engine, device="cpu", dtype="float32", images=images)
+        started = choice.create_engine(network, engine=engine, device="cpu", dtype="float32", num_images=images)
         return started.engine.logits(pixels[:images])
 
     given = np.concatenate([answer("onnxruntime", None), answer("onnxruntime", 1)])
@@ -146,7 +146,7 @@ def seeded(manifest: ModelManifest) -> torch.nn.Module:
 
     torch.manual_seed(sum(map(ord, manifest.architecture)))
     with _without_initialisation():
-        network = architectures.create(manifest).eval()
+        network = architectures.create_network(manifest).eval()
     spec = manifest.preprocess
     pixels = torch.from_numpy(crops(spec.crop_size[0])).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
@@ -165,7 +165,7 @@ def _quantized(manifest: ModelManifest) -> torch.nn.Module:
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of what torchvision still uses
-        return architectures.create(manifest)
+        return architectures.create_network(manifest)
 
 
 def _without_initialisation() -> Any:

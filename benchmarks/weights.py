@@ -32,7 +32,7 @@ def write_all(folder: Path) -> None:
 
 def write_embedded(folder: Path) -> None:
     """The installed checkpoint under timm's names; read by torch alone, so that nothing of ours vouches for it."""
-    manifest = catalog.find(catalog.EMBEDDED_MODEL)
+    manifest = catalog.find_model(catalog.EMBEDDED_MODEL)
     package, _, path = manifest.url.removeprefix("package:").partition("/")
     published = torch.load(str(files(package).joinpath(path)), weights_only=True)
     state_dict = OrderedDict()

@@ -13,10 +13,10 @@ import imgclassify
 from imgclassify import hub, pipeline
 from imgclassify.catalog import EMBEDDED_MODEL
 from imgclassify.engines import choice, devices
-from imgclassify.errors import CheckpointError, ImageError, UsageError, printable
+from imgclassify.errors import CheckpointError, ImageError, UsageError, make_printable
 from imgclassify.hub import LoadOptions, Network, PreprocessOverrides
 from imgclassify.images import cropping
-from imgclassify.images.cropping import TIME_LIMIT, Picture
+from imgclassify.images.cropping import TIME_LIMIT, ImageInput
 from imgclassify.images.decoding import MAX_PIXELS
 from imgclassify.labels import LabelSet
 from imgclassify.results import ImageFailure, ImageResult, Prediction, RunInfo
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from imgclassify.engines.choice import Started
-    from imgclassify.images.cropping import Anything, Cropper
+    from imgclassify.engines.choice import EngineSelection
+    from imgclassify.images.cropping import Anything, Preprocessor
     from imgclassify.weights import Progress
 
 DEFAULT_TOP_K = 5
@@ -68,7 +68,7 @@ class Classifier:
         max_pixels: int = MAX_PIXELS,
         isolate: bool = False,
         time_limit: float = TIME_LIMIT,
-        images: int | None = None,
+        num_images: int | None = None,
         resize_size: int | tuple[int, int] | None = None,
         crop_size: int | tuple[int, int] | None = None,
         interpolation: str | None = None,
@@ -110,8 +110,10 @@ class Classifier:
             UsageError: an argument is out of its range, or one that the model needs is missing.
             UnavailableError: model, weights, labels or device cannot be had; its subclasses say which and why.
         """
-        _require_positive(top_k=top_k, batch_size=batch_size, workers=workers, images=images, max_pixels=max_pixels)
-        choice.check(engine, device, dtype)
+        _require_positive(
+            top_k=top_k, batch_size=batch_size, workers=workers, images=num_images, max_pixels=max_pixels
+        )
+        choice.validate_options(engine, device, dtype)
         how = _decode(decode, fast_decode)
         _check_isolation(isolate, time_limit, how)
         if offline is None:
@@ -134,8 +136,8 @@ class Classifier:
         for what, name in (("model", reference), ("labels", options.labels)):
             if name == "":
                 raise UsageError(f"the name given for {what} is empty", hint="leave it out, or name one")
-        network = hub.load(reference, options)
-        started = choice.start(network, engine=engine, device=device, dtype=dtype, images=images)
+        network = hub.load_network(reference, options)
+        started = choice.create_engine(network, engine=engine, device=device, dtype=dtype, num_images=num_images)
         network.labels.require_num_classes(started.num_classes)
         self.labels: LabelSet = network.labels
         self.top_k: int = min(top_k, started.num_classes)
@@ -143,18 +145,22 @@ class Classifier:
         """All that this classifier's answers depend on."""
         self._engine = started.engine
         self._preprocess = network.preprocess
-        self._crop: Cropper
+        self._crop: Preprocessor
         self._end_workers: Callable[[], object] = lambda: None
         if isolate:
-            from imgclassify.images.isolation import IsolatedCropper  # no picture that is quickly answered needs it
+            from imgclassify.images.isolation import (
+                IsolatedPreprocessor,  # no picture that is quickly answered needs it
+            )
 
-            isolated = IsolatedCropper(how, self._preprocess, max_pixels=max_pixels, time_limit=time_limit)
+            isolated = IsolatedPreprocessor(how, self._preprocess, max_pixels=max_pixels, time_limit=time_limit)
             self._crop, self._end_workers = isolated, isolated.close
         else:
-            self._crop = cropping.cropper(how, self._preprocess, self._engine.device, max_pixels=max_pixels)
+            self._crop = cropping.create_preprocessor(
+                how, self._preprocess, self._engine.device, max_pixels=max_pixels
+            )
         self._offline = offline
         self._batch_size = batch_size or self._engine.default_batch_size
-        self._workers = workers or min(devices.cores(), pipeline.MAX_WORKERS)
+        self._workers = workers or min(devices.count_cores(), pipeline.MAX_WORKERS)
 
     @overload
     def predict(self, picture: Anything) -> ImageResult: ...  # type: ignore[overload-overlap]
@@ -177,40 +183,42 @@ class Classifier:
             ImageError: the one picture cannot be answered. Among many, it has its error in its ImageResult and
                 the rest goes on.
         """
-        if cropping.is_many(picture):
+        if cropping.is_batch(picture):
             many = enumerate(picture)
-            return self._stream(cropping.named(one, index, offline=self._offline) for index, one in many)
+            return self._stream(cropping.as_input(one, index, offline=self._offline) for index, one in many)
         room = self._room(1)
-        prepared = self._open(cropping.named(picture, 0, offline=self._offline), room[0])
+        prepared = self._open(cropping.as_input(picture, 0, offline=self._offline), room[0])
         return self._answer([prepared], room)[0]
 
     def stream(
-        self, sources: Iterable[Source], *, ending: Event | None = None
+        self, sources: Iterable[Source], *, stop_event: Event | None = None
     ) -> Generator[ImageResult, None, None]:
         """One ImageResult for each source, in order, in memory that does not grow with their number.
 
         Args:
             ending: once it is set no further source is taken; those that were have their results.
         """
-        return self._stream(map(cropping.from_source, sources), ending)
+        return self._stream(map(cropping.input_from_source, sources), stop_event)
 
-    def _stream(self, many: Iterable[Picture], ending: Event | None = None) -> Generator[ImageResult, None, None]:
+    def _stream(
+        self, many: Iterable[ImageInput], ending: Event | None = None
+    ) -> Generator[ImageResult, None, None]:
         concurrency = self._engine.concurrency
-        room = self._room(pipeline.rows(self._batch_size, concurrency, self._workers))
+        room = self._room(pipeline.num_slots(self._batch_size, concurrency, self._workers))
 
         def answer(batch: list[_Prepared], rows: list[int]) -> list[ImageResult]:
             # Without gaps they are answered where they lie.
             whole = rows[-1] - rows[0] + 1 == len(rows)
             return self._answer(batch, room[rows[0] : rows[-1] + 1] if whole else room[rows])
 
-        return pipeline.stream(
+        return pipeline.run_pipeline(
             many,
             lambda picture, row: self._prepare(picture, room[row]),
             answer,
             batch_size=self._batch_size,
             workers=self._workers,
             concurrency=concurrency,
-            ending=ending,
+            stop_event=ending,
         )
 
     def close(self) -> None:
@@ -220,16 +228,16 @@ class Classifier:
     def _room(self, count: int) -> NDArray[np.uint8]:
         return self._engine.allocate((count, *self._preprocess.crop_size, 3))
 
-    def _open(self, picture: Picture, out: NDArray[np.uint8]) -> _Prepared:
+    def _open(self, picture: ImageInput, out: NDArray[np.uint8]) -> _Prepared:
         width, height = self._crop(picture, out)
         return _Prepared(picture.name, width, height)
 
-    def _prepare(self, picture: Picture, out: NDArray[np.uint8]) -> _Prepared | pipeline.Done[ImageResult]:
+    def _prepare(self, picture: ImageInput, out: NDArray[np.uint8]) -> _Prepared | pipeline.Completed[ImageResult]:
         try:
             return self._open(picture, out)
         except ImageError as error:
-            failure = ImageFailure(error.type, printable(str(error)))
-            return pipeline.Done(ImageResult(picture.name, self.run.model, None, None, (), failure))
+            failure = ImageFailure(error.type, make_printable(str(error)))
+            return pipeline.Completed(ImageResult(picture.name, self.run.model, None, None, (), failure))
 
     def _answer(self, batch: list[_Prepared], crops: NDArray[np.uint8]) -> list[ImageResult]:
         import numpy as np
@@ -281,7 +289,7 @@ def _check_isolation(isolate: bool, time_limit: float, decode: str) -> None:
         )
 
 
-def _describe(network: Network, started: Started, decode: str) -> RunInfo:
+def _describe(network: Network, started: EngineSelection, decode: str) -> RunInfo:
     return RunInfo(
         version=imgclassify.__version__,
         model=network.model,

@@ -95,15 +95,15 @@ def largest_change(exact: ImageResult, other: ImageResult) -> float:
     )
 
 
-def pairs(
-    exact: Iterable[ImageResult], other: Iterable[ImageResult]
+def pair_results(
+    reference: Iterable[ImageResult], other: Iterable[ImageResult]
 ) -> Generator[tuple[ImageResult, ImageResult], None, None]:
     """The two answers to each picture.
 
     Raises:
         UnavailableError: the two streams are not about the same pictures in the same order.
     """
-    for first, second in zip_longest(exact, other):
+    for first, second in zip_longest(reference, other):
         if first is None or second is None or first.source != second.source:
             names = " and ".join(repr(one.source) if one else "nothing" for one in (first, second))
             raise UnavailableError(

@@ -176,7 +176,7 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-def printable(text: str) -> str:
+def make_printable(text: str) -> str:
     """Text safe for a terminal and for one line: what is not printable becomes its escape, such as \\x1b."""
     if text.isprintable():
         return text

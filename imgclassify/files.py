@@ -16,7 +16,7 @@ logger = logging.getLogger("imgclassify")
 
 
 @contextmanager
-def locked(path: Path, what: str, *, hint: str) -> Iterator[Path]:
+def lock_file(path: Path, what: str, *, hint: str) -> Iterator[Path]:
     """One process at a time changes `path`. Gives the lock's file, and makes the folder it lies in.
 
     Args:

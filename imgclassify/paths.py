@@ -43,12 +43,12 @@ def data_folder(name: str) -> Traversable:
 
 def config_folder() -> Path:
     """The user's own settings: `$XDG_CONFIG_HOME/imgclassify`, else `~/.config/imgclassify`."""
-    return _xdg("XDG_CONFIG_HOME", ".config") / "imgclassify"
+    return _xdg_folder("XDG_CONFIG_HOME", ".config") / "imgclassify"
 
 
 def cache_folder() -> Path:
     """What can be made again: `$XDG_CACHE_HOME/imgclassify`, else `~/.cache/imgclassify`."""
-    return _xdg("XDG_CACHE_HOME", ".cache") / "imgclassify"
+    return _xdg_folder("XDG_CACHE_HOME", ".cache") / "imgclassify"
 
 
 def prepared_folder() -> Path:
@@ -64,7 +64,7 @@ def torch_hub_folder() -> Path:
     return Path(os.path.expanduser(home)) / "hub"  # noqa: PTH111 - without a home, Path.expanduser raises
 
 
-def _xdg(variable: str, fallback: str) -> Path:
+def _xdg_folder(variable: str, fallback: str) -> Path:
     value = os.environ.get(variable)
     # The XDG specification has relative values ignored.
     if value and Path(value).is_absolute():

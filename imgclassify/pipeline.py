@@ -21,40 +21,40 @@ Result = TypeVar("Result")
 MAX_WORKERS = 32
 """More threads than this wait for the interpreter's lock rather than decode."""
 
-PATIENCE_S = 0.05
+BATCH_TIMEOUT_S = 0.05
 """How long a batch that is not full waits for the next item, before it is answered as it is."""
 
-_FAREWELL_S = 1.0
+_SHUTDOWN_TIMEOUT_S = 1.0
 """How long a closed stream waits for the batches that are being computed."""
 
-_AHEAD = 2
+_PREFETCH_BATCHES = 2
 """Batches prepared beyond those being computed, at the least: one about to be, one being filled."""
 
 _END = None
 
 
 @dataclass(frozen=True, slots=True)
-class Done(Generic[Result]):
+class Completed(Generic[Result]):
     """An item that was answered while it was prepared, such as a broken file by its error record."""
 
     result: Result
 
 
-def rows(batch_size: int, concurrency: int, workers: int) -> int:
+def num_slots(batch_size: int, concurrency: int, workers: int) -> int:
     """How many items are in hand at the same time, each in a row of its own: a whole number of batches, in which no
     thread lacks an item."""
-    return batch_size * (concurrency + max(_AHEAD, 1 + -(-workers // batch_size)))
+    return batch_size * (concurrency + max(_PREFETCH_BATCHES, 1 + -(-workers // batch_size)))
 
 
-def stream(
+def run_pipeline(
     items: Iterable[Item],
-    prepare: Callable[[Item, int], Prepared | Done[Result]],
-    answer: Callable[[list[Prepared], list[int]], list[Result]],
+    prepare: Callable[[Item, int], Prepared | Completed[Result]],
+    compute: Callable[[list[Prepared], list[int]], list[Result]],
     *,
     batch_size: int,
     workers: int,
     concurrency: int = 1,
-    ending: Event | None = None,
+    stop_event: Event | None = None,
 ) -> Generator[Result, None, None]:
     """One result an item, in the items' order.
 
@@ -72,79 +72,81 @@ def stream(
         ending: once it is set no further item is taken; those that were have their results.
     """
     executor = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="prepare")
-    line: _Line[Prepared, Result] = _Line(batch_size, rows(batch_size, concurrency, workers), ending or Event())
-    threads = [Thread(target=line.fill, args=(items, prepare, executor), name="feed", daemon=True)]
+    line: _Scheduler[Prepared, Result] = _Scheduler(
+        batch_size, num_slots(batch_size, concurrency, workers), stop_event or Event()
+    )
+    threads = [Thread(target=line.feed_items, args=(items, prepare, executor), name="feed", daemon=True)]
     threads += [
-        Thread(target=line.compute, args=(answer,), name=f"compute-{index}", daemon=True)
+        Thread(target=line.compute_batches, args=(compute,), name=f"compute-{index}", daemon=True)
         for index in range(concurrency)
     ]
     for thread in threads:
         thread.start()
     try:
-        yield from line.results()
+        yield from line.iter_results()
     finally:
-        line.stop()
+        line.stop_threads()
         executor.shutdown(wait=False, cancel_futures=True)
         # Nothing can interrupt an iterator that waits for its next item.
-        threads[0].join(PATIENCE_S)
-        deadline = monotonic() + _FAREWELL_S
+        threads[0].join(BATCH_TIMEOUT_S)
+        deadline = monotonic() + _SHUTDOWN_TIMEOUT_S
         for thread in threads[1:]:
             thread.join(max(0.0, deadline - monotonic()))
 
 
-class _Line(Generic[Prepared, Result]):
+class _Scheduler(Generic[Prepared, Result]):
     """What stands between the thread that iterates the items, those that compute, and who takes the results."""
 
     def __init__(self, batch_size: int, count: int, ending: Event) -> None:
         self._batch_size = batch_size
         self._rows = count
         self._free = BoundedSemaphore(self._rows)
-        self._prepared: Queue[tuple[int, Future[Prepared | Done[Result]]] | None] = Queue()
+        self._prepared: Queue[tuple[int, Future[Prepared | Completed[Result]]] | None] = Queue()
         self._answered: Queue[Future[tuple[list[Result], BaseException | None]] | None] = Queue()
         self._turn = Lock()
         self._ending = ending
         self._stopped = Event()
         self._ended = False
 
-    def fill(
+    def feed_items(
         self,
         items: Iterable[Item],
-        prepare: Callable[[Item, int], Prepared | Done[Result]],
+        prepare: Callable[[Item, int], Prepared | Completed[Result]],
         executor: ThreadPoolExecutor,
     ) -> None:
         """Has each item prepared, waiting while every row is in use, until the end or `stop`."""
         row = 0
         try:
             for item in items:
-                if not self._take_row():
+                if not self._acquire_slot():
                     return
                 self._prepared.put((row, executor.submit(prepare, item, row)))
                 row = (row + 1) % self._rows
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that takes the results
-            if self._take_row():
-                failed: Future[Prepared | Done[Result]] = Future()
+            if self._acquire_slot():
+                failed: Future[Prepared | Completed[Result]] = Future()
                 failed.set_exception(error)
                 self._prepared.put((row, failed))
         finally:
             self._prepared.put(_END)
 
-    def compute(self, answer: Callable[[list[Prepared], list[int]], list[Result]]) -> None:
+    def compute_batches(self, answer: Callable[[list[Prepared], list[int]], list[Result]]) -> None:
         """Answers one batch after another, until the end or `stop`."""
         while True:
             # By turns, so that the answers stand in line as the batches do.
             with self._turn:
-                block = self._take_block()
+                block = self._next_batch()
                 if not block:
                     self._answered.put(_END)
                     return
                 answered: Future[tuple[list[Result], BaseException | None]] = Future()
                 self._answered.put(answered)
             try:
-                answered.set_result(self._answers(block, answer))
+                answered.set_result(self._batch_results(block, answer))
             except BaseException as error:  # noqa: BLE001 - as above
                 answered.set_exception(error)
 
-    def results(self) -> Iterator[Result]:
+    def iter_results(self) -> Iterator[Result]:
         """The results, in order."""
         while (answered := self._answered.get()) is not None:
             results, failure = answered.result()
@@ -154,24 +156,24 @@ class _Line(Generic[Prepared, Result]):
             if failure is not None:
                 raise failure
 
-    def stop(self) -> None:
+    def stop_threads(self) -> None:
         self._stopped.set()
         self._prepared.put(_END)
 
-    def _take_row(self) -> bool:
+    def _acquire_slot(self) -> bool:
         """Waits for a free row; False where none is wanted any more."""
         while not (self._stopped.is_set() or self._ending.is_set()):
-            if self._free.acquire(timeout=PATIENCE_S):
+            if self._free.acquire(timeout=BATCH_TIMEOUT_S):
                 return True
         return False
 
-    def _take_block(self) -> list[tuple[int, Future[Prepared | Done[Result]]]]:
+    def _next_batch(self) -> list[tuple[int, Future[Prepared | Completed[Result]]]]:
         """The next 1 to `batch_size` items: one at the least, more if they follow without a pause and their rows
         ascend; none at the end."""
-        block: list[tuple[int, Future[Prepared | Done[Result]]]] = []
+        block: list[tuple[int, Future[Prepared | Completed[Result]]]] = []
         while len(block) < self._batch_size and not self._ended and not self._stopped.is_set():
             try:
-                entry = self._prepared.get(timeout=PATIENCE_S)
+                entry = self._prepared.get(timeout=BATCH_TIMEOUT_S)
             except Empty:
                 # The items' iterator may be waiting for its next one, and nothing can interrupt it.
                 if block or self._ending.is_set():
@@ -185,13 +187,13 @@ class _Line(Generic[Prepared, Result]):
                     break
         return [] if self._stopped.is_set() else block
 
-    def _answers(
+    def _batch_results(
         self,
-        block: list[tuple[int, Future[Prepared | Done[Result]]]],
+        block: list[tuple[int, Future[Prepared | Completed[Result]]]],
         answer: Callable[[list[Prepared], list[int]], list[Result]],
     ) -> tuple[list[Result], BaseException | None]:
         """The results of a block, up to the first item that failed, and that failure."""
-        entries: list[tuple[int, Prepared | Done[Result]]] = []
+        entries: list[tuple[int, Prepared | Completed[Result]]] = []
         failure = None
         for row, future in block:
             try:
@@ -199,6 +201,6 @@ class _Line(Generic[Prepared, Result]):
             except BaseException as error:  # noqa: BLE001 - raised again behind the results before it
                 failure = error
                 break
-        batch = [(row, entry) for row, entry in entries if not isinstance(entry, Done)]
+        batch = [(row, entry) for row, entry in entries if not isinstance(entry, Completed)]
         answers = iter(answer([entry for _, entry in batch], [row for row, _ in batch]) if batch else [])
-        return [entry.result if isinstance(entry, Done) else next(answers) for _, entry in entries], failure
+        return [entry.result if isinstance(entry, Completed) else next(answers) for _, entry in entries], failure

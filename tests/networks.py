@@ -42,7 +42,7 @@ def publish(folder: Path, network: torch.nn.Module, name: str, **save_options: A
 def add_manifest(like: str, name: str, url: str, sha256: str, **changes: str) -> None:
     """Adds a model of the user's own: the shipped entry `like` (NAME@WEIGHTS) with other weights."""
     model, _, weights = like.partition("@")
-    source = catalog.find(model, weights or None)
+    source = catalog.find_model(model, weights or None)
     text = (paths.data_folder("models") / source.origin.removeprefix("models/")).read_text("utf-8")
     [entry] = [
         entry
@@ -59,7 +59,7 @@ def add_manifest(like: str, name: str, url: str, sha256: str, **changes: str) ->
     for key, value in changes.items():
         entry, count = re.subn(rf"(?m)^{key} = .*$", lambda _: f"{key} = {value}", entry)  # noqa: B023
         assert count == 1, key
-    folder = catalog.user_folder()
+    folder = catalog.user_models_folder()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.toml").write_text(f"[[models]]{entry}", "utf-8")
 

@@ -13,7 +13,7 @@ from imgclassify.catalog import ModelManifest
 PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"
 PROMISED = 1e-4
 """The most that probabilities may differ by."""
-SHIPPED = [each for each in catalog.manifests() if each.provider == "torchvision"]
+SHIPPED = [each for each in catalog.load_manifests() if each.provider == "torchvision"]
 DEFAULTS = {each.name: each for each in SHIPPED if each.default}
 FLOAT, FURTHER, TORCH = "onnxruntime beside torch", "Graphs for other crop sizes", "What runs in torch"
 

@@ -42,7 +42,7 @@ ENTRIES = [
 
 @pytest.fixture(scope="module")
 def by_reference() -> dict[str, catalog.ModelManifest]:
-    return {manifest.reference: manifest for manifest in catalog.manifests()}
+    return {manifest.reference: manifest for manifest in catalog.load_manifests()}
 
 
 def test_every_torchvision_classifier_is_catalogued_and_nothing_else(
@@ -88,7 +88,7 @@ def test_entry_says_what_torchvision_says(
 
 
 def test_embedded_default_is_timms_preprocessing() -> None:
-    manifest = catalog.find(catalog.EMBEDDED_MODEL)
+    manifest = catalog.find_model(catalog.EMBEDDED_MODEL)
     theirs = timm.get_pretrained_cfg("tf_efficientnet_lite0")
     spec = manifest.preprocess
     assert (3, *spec.crop_size) == theirs.input_size
@@ -98,8 +98,8 @@ def test_embedded_default_is_timms_preprocessing() -> None:
 
 
 def test_default_weights_are_not_always_the_first() -> None:
-    assert catalog.find("resnet50").weights == "IMAGENET1K_V2"
-    assert catalog.find("resnet50", "IMAGENET1K_V1").weights == "IMAGENET1K_V1"
+    assert catalog.find_model("resnet50").weights == "IMAGENET1K_V2"
+    assert catalog.find_model("resnet50", "IMAGENET1K_V1").weights == "IMAGENET1K_V1"
 
 
 def test_swag_entries_state_their_licence(by_reference: dict[str, catalog.ModelManifest]) -> None:
@@ -110,26 +110,26 @@ def test_swag_entries_state_their_licence(by_reference: dict[str, catalog.ModelM
 
 def test_unknown_names_list_the_nearest() -> None:
     with pytest.raises(UnknownModelError, match="'resnet51'") as name_error:
-        catalog.find("resnet51")
+        catalog.find_model("resnet51")
     assert "resnet50" in str(name_error.value.hint)
     with pytest.raises(UnknownModelError, match="IMAGENET1K_V3") as weights_error:
-        catalog.find("resnet50", "IMAGENET1K_V3")
+        catalog.find_model("resnet50", "IMAGENET1K_V3")
     assert "resnet50@IMAGENET1K_V2" in str(weights_error.value.hint)
 
 
 def test_select_takes_text_and_globs() -> None:
-    everything = catalog.manifests()
-    assert {manifest.name for manifest in catalog.select(everything, "ViT_B")} == {"vit_b_16", "vit_b_32"}
-    assert {manifest.name for manifest in catalog.select(everything, "resnet1?")} == {"resnet18"}
-    assert [manifest.reference for manifest in catalog.select(everything, "resnet50@*V1")] == [
+    everything = catalog.load_manifests()
+    assert {manifest.name for manifest in catalog.filter_models(everything, "ViT_B")} == {"vit_b_16", "vit_b_32"}
+    assert {manifest.name for manifest in catalog.filter_models(everything, "resnet1?")} == {"resnet18"}
+    assert [manifest.reference for manifest in catalog.filter_models(everything, "resnet50@*V1")] == [
         "resnet50@IMAGENET1K_V1"
     ]
-    assert catalog.select(everything, "no such thing") == []
+    assert catalog.filter_models(everything, "no such thing") == []
 
 
 def test_sort_keys_put_the_best_first_and_models_without_metadata_last() -> None:
-    [mine] = catalog.parse(MANIFEST, "mine.toml")
-    everything = [mine, *catalog.manifests()]
+    [mine] = catalog.parse_manifests(MANIFEST, "mine.toml")
+    everything = [mine, *catalog.load_manifests()]
     best = sorted(everything, key=catalog.SORT_KEYS["acc1"])
     smallest = sorted(everything, key=catalog.SORT_KEYS["params"])
     assert best[0].metadata
@@ -140,17 +140,17 @@ def test_sort_keys_put_the_best_first_and_models_without_metadata_last() -> None
 
 
 def own_folder() -> Path:
-    folder = catalog.user_folder()
+    folder = catalog.user_models_folder()
     folder.mkdir(parents=True)
     return folder
 
 
 def test_users_own_folder_adds_models() -> None:
     (own_folder() / "mine.toml").write_text(MANIFEST)
-    mine = catalog.find("mine")
+    mine = catalog.find_model("mine")
     assert mine.preprocess.crop_size == (224, 192)
     assert mine.metadata is None
-    assert mine in catalog.manifests()
+    assert mine in catalog.load_manifests()
 
 
 def test_two_files_defining_the_same_model_are_both_named() -> None:
@@ -158,7 +158,7 @@ def test_two_files_defining_the_same_model_are_both_named() -> None:
     (folder / "a.toml").write_text(MANIFEST)
     (folder / "b.toml").write_text(MANIFEST)
     with pytest.raises(ManifestError, match=r"b\.toml.*a\.toml.*mine@V1"):
-        catalog.manifests()
+        catalog.load_manifests()
 
 
 def test_two_defaults_of_one_model_are_refused() -> None:
@@ -166,7 +166,7 @@ def test_two_defaults_of_one_model_are_refused() -> None:
     (folder / "a.toml").write_text(MANIFEST)
     (folder / "b.toml").write_text(MANIFEST.replace('"V1"', '"V2"'))
     with pytest.raises(ManifestError, match="default weights"):
-        catalog.find("mine")
+        catalog.find_model("mine")
 
 
 def test_hidden_files_are_passed_over_and_a_byte_order_mark_is_no_fault() -> None:
@@ -174,14 +174,14 @@ def test_hidden_files_are_passed_over_and_a_byte_order_mark_is_no_fault() -> Non
     (folder / ".#mine.toml").symlink_to("somebody@somewhere.1")
     (folder / "._mine.toml").write_bytes(b"\x00\x05\x16\x07")
     (folder / "mine.toml").write_text(MANIFEST, "utf-8-sig")
-    assert catalog.find("mine").num_classes == 10
-    assert len(catalog.manifests()) == 130
+    assert catalog.find_model("mine").num_classes == 10
+    assert len(catalog.load_manifests()) == 130
 
 
 def test_unreadable_file_is_named() -> None:
     (own_folder() / "latin.toml").write_bytes(b"# caf\xe9\n")
     with pytest.raises(ManifestError, match=r"latin\.toml"):
-        catalog.manifests()
+        catalog.load_manifests()
 
 
 KEYS = ["name", "weights", "default", "architecture", "provider", "url", "sha256", "num_classes", "label_set"]
@@ -191,14 +191,14 @@ KEYS = ["name", "weights", "default", "architecture", "provider", "url", "sha256
 def test_missing_key_is_named_with_its_file(key: str) -> None:
     text = re.sub(rf"(?m)^{key} = .*\n", "", MANIFEST)
     with pytest.raises(ManifestError, match=rf"mine\.toml: missing key models\[0\]\.{key}$"):
-        catalog.parse(text, "mine.toml")
+        catalog.parse_manifests(text, "mine.toml")
 
 
 @pytest.mark.parametrize("key", ["resize_size", "crop_size", "interpolation", "antialias", "mean", "std"])
 def test_missing_preprocessing_key_is_named(key: str) -> None:
     text = re.sub(rf"{key} = (\[[^]]*\]|[^,}}]+),? ?", "", MANIFEST).replace(", }", " }")
     with pytest.raises(ManifestError, match=rf"missing key models\[0\]\.preprocess\.{key}$"):
-        catalog.parse(text, "mine.toml")
+        catalog.parse_manifests(text, "mine.toml")
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_missing_preprocessing_key_is_named(key: str) -> None:
 def test_wrong_manifest_is_refused_with_file_and_key(old: str, new: str, complaint: str) -> None:
     assert old in MANIFEST
     with pytest.raises(ManifestError, match=rf"^mine\.toml: .*{complaint}"):
-        catalog.parse(MANIFEST.replace(old, new), "mine.toml")
+        catalog.parse_manifests(MANIFEST.replace(old, new), "mine.toml")
 
 
 @pytest.mark.parametrize(
@@ -272,14 +272,14 @@ def test_wrong_manifest_is_refused_with_file_and_key(old: str, new: str, complai
 def test_a_manifest_beyond_all_measure_is_refused_in_words(old: str, new: str, complaint: str) -> None:
     assert old in MANIFEST
     with pytest.raises(ManifestError, match=complaint) as error:
-        catalog.parse(MANIFEST.replace(old, new), "mine.toml")
+        catalog.parse_manifests(MANIFEST.replace(old, new), "mine.toml")
     assert str(error.value).startswith("mine.toml: ")
     assert len(str(error.value)) < 500
 
 
 def test_a_pattern_that_python_warns_of_is_no_fault() -> None:
     """Warnings are errors in these tests."""
-    [manifest] = catalog.parse(MANIFEST + 'rename = [["[[a]", ""]]\n', "mine.toml")
+    [manifest] = catalog.parse_manifests(MANIFEST + 'rename = [["[[a]", ""]]\n', "mine.toml")
     assert manifest.rename == (("[[a]", ""),)
 
 
@@ -287,18 +287,18 @@ def test_a_pattern_that_python_warns_of_is_no_fault() -> None:
 def test_what_is_no_file_is_no_manifest(place: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
-    catalog.user_folder().mkdir(parents=True)
-    (catalog.user_folder() / "odd.toml").symlink_to(tmp_path / place)
+    catalog.user_models_folder().mkdir(parents=True)
+    (catalog.user_models_folder() / "odd.toml").symlink_to(tmp_path / place)
     with pytest.raises(ManifestError, match=r"odd\.toml: it is no file"):
-        catalog.manifests()
+        catalog.load_manifests()
 
 
 def test_a_manifest_of_gigabytes_is_not_read(tmp_path: Path) -> None:
-    catalog.user_folder().mkdir(parents=True)
-    with (catalog.user_folder() / "large.toml").open("wb") as stream:
+    catalog.user_models_folder().mkdir(parents=True)
+    with (catalog.user_models_folder() / "large.toml").open("wb") as stream:
         stream.truncate(2**40)
     with pytest.raises(ManifestError, match=r"large\.toml: it has more than 1,048,576 bytes"):
-        catalog.manifests()
+        catalog.load_manifests()
 
 
 def test_regenerating_the_catalog_changes_nothing() -> None:

@@ -64,7 +64,7 @@ def test_every_dtype_is_read_as_torch_reads_it(form: str, dtype: torch.dtype, tm
         "scalar": torch.tensor(3).to(dtype),
         "empty": torch.zeros(0, 3).to(dtype),
     }
-    found = checkpoints.read(saved(tmp_path, content, form))
+    found = checkpoints.load_arrays(saved(tmp_path, content, form))
     assert list(found) == sorted(content) if form == "safetensors" else list(content)
     for name, tensor in content.items():
         same(found[name], tensor)
@@ -85,7 +85,7 @@ def test_strided_views_and_shared_storages(form: str, tmp_path: Path) -> None:
     path = saved(tmp_path, content, form)
     theirs = torch.load(path, weights_only=True)
     assert theirs["base"].data_ptr() == theirs["tied"].data_ptr()
-    for name, array in checkpoints.read(path).items():
+    for name, array in checkpoints.load_arrays(path).items():
         same(array, theirs[name])
 
 
@@ -93,7 +93,7 @@ def test_strided_views_and_shared_storages(form: str, tmp_path: Path) -> None:
 def test_parameters_and_the_metadata_of_a_state_dict(form: str, tmp_path: Path) -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     path = saved(tmp_path, network.state_dict(keep_vars=True), form)
-    found = checkpoints.read(path)
+    found = checkpoints.load_arrays(path)
     for name, tensor in network.state_dict().items():
         same(found[name], tensor)
     assert found._metadata["1"] == {"version": 2}  # type: ignore[attr-defined]
@@ -121,7 +121,7 @@ def test_every_protocol_that_torch_saves_in(protocol: int, form: str, tmp_path: 
         content["notes"] += [b"x", b"x" * 300]
     zipped = form == "zip"
     torch.save(content, tmp_path / "it.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
-    found = checkpoints.read(tmp_path / "it.pth")
+    found = checkpoints.load_arrays(tmp_path / "it.pth")
     assert list(found) == list(content["state_dict"])
     for name, tensor in content["state_dict"].items():
         same(found[name], tensor)
@@ -131,14 +131,14 @@ def test_an_archive_without_checksums_is_read_and_one_whose_checksum_differs_is_
     torch.serialization.set_crc32_options(False)
     try:
         bare = saved(tmp_path, {"alpha": torch.ones(3)}, "zip")
-        same(checkpoints.read(bare)["alpha"], torch.ones(3))
+        same(checkpoints.load_arrays(bare)["alpha"], torch.ones(3))
     finally:
         torch.serialization.set_crc32_options(True)
     whole = saved(tmp_path, {"alpha": torch.ones(3)}, "zip")
     assert whole.read_bytes().count(b"alpha") == 1
     whole.write_bytes(whole.read_bytes().replace(b"alpha", b"alphb"))
     with pytest.raises(CheckpointError, match=r"data\.pkl is damaged"):
-        checkpoints.read(whole)
+        checkpoints.load_arrays(whole)
 
 
 def test_a_dictionary_as_python_2_pickled_it(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_dictionary_as_python_2_pickled_it(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "old.pth", "w") as archive:
         archive.writestr("old/data.pkl", content)
         archive.writestr("old/data/0", np.arange(4, dtype=np.float32).tobytes())
-    same(checkpoints.read(tmp_path / "old.pth")["a"], torch.arange(1.0, 4.0))
+    same(checkpoints.load_arrays(tmp_path / "old.pth")["a"], torch.arange(1.0, 4.0))
 
 
 @given(
@@ -166,10 +166,10 @@ def test_any_view_of_any_storage(drawn: tuple[list[int], list[int], int], zipped
     torch.save({"view": tensor, "whole": torch.arange(3)}, stream, _use_new_zipfile_serialization=zipped)
     path = Path(FOLDER.name) / "view.pth"
     path.write_bytes(stream.getvalue())
-    index = checkpoints.index(path)
-    same(checkpoints.arrays(index, where="it")["view"], tensor)
+    index = checkpoints.open_lazy(path)
+    same(checkpoints.materialize(index, source_name="it")["view"], tensor)
     # Where it claims to lie in the file as it is, it does.
-    place = index["view"].place()
+    place = index["view"].file_location()
     assert (place is not None) == (bool(count) and tensor.is_contiguous())
     if place:
         begin, size = place[1:]
@@ -188,10 +188,10 @@ class FOLDER:
 
 
 def test_the_embedded_checkpoint_with_its_permuted_convolutions() -> None:
-    path = weights.location(catalog.find(catalog.EMBEDDED_MODEL).url)
+    path = weights.cache_path(catalog.find_model(catalog.EMBEDDED_MODEL).url)
     theirs = torch.load(path, weights_only=True)
     assert sum(not tensor.is_contiguous() for tensor in theirs.values()) == 50
-    found = checkpoints.read(path)
+    found = checkpoints.load_arrays(path)
     assert list(found) == list(theirs)
     for name, array in found.items():
         same(array, theirs[name])
@@ -199,10 +199,10 @@ def test_the_embedded_checkpoint_with_its_permuted_convolutions() -> None:
 
 def test_arrays_are_the_files_own_memory(tmp_path: Path) -> None:
     path = saved(tmp_path, {"big": torch.ones(100, 100)}, "zip")
-    array = checkpoints.read(path)["big"]
+    array = checkpoints.load_arrays(path)["big"]
     assert isinstance(array.base, mmap.mmap)
     array[:] = 2  # a private map: the file stays as it is
-    assert checkpoints.read(path)["big"].max() == 1
+    assert checkpoints.load_arrays(path)["big"].max() == 1
 
 
 def test_torch_is_not_imported(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_torch_is_not_imported(tmp_path: Path) -> None:
     paths.append(saved(tmp_path, {"a": torch.ones(3)}, "safetensors"))
     code = (
         "import sys; from pathlib import Path; from imgclassify import checkpoints\n"
-        "for path in sys.argv[1:]: assert checkpoints.read(Path(path))['a'].sum() == 3\n"
+        "for path in sys.argv[1:]: assert checkpoints.load_arrays(Path(path))['a'].sum() == 3\n"
         "assert not {'torch', 'safetensors'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, *map(str, paths)], check=True)
@@ -247,7 +247,7 @@ def test_a_pickle_that_would_run_code_is_refused_by_name_and_does_not_run(
     monkeypatch.chdir(tmp_path)
     path = saved(tmp_path, {"state_dict": {"fc.weight": torch.ones(2)}, "config": evil}, form)
     with pytest.raises(CheckpointError, match=named) as error:
-        checkpoints.read(path)
+        checkpoints.load_arrays(path)
     assert "state_dict" in str(error.value.hint)
     assert not (tmp_path / "ran").exists()
 
@@ -258,8 +258,8 @@ def test_what_a_pickle_does_to_what_it_names_does_not_outlast_it(tmp_path: Path)
     evil = b"\x80\x02" + rebuild + b"(N}X\x0c\x00\x00\x00__defaults__)stb."
     (tmp_path / "evil.pth").write_bytes(evil)
     with pytest.raises(CheckpointError):
-        checkpoints.read(tmp_path / "evil.pth")
-    same(checkpoints.read(saved(tmp_path, {"a": torch.ones(3)}, "zip"))["a"], torch.ones(3))
+        checkpoints.load_arrays(tmp_path / "evil.pth")
+    same(checkpoints.load_arrays(saved(tmp_path, {"a": torch.ones(3)}, "zip"))["a"], torch.ones(3))
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -269,7 +269,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(form: str, tmp_path: Path)
     for end in range(0, len(whole) - 1, max(1, len(whole) // 60)):
         path.write_bytes(whole[:end])
         with pytest.raises(CheckpointError, match="cannot read"):
-            checkpoints.read(path)
+            checkpoints.load_arrays(path)
 
 
 def forged(folder: Path, storage_count: int, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> Path:
@@ -295,7 +295,7 @@ def forged(folder: Path, storage_count: int, offset: int, shape: tuple[int, ...]
 
 
 def test_a_forged_view_that_is_honest_is_read(tmp_path: Path) -> None:
-    found = checkpoints.read(forged(tmp_path, 4, 1, (3,), (1,)))["a"]
+    found = checkpoints.load_arrays(forged(tmp_path, 4, 1, (3,), (1,)))["a"]
     np.testing.assert_array_equal(found, [1, 2, 3])
 
 
@@ -319,9 +319,9 @@ def test_a_view_that_reaches_beyond_its_storage_is_refused(
 ) -> None:
     path = forged(tmp_path, count, offset, shape, stride)
     with pytest.raises(CheckpointError):
-        checkpoints.read(path)
+        checkpoints.load_arrays(path)
     with pytest.raises((CheckpointError, ValueError)):
-        checkpoints.index(path)["a"].place() or checkpoints.read(path)
+        checkpoints.open_lazy(path)["a"].file_location() or checkpoints.load_arrays(path)
 
 
 BUILD_STORAGE = b"(N}(X\x05\x00\x00\x00dtypeX\x06\x00\x00\x00objectutb"
@@ -344,7 +344,7 @@ def test_a_pickle_sets_nothing_of_a_tensor(form: str, tmp_path: Path) -> None:
         archive.writestr("evil/data.pkl", b"\x80\x02}X\x01\x00\x00\x00a" + evil + b"s.")
         archive.writestr("evil/data/0", bytes(16))
     with pytest.raises(CheckpointError, match="what no state_dict does"):
-        checkpoints.read(path)
+        checkpoints.load_arrays(path)
 
 
 @pytest.mark.parametrize("storage", ["('x', 0)", "3", "None", "('x',)"])
@@ -360,7 +360,7 @@ def test_a_tensor_of_no_storage_is_refused(storage: str, tmp_path: Path) -> None
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("odd/data.pkl", b"\x80\x02}X\x01\x00\x00\x00a" + content + b"s.")
     with pytest.raises(CheckpointError):
-        checkpoints.read(path)
+        checkpoints.load_arrays(path)
 
 
 @pytest.mark.parametrize("record", ["data.pkl", "byteorder", "data/0"])
@@ -374,13 +374,13 @@ def test_a_compressed_record_is_refused(record: str, tmp_path: Path) -> None:
             kind = zipfile.ZIP_DEFLATED if name.endswith(f"/{record}") else zipfile.ZIP_STORED
             archive.writestr(name, content, kind)
     with pytest.raises(CheckpointError, match=record.replace("data/0", "tensor data 0")):
-        checkpoints.read(path)
+        checkpoints.load_arrays(path)
 
 
 def test_a_tensor_that_repeats_its_numbers_without_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="repeats"):
-        checkpoints.read(forged(tmp_path, 4, 0, (2**20, 2), (0, 0)))
-    assert checkpoints.read(forged(tmp_path, 4, 0, (2**10, 2**10), (0, 0)))["a"].shape == (1024, 1024)
+        checkpoints.load_arrays(forged(tmp_path, 4, 0, (2**20, 2), (0, 0)))
+    assert checkpoints.load_arrays(forged(tmp_path, 4, 0, (2**10, 2**10), (0, 0)))["a"].shape == (1024, 1024)
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,7 @@ def test_a_safetensors_index_that_lies_is_refused(entry: Any, tmp_path: Path) ->
     path = tmp_path / "lies.safetensors"
     path.write_bytes(len(index).to_bytes(8, "little") + index + bytes(16))
     with pytest.raises(CheckpointError, match=r"lies\.safetensors"):
-        checkpoints.read(path)
+        checkpoints.load_arrays(path)
 
 
 def test_a_big_endian_archive_is_refused(tmp_path: Path) -> None:
@@ -415,4 +415,4 @@ def test_a_big_endian_archive_is_refused(tmp_path: Path) -> None:
         for name, content in records.items():
             archive.writestr(name, b"big" if name.endswith("byteorder") else content)
     with pytest.raises(CheckpointError, match="big-endian"):
-        checkpoints.read(path)
+        checkpoints.load_arrays(path)

@@ -15,28 +15,28 @@ from imgclassify.hub import LoadOptions, Network
 
 @pytest.fixture
 def network() -> Network:
-    return hub.load("efficientnet_lite0", LoadOptions())
+    return hub.load_network("efficientnet_lite0", LoadOptions())
 
 
 def chosen(
     network: Network, *, engine: str = "auto", device: str = "auto", dtype: str = "float32", images: Any
 ) -> Any:
-    place, where = choice._device(network, device, images)
-    name, why = choice._engine(network, engine, place, dtype)
+    place, where = choice._choose_device(network, device, images)
+    name, why = choice._choose_engine(network, engine, place, dtype)
     return name, place, where, why
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "accelerator", lambda: "cuda")
-    monkeypatch.setattr(devices, "cores", lambda: 4)
+    monkeypatch.setattr(devices, "detect_accelerator", lambda: "cuda")
+    monkeypatch.setattr(devices, "count_cores", lambda: 4)
 
 
 @pytest.mark.parametrize("images", [1, 100, 100_000, None])
 def test_without_a_gpu_it_is_onnxruntime_on_the_cpu(
     images: int | None, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "accelerator", lambda: None)
+    monkeypatch.setattr(devices, "detect_accelerator", lambda: None)
     assert chosen(network, images=images) == ("onnxruntime", "cpu", "no GPU is here", "")
 
 
@@ -57,7 +57,7 @@ def test_a_costlier_network_is_worth_the_gpu_sooner() -> None:
     """By what it costs: EfficientNet-Lite0 0.4 GMAC, VGG-16 15.5."""
     from dataclasses import replace
 
-    light = hub.load("efficientnet_lite0", LoadOptions())
+    light = hub.load_network("efficientnet_lite0", LoadOptions())
     heavy = replace(light, gmacs=15.5)
     assert chosen(light, images=500)[1] == "cpu"
     assert chosen(heavy, images=500)[1] == "auto"

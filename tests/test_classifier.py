@@ -32,8 +32,8 @@ def classifier() -> Classifier:
 @pytest.fixture(scope="module")
 def reference() -> torch.nn.Module:
     """timm's own network with the same weights, named by position: a second way to the same parameters."""
-    manifest = catalog.find(catalog.EMBEDDED_MODEL)
-    theirs = checkpoints.read(weights.location(manifest.url))
+    manifest = catalog.find_model(catalog.EMBEDDED_MODEL)
+    theirs = checkpoints.load_arrays(weights.cache_path(manifest.url))
     network = timm.create_model("tf_efficientnet_lite0").eval()
     parameters = map(torch.from_numpy, theirs.values())
     network.load_state_dict(dict(zip(network.state_dict(), parameters, strict=True)))
@@ -131,7 +131,10 @@ def test_one_broken_picture_raises(classifier: Classifier, tmp_path: Path) -> No
 def test_sources_are_streamed(classifier: Classifier, tmp_path: Path) -> None:
     for name in ("b.png", "a.png"):
         noise(50, 50).save(tmp_path / name)
-    assert [Path(result.source).name for result in classifier.stream(expand([str(tmp_path)]))] == ["a.png", "b.png"]
+    assert [Path(result.source).name for result in classifier.stream(expand([str(tmp_path)]))] == [
+        "a.png",
+        "b.png",
+    ]
 
 
 def test_a_folder_is_not_one_picture(classifier: Classifier, tmp_path: Path) -> None:
@@ -268,7 +271,7 @@ def test_the_run_names_everything_the_answers_depend_on(classifier: Classifier) 
     run = classifier.run.to_dict()
     assert run["version"] == imgclassify.__version__
     assert run["model"] == "efficientnet_lite0"
-    assert run["weights"]["sha256"] == catalog.find("efficientnet_lite0").sha256
+    assert run["weights"]["sha256"] == catalog.find_model("efficientnet_lite0").sha256
     assert (run["engine"], run["device"], run["dtype"]) == ("onnxruntime", "cpu", "float32")
     assert (run["decode"], run["reason"]) == ("exact", "--device cpu was asked for")
     assert (run["label_set"], run["num_classes"]) == ("imagenet1k", 1000)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from imgclassify.comparison import MAX_NAMED, Comparison, pairs
+from imgclassify.comparison import MAX_NAMED, Comparison, pair_results
 from imgclassify.errors import UnavailableError
 from imgclassify.results import ImageFailure, ImageResult, Prediction
 
@@ -104,7 +104,7 @@ def test_the_two_answers_to_each_picture_are_read_as_they_come() -> None:
             read.append(f"{name}{index}")
             yield answer(str(index), np.array([1.0]))
 
-    both = pairs(stream("exact"), stream("other"))  # type: ignore[arg-type]
+    both = pair_results(stream("exact"), stream("other"))  # type: ignore[arg-type]
     assert [result.source for result in next(both)] == ["0", "0"]
     assert read == ["exact0", "other0"]
     assert len(list(both)) == 2
@@ -121,4 +121,4 @@ def test_the_two_answers_to_each_picture_are_read_as_they_come() -> None:
 def test_pictures_that_are_not_the_same_are_not_compared(exact: list[str], other: list[str], words: str) -> None:
     one = np.array([1.0])
     with pytest.raises(UnavailableError, match=words):
-        list(pairs([answer(name, one) for name in exact], [answer(name, one) for name in other]))
+        list(pair_results([answer(name, one) for name in exact], [answer(name, one) for name in other]))

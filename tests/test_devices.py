@@ -41,7 +41,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 def test_a_machine_without_devices_has_none(machine: Write) -> None:
     machine(**{"dev/null": "", "dev/nvidiactl": "", "dev/nvidia-uvm": ""})
-    assert devices.accelerator() is None
+    assert devices.detect_accelerator() is None
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_machine_without_devices_has_none(machine: Write) -> None:
 )
 def test_nvidia_is_told_by_its_node_or_by_driver_and_library(machine: Write, files: list[str]) -> None:
     machine(**dict.fromkeys(files, ""))
-    assert devices.accelerator() == "cuda"
+    assert devices.detect_accelerator() == "cuda"
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_nvidia_is_told_by_its_node_or_by_driver_and_library(machine: Write, fil
 )
 def test_a_driver_or_a_library_alone_is_no_gpu(machine: Write, file: str) -> None:
     machine(**{file: ""})
-    assert devices.accelerator() is None
+    assert devices.detect_accelerator() is None
 
 
 def test_the_driver_s_library_is_looked_for_where_the_environment_says(
@@ -72,7 +72,7 @@ def test_the_driver_s_library_is_looked_for_where_the_environment_says(
 ) -> None:
     machine(**{"dev/dxg": "", "elsewhere/libcuda.so.1": ""})
     monkeypatch.setenv("LD_LIBRARY_PATH", f"/nowhere::{tmp_path / 'elsewhere'}")
-    assert devices.accelerator() == "cuda"
+    assert devices.detect_accelerator() == "cuda"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_cuda_visible_devices_may_hide_every_gpu(
 ) -> None:
     machine(**{"dev/nvidia0": ""})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
-    assert devices.accelerator() == expected
+    assert devices.detect_accelerator() == expected
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_what_the_installed_torch_was_not_built_for_does_not_count(
     machine: Write, version: str, files: list[str], expected: str | None
 ) -> None:
     machine(**{"packages/torch/version.py": version}, **dict.fromkeys(files, ""))
-    assert devices.accelerator() == expected
+    assert devices.detect_accelerator() == expected
 
 
 @pytest.mark.parametrize("variable", ["HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"])
@@ -118,13 +118,13 @@ def test_each_of_rocm_s_lists_may_hide_every_gpu(
 ) -> None:
     machine(**{"dev/kfd": "", "packages/torch/version.py": ROCM_BUILD})
     monkeypatch.setenv(variable, "")
-    assert devices.accelerator() is None
+    assert devices.detect_accelerator() is None
 
 
 def test_without_torch_there_is_nothing_to_use_a_gpu_with(machine: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(**{"dev/nvidia0": ""})
     monkeypatch.setattr(sys, "path", [])
-    assert devices.accelerator() is None
+    assert devices.detect_accelerator() is None
 
 
 @pytest.mark.parametrize(("architecture", "expected"), [("arm64", "mps"), ("x86_64", None)])
@@ -133,7 +133,7 @@ def test_a_mac_has_mps_on_its_own_processors(
 ) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Darwin", "mac", "24.0", "", architecture)))
-    assert devices.accelerator() == expected
+    assert devices.detect_accelerator() == expected
 
 
 def test_windows_tells_by_the_driver_s_library(
@@ -141,15 +141,15 @@ def test_windows_tells_by_the_driver_s_library(
 ) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setenv("SYSTEMROOT", str(tmp_path / "Windows"))
-    assert devices.accelerator() is None
+    assert devices.detect_accelerator() is None
     machine(**{"Windows/System32/nvcuda.dll": ""})
-    assert devices.accelerator() == "cuda"
+    assert devices.detect_accelerator() == "cuda"
 
 
 def test_neither_answer_imports_torch_nor_takes_long() -> None:
     program = (
         "import sys, time; from imgclassify.engines import devices; start = time.perf_counter(); "
-        "devices.accelerator(); devices.cores(); took = time.perf_counter() - start; "
+        "devices.detect_accelerator(); devices.count_cores(); took = time.perf_counter() - start; "
         "assert not {'torch', 'numpy', 'ctypes', 'subprocess'} & set(sys.modules), sorted(sys.modules); print(took)"
     )
     runs = [float(subprocess.check_output([sys.executable, "-c", program])) for _ in range(3)]
@@ -162,7 +162,7 @@ V2, V1 = "0::/pod/box\n", "3:memory:/box\n2:cpu,cpuacct:/pod/box\n1:name=systemd
 
 
 def test_without_a_quota_every_processor_counts(machine: Write) -> None:
-    assert devices.cores() == 8
+    assert devices.count_cores() == 8
 
 
 @pytest.mark.parametrize(
@@ -186,14 +186,14 @@ def test_a_control_group_s_quota_bounds_the_processors(
     machine: Write, groups: str, files: dict[str, str], expected: int
 ) -> None:
     machine(**{"proc/self/cgroup": groups}, **{f"sys/fs/cgroup/{name}": text for name, text in files.items()})
-    assert devices.cores() == expected
+    assert devices.count_cores() == expected
 
 
 def test_affinity_bounds_the_processors_and_one_is_the_least(
     machine: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
-    assert devices.cores() == 1
+    assert devices.count_cores() == 1
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert devices.cores() == 1
+    assert devices.count_cores() == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from imgclassify import errors
-from imgclassify.catalog import parse
+from imgclassify.catalog import parse_manifests
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -87,7 +87,7 @@ def test_python_examples_run(page: Path) -> None:
 
 
 def test_the_manifest_in_the_docs_parses_and_each_key_is_described() -> None:
-    [manifest] = parse(blocks(ROOT / "docs" / "models.md", "toml")[0], "docs/models.md")
+    [manifest] = parse_manifests(blocks(ROOT / "docs" / "models.md", "toml")[0], "docs/models.md")
     assert manifest.name == "birds"
     table = MODELS.partition("## Models of your own")[2]
     described = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))

@@ -237,7 +237,9 @@ class FakeEvent:
 
     def synchronize(self) -> None:
         self._cuda.log.append(("synchronize", self._stream))
-        assert not cuda_streams._launching.locked() or self._cuda.busy, "waits while it keeps others from launching"
+        assert not cuda_streams._launch_lock.locked() or self._cuda.busy, (
+            "waits while it keeps others from launching"
+        )
         if self._cuda.meeting is not None:
             self._cuda.meeting.wait(timeout=20)
 
@@ -251,7 +253,7 @@ class FakeGraph:
 
 
 class FakeCuda:
-    """What lanes.Cuda does, done by the CPU at once. A graph runs its function again, over its first output."""
+    """A CudaRuntime of the CPU, without waiting. A graph runs its function again, over its first output."""
 
     def __init__(self, *, capture_error: Exception | None = None, replay_error: float = 0) -> None:
         self.device = torch.device("cpu")
@@ -263,25 +265,27 @@ class FakeCuda:
         self._replay_error = replay_error
         self._streams = 0
 
-    def finish(self) -> None:
-        self.log.append(("finish", None))
+    def synchronize(self) -> None:
+        self.log.append(("synchronize device", None))
 
-    def stream(self) -> Any:
+    def create_stream(self) -> Any:
         self._streams += 1
         return f"stream {self._streams}"
 
-    def using(self, stream: Any) -> AbstractContextManager[object]:
+    def use_stream(self, stream: Any) -> AbstractContextManager[object]:
         self.log.append(("using", stream))
         return nullcontext()
 
-    def event(self) -> Any:
+    def create_event(self) -> Any:
         return FakeEvent(self)
 
-    def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    def allocate_pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         self.log.append(("pinned", (shape, dtype)))
         return torch.empty(shape, dtype=dtype)
 
-    def capture(self, stream: Any, compute: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
+    def capture_graph(
+        self, stream: Any, compute: Callable[[], torch.Tensor]
+    ) -> tuple[Callable[[], None], torch.Tensor]:
         self.log.append(("capture", stream))
         self.most_alive = max(self.most_alive, self.alive + 1)
         if self._capture_error is not None:
@@ -308,7 +312,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Engines:
     monkeypatch.setattr(cuda_streams, "GRAPH_AFTER", 3)
 
     def make(cuda: FakeCuda, build: Callable[[], torch.nn.Module] = Channels, **options: Any) -> TorchEngine:
-        monkeypatch.setattr(torch_engine, "_cuda", lambda _: cuda)
+        monkeypatch.setattr(torch_engine, "_cuda_runtime", lambda _: cuda)
         return TorchEngine(build, SPEC, device="cpu", **options)
 
     return make
@@ -330,8 +334,8 @@ def test_a_lane_answers_as_the_cpu_does_before_and_after_its_graph_is_captured(o
         assert cuda.count("capture") == (index >= 2)
     assert engine.concurrency == 2
     assert cuda.alive == 1
-    assert cuda.log[0] == ("finish", None)
-    assert {stream for name, stream in cuda.log if name not in ("finish", "pinned")} == {"stream 1"}
+    assert cuda.log[0] == ("synchronize device", None)
+    assert {stream for name, stream in cuda.log if name not in ("synchronize device", "pinned")} == {"stream 1"}
     waits = [name for name, _ in cuda.log if name in ("using", "record", "synchronize")]
     assert waits == ["using", "record", "synchronize"] * 6
     # Three launched one by one, the third's again to capture and to check the graph, and three replays.
@@ -421,15 +425,15 @@ def test_memory_running_out_costs_the_graph_before_it_costs_the_size_of_the_batc
 
 
 def test_a_lane_at_work_while_memory_runs_out_drops_its_graph_at_its_next_batch() -> None:
-    cuda, graphs = FakeCuda(), cuda_streams.Graphs("float32")
-    lane: Any = cuda_streams.CudaLane(TorchEngine(Channels, SPEC, device="cpu")._compute, cuda, graphs)
+    cuda, graphs = FakeCuda(), cuda_streams.CudaGraphPolicy("float32")
+    lane: Any = cuda_streams.CudaStream(TorchEngine(Channels, SPEC, device="cpu")._compute_logits, cuda, graphs)
     for _ in range(cuda_streams.GRAPH_AFTER):
-        lane.answer(crops(2))
+        lane.infer(crops(2))
     assert cuda.alive == 1
-    assert graphs.give_up()
-    np.testing.assert_array_equal(lane.answer(crops(2)), exact(crops(2)))
+    assert graphs.disable()
+    np.testing.assert_array_equal(lane.infer(crops(2)), exact(crops(2)))
     assert cuda.alive == 0
-    assert not graphs.give_up()
+    assert not graphs.disable()
 
 
 def test_without_a_graph_to_drop_the_batch_is_halved_and_one_image_is_the_least(

@@ -23,7 +23,7 @@ import torchvision
 from torch import nn
 
 from imgclassify.errors import CheckpointError, UnavailableError
-from imgclassify.graphs.export import export
+from imgclassify.graphs.export import export_graph
 
 REPOSITORY = Path(__file__).parent.parent
 GRAPHS = REPOSITORY / "models" / "graphs"
@@ -304,7 +304,9 @@ class Small(nn.Module):
 
 
 def small_graph(network: nn.Module, size: int = 24) -> bytes:
-    return export(network, crop_size=size, file_name="small.onnx", heads=["training_only.weight", "head.weight"])
+    return export_graph(
+        network, crop_size=size, file_name="small.onnx", heads=["training_only.weight", "head.weight"]
+    )
 
 
 def test_a_network_of_any_making_answers_like_torch() -> None:
@@ -339,7 +341,7 @@ def test_the_same_network_gives_the_same_bytes_whatever_its_weights_and_their_la
 
 
 def test_what_the_caller_says_stands_in_the_metadata() -> None:
-    graph = export(
+    graph = export_graph(
         Small(), crop_size=16, file_name="x.onnx", metadata={"architecture": "small", "options": {"é": 1}}
     )
     found = metadata(onnx.ModelProto.FromString(graph))

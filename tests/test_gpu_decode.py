@@ -62,7 +62,7 @@ class Decoder:
 
 
 def exactly(content: bytes, how: PreprocessSpec) -> np.ndarray:
-    return preprocessing.crop(decoding.load(source(content)), how)
+    return preprocessing.resize_and_crop(decoding.load_image(source(content)), how)
 
 
 def assert_close(crop: np.ndarray, expected: np.ndarray) -> None:
@@ -90,7 +90,7 @@ def pictures() -> dict[str, Image.Image]:
 def test_a_crop_is_within_a_level_of_the_exact_one(name: str, interpolation: str) -> None:
     decode, how = Decoder(), spec(interpolation)
     content = jpeg(pictures()[name])
-    crop, size = GpuDecoder(how, "cpu", decode=decode).crop(source(content))
+    crop, size = GpuDecoder(how, "cpu", decode_batch=decode).load_crop(source(content))
     assert_close(crop, exactly(content, how))
     assert size == pictures()[name].size
     assert decode.sizes == [1]
@@ -100,14 +100,14 @@ def test_a_crop_is_within_a_level_of_the_exact_one(name: str, interpolation: str
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_so_it_is_with_photographs_at_the_usual_sizes(path: Path, interpolation: str) -> None:
     how = spec(interpolation, resize=256, crop=224)
-    crop, _ = GpuDecoder(how, "cpu", decode=Decoder()).crop(sources.only(str(path)))
+    crop, _ = GpuDecoder(how, "cpu", decode_batch=Decoder()).load_crop(sources.single_source(str(path)))
     assert_close(crop, exactly(path.read_bytes(), how))
 
 
 def test_squashed_and_progressive_pictures_are_decoded_there_too() -> None:
     decode, how = Decoder(), spec(resize=56, mode="squash")
     content = jpeg(noise(200, 90), progressive=True)
-    assert_close(GpuDecoder(how, "cpu", decode=decode).crop(source(content))[0], exactly(content, how))
+    assert_close(GpuDecoder(how, "cpu", decode_batch=decode).load_crop(source(content))[0], exactly(content, how))
     assert decode.sizes == [1]
 
 
@@ -116,7 +116,7 @@ def test_the_crop_is_upright(orientation: int) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     content, how, decode = jpeg(noise(160, 100), exif=exif), spec(), Decoder()
-    crop, size = GpuDecoder(how, "cpu", decode=decode).crop(source(content))
+    crop, size = GpuDecoder(how, "cpu", decode_batch=decode).load_crop(source(content))
     assert_close(crop, exactly(content, how))
     assert size == ((100, 160) if orientation in (5, 6, 7, 8) else (160, 100))
     assert decode.sizes == [1]
@@ -125,7 +125,7 @@ def test_the_crop_is_upright(orientation: int) -> None:
 @pytest.mark.parametrize("transposition", [None, *Image.Transpose])
 def test_turning_is_pillow_s(transposition: Image.Transpose | None) -> None:
     image = noise(7, 5)
-    turned = gpu_decoding.upright(torch.from_numpy(np.array(image)).permute(2, 0, 1), transposition)
+    turned = gpu_decoding.transpose_pixels(torch.from_numpy(np.array(image)).permute(2, 0, 1), transposition)
     expected = image if transposition is None else image.transpose(transposition)
     np.testing.assert_array_equal(turned.permute(1, 2, 0).numpy(), np.asarray(expected))
 
@@ -161,7 +161,7 @@ NOT_FOR_THE_GPU = {
 def test_what_the_gpu_is_not_for_is_cropped_to_the_bit(name: str) -> None:
     content, how = NOT_FOR_THE_GPU[name]
     decode = Decoder()
-    crop, size = GpuDecoder(how, "cpu", decode=decode).crop(source(content))
+    crop, size = GpuDecoder(how, "cpu", decode_batch=decode).load_crop(source(content))
     np.testing.assert_array_equal(crop, exactly(content, how))
     assert size == (160, 100)
     assert decode.sizes == []
@@ -180,21 +180,21 @@ def too_few(jpegs: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("decode", [raising, of_another_size, too_few])
-def test_what_the_decoder_fails_at_is_cropped_to_the_bit(decode: gpu_decoding.Decode) -> None:
+def test_what_the_decoder_fails_at_is_cropped_to_the_bit(decode: gpu_decoding.BatchDecoder) -> None:
     content = jpeg(noise(160, 100))
-    crop, size = GpuDecoder(spec(), "cpu", decode=decode).crop(source(content))
+    crop, size = GpuDecoder(spec(), "cpu", decode_batch=decode).load_crop(source(content))
     np.testing.assert_array_equal(crop, exactly(content, spec()))
     assert size == (160, 100)
 
 
 def test_a_picture_too_large_for_the_gpu_goes_the_exact_way(monkeypatch: pytest.MonkeyPatch) -> None:
     content, decode = jpeg(noise(160, 100)), Decoder()
-    decoder = GpuDecoder(spec(), "cpu", decode=decode)
+    decoder = GpuDecoder(spec(), "cpu", decode_batch=decode)
     monkeypatch.setattr(gpu_decoding, "MAX_PIXELS", 160 * 100 - 1)
-    np.testing.assert_array_equal(decoder.crop(source(content))[0], exactly(content, spec()))
+    np.testing.assert_array_equal(decoder.load_crop(source(content))[0], exactly(content, spec()))
     monkeypatch.undo()
     monkeypatch.setattr(gpu_decoding, "MAX_BYTES", len(content) - 4)
-    np.testing.assert_array_equal(decoder.crop(source(content))[0], exactly(content, spec()))
+    np.testing.assert_array_equal(decoder.load_crop(source(content))[0], exactly(content, spec()))
     assert decode.sizes == []
 
 
@@ -215,26 +215,28 @@ def test_a_broken_file_has_the_error_it_always_has(content: bytes, error: type[E
     def grey(jpegs: list[torch.Tensor]) -> list[torch.Tensor]:
         return [torch.full((3, 100, 160), 128, dtype=torch.uint8)]
 
-    decoder = GpuDecoder(spec(), "cpu", decode=grey)
+    decoder = GpuDecoder(spec(), "cpu", decode_batch=grey)
     with pytest.raises(error) as found:
-        decoder.crop(source(content))
+        decoder.load_crop(source(content))
     with pytest.raises(error) as expected:
-        decoding.load(source(content))
+        decoding.load_image(source(content))
     assert str(found.value) == str(expected.value)
 
 
 def test_a_file_that_is_not_there_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(ImageNotFoundError):
-        GpuDecoder(spec(), "cpu", decode=Decoder()).crop(sources.only(str(tmp_path / "none.jpg")))
+        GpuDecoder(spec(), "cpu", decode_batch=Decoder()).load_crop(
+            sources.single_source(str(tmp_path / "none.jpg"))
+        )
 
 
 def test_memory_that_does_not_suffice_is_that_picture_s_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def crop(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(preprocessing, "crop", crop)
+    monkeypatch.setattr(preprocessing, "resize_and_crop", crop)
     with pytest.raises(ImageTooLargeError, match="160×100"):
-        GpuDecoder(spec(), "cpu", decode=raising).crop(source(jpeg(noise(160, 100))))
+        GpuDecoder(spec(), "cpu", decode_batch=raising).load_crop(source(jpeg(noise(160, 100))))
 
 
 @pytest.mark.parametrize("content", [jpeg(noise(160, 100)), png(noise(160, 100)), b"hello"])
@@ -245,9 +247,9 @@ def test_a_source_is_opened_once_and_closed(content: bytes) -> None:
         streams.append(BytesIO(content))
         return streams[-1]
 
-    decoder = GpuDecoder(spec(), "cpu", decode=Decoder())
+    decoder = GpuDecoder(spec(), "cpu", decode_batch=Decoder())
     try:
-        decoder.crop(Source("photo.jpg", open_it))
+        decoder.load_crop(Source("photo.jpg", open_it))
     except NotAnImageError:
         assert content == b"hello"
     assert [stream.closed for stream in streams] == [True]
@@ -265,12 +267,12 @@ def test_what_threads_want_at_the_same_time_is_decoded_at_once() -> None:
         assert go_on.wait(20)
         return decode(jpegs)
 
-    decoder = GpuDecoder(spec(), "cpu", decode=slow)
+    decoder = GpuDecoder(spec(), "cpu", decode_batch=slow)
     contents = [jpeg(noise(160, 100, seed=index)) for index in range(8)]
     with ThreadPoolExecutor(8) as threads:
-        first = threads.submit(decoder.crop, source(contents[0]))
+        first = threads.submit(decoder.load_crop, source(contents[0]))
         assert started.wait(20)
-        others = [threads.submit(decoder.crop, source(content)) for content in contents[1:]]
+        others = [threads.submit(decoder.load_crop, source(content)) for content in contents[1:]]
         _until(lambda: len(decoder._decode._waiting) == 7)
         go_on.set()
         crops = [future.result()[0] for future in (first, *others)]
@@ -292,12 +294,12 @@ def test_a_picture_that_fails_its_batch_fails_alone() -> None:
             raise RuntimeError("8")
         return pictures
 
-    decoder = GpuDecoder(spec(), "cpu", decode=picky)
+    decoder = GpuDecoder(spec(), "cpu", decode_batch=picky)
     contents = [jpeg(noise(160, 100)), bad, jpeg(noise(100, 160))]
     with ThreadPoolExecutor(4) as threads:
-        first = threads.submit(decoder.crop, source(contents[0]))
+        first = threads.submit(decoder.load_crop, source(contents[0]))
         assert started.wait(20)
-        others = [threads.submit(decoder.crop, source(content)) for content in contents]
+        others = [threads.submit(decoder.load_crop, source(content)) for content in contents]
         _until(lambda: len(decoder._decode._waiting) == 3)
         go_on.set()
         crops = [future.result()[0] for future in (first, *others)][1:]
@@ -308,12 +310,12 @@ def test_a_picture_that_fails_its_batch_fails_alone() -> None:
 
 
 def test_many_threads_crop_as_one() -> None:
-    decoder = GpuDecoder(spec(), "cpu", decode=Decoder())
+    decoder = GpuDecoder(spec(), "cpu", decode_batch=Decoder())
     contents = [jpeg(noise(90 + index, 150 - index, seed=index)) for index in range(30)]
     contents[7], contents[19] = png(noise(90, 80)), contents[19][:-900] + b"\xff\xd9"
-    alone = [decoder.crop(source(content)) for content in contents]
+    alone = [decoder.load_crop(source(content)) for content in contents]
     with ThreadPoolExecutor(8) as threads:
-        together = list(threads.map(decoder.crop, map(source, contents * 4)))
+        together = list(threads.map(decoder.load_crop, map(source, contents * 4)))
     for (crop, size), (expected, expected_size) in zip(together, alone * 4, strict=True):
         np.testing.assert_array_equal(crop, expected)
         assert size == expected_size
@@ -351,7 +353,7 @@ def test_nvjpeg_s_crops_look_the_same(path: Path) -> None:
     decoder = GpuDecoder(how, "cuda")
     expected = exactly(path.read_bytes(), how).astype(int)
     with ThreadPoolExecutor(8) as threads:
-        crops = [crop for crop, _ in threads.map(decoder.crop, [sources.only(str(path))] * 64)]
+        crops = [crop for crop, _ in threads.map(decoder.load_crop, [sources.single_source(str(path))] * 64)]
     for crop in crops:
         np.testing.assert_array_equal(crop, crops[0])
     assert np.abs(crops[0] - expected).mean() < 2

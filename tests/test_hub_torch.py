@@ -115,7 +115,7 @@ def test_without_trust_no_code_runs_and_no_socket_opens(
 ) -> None:
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a socket was opened"))
     with pytest.raises(UntrustedCodeError) as error:
-        hub.load(reference, hub.LoadOptions(arch="resnet18"))
+        hub.load_network(reference, hub.LoadOptions(arch="resnet18"))
     assert "--trust" in str(error.value.hint)
     assert not ran.exists()
 
@@ -162,7 +162,7 @@ def test_arch_may_be_timms(ran: Path) -> None:
 
 def test_offline_says_where_the_repository_belongs() -> None:
     with pytest.raises(OfflineError, match="owner/repo:v1") as error:
-        hub.load("hub:owner/repo:v1/x", hub.LoadOptions(arch="resnet18", trust=True, offline=True))
+        hub.load_network("hub:owner/repo:v1/x", hub.LoadOptions(arch="resnet18", trust=True, offline=True))
     assert str(paths.torch_hub_folder() / "owner_repo_v1") in str(error.value.hint)
 
 
@@ -187,18 +187,18 @@ def test_faults_of_the_repository_are_told_in_a_sentence(
 @pytest.mark.parametrize("reference", ["hub:resnet18", "hub:owner/resnet18", "hub:a/b/c/resnet18", "hub:/"])
 def test_malformed_references_show_the_form(reference: str) -> None:
     with pytest.raises(UsageError, match="malformed") as error:
-        hub.load(reference, hub.LoadOptions(arch="resnet18", trust=True))
+        hub.load_network(reference, hub.LoadOptions(arch="resnet18", trust=True))
     assert "entrypoint" in str(error.value.hint)
 
 
 def test_a_folder_without_hubconf_is_no_repository(tmp_path: Path) -> None:
     with pytest.raises(UnknownModelError) as error:
-        hub.load(f"hub:{tmp_path}/x", hub.LoadOptions(arch="resnet18", trust=True))
+        hub.load_network(f"hub:{tmp_path}/x", hub.LoadOptions(arch="resnet18", trust=True))
     assert "hubconf.py" in str(error.value.hint)
 
 
 def test_preprocessing_is_not_guessed(ran: Path) -> None:
     with pytest.raises(UsageError) as error:
-        hub.load("hub:./repository/with_weights", hub.LoadOptions(trust=True))
+        hub.load_network("hub:./repository/with_weights", hub.LoadOptions(trust=True))
     assert "--arch" in str(error.value.hint)
     assert not ran.exists()

@@ -28,7 +28,14 @@ from imgclassify.errors import (
     UnsupportedImageError,
 )
 from imgclassify.images import decoding
-from imgclassify.images.decoding import decode, decode_reduced, from_memory, load, load_reduced, to_rgb
+from imgclassify.images.decoding import (
+    decode_image,
+    decode_reduced_image,
+    image_from_memory,
+    load_image,
+    load_reduced_image,
+    to_rgb,
+)
 from imgclassify.sources import IMAGE_SUFFIXES, MAX_BYTES, expand
 
 RANDOM = np.random.default_rng(20)
@@ -58,7 +65,7 @@ def exif(orientation: int) -> bytes:
 
 def decoded(content: bytes, **options: int) -> np.ndarray:
     """(H, W, 3) uint8."""
-    image = decode(io.BytesIO(content), **options)
+    image = decode_image(io.BytesIO(content), **options)
     assert image.mode == "RGB"
     return np.asarray(image)
 
@@ -114,7 +121,7 @@ def test_avif_that_calls_itself_mif1_is_told_from_heic():
 def test_what_a_folder_is_searched_for_is_what_can_be_opened():
     Image.init()
     heif = {".heic", ".heics", ".heif", ".heifs", ".hif"}
-    formats = {*decoding.FORMATS, "MPO"}  # an MPO is a JPEG with more pictures behind it
+    formats = {*decoding.IMAGE_FORMATS, "MPO"}  # an MPO is a JPEG with more pictures behind it
     registered = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
     assert registered | heif == IMAGE_SUFFIXES
 
@@ -127,14 +134,14 @@ def test_a_source_is_loaded_and_its_stream_closed(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "builtins.open", lambda *args, _open=open, **more: streams.append(_open(*args, **more)) or streams[-1]
     )
-    assert (np.asarray(load(source)) == PIXELS).all()
+    assert (np.asarray(load_image(source)) == PIXELS).all()
     assert [stream.closed for stream in streams] == [True]
 
 
 def test_a_missing_file_is_not_found(tmp_path):
     (source,) = expand([str(tmp_path / "photo.png")])
     with pytest.raises(ImageNotFoundError):
-        load(source)
+        load_image(source)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +229,7 @@ def test_orientation_is_honoured_in_a_16_bit_tiff_of_either_byte_order(byte_orde
 
 
 def test_an_upright_image_carries_no_orientation_to_be_applied_again():
-    image = decode(io.BytesIO(encode(PHOTO, "PNG", exif=exif(6))))
+    image = decode_image(io.BytesIO(encode(PHOTO, "PNG", exif=exif(6))))
     assert image.size == (23, 31)
     assert ImageOps.exif_transpose(image).size == (23, 31)
 
@@ -283,7 +290,7 @@ def to(height, width):
 
 def reduced(content, resized, **options):
     """((H, W, 3) uint8, (width, height) of the whole)."""
-    image, whole = decode_reduced(io.BytesIO(content), resized, **options)
+    image, whole = decode_reduced_image(io.BytesIO(content), resized, **options)
     assert image.mode == "RGB"
     return np.asarray(image), whole
 
@@ -377,7 +384,7 @@ def test_a_picture_that_is_small_already_is_loaded_bit_for_bit():
 def test_a_source_is_loaded_reduced(tmp_path):
     path = tmp_path / "photo.jpg"
     LARGE.save(path)
-    image, whole = load_reduced(next(expand([str(path)])), to(10, 10))
+    image, whole = load_reduced_image(next(expand([str(path)])), to(10, 10))
     assert (image.size, whole) == ((51, 31), (405, 242))
 
 
@@ -595,9 +602,9 @@ def test_a_signalling_nan_is_black_and_brings_no_warning():
 
 
 def test_an_array_of_colour_or_grey_is_taken_as_it_is():
-    assert (np.asarray(from_memory(PIXELS)) == PIXELS).all()
-    assert (np.asarray(from_memory(PIXELS[::-1, ::2])) == PIXELS[::-1, ::2]).all()
-    assert (np.asarray(from_memory(ALL_GREYS)) == ALL_GREYS[..., None]).all()
+    assert (np.asarray(image_from_memory(PIXELS)) == PIXELS).all()
+    assert (np.asarray(image_from_memory(PIXELS[::-1, ::2])) == PIXELS[::-1, ::2]).all()
+    assert (np.asarray(image_from_memory(ALL_GREYS)) == ALL_GREYS[..., None]).all()
 
 
 @pytest.mark.parametrize(
@@ -617,13 +624,13 @@ def test_any_other_array_is_unsupported_and_told(array):
     with pytest.raises(
         UnsupportedImageError, match=r"^an array must be \(H, W, 3\) or \(H, W\) uint8, and this is"
     ):
-        from_memory(array)
+        image_from_memory(array)
 
 
 def test_a_pillow_image_is_turned_upright_and_becomes_rgb():
     content = encode(PHOTO.convert("RGBA"), "PNG", exif=exif(6))
     with Image.open(io.BytesIO(content)) as image:
-        assert (np.asarray(from_memory(image)) == np.rot90(PIXELS, -1)).all()
+        assert (np.asarray(image_from_memory(image)) == np.rot90(PIXELS, -1)).all()
 
 
 def test_a_pillow_image_not_yet_loaded_is_turned_once():
@@ -638,7 +645,7 @@ def test_a_pillow_image_that_cannot_be_decoded_is_corrupt():
         Image.open(io.BytesIO(content[: len(content) // 2])) as image,
         pytest.raises(CorruptImageError, match="PNG"),
     ):
-        from_memory(image)
+        image_from_memory(image)
 
 
 # Limits -----------------------------------------------------------------------------------------------------
@@ -666,10 +673,10 @@ def test_a_file_that_is_read_whole_has_a_limit_on_its_bytes(head, tmp_path):
         stream.write(head)
         stream.truncate(MAX_BYTES + 1)
     with pytest.raises(ImageTooLargeError, match=r"^larger than 256 MiB, in a format that is read whole$"):
-        load(next(expand([str(path)])))
+        load_image(next(expand([str(path)])))
     os.truncate(path, 2**20)
     with pytest.raises(CorruptImageError):
-        load(next(expand([str(path)])))
+        load_image(next(expand([str(path)])))
 
 
 def with_scans(count: int, thumbnails: int = 0) -> bytes:
@@ -942,7 +949,7 @@ def test_a_failing_disk_is_unreadable_and_not_corrupt(good_bytes):
             return super().read(size)
 
     with pytest.raises(ImageUnreadableError, match="Input/output error"):
-        decode(FailingDisk(encode(PHOTO, "JPEG")))
+        decode_image(FailingDisk(encode(PHOTO, "JPEG")))
 
 
 @settings(deadline=None, max_examples=600)
@@ -956,11 +963,11 @@ def test_a_mutated_file_gives_an_rgb_image_or_an_image_error_and_nothing_else(da
         if position < len(content):
             content[position] = value
     with suppress(ImageError):
-        image = decode(io.BytesIO(bytes(content)), max_pixels=10**6)
+        image = decode_image(io.BytesIO(bytes(content)), max_pixels=10**6)
         assert image.mode == "RGB"
         assert min(image.size) >= 1
     with suppress(ImageError):
-        image, whole = decode_reduced(io.BytesIO(bytes(content)), to(3, 3), max_pixels=10**6)
+        image, whole = decode_reduced_image(io.BytesIO(bytes(content)), to(3, 3), max_pixels=10**6)
         assert image.mode == "RGB"
         assert 1 <= min(image.size) <= min(whole)
 
@@ -1005,8 +1012,8 @@ def test_loading_a_jpeg_imports_no_other_plugin_and_no_numpy(tmp_path):
     program = """
 import sys
 from imgclassify import sources
-from imgclassify.images import decoding as images
-images.load(next(sources.expand(sys.argv[1:])))
+from imgclassify.images import decoding
+decoding.load_image(next(sources.expand(sys.argv[1:])))
 print(*sorted(m for m in sys.modules if m.endswith("ImagePlugin") or m in ("numpy", "requests")))
 """
     finished = run(program, str(path))
@@ -1023,9 +1030,9 @@ from PIL import Image, ImageFile
 def state(): return Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, sorted(Image.OPEN)
 before = state()
 from imgclassify import sources
-from imgclassify.images import decoding as images
+from imgclassify.images import decoding
 assert state() == before
-images.load(next(sources.expand(sys.argv[1:])))
+decoding.load_image(next(sources.expand(sys.argv[1:])))
 assert state()[:2] == before[:2]
 """
     finished = run(program, str(path))
@@ -1039,8 +1046,8 @@ def test_broken_exif_leaves_the_users_terminal_alone(tmp_path):
     program = """
 import sys
 from imgclassify import sources
-from imgclassify.images import decoding as images
-images.load(next(sources.expand(sys.argv[1:])))
+from imgclassify.images import decoding
+decoding.load_image(next(sources.expand(sys.argv[1:])))
 """
     finished = run(program, str(path))
     assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")

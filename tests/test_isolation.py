@@ -38,8 +38,8 @@ from imgclassify.errors import (
     UsageError,
 )
 from imgclassify.images import cropping, decoding, isolation
-from imgclassify.images.cropping import Picture
-from imgclassify.images.isolation import IsolatedCropper
+from imgclassify.images.cropping import ImageInput
+from imgclassify.images.isolation import IsolatedPreprocessor
 from imgclassify.sources import Source
 
 HOSTILE = """
@@ -111,8 +111,8 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def cropper() -> Iterator[IsolatedCropper]:
-    cropper = IsolatedCropper("exact", SPEC, time_limit=60)
+def cropper() -> Iterator[IsolatedPreprocessor]:
+    cropper = IsolatedPreprocessor("exact", SPEC, time_limit=60)
     yield cropper
     cropper.close()
     assert children(os.getpid()) == []
@@ -150,20 +150,20 @@ def doing(action: str) -> bytes:
     return b"\0\0\0\x10ftypheic\0\0\0\0" + action.encode()
 
 
-def held(content: bytes) -> Picture:
-    return cropping.from_source(Source("held", partial(io.BytesIO, content)))
+def held(content: bytes) -> ImageInput:
+    return cropping.input_from_source(Source("held", partial(io.BytesIO, content)))
 
 
-def on_disk(path: Path | str) -> Picture:
-    return cropping.from_source(sources.file_source(str(path)))
+def on_disk(path: Path | str) -> ImageInput:
+    return cropping.input_from_source(sources.file_source(str(path)))
 
 
-def crop_of(cropper: cropping.Cropper, picture: Picture) -> tuple[tuple[int, int], np.ndarray]:
+def crop_of(cropper: cropping.Preprocessor, picture: ImageInput) -> tuple[tuple[int, int], np.ndarray]:
     out = np.zeros((*SPEC.crop_size, 3), np.uint8)
     return cropper(picture, out), out
 
 
-def assert_same(isolated: cropping.Cropper, plain: cropping.Cropper, picture: Picture) -> None:
+def assert_same(isolated: cropping.Preprocessor, plain: cropping.Preprocessor, picture: ImageInput) -> None:
     size, out = crop_of(isolated, picture)
     expected_size, expected = crop_of(plain, picture)
     assert size == expected_size
@@ -176,12 +176,12 @@ def assert_same(isolated: cropping.Cropper, plain: cropping.Cropper, picture: Pi
 
 @pytest.mark.parametrize("decode", ["exact", "fast"])
 def test_every_format_is_cropped_to_the_same_bytes(decode: str, tmp_path: Path) -> None:
-    isolated = IsolatedCropper(decode, SPEC)
-    plain = cropping.cropper(decode, SPEC, "cpu")
+    isolated = IsolatedPreprocessor(decode, SPEC)
+    plain = cropping.create_preprocessor(decode, SPEC, "cpu")
     image = noise(500, 333)
     exif = Image.Exif()
     exif[0x0112] = 6
-    contents = {name: encoded(image, name) for name in decoding.FORMATS}
+    contents = {name: encoded(image, name) for name in decoding.IMAGE_FORMATS}
     contents |= {"turned": encoded(image, "JPEG", exif=exif), "small": encoded(image.resize((7, 5)), "PNG")}
     contents |= {"transparent": encoded(image.convert("RGBA"), "PNG")}
     for name, content in contents.items():
@@ -189,20 +189,20 @@ def test_every_format_is_cropped_to_the_same_bytes(decode: str, tmp_path: Path) 
         path.write_bytes(content)
         assert_same(isolated, plain, on_disk(path))
         assert_same(isolated, plain, held(content))
-    assert_same(isolated, plain, Picture("image", image=image))
+    assert_same(isolated, plain, ImageInput("image", image=image))
     isolated.close()
 
 
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])
 def test_every_part_of_the_preprocessing_reaches_the_worker(mode: str) -> None:
     spec = PreprocessSpec((30, 50), (32, 36), "lanczos", False, (0.1, 0.2, 1 / 3), (0.3, 0.2, 0.1), mode)
-    isolated = IsolatedCropper("exact", spec)
-    assert_same(isolated, cropping.cropper("exact", spec, "cpu"), held(encoded(noise(200, 90), "PNG")))
+    isolated = IsolatedPreprocessor("exact", spec)
+    assert_same(isolated, cropping.create_preprocessor("exact", spec, "cpu"), held(encoded(noise(200, 90), "PNG")))
     isolated.close()
 
 
-def test_every_failure_has_the_same_type_and_words(tmp_path: Path, cropper: IsolatedCropper) -> None:
-    plain = cropping.cropper("exact", SPEC, "cpu")
+def test_every_failure_has_the_same_type_and_words(tmp_path: Path, cropper: IsolatedPreprocessor) -> None:
+    plain = cropping.create_preprocessor("exact", SPEC, "cpu")
     png = encoded(noise(64, 48), "PNG")
     paths = {name: tmp_path / name for name in ("empty", "text", "cut", "damaged")}
     paths["empty"].write_bytes(b"")
@@ -224,16 +224,16 @@ def test_every_failure_has_the_same_type_and_words(tmp_path: Path, cropper: Isol
 
 def test_the_limit_on_pixels_is_the_workers_too() -> None:
     content = encoded(noise(64, 48), "PNG")
-    isolated = IsolatedCropper("exact", SPEC, max_pixels=64 * 48 - 1)
+    isolated = IsolatedPreprocessor("exact", SPEC, max_pixels=64 * 48 - 1)
     with pytest.raises(ImageTooLargeError, match=r"^64 × 48 is 3072 pixels, and the limit is 3071$"):
         crop_of(isolated, held(content))
     isolated.close()
 
 
 def test_a_name_that_is_no_text_and_a_folder_that_is_left_are_no_matter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cropper: IsolatedCropper
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cropper: IsolatedPreprocessor
 ) -> None:
-    plain = cropping.cropper("exact", SPEC, "cpu")
+    plain = cropping.create_preprocessor("exact", SPEC, "cpu")
     name = os.fsdecode(b"caf\xe9\n.png")
     for folder in ("first", "second"):
         (tmp_path / folder).mkdir()
@@ -249,11 +249,11 @@ def test_a_name_that_is_no_text_and_a_folder_that_is_left_are_no_matter(
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_file_that_cannot_be_opened_as_its_path_says_is_read_here(cropper: IsolatedCropper) -> None:
+def test_a_file_that_cannot_be_opened_as_its_path_says_is_read_here(cropper: IsolatedPreprocessor) -> None:
     """What an archive or a server holds has no path, and goes over the pipe whole: here, more than a pipe holds."""
     content = encoded(Image.fromarray(np.random.default_rng(1).integers(0, 256, (900, 900, 3), np.uint8)), "BMP")
     assert len(content) > 2**21
-    assert_same(cropper, cropping.cropper("exact", SPEC, "cpu"), held(content))
+    assert_same(cropper, cropping.create_preprocessor("exact", SPEC, "cpu"), held(content))
 
 
 # Crashes ----------------------------------------------------------------------------------------------------
@@ -271,9 +271,9 @@ def test_a_file_that_cannot_be_opened_as_its_path_says_is_read_here(cropper: Iso
 )
 @pytest.mark.usefixtures("hostile")
 def test_a_crash_is_one_pictures_error_and_the_next_is_answered(
-    action: str, words: str, cropper: IsolatedCropper
+    action: str, words: str, cropper: IsolatedPreprocessor
 ) -> None:
-    plain = cropping.cropper("exact", SPEC, "cpu")
+    plain = cropping.create_preprocessor("exact", SPEC, "cpu")
     good = held(encoded(noise(64, 48), "JPEG"))
     for _ in range(2):
         assert_same(cropper, plain, good)
@@ -284,8 +284,8 @@ def test_a_crash_is_one_pictures_error_and_the_next_is_answered(
 
 
 @pytest.mark.usefixtures("hostile")
-def test_a_crash_that_an_earlier_picture_brought_about_is_not_the_next_ones(cropper: IsolatedCropper) -> None:
-    plain = cropping.cropper("exact", SPEC, "cpu")
+def test_a_crash_that_an_earlier_picture_brought_about_is_not_the_next_ones(cropper: IsolatedPreprocessor) -> None:
+    plain = cropping.create_preprocessor("exact", SPEC, "cpu")
     size, out = crop_of(cropper, held(doing("poison")))
     assert size == (8, 8)
     assert (out[16, 18] == (10, 20, 30)).all()
@@ -294,8 +294,8 @@ def test_a_crash_that_an_earlier_picture_brought_about_is_not_the_next_ones(crop
     assert not running(poisoned)
 
 
-def test_a_worker_that_is_killed_while_it_waits_is_replaced(cropper: IsolatedCropper) -> None:
-    plain = cropping.cropper("exact", SPEC, "cpu")
+def test_a_worker_that_is_killed_while_it_waits_is_replaced(cropper: IsolatedPreprocessor) -> None:
+    plain = cropping.create_preprocessor("exact", SPEC, "cpu")
     good = held(encoded(noise(64, 48), "PNG"))
     assert_same(cropper, plain, good)
     (idle,) = children(os.getpid())
@@ -306,7 +306,7 @@ def test_a_worker_that_is_killed_while_it_waits_is_replaced(cropper: IsolatedCro
 
 @pytest.mark.usefixtures("hostile")
 def test_what_a_decoder_raises_or_writes_is_not_taken_for_an_answer(
-    cropper: IsolatedCropper, capfd: pytest.CaptureFixture[str]
+    cropper: IsolatedPreprocessor, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):
         assert crop_of(cropper, held(doing("shout")))[0] == (8, 8)
@@ -319,7 +319,7 @@ def test_what_a_decoder_raises_or_writes_is_not_taken_for_an_answer(
 @pytest.mark.parametrize("action", ["sleep", "spin"])
 @pytest.mark.usefixtures("hostile")
 def test_a_picture_that_takes_too_long_has_its_own_error(action: str) -> None:
-    isolated = IsolatedCropper("exact", SPEC, time_limit=0.75)
+    isolated = IsolatedPreprocessor("exact", SPEC, time_limit=0.75)
     before = time.monotonic()
     with pytest.raises(DecoderTimeoutError, match=r"^not decoded within 0\.75 seconds$") as caught:
         crop_of(isolated, held(doing(action)))
@@ -329,7 +329,7 @@ def test_a_picture_that_takes_too_long_has_its_own_error(action: str) -> None:
 
 
 def test_the_time_is_one_pictures_and_not_all_pictures() -> None:
-    isolated = IsolatedCropper("exact", SPEC, time_limit=5)
+    isolated = IsolatedPreprocessor("exact", SPEC, time_limit=5)
     good = held(encoded(noise(64, 48), "PNG"))
     crop_of(isolated, good)
     first = children(os.getpid())
@@ -341,7 +341,7 @@ def test_the_time_is_one_pictures_and_not_all_pictures() -> None:
 
 @pytest.mark.usefixtures("hostile")
 def test_memory_without_end_meets_a_limit_in_proportion_to_the_pixels_allowed() -> None:
-    isolated = IsolatedCropper("exact", SPEC, max_pixels=10**6)
+    isolated = IsolatedPreprocessor("exact", SPEC, max_pixels=10**6)
     with pytest.raises(ImageTooLargeError, match="not enough memory"):
         crop_of(isolated, held(doing("devour")))
     (worker,) = children(os.getpid())
@@ -354,19 +354,19 @@ def test_memory_without_end_meets_a_limit_in_proportion_to_the_pixels_allowed() 
 
 @pytest.mark.usefixtures("hostile")
 def test_memory_that_an_earlier_picture_kept_is_not_the_next_ones_fault() -> None:
-    isolated = IsolatedCropper("exact", SPEC, max_pixels=4 * 10**6)
+    isolated = IsolatedPreprocessor("exact", SPEC, max_pixels=4 * 10**6)
     crop_of(isolated, held(doing("leak")))
     (leaking,) = children(os.getpid())
     large = held(encoded(Image.new("RGBA", (2000, 2000), "red"), "PNG"))
-    assert_same(isolated, cropping.cropper("exact", SPEC, "cpu"), large)
+    assert_same(isolated, cropping.create_preprocessor("exact", SPEC, "cpu"), large)
     assert not running(leaking)
     isolated.close()
 
 
 @pytest.mark.usefixtures("hostile")
 def test_many_threads_neither_lose_nor_mix_a_picture() -> None:
-    isolated = IsolatedCropper("exact", SPEC, time_limit=60)
-    plain = cropping.cropper("exact", SPEC, "cpu")
+    isolated = IsolatedPreprocessor("exact", SPEC, time_limit=60)
+    plain = cropping.create_preprocessor("exact", SPEC, "cpu")
     expected: list[object] = []
     made = []
     for index in range(120):
@@ -375,7 +375,7 @@ def test_many_threads_neither_lose_nor_mix_a_picture() -> None:
         made.append(held(content))
         expected.append(DecoderCrashedError if action else crop_of(plain, made[-1]))
 
-    def answer(picture: Picture) -> object:
+    def answer(picture: ImageInput) -> object:
         try:
             return crop_of(isolated, picture)
         except ImageError as error:
@@ -399,7 +399,7 @@ def test_many_threads_neither_lose_nor_mix_a_picture() -> None:
 
 
 def test_nothing_is_started_before_it_is_needed_and_nothing_is_left_behind() -> None:
-    isolated = IsolatedCropper("exact", SPEC)
+    isolated = IsolatedPreprocessor("exact", SPEC)
     assert children(os.getpid()) == []
     crop_of(isolated, held(encoded(noise(64, 48), "PNG")))
     (worker,) = children(os.getpid())
@@ -410,7 +410,7 @@ def test_nothing_is_started_before_it_is_needed_and_nothing_is_left_behind() -> 
 
 
 @pytest.mark.usefixtures("hostile")
-def test_an_interrupted_picture_is_not_the_answer_to_the_next(cropper: IsolatedCropper) -> None:
+def test_an_interrupted_picture_is_not_the_answer_to_the_next(cropper: IsolatedPreprocessor) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -430,16 +430,16 @@ import io, sys, threading
 from functools import partial
 import numpy as np
 from imgclassify.images import isolation
-from imgclassify.images import cropping as pictures
+from imgclassify.images import cropping
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.sources import Source
 sys.path.insert(0, sys.argv[1])
 spec = PreprocessSpec(40, (32, 32), "bicubic", True, (0.5,) * 3, (0.5,) * 3)
-cropper = isolation.IsolatedCropper("exact", spec, time_limit=4)
+cropper = isolation.IsolatedPreprocessor("exact", spec, time_limit=4)
 def crop(action):
     content = b"\\0\\0\\0\\x10ftypheic\\0\\0\\0\\0" + action
     source = Source("held", partial(io.BytesIO, content))
-    cropper(pictures.from_source(source), np.zeros((32, 32, 3), np.uint8))
+    cropper(cropping.input_from_source(source), np.zeros((32, 32, 3), np.uint8))
 threading.Thread(target=crop, args=(b"spin",), daemon=True).start()
 crop(b"shout")
 print("ready", flush=True)
@@ -483,8 +483,8 @@ def test_a_worker_that_cannot_be_started_is_no_pictures_fault(
     program: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", program)
-    monkeypatch.setattr(isolation, "_PAUSE_S", 0.001)
-    isolated = IsolatedCropper("exact", SPEC)
+    monkeypatch.setattr(isolation, "_START_PAUSE_S", 0.001)
+    isolated = IsolatedPreprocessor("exact", SPEC)
     with pytest.raises(UnavailableError, match=words) as caught:
         crop_of(isolated, held(b"\xff\xd8\xff"))
     assert caught.value.hint
@@ -499,14 +499,14 @@ def test_a_start_that_fails_once_is_tried_again(tmp_path: Path, monkeypatch: pyt
         script.write(f'exec {sys.executable} "$@"\n')
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    isolated = IsolatedCropper("exact", SPEC)
+    isolated = IsolatedPreprocessor("exact", SPEC)
     assert crop_of(isolated, held(encoded(noise(64, 48), "PNG")))[0] == (64, 48)
     assert (tmp_path / "once").exists()
     isolated.close()
 
 
 def test_a_module_in_the_folder_it_is_started_in_is_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cropper: IsolatedCropper
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cropper: IsolatedPreprocessor
 ) -> None:
     (tmp_path / "numpy.py").write_text("import os; os._exit(9)")
     monkeypatch.chdir(tmp_path)
@@ -517,7 +517,7 @@ def test_a_worker_that_answers_nonsense_is_replaced(tmp_path: Path, monkeypatch:
     """One that was taken over by its picture may say anything."""
     program = tmp_path / "python"
     ready = r"\0\0\0\2{}"
-    isolated = IsolatedCropper("exact", SPEC)
+    isolated = IsolatedPreprocessor("exact", SPEC)
     monkeypatch.setattr(sys, "executable", str(program))
     answers = [
         r"\0\0\0\2[]",
@@ -597,12 +597,12 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, object]) -> N
 def test_a_system_without_the_means_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(signal, "setitimer")
     with pytest.raises(UsageError, match="Linux and macOS"):
-        IsolatedCropper("exact", SPEC)
+        IsolatedPreprocessor("exact", SPEC)
 
 
 def test_the_embedded_models_preprocessing_fits_the_pipe() -> None:
-    spec = catalog.find(catalog.EMBEDDED_MODEL).preprocess
-    isolated = IsolatedCropper("exact", spec)
+    spec = catalog.find_model(catalog.EMBEDDED_MODEL).preprocess
+    isolated = IsolatedPreprocessor("exact", spec)
     out = np.zeros((2, *spec.crop_size, 3), np.uint8)
     isolated(held(encoded(noise(640, 480), "JPEG")), out[1])
     assert out[1].any()

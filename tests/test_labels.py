@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from imgclassify import labels
 from imgclassify.errors import ExitStatus, LabelsError
-from imgclassify.labels import Label, LabelSet, available, load, parse
+from imgclassify.labels import Label, LabelSet, list_label_sets, load_labels, parse_labels
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SHIPPED = CHECKOUT / "labels" / "imagenet1k.tsv"
@@ -54,7 +54,7 @@ def names(found: tuple[Label, ...]) -> list[str]:
 
 def error_of(text: str) -> LabelsError:
     with pytest.raises(LabelsError) as caught:
-        parse(text, "my.txt")
+        parse_labels(text, "my.txt")
     assert str(caught.value).startswith("my.txt: ")
     assert caught.value.hint
     assert caught.value.exit_status is ExitStatus.UNAVAILABLE
@@ -66,7 +66,7 @@ def error_of(text: str) -> LabelsError:
 
 @pytest.fixture(scope="module")
 def imagenet1k() -> LabelSet:
-    return load("imagenet1k")
+    return load_labels("imagenet1k")
 
 
 def timm_table(name: str) -> dict[str, str]:
@@ -75,7 +75,7 @@ def timm_table(name: str) -> dict[str, str]:
 
 
 def test_imagenet1k_is_shipped_and_knows_its_name(imagenet1k: LabelSet) -> None:
-    assert available() == ["imagenet1k"]
+    assert list_label_sets() == ["imagenet1k"]
     assert imagenet1k.name == "imagenet1k"
     assert len(imagenet1k) == 1000
 
@@ -138,7 +138,7 @@ def test_the_shipped_file_is_plain_lines_of_five_columns() -> None:
 
 
 def test_the_shipped_file_reads_the_same_as_a_users_file(imagenet1k: LabelSet) -> None:
-    as_file = load(SHIPPED)
+    as_file = load_labels(SHIPPED)
     assert as_file.labels == imagenet1k.labels
     assert as_file.name == str(SHIPPED)
 
@@ -162,7 +162,7 @@ def test_a_damaged_shipped_file_is_named(damage, said, tmp_path: Path, monkeypat
     (tmp_path / "imagenet1k.tsv").write_text(damage(SHIPPED.read_text(encoding="utf-8")), encoding="utf-8")
     monkeypatch.setattr(labels, "data_folder", lambda _: tmp_path)
     with pytest.raises(LabelsError, match="imagenet1k that ships with imgclassify is damaged") as caught:
-        load("imagenet1k")
+        load_labels("imagenet1k")
     assert said in str(caught.value)
     assert "reinstall" in caught.value.hint
 
@@ -171,12 +171,12 @@ def test_available_lists_the_tables_alone(tmp_path: Path, monkeypatch) -> None:
     for file in ("b.tsv", "a.tsv", "README.md", "LICENSE.wordnet"):
         (tmp_path / file).touch()
     monkeypatch.setattr(labels, "data_folder", lambda _: tmp_path)
-    assert available() == ["a", "b"]
+    assert list_label_sets() == ["a", "b"]
 
 
 def test_loading_imports_nothing_heavy() -> None:
     program = (
-        "import sys, imgclassify.labels as labels; labels.load('imagenet1k', num_classes=1000)\n"
+        "import sys, imgclassify.labels as labels; labels.load_labels('imagenet1k', num_classes=1000)\n"
         "print(sorted({'torch', 'torchvision', 'timm', 'numpy', 'PIL', 'rich', 'typer'} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
@@ -292,14 +292,14 @@ def test_every_class_is_the_first_answer_to_its_own_wnid_and_among_the_exact_one
 
 
 def test_the_number_of_classes_is_checked_when_asked() -> None:
-    assert len(load("imagenet1k", num_classes=1000)) == 1000
-    load("imagenet1k").require_num_classes(1000)
+    assert len(load_labels("imagenet1k", num_classes=1000)) == 1000
+    load_labels("imagenet1k").require_num_classes(1000)
 
 
 @pytest.mark.parametrize("num_classes", [999, 1001, 10])
 def test_another_number_of_classes_names_both_counts_the_set_and_what_to_do(num_classes: int) -> None:
     with pytest.raises(LabelsError) as caught:
-        load("imagenet1k", num_classes=num_classes)
+        load_labels("imagenet1k", num_classes=num_classes)
     message = str(caught.value)
     assert "imagenet1k" in message
     assert "1000 classes" in message
@@ -382,7 +382,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_each_form_is_told_by_its_content(form: str) -> None:
     text, expected = FORMS[form]
-    assert parse(text, "my.txt") == expected
+    assert parse_labels(text, "my.txt") == expected
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -391,7 +391,7 @@ def test_a_file_is_read_the_same_whatever_its_ending(form: str, tmp_path: Path) 
     for ending in ("txt", "csv", "json"):
         file = tmp_path / f"labels.{ending}"
         file.write_bytes(text.encode())
-        assert load(str(file), num_classes=len(expected)) == LabelSet(str(file), expected)
+        assert load_labels(str(file), num_classes=len(expected)) == LabelSet(str(file), expected)
 
 
 def test_every_example_in_the_documentation_is_two_classes() -> None:
@@ -401,14 +401,14 @@ def test_every_example_in_the_documentation_is_two_classes() -> None:
     examples = [text for block in blocks for text in (block.splitlines() if block.startswith('["') else [block])]
     assert len(examples) == 10
     for text in examples:
-        tench, goldfish = parse(text, "docs/labels.md")
+        tench, goldfish = parse_labels(text, "docs/labels.md")
         assert tench.label.startswith("tench")
         assert goldfish.label.startswith("goldfish")
 
 
 def test_commas_in_plain_lines_belong_to_the_label() -> None:
     text = "tench, Tinca tinca\ngoldfish, Carassius auratus\nstingray\n"
-    assert names(parse(text, "my.txt")) == ["tench, Tinca tinca", "goldfish, Carassius auratus", "stingray"]
+    assert names(parse_labels(text, "my.txt")) == ["tench, Tinca tinca", "goldfish, Carassius auratus", "stingray"]
 
 
 @pytest.mark.parametrize(
@@ -426,7 +426,7 @@ def test_commas_in_plain_lines_belong_to_the_label() -> None:
     ],
 )
 def test_commas_belong_to_the_label_in_every_form(text: str) -> None:
-    assert names(parse(text, "my.txt")) == ["tench, Tinca tinca", "stingray"]
+    assert names(parse_labels(text, "my.txt")) == ["tench, Tinca tinca", "stingray"]
 
 
 @pytest.mark.parametrize(
@@ -445,32 +445,32 @@ def test_commas_belong_to_the_label_in_every_form(text: str) -> None:
     ],
 )
 def test_what_only_resembles_another_form_is_plain_lines(text: str) -> None:
-    assert parse(text, "my.txt") == tuple(Label(i, None, line) for i, line in enumerate(text.split("\n")))
+    assert parse_labels(text, "my.txt") == tuple(Label(i, None, line) for i, line in enumerate(text.split("\n")))
 
 
 def test_wnids_alone_are_their_own_labels() -> None:
-    assert parse("n01440764\nn01443537\n", "x") == (
+    assert parse_labels("n01440764\nn01443537\n", "x") == (
         Label(0, "n01440764", "n01440764"),
         Label(1, "n01443537", "n01443537"),
     )
 
 
 def test_two_classes_may_share_a_label() -> None:
-    assert names(parse("maillot\nmaillot\n", "x")) == ["maillot", "maillot"]
+    assert names(parse_labels("maillot\nmaillot\n", "x")) == ["maillot", "maillot"]
 
 
 def test_control_characters_are_kept() -> None:
-    assert names(parse("red\x1b[31mfish\nbell\x07s\n", "x")) == ["red\x1b[31mfish", "bell\x07s"]
-    assert names(parse('["two\\nlines", "nul\\u0000l"]', "x")) == ["two\nlines", "nul\0l"]
+    assert names(parse_labels("red\x1b[31mfish\nbell\x07s\n", "x")) == ["red\x1b[31mfish", "bell\x07s"]
+    assert names(parse_labels('["two\\nlines", "nul\\u0000l"]', "x")) == ["two\nlines", "nul\0l"]
 
 
 def test_a_quoted_label_loses_its_quotes_after_an_index_alone() -> None:
-    assert names(parse('0,"the ""Bismarck"", a ship"\n1,"\n', "x")) == ['the "Bismarck", a ship', '"']
-    assert names(parse('"tench"\n"goldfish"\n', "x")) == ['"tench"', '"goldfish"']
+    assert names(parse_labels('0,"the ""Bismarck"", a ship"\n1,"\n', "x")) == ['the "Bismarck", a ship', '"']
+    assert names(parse_labels('"tench"\n"goldfish"\n', "x")) == ['"tench"', '"goldfish"']
 
 
 def test_a_quoted_cell_may_hold_line_breaks() -> None:
-    assert names(parse('id,label\n0,"two\nlines"\n1,cat\n', "x")) == ["two\nlines", "cat"]
+    assert names(parse_labels('id,label\n0,"two\nlines"\n1,cat\n', "x")) == ["two\nlines", "cat"]
 
 
 # Round trips
@@ -479,7 +479,7 @@ def test_a_quoted_cell_may_hold_line_breaks() -> None:
 @settings(deadline=None)
 @given(st.lists(line_texts, min_size=1))
 def test_plain_lines_round_trip(labels_: list[str]) -> None:
-    assert parse("\n".join(labels_), "x") == tuple(Label(i, None, label) for i, label in enumerate(labels_))
+    assert parse_labels("\n".join(labels_), "x") == tuple(Label(i, None, label) for i, label in enumerate(labels_))
 
 
 @settings(deadline=None)
@@ -487,14 +487,14 @@ def test_plain_lines_round_trip(labels_: list[str]) -> None:
 def test_indexed_lines_round_trip_in_any_order(labels_: list[str], separator: str, random) -> None:
     lines = [f"{i}{separator}{label}" for i, label in enumerate(labels_)]
     random.shuffle(lines)
-    assert names(parse("\r\n".join(lines) + "\r\n", "x")) == labels_
+    assert names(parse_labels("\r\n".join(lines) + "\r\n", "x")) == labels_
 
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(wnids, line_texts), min_size=1))
 def test_wnid_lines_round_trip(pairs: list[tuple[str, str]]) -> None:
     text = "".join(f"{wnid} {label}\n" for wnid, label in pairs)
-    assert [(label.wnid, label.label) for label in parse(text, "x")] == pairs
+    assert [(label.wnid, label.label) for label in parse_labels(text, "x")] == pairs
 
 
 @settings(deadline=None)
@@ -507,7 +507,7 @@ def test_json_and_python_documents_round_trip(labels_: list[str]) -> None:
         repr(labels_),
         repr(by_index),
     ):
-        assert names(parse(text, "x")) == labels_
+        assert names(parse_labels(text, "x")) == labels_
 
 
 @settings(deadline=None)
@@ -515,7 +515,7 @@ def test_json_and_python_documents_round_trip(labels_: list[str]) -> None:
 def test_label_to_index_round_trips(labels_: list[str], random) -> None:
     pairs = [(label, i) for i, label in enumerate(labels_)]
     random.shuffle(pairs)
-    assert names(parse(json.dumps(dict(pairs)), "x")) == labels_
+    assert names(parse_labels(json.dumps(dict(pairs)), "x")) == labels_
 
 
 synonyms = st.lists(texts.filter(lambda text: "|" not in text), max_size=3).map(tuple)
@@ -536,16 +536,16 @@ def test_tables_and_objects_round_trip(rows: list[tuple], delimiter: str, random
     writer.writerow(["class_index", "wnid", "label", "synonyms", "gloss"])
     for label in shuffled:
         writer.writerow([label.class_index, label.wnid or "", label.label, "|".join(label.synonyms), label.gloss])
-    assert parse(buffer.getvalue(), "x") == expected
+    assert parse_labels(buffer.getvalue(), "x") == expected
     objects = [{name: getattr(label, name) for name in Label.__slots__} for label in shuffled]
-    assert parse(json.dumps(objects), "x") == expected
+    assert parse_labels(json.dumps(objects), "x") == expected
 
 
 @settings(deadline=None)
 @given(st.text() | st.text("[]{}\"':,0123n \n\tlabe#\\|;"))
 def test_any_text_is_labels_or_a_labels_error(text: str) -> None:
     try:
-        found = parse(text, "x")
+        found = parse_labels(text, "x")
     except LabelsError:
         return
     assert [label.class_index for label in found] == list(range(len(found)))
@@ -647,7 +647,7 @@ def test_no_code_in_a_python_literal_is_run(tmp_path: Path) -> None:
 
 def test_a_misspelt_name_lists_the_shipped_sets_and_says_that_a_file_was_looked_for() -> None:
     with pytest.raises(LabelsError) as caught:
-        load("IMAGENET-1K")
+        load_labels("IMAGENET-1K")
     assert "'IMAGENET-1K'" in str(caught.value)
     assert "no such file exists" in str(caught.value)
     assert caught.value.hint.startswith("did you mean imagenet1k?")
@@ -655,21 +655,21 @@ def test_a_misspelt_name_lists_the_shipped_sets_and_says_that_a_file_was_looked_
 
 def test_a_name_like_no_other_still_lists_the_shipped_sets(tmp_path: Path) -> None:
     with pytest.raises(LabelsError) as caught:
-        load(str(tmp_path / "absent.txt"))
+        load_labels(str(tmp_path / "absent.txt"))
     assert "did you mean" not in caught.value.hint
     assert "imagenet1k" in caught.value.hint
 
 
 def test_a_folder_and_an_impossible_path_are_no_label_files(tmp_path: Path) -> None:
     with pytest.raises(LabelsError, match=r"cannot read .*directory"):
-        load(tmp_path)
+        load_labels(tmp_path)
     with pytest.raises(LabelsError, match=r"cannot read .*null"):
-        load("a\0b")
+        load_labels("a\0b")
 
 
 def test_a_path_out_of_the_shipped_folder_is_no_name() -> None:
     with pytest.raises(LabelsError, match="no label set is named"):
-        load("../labels/imagenet1k")
+        load_labels("../labels/imagenet1k")
 
 
 @pytest.mark.parametrize(
@@ -685,7 +685,7 @@ def test_a_file_that_is_not_utf8_says_so_and_where(data: bytes, said: str, tmp_p
     file.write_bytes(data)
     assert data[int(said.split("offset ")[1].split(",")[0])] == int(said[7:9], 16)
     with pytest.raises(LabelsError) as caught:
-        load(file)
+        load_labels(file)
     assert f"{file}: not UTF-8: {said}" in str(caught.value)
     assert "iconv" in caught.value.hint
 
@@ -695,27 +695,27 @@ def test_a_file_far_too_large_is_not_read_to_its_end(tmp_path: Path) -> None:
     with file.open("wb") as sparse:
         sparse.truncate(2**40)
     with pytest.raises(LabelsError, match="more than 8,388,608 bytes"):
-        load(file)
+        load_labels(file)
 
 
 def test_a_file_that_fails_is_named_as_the_user_named_it(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "labels.txt").write_text("tench\n\ngoldfish\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LabelsError, match=r"^labels\.txt: line 2 is blank$"):
-        load("labels.txt")
+        load_labels("labels.txt")
 
 
 def test_a_users_file_with_another_number_of_classes_is_named(tmp_path: Path) -> None:
     file = tmp_path / "pets.txt"
     file.write_text("cat\ndog\n")
     with pytest.raises(LabelsError, match=r"pets\.txt has 2 classes, the network has 3"):
-        load(file, num_classes=3)
+        load_labels(file, num_classes=3)
 
 
 # What may keep a reader waiting or reading
 
 
-READ = "import sys; from imgclassify import labels; print(len(labels.load(sys.argv[1])))"
+READ = "import sys; from imgclassify import labels; print(len(labels.load_labels(sys.argv[1])))"
 
 
 def test_what_a_command_writes_is_read_through_a_pipe() -> None:
@@ -730,7 +730,7 @@ def test_a_pipe_of_more_than_one_buffer_is_read_whole(tmp_path: Path) -> None:
     text = "".join(f"class {number}\n" for number in range(20_000))
     writer = subprocess.Popen(["bash", "-c", f"cat > {tmp_path / 'pipe'}"], stdin=subprocess.PIPE, text=True)
     threading.Thread(target=lambda: writer.communicate(text)).start()
-    assert len(load(tmp_path / "pipe")) == 20_000
+    assert len(load_labels(tmp_path / "pipe")) == 20_000
     assert writer.wait(10) == 0
 
 
@@ -738,7 +738,7 @@ def test_a_pipe_that_nobody_writes_to_is_given_up(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(labels, "PIPE_SECONDS", 0.5)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(LabelsError, match=r"pipe': it is a pipe that has not ended within 0\.5 s"):
-        load(tmp_path / "pipe")
+        load_labels(tmp_path / "pipe")
 
 
 @pytest.mark.parametrize("command", ["yes", "while echo a; do sleep 0.01; done"])
@@ -748,14 +748,14 @@ def test_a_pipe_without_end_is_given_up(command: str, tmp_path: Path, monkeypatc
     os.mkfifo(tmp_path / "pipe")
     with subprocess.Popen(["bash", "-c", f"{{ {command}; }} > {tmp_path / 'pipe'} 2> /dev/null"]) as writer:
         with pytest.raises(LabelsError, match=r"more than 8,388,608 bytes|not ended within 1 s"):
-            load(tmp_path / "pipe")
+            load_labels(tmp_path / "pipe")
         writer.wait(10)
 
 
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null", "/dev/tty"])
 def test_a_device_is_no_label_file(device: str) -> None:
     with pytest.raises(LabelsError, match=r"cannot read .*: it is a device"):
-        load(device)
+        load_labels(device)
 
 
 MEBIBYTES = 8 * 2**20 - 100
@@ -785,7 +785,7 @@ import sys
 from pathlib import Path
 from imgclassify import labels
 from imgclassify.errors import LabelsError
-try: labels.load(sys.argv[1])
+try: labels.load_labels(sys.argv[1])
 except LabelsError as error: print("refused", len(str(error)))
 print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 """
@@ -812,12 +812,12 @@ def test_a_file_of_more_than_labels_takes_little_time_and_memory(kind: str, tmp_
     ids=["classes", "columns"],
 )
 def test_as_much_as_is_allowed_is_read(text: str) -> None:
-    assert parse(text, "it")[0].label in ("class 0", "a")
+    assert parse_labels(text, "it")[0].label in ("class 0", "a")
 
 
 def test_control_characters_and_markup_stay_in_a_label_and_out_of_errors() -> None:
     odd = "\x1b[2J<script>[bold]\u202e\x00tench"
-    assert parse(json.dumps([odd]), "it")[0].label == odd
+    assert parse_labels(json.dumps([odd]), "it")[0].label == odd
     for text in (
         json.dumps([[odd, odd]]),
         json.dumps({odd: odd}),
@@ -825,7 +825,7 @@ def test_control_characters_and_markup_stay_in_a_label_and_out_of_errors() -> No
         f"{{{odd!r}: 1, {odd!r}: 2}}",
     ):
         with pytest.raises(LabelsError) as error:
-            parse(text, "it")
+            parse_labels(text, "it")
         assert str(error.value).isprintable()
 
 
@@ -847,4 +847,4 @@ def test_python_data_is_read_as_python_reads_it(text: str) -> None:
         value["label"] if isinstance(value, dict) else value[-1] if isinstance(value, tuple) else value
         for value in values
     ]
-    assert [label.label for label in parse(text, "it")] == expected
+    assert [label.label for label in parse_labels(text, "it")] == expected

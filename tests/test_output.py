@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgclassify.errors import UsageError, printable
+from imgclassify.errors import UsageError, make_printable
 from imgclassify.output import FORMATS, format_of, open_writer
-from imgclassify.output.atomic import destination
+from imgclassify.output.atomic import open_text
 from imgclassify.results import SCHEMA, ImageFailure, ImageResult, Prediction, RunInfo
 
 RUN = RunInfo(
@@ -170,9 +170,9 @@ def test_the_table_shows_control_characters_as_escapes() -> None:
 
 @given(st.text())
 def test_printable_text_is_printable_and_what_was_so_is_unchanged(text: str) -> None:
-    assert printable(text).isprintable()
+    assert make_printable(text).isprintable()
     if text.isprintable():
-        assert printable(text) == text
+        assert make_printable(text) == text
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_an_ending_that_names_no_format_is_a_usage_error(name: str) -> None:
 def test_a_file_appears_whole_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text("former")
-    with destination(path) as stream:
+    with open_text(path) as stream:
         stream.write("new\n")
         assert path.read_text() == "former"
     assert path.read_text() == "new\n"
@@ -204,7 +204,7 @@ def test_an_interrupted_run_leaves_what_it_had(tmp_path: Path) -> None:
     path = tmp_path / "out.json"
 
     def interrupted() -> None:
-        with destination(path) as stream, open_writer("json", stream, RUN, top_k=2) as writer:
+        with open_text(path) as stream, open_writer("json", stream, RUN, top_k=2) as writer:
             writer.write(GOOD)
             raise KeyboardInterrupt
 
@@ -219,7 +219,7 @@ def test_whatever_ends_a_run_keeps_what_was_written_and_its_own_name(fault: Exce
     path = tmp_path / "out.jsonl"
 
     def failing() -> None:
-        with destination(path) as stream, open_writer("jsonl", stream, RUN, top_k=2) as writer:
+        with open_text(path) as stream, open_writer("jsonl", stream, RUN, top_k=2) as writer:
             writer.write(GOOD)
             raise fault
 
@@ -235,11 +235,11 @@ def test_a_link_and_the_mode_of_a_file_stay_as_they_were(tmp_path: Path) -> None
     real.write_text("former")
     real.chmod(0o600)
     (tmp_path / "link.jsonl").symlink_to(real)
-    with destination(tmp_path / "link.jsonl") as stream:
+    with open_text(tmp_path / "link.jsonl") as stream:
         stream.write("new")
     assert (tmp_path / "link.jsonl").is_symlink()
     assert (real.read_text(), real.stat().st_mode & 0o777) == ("new", 0o600)
-    with destination(tmp_path / "other.jsonl") as stream:
+    with open_text(tmp_path / "other.jsonl") as stream:
         stream.write("new")
     (tmp_path / "reference").write_text("")
     assert (tmp_path / "other.jsonl").stat().st_mode == (tmp_path / "reference").stat().st_mode
@@ -247,7 +247,7 @@ def test_a_link_and_the_mode_of_a_file_stay_as_they_were(tmp_path: Path) -> None
 
 def test_a_closed_stdout_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
-    with pytest.raises(UsageError, match="stdout is closed"), destination(None):
+    with pytest.raises(UsageError, match="stdout is closed"), open_text(None):
         pass
 
 
@@ -257,8 +257,8 @@ def test_a_killed_process_leaves_the_former_file(tmp_path: Path) -> None:
     code = f"""
         import sys, time
         from pathlib import Path
-        from imgclassify.output.atomic import destination
-        with destination(Path({str(path)!r})) as stream:
+        from imgclassify.output.atomic import open_text
+        with open_text(Path({str(path)!r})) as stream:
             stream.write("half a rec")
             stream.flush()
             print("ready", flush=True)
@@ -272,18 +272,18 @@ def test_a_killed_process_leaves_the_former_file(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"out\.csv") as error, destination(tmp_path / "no" / "out.csv"):
+    with pytest.raises(UsageError, match=r"out\.csv") as error, open_text(tmp_path / "no" / "out.csv"):
         pass
     assert error.value.hint
 
 
 def test_a_device_is_written_to_and_not_replaced() -> None:
-    with destination(Path("/dev/null")) as stream:
+    with open_text(Path("/dev/null")) as stream:
         stream.write("x")
     assert Path("/dev/null").is_char_device()
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="No space left") as error, destination(Path("/dev/full")) as stream:
+    with pytest.raises(UsageError, match="No space left") as error, open_text(Path("/dev/full")) as stream:
         stream.write("x" * 100_000)
     assert error.value.hint

@@ -77,9 +77,8 @@ def test_the_installed_wheel_answers_from_another_folder(built: Path, tmp_path: 
 
 def test_the_data_folder_of_a_checkout_needs_its_pyproject(tmp_path: Path) -> None:
     """A stray models/ folder beside an installed package is not taken for the catalog."""
-    code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from imgclassify import catalog; catalog.manifests()"
-    )
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); "
+    code += "from imgclassify import catalog; catalog.load_manifests()"
     (tmp_path / "imgclassify").symlink_to(ROOT / "imgclassify")
     (tmp_path / "models").mkdir()
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -11,12 +11,12 @@ from queue import Queue
 import pytest
 
 from imgclassify import pipeline
-from imgclassify.pipeline import Done
+from imgclassify.pipeline import Completed
 
 
-def prepared(item: int, row: int) -> int | Done[str]:
+def prepared(item: int, row: int) -> int | Completed[str]:
     time.sleep(random.random() / 1000)
-    return Done(f"broken {item}") if item % 7 == 3 else item
+    return Completed(f"broken {item}") if item % 7 == 3 else item
 
 
 def as_it_is(item: int, row: int) -> int:
@@ -36,7 +36,7 @@ def expected(count: int) -> list[str]:
 @pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_one_result_an_item_in_input_order(count: int, batch_size: int, workers: int, concurrency: int) -> None:
-    results = pipeline.stream(
+    results = pipeline.run_pipeline(
         range(count), prepared, answered, batch_size=batch_size, workers=workers, concurrency=concurrency
     )
     assert list(results) == expected(count)
@@ -55,7 +55,7 @@ def test_batches_answered_out_of_order_come_in_order() -> None:
             others.set()
         return answered(batch, rows)
 
-    results = pipeline.stream(range(30), as_it_is, slow_at_first, batch_size=4, workers=2, concurrency=3)
+    results = pipeline.run_pipeline(range(30), as_it_is, slow_at_first, batch_size=4, workers=2, concurrency=3)
     assert list(results) == [f"answer {item}" for item in range(30)]
     assert len(computing) == 8
 
@@ -63,29 +63,29 @@ def test_batches_answered_out_of_order_come_in_order() -> None:
 @pytest.mark.parametrize("concurrency", [1, 2, 4])
 def test_an_item_keeps_its_row_until_it_is_answered(concurrency: int) -> None:
     """What each item writes into its row is still there when its batch is answered; rows ascend within a batch."""
-    room = [-1] * pipeline.rows(4, concurrency, 3)
+    room = [-1] * pipeline.num_slots(4, concurrency, 3)
 
-    def write(item: int, row: int) -> int | Done[str]:
+    def write(item: int, row: int) -> int | Completed[str]:
         time.sleep(random.random() / 1000)
         room[row] = item
-        return Done(f"broken {item}") if item % 5 == 2 else item
+        return Completed(f"broken {item}") if item % 5 == 2 else item
 
     def read(batch: list[int], rows: list[int]) -> list[str]:
         assert rows == sorted(set(rows))
         time.sleep(random.random() / 500)
         return [f"answer {room[row]}" for row in rows]
 
-    results = pipeline.stream(range(300), write, read, batch_size=4, workers=3, concurrency=concurrency)
+    results = pipeline.run_pipeline(range(300), write, read, batch_size=4, workers=3, concurrency=concurrency)
     assert list(results) == [f"broken {item}" if item % 5 == 2 else f"answer {item}" for item in range(300)]
 
 
 def test_a_broken_item_never_takes_a_neighbours_answer() -> None:
     """Every second item broken, in all positions of a batch."""
 
-    def half(item: int, row: int) -> int | Done[str]:
-        return Done(f"broken {item}") if item % 2 else item
+    def half(item: int, row: int) -> int | Completed[str]:
+        return Completed(f"broken {item}") if item % 2 else item
 
-    results = list(pipeline.stream(range(51), half, answered, batch_size=4, workers=3))
+    results = list(pipeline.run_pipeline(range(51), half, answered, batch_size=4, workers=3))
     assert results == [f"broken {item}" if item % 2 else f"answer {item}" for item in range(51)]
 
 
@@ -96,7 +96,7 @@ def test_batches_are_no_larger_than_asked() -> None:
         sizes.append(len(batch))
         return answered(batch, rows)
 
-    list(pipeline.stream(range(50), as_it_is, measured, batch_size=8, workers=2))
+    list(pipeline.run_pipeline(range(50), as_it_is, measured, batch_size=8, workers=2))
     assert max(sizes) == 8
     assert sum(sizes) == 50
 
@@ -110,19 +110,19 @@ def test_items_are_taken_only_a_bounded_way_ahead() -> None:
             taken += 1
             yield taken
 
-    results = pipeline.stream(endless(), as_it_is, answered, batch_size=4, workers=2)
+    results = pipeline.run_pipeline(endless(), as_it_is, answered, batch_size=4, workers=2)
     for wanted in (1, 10, 100):
         while next(results) != f"answer {wanted}":
             pass
         time.sleep(0.05)
-        assert taken <= wanted + pipeline.rows(4, 1, 2) + 1
+        assert taken <= wanted + pipeline.num_slots(4, 1, 2) + 1
     results.close()
 
 
 def test_items_that_come_slowly_are_answered_as_they_come() -> None:
     """Each item is given only after the answer to the one before it, as by a program at the other end of a pipe."""
     asked: Queue[int] = Queue()
-    results = pipeline.stream(iter(asked.get, 5), as_it_is, answered, batch_size=8, workers=2)
+    results = pipeline.run_pipeline(iter(asked.get, 5), as_it_is, answered, batch_size=8, workers=2)
     for item in range(5):
         asked.put(item)
         assert next(results) == f"answer {item}"
@@ -155,7 +155,7 @@ def test_an_unforeseen_failure_is_raised_and_leaves_no_thread(part: str) -> None
 
     with pytest.raises(ZeroDivisionError, match=part):
         list(
-            pipeline.stream(
+            pipeline.run_pipeline(
                 items(),
                 fail if part == "prepare" else as_it_is,
                 fail if part == "answer" else answered,
@@ -178,14 +178,14 @@ def test_what_came_before_a_failure_is_answered(part: str) -> None:
         if part == "items":
             raise ZeroDivisionError
 
-    results = pipeline.stream(items(), prepare, answered, batch_size=4, workers=2)
+    results = pipeline.run_pipeline(items(), prepare, answered, batch_size=4, workers=2)
     assert [next(results) for _ in range(6)] == [f"answer {item}" for item in range(6)]
     with pytest.raises(ZeroDivisionError):
         next(results)
 
 
 def test_closing_early_stops_the_threads() -> None:
-    results = pipeline.stream(range(1000), prepared, answered, batch_size=4, workers=3)
+    results = pipeline.run_pipeline(range(1000), prepared, answered, batch_size=4, workers=3)
     assert next(results) == "answer 0"
     assert preparing()
     results.close()
@@ -195,7 +195,7 @@ def test_closing_early_stops_the_threads() -> None:
 def test_closing_does_not_wait_for_the_next_item() -> None:
     never: Queue[int] = Queue()
     never.put(0)
-    results = pipeline.stream(iter(never.get, None), as_it_is, answered, batch_size=8, workers=1)
+    results = pipeline.run_pipeline(iter(never.get, None), as_it_is, answered, batch_size=8, workers=1)
     assert next(results) == "answer 0"
     started = time.monotonic()
     results.close()

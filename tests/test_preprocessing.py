@@ -25,7 +25,7 @@ from imgclassify.engines.torch_engine import TorchEngine
 from imgclassify.hub.timm_registry import preprocess_spec
 from imgclassify.images import decoding, preprocessing
 
-MANIFESTS = [manifest for manifest in catalog.manifests() if manifest.provider == "torchvision"]
+MANIFESTS = [manifest for manifest in catalog.load_manifests() if manifest.provider == "torchvision"]
 SPECS = {str(manifest.preprocess): manifest for manifest in MANIFESTS}
 
 # Odd, tiny, one pixel, portrait, landscape, square, exactly the resize, and extreme ratios.
@@ -50,7 +50,7 @@ def preset(manifest: catalog.ModelManifest) -> Any:
 def normalized(image: Image.Image, spec: PreprocessSpec) -> torch.Tensor:
     """What the torch engine gives the network for one image."""
     engine = TorchEngine(lambda: torch.nn.Identity(), spec, device="cpu")
-    return engine.normalize(torch.from_numpy(preprocessing.crop(image, spec)[None]))[0]
+    return engine.normalize_crops(torch.from_numpy(preprocessing.resize_and_crop(image, spec)[None]))[0]
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest.reference)
@@ -140,7 +140,7 @@ def test_a_crop_larger_than_the_image_is_padded_as_torchvision_pads(size: tuple[
 
 def test_the_crop_is_contiguous_bytes_of_the_stated_shape() -> None:
     spec = PreprocessSpec(256, (192, 224), "bilinear", True, (0.5,) * 3, (0.5,) * 3)
-    crop = preprocessing.crop(noise(300, 280), spec)
+    crop = preprocessing.resize_and_crop(noise(300, 280), spec)
     assert (crop.shape, crop.dtype, crop.flags.c_contiguous) == ((192, 224, 3), np.uint8, True)
 
 
@@ -156,10 +156,10 @@ FILTERS = ["box", "bilinear", "hamming", "bicubic", "lanczos"]
 
 @pytest.mark.parametrize("size", [(500, 375), (300, 1200), (61, 200)])
 def test_a_crop_is_written_where_it_is_wanted(size: tuple[int, int]) -> None:
-    spec = catalog.find("resnet50").preprocess
+    spec = catalog.find_model("resnet50").preprocess
     batch = np.full((3, 224, 224, 3), 77, np.uint8)
     image = noise(*size)
-    for make in (preprocessing.crop, partial(preprocessing.crop_fast, whole=size)):
+    for make in (preprocessing.resize_and_crop, partial(preprocessing.resize_and_crop_fast, whole=size)):
         batch[:] = 77
         out = batch[1]
         assert make(image, spec=spec, out=out) is out
@@ -185,7 +185,7 @@ def test_computing_only_what_the_crop_keeps_gives_the_same_bits(
     image = Image.fromarray(pixels)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preprocessing, "LARGE_RESIZE", 0)
-        window = preprocessing.crop(image, spec)
+        window = preprocessing.resize_and_crop(image, spec)
     np.testing.assert_array_equal(window, plainly(image, spec))
 
 
@@ -194,12 +194,14 @@ def test_computing_only_what_the_crop_keeps_gives_the_same_bits(
 
 def fast(content: bytes, spec: PreprocessSpec) -> tuple[NDArray[np.uint8], int]:
     """(the fast crop of a JPEG, the scale that it was decoded at)."""
-    image, whole = decoding.decode_reduced(io.BytesIO(content), partial(preprocessing.resized_size, spec=spec))
-    return preprocessing.crop_fast(image, whole, spec), round(whole[0] / image.width)
+    image, whole = decoding.decode_reduced_image(
+        io.BytesIO(content), partial(preprocessing.resized_size, spec=spec)
+    )
+    return preprocessing.resize_and_crop_fast(image, whole, spec), round(whole[0] / image.width)
 
 
 def exact(content: bytes, spec: PreprocessSpec) -> NDArray[np.uint8]:
-    return preprocessing.crop(decoding.decode(io.BytesIO(content)), spec)
+    return preprocessing.resize_and_crop(decoding.decode_image(io.BytesIO(content)), spec)
 
 
 def jpeg(pixels: NDArray[np.uint8]) -> bytes:
@@ -251,9 +253,9 @@ def test_nothing_is_shifted_or_stretched(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("size", [(4032, 3024), (500, 375), (61, 200), (1, 1), (1, 100_000), (3, 700)])
 def test_the_fast_crop_of_a_whole_picture_is_near(size: tuple[int, int]) -> None:
-    spec = catalog.find("efficientnet_lite0").preprocess
+    spec = catalog.find_model("efficientnet_lite0").preprocess
     image = noise(*size)
-    near(preprocessing.crop_fast(image, size, spec), preprocessing.crop(image, spec), 0.3)
+    near(preprocessing.resize_and_crop_fast(image, size, spec), preprocessing.resize_and_crop(image, spec), 0.3)
 
 
 @given(
@@ -286,11 +288,11 @@ def test_a_strip_is_answered_without_gigabytes(size: tuple[int, int]) -> None:
     """Resized as a whole it would be 20 GB. Each pixel becomes 256, so the crop shows the two in the middle."""
     import tracemalloc
 
-    spec = catalog.find("resnet50").preprocess
+    spec = catalog.find_model("resnet50").preprocess
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     tracemalloc.start()
-    found = preprocessing.crop(image, spec)
+    found = preprocessing.resize_and_crop(image, spec)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found.shape == (224, 224, 3)
@@ -306,4 +308,4 @@ def test_a_strip_with_nearest_is_refused_and_not_attempted() -> None:
 
     spec = PreprocessSpec(256, (224, 224), "nearest", True, (0.5,) * 3, (0.5,) * 3)
     with pytest.raises(ImageTooLargeError, match="1×100000"):
-        preprocessing.crop(Image.new("RGB", (1, 100_000)), spec)
+        preprocessing.resize_and_crop(Image.new("RGB", (1, 100_000)), spec)

@@ -25,8 +25,8 @@ from test_output import BAD, GOOD, RUN
 
 from imgclassify.errors import UsageError
 from imgclassify.output import KEPT_FORMATS, open_output
-from imgclassify.output.file_formats import form
-from imgclassify.output.resume_index import _TAKE, Ledger
+from imgclassify.output.file_formats import file_format
+from imgclassify.output.resume_index import _TAKE, ResumeIndex
 from imgclassify.results import ImageResult
 
 every_format = pytest.mark.parametrize("name", KEPT_FORMATS)
@@ -61,7 +61,7 @@ def run(path: Path, name: str, results: Iterable[ImageResult], *, stop: bool = F
     """What a run does with an output: asks for each source, and writes those that it has not; how many."""
     written = 0
     with open_output(path, name, resume=True, retry_errors=retry) as output:
-        pending = [result for result in results if not output.is_answered(result.source)]
+        pending = [result for result in results if not output.claim_record(result.source)]
         output.begin(RUN, 2)
         for result in pending:
             output.write(result)
@@ -73,7 +73,7 @@ def run(path: Path, name: str, results: Iterable[ImageResult], *, stop: bool = F
 
 def read(path: Path, name: str) -> list[ImageResult]:
     """By the format's own reader; `test_*_reads_back_by_other_hands` holds the files against others."""
-    return list(form(name).load(path)[1])
+    return list(file_format(name).load(path)[1])
 
 
 # A file when it is complete ---------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def test_any_number_of_stops_and_retries_answers_each_name_as_often_as_it_is_nam
                 # As the feeding thread does, all names are asked for before the last results are written.
                 pending = []
                 for name, fails in names:
-                    answered = output.is_answered(name)
+                    answered = output.claim_record(name)
                     index = next(
                         (
                             index
@@ -530,7 +530,7 @@ def test_a_full_disk_leaves_whole_records(tmp_path: Path) -> None:
     code = f"""
         import resource, signal
         from pathlib import Path
-        from test_kept import RUN, good
+        from test_resumable import RUN, good
         from imgclassify.errors import UsageError
         from imgclassify.output import open_output
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -581,7 +581,7 @@ def test_a_process_killed_while_the_file_is_written_whole_is_gone_on_with(tmp_pa
     code = f"""
         import os, signal
         from pathlib import Path
-        from test_kept import RUN, good
+        from test_resumable import RUN, good
         from imgclassify.output import open_output
         Path.replace = lambda draft, target: os.kill(os.getpid(), signal.SIGKILL)
         with open_output(Path({str(path)!r}), "csv") as output:
@@ -736,14 +736,14 @@ def test_the_names_of_records_are_not_in_memory() -> None:
     """In a process of its own: what remembers 200,000 names of 200 characters takes less than half their size."""
     code = """
         import resource
-        from test_kept import GOOD
+        from test_resumable import GOOD
         from dataclasses import replace
-        from imgclassify.output.resume_index import _TAKE, Ledger
-        Ledger([(0, GOOD)])
+        from imgclassify.output.resume_index import _TAKE, ResumeIndex
+        ResumeIndex([(0, GOOD)])
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        ledger = Ledger((0, replace(GOOD, source=f"{index:0200d}")) for index in range(200_000))
+        ledger = ResumeIndex((0, replace(GOOD, source=f"{index:0200d}")) for index in range(200_000))
         assert ledger.count() == 200_000
-        assert ledger.take(f"{7:0200d}") and not ledger.take(f"{7:0200d}") and not ledger.take("other")
+        assert ledger.claim(f"{7:0200d}") and not ledger.claim(f"{7:0200d}") and not ledger.claim("other")
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
@@ -754,14 +754,14 @@ def test_the_names_of_records_are_not_in_memory() -> None:
 
 
 def test_a_name_given_ten_thousand_times_takes_no_longer_than_others() -> None:
-    ledger = Ledger((0, good("same")) for _ in range(10_000))
+    ledger = ResumeIndex((0, good("same")) for _ in range(10_000))
     plan = ledger._database.execute("EXPLAIN QUERY PLAN " + _TAKE, (b"same",)).fetchall()
     assert not any("TEMP B-TREE" in step[-1] for step in plan)
-    assert sum(ledger.take("same") for _ in range(10_001)) == 10_000
+    assert sum(ledger.claim("same") for _ in range(10_001)) == 10_000
 
 
 def test_a_full_folder_for_temporary_files_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger = Ledger([])
+    ledger = ResumeIndex([])
     ledger._database.close()
     ledger._database = sqlite3.connect(
         "file::memory:?mode=ro", uri=True

@@ -230,7 +230,7 @@ def test_a_pipe_has_a_size_limit(folder, monkeypatch):
 @pytest.mark.parametrize("listed", [False, True])
 def test_a_device_is_no_file(listed):
     with pytest.raises(NotAFileError, match="a device, and no file: '/dev/zero'"):
-        only("/dev/zero", listed=listed).open()
+        only("/dev/zero", from_file=listed).open()
 
 
 @unix
@@ -239,14 +239,14 @@ def test_a_socket_is_no_file(folder, listed):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("a.jpg")
         with pytest.raises(NotAFileError, match=r"a socket, and no file: 'a\.jpg'"):
-            only("a.jpg", listed=listed).open()
+            only("a.jpg", from_file=listed).open()
 
 
 @unix
 def test_a_pipe_in_a_list_is_no_file_and_waited_for_by_nobody(folder):
     os.mkfifo("pipe")
     with pytest.raises(NotAFileError, match="a pipe, and no file: 'pipe'"):
-        only("pipe", listed=True).open()
+        only("pipe", from_file=True).open()
 
 
 @unix
@@ -254,7 +254,7 @@ def test_a_pipe_that_is_the_one_picture_is_read(folder):
     os.mkfifo("pipe")
     writer = threading.Thread(target=Path("pipe").write_bytes, args=(b"image",))
     writer.start()
-    assert read(sources.only("pipe")) == b"image"
+    assert read(sources.single_source("pipe")) == b"image"
     writer.join()
 
 
@@ -290,10 +290,10 @@ def test_a_file_that_becomes_a_pipe_while_it_is_opened_is_waited_for_by_nobody(f
 
 def test_what_is_a_file_on_disk_has_its_path(folder):
     make("top/a.jpg", "b")
-    for name, options in [("top", {}), ("top/*.jpg", {}), ("top/a.jpg", {}), ("b", {}), ("b", {"listed": True})]:
+    for name, options in [("top", {}), ("top/*.jpg", {}), ("top/a.jpg", {}), ("b", {}), ("b", {"from_file": True})]:
         source = only(name, **options)
         assert source.path == source.name
-    assert sources.only("b").path == "b"
+    assert sources.single_source("b").path == "b"
 
 
 def test_what_is_no_file_on_disk_has_no_path(folder, server):
@@ -361,7 +361,7 @@ def test_a_second_dash_fails_and_leaves_the_first_alone():
 def test_names_of_a_list_are_no_globs(tmp_path):
     (tmp_path / "1.jpg").write_bytes(b"other")
     names = [str(tmp_path / "[1].jpg"), "nul\0*.jpg"]
-    for source, name in zip(expand(names, listed=True), names, strict=True):
+    for source, name in zip(expand(names, from_file=True), names, strict=True):
         assert source.name == name
         with pytest.raises(ImageError):
             source.open()
@@ -374,7 +374,7 @@ def test_a_folder_is_never_the_one_picture(count, words, tmp_path):
     for index in range(count):
         (tmp_path / f"{index}.jpg").write_bytes(b"x")
     with pytest.raises(ImageUnreadableError, match=words):
-        sources.only(str(tmp_path)).open()
+        sources.single_source(str(tmp_path)).open()
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "no picture"), (1, None), (2, "several pictures")])
@@ -382,7 +382,7 @@ def test_an_archive_is_the_one_picture_if_it_holds_one(count, words, tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for index in range(count):
             archive.writestr(f"{index}.jpg", b"content")
-    source = sources.only(str(tmp_path / "a.zip"))
+    source = sources.single_source(str(tmp_path / "a.zip"))
     if words is None:
         assert read(source) == b"content"
     else:
@@ -896,8 +896,8 @@ def test_a_member_above_the_limit_is_not_even_read(folder, kind, monkeypatch):
         raise AssertionError("read")
 
     monkeypatch.setattr(source_module, "MAX_BYTES", 1000)
-    monkeypatch.setattr(tars, "read_whole", fail)
-    monkeypatch.setattr(zips, "read_whole", fail)
+    monkeypatch.setattr(tars, "read_all", fail)
+    monkeypatch.setattr(zips, "read_all", fail)
     make_archive(f"a{kind}", {"big.jpg": bytes(1001)})
     with pytest.raises(ImageTooLargeError):
         only(f"a{kind}").open()
@@ -1502,7 +1502,7 @@ def test_what_was_named_is_tried_whatever_the_selection(folder, listed):
     make("dogs/.a", "dogs/b.jpg")
     selection = Selection(include=["*.png"], exclude=["dogs", "b*"], recursive=False)
     given = ["dogs/.a", "dogs/b.jpg", "gone.jpg"]
-    assert names(*given, selection=selection, listed=listed) == given
+    assert names(*given, selection=selection, from_file=listed) == given
     assert selection.skipped == {}
 
 
@@ -1566,11 +1566,11 @@ def test_pathspec_is_imported_for_patterns_alone():
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(urls, "BACK_OFF", (0.0, 0.0))
-    urls._session.cache_clear()
+    urls._shared_session.cache_clear()
     with FileServer(files={f"{name}.jpg": f"content of {name}".encode() for name in "abcdefgh"}) as files:
         yield files
-        urls._session().close()
-        urls._session.cache_clear()
+        urls._shared_session().close()
+        urls._shared_session.cache_clear()
 
 
 @pytest.fixture

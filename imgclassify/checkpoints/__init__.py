@@ -14,26 +14,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from imgclassify.checkpoints import pickled, safetensors
-from imgclassify.checkpoints.pickled import check, unreadable, unsafe
+from imgclassify.checkpoints.pickled import (
+    check_safe,
+    list_archive,
+    read_pickled,
+    unreadable_checkpoint,
+    unsafe_checkpoint,
+)
+from imgclassify.checkpoints.safetensors import read_safetensors
 from imgclassify.checkpoints.storage import Tensor
-from imgclassify.errors import CheckpointError, first_line, printable
+from imgclassify.errors import CheckpointError, first_line, make_printable
 
 __all__ = [
     "StateDict",
     "Tensor",
-    "arrays",
-    "check",
-    "check_fit",
+    "check_matches",
+    "check_safe",
     "check_unchanged",
-    "index",
+    "find_state_dict",
     "is_torchscript",
-    "read",
-    "rename",
-    "shapes",
-    "unreadable",
-    "unsafe",
-    "unwrap",
+    "load_arrays",
+    "materialize",
+    "open_lazy",
+    "parameter_shapes",
+    "rename_parameters",
+    "unreadable_checkpoint",
+    "unsafe_checkpoint",
 ]
 
 logger = logging.getLogger("imgclassify")
@@ -58,7 +64,7 @@ _MAX_SMALL = 2**20
 """...and for so many more."""
 
 
-def index(path: Path) -> StateDict:
+def open_lazy(path: Path) -> StateDict:
     """The state_dict in a checkpoint, its tensors told of and not looked at yet.
 
     A state_dict, or a dictionary that holds one under `state_dict`, `model` or another usual key; prefixes
@@ -69,21 +75,21 @@ def index(path: Path) -> StateDict:
     """
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {str(path)!r}", hint="check the path")
-    reader = safetensors if path.suffix.lower() == ".safetensors" else pickled
-    return unwrap(reader.read(path), path)
+    read = read_safetensors if path.suffix.lower() == ".safetensors" else read_pickled
+    return find_state_dict(read(path), path)
 
 
-def read(path: Path) -> StateDict:
+def load_arrays(path: Path) -> StateDict:
     """The state_dict in a checkpoint: arrays that are C-contiguous and of the file's own shape and dtype, but
     bfloat16 as float32; in the file's own memory where they can be.
 
     Raises:
         CheckpointError: as of `index`.
     """
-    return arrays(index(path), where=repr(str(path)))
+    return materialize(open_lazy(path), source_name=repr(str(path)))
 
 
-def arrays(state_dict: StateDict, *, where: str) -> StateDict:
+def materialize(state_dict: StateDict, *, source_name: str) -> StateDict:
     """The state_dict with an array for each Tensor. `where` names it in errors.
 
     Raises:
@@ -94,23 +100,23 @@ def arrays(state_dict: StateDict, *, where: str) -> StateDict:
     try:
         _check_amount(state_dict)
         for name, value in state_dict.items():
-            found[name] = value.array() if isinstance(value, Tensor) else value
+            found[name] = value.to_array() if isinstance(value, Tensor) else value
     except (ValueError, TypeError) as error:
-        raise unreadable(where, first_line(error)) from error
-    check_unchanged(state_dict, where=where)
-    _keep_metadata(state_dict, found)
+        raise unreadable_checkpoint(source_name, first_line(error)) from error
+    check_unchanged(state_dict, source_name=source_name)
+    _copy_metadata(state_dict, found)
     return found
 
 
-def check_unchanged(state_dict: StateDict, *, where: str) -> None:
+def check_unchanged(state_dict: StateDict, *, source_name: str) -> None:
     """To be asked when all is read that is to be.
 
     Raises:
         CheckpointError: the file is not as it was when it was indexed.
     """
     files = {value.storage.file for value in state_dict.values() if isinstance(value, Tensor)}
-    if any(file is not None and file.changed for file in files):
-        raise CheckpointError(f"{where} changed while it was read", hint="run again when it is written")
+    if any(file is not None and file.has_changed for file in files):
+        raise CheckpointError(f"{source_name} changed while it was read", hint="run again when it is written")
 
 
 def _check_amount(state_dict: StateDict) -> None:
@@ -125,12 +131,12 @@ def _check_amount(state_dict: StateDict) -> None:
 def is_torchscript(path: Path) -> bool:
     """Whether the file is a TorchScript archive, which holds a program rather than a state_dict."""
     try:
-        return any(record.filename.split("/")[1:2] == ["code"] for record in pickled.records(path))
+        return any(record.filename.split("/")[1:2] == ["code"] for record in list_archive(path))
     except Exception:  # noqa: BLE001 - zipfile has no one exception for what damaged archives lead it to
         return False
 
 
-def rename(state_dict: StateDict, rules: Sequence[tuple[str, str]]) -> StateDict:
+def rename_parameters(state_dict: StateDict, rules: Sequence[tuple[str, str]]) -> StateDict:
     """The state_dict under new names: each rule is a (pattern, replacement) for re.sub, applied in order."""
     if not rules:
         return state_dict
@@ -140,11 +146,11 @@ def rename(state_dict: StateDict, rules: Sequence[tuple[str, str]]) -> StateDict
         for pattern, replacement in patterns:
             name = pattern.sub(replacement, name)
         renamed[name] = value
-    _keep_metadata(state_dict, renamed)
+    _copy_metadata(state_dict, renamed)
     return renamed
 
 
-def unwrap(content: Any, path: Path) -> StateDict:
+def find_state_dict(content: Any, path: Path) -> StateDict:
     """The state_dict in what a file holds, its values left as they are.
 
     Raises:
@@ -164,9 +170,9 @@ def unwrap(content: Any, path: Path) -> StateDict:
         ):
             state_dict: StateDict = OrderedDict(content)
             state_dict.pop(_COUNT_OF_AVERAGED, None)
-            _keep_metadata(content, state_dict)
+            _copy_metadata(content, state_dict)
             if all(name.startswith(_PREFIX) for name in state_dict):
-                return rename(state_dict, [("^" + re.escape(_PREFIX), "")])
+                return rename_parameters(state_dict, [("^" + re.escape(_PREFIX), "")])
             return state_dict
         found = f"a dictionary of {', '.join(map(reprlib.repr, list(content)[:_SHOWN])) or 'nothing'}"
     else:
@@ -177,16 +183,16 @@ def unwrap(content: Any, path: Path) -> StateDict:
     )
 
 
-def shapes(state_dict: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(state_dict: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """The shape of each value; that of a scalar for what has none."""
     return {name: tuple(getattr(value, "shape", ())) for name, value in state_dict.items()}
 
 
-def check_fit(
-    given: Mapping[str, tuple[int, ...]],
-    wanted: Mapping[str, tuple[int, ...]],
+def check_matches(
+    found: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
     *,
-    where: str,
+    source_name: str,
     architecture: str,
 ) -> None:
     """Holds a checkpoint's names and shapes against its architecture's.
@@ -194,35 +200,35 @@ def check_fit(
     Raises:
         CheckpointError: they differ; the first names that do are listed.
     """
-    missing = [name for name in wanted if name not in given]
-    unexpected = [name for name in given if name not in wanted]
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
     other = [
-        f"{name} {_shape(given[name])} where {_shape(wanted[name])} is expected"
-        for name in wanted
-        if name in given and given[name] != wanted[name]
+        f"{name} {_format_shape(found[name])} where {_format_shape(expected[name])} is expected"
+        for name in expected
+        if name in found and found[name] != expected[name]
     ]
     complaints = [
-        f"{what}: {', '.join(map(_named, names[:_SHOWN]))}"
+        f"{what}: {', '.join(map(_printable_name, names[:_SHOWN]))}"
         + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
         for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", other))
         if names
     ]
     if complaints:
         raise CheckpointError(
-            f"{where} does not fit the architecture {architecture!r}; " + "; ".join(complaints),
+            f"{source_name} does not fit the architecture {architecture!r}; " + "; ".join(complaints),
             hint="name the architecture that the checkpoint was saved from with --arch",
         )
 
 
-def _named(name: str) -> str:
-    return printable(name[:_SHOWN_CHARACTERS])
+def _printable_name(name: str) -> str:
+    return make_printable(name[:_SHOWN_CHARACTERS])
 
 
-def _shape(shape: tuple[int, ...]) -> str:
+def _format_shape(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape)) or "scalar"
 
 
-def _keep_metadata(source: object, target: StateDict) -> None:
+def _copy_metadata(source: object, target: StateDict) -> None:
     """torch hangs the version of each module's layout on the state_dict; modules read older layouts by it."""
     if hasattr(source, "_metadata"):
         target._metadata = source._metadata  # type: ignore[attr-defined]

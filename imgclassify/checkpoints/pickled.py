@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgclassify.checkpoints.storage import BFLOAT16, MAX_SIDES, MappedFile, Storage, Tensor
 from imgclassify.checkpoints.unpickler import KEYS, MAX_ARGUMENTS, Unpickler
-from imgclassify.errors import CheckpointError, first_line, printable
+from imgclassify.errors import CheckpointError, first_line, make_printable
 
 if TYPE_CHECKING:
     from zipfile import ZipInfo
@@ -25,7 +25,7 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 """torch.serialization.MAGIC_NUMBER: what the first pickle of the older format holds."""
 _PROTOCOL = 1001
 """torch.serialization.PROTOCOL_VERSION: what its second holds."""
-_OLDER_PICKLES = 5
+_LEGACY_PICKLES = 5
 """The two, what is known of the machine, the content, and the keys of its storages."""
 _COUNT_BYTES = 8
 """In the older format each storage is preceded by its length as an int64."""
@@ -62,7 +62,7 @@ class _UnsafeError(Exception):
     """The pickle names something that is no tensor."""
 
 
-def read(path: Path) -> Any:
+def read_pickled(path: Path) -> Any:
     """What the file holds, with a Tensor for each tensor.
 
     Raises:
@@ -70,14 +70,14 @@ def read(path: Path) -> Any:
     """
     try:
         with path.open("rb") as stream:
-            return _read_archive(path) if stream.read(2) == _ZIP else _read_older(path)
+            return _read_archive(path) if stream.read(2) == _ZIP else _read_legacy(path)
     except _UnsafeError as error:
-        raise unsafe(path, str(error)) from error
+        raise unsafe_checkpoint(path, str(error)) from error
     except Exception as error:  # damaged bytes lead the unpickler to almost any exception
-        raise unreadable(repr(str(path)), first_line(error)) from error
+        raise unreadable_checkpoint(repr(str(path)), first_line(error)) from error
 
 
-def check(path: Path) -> None:
+def check_safe(path: Path) -> None:
     """Holds a file that torch's own reader is about to read to the limits of this one: that one runs nothing of a
     file's choice either, and may read without end.
 
@@ -88,17 +88,17 @@ def check(path: Path) -> None:
         with path.open("rb") as stream:
             is_zip = stream.read(2) == _ZIP
         file = MappedFile(path)
-        content: bytes | memoryview = _index(file)[1] if is_zip else file.part(0, len(file))
-        pickles = Unpickler(content, _any, _check_storage)
-        for _ in range(1 if is_zip else _OLDER_PICKLES):
-            pickles.load()
+        content: bytes | memoryview = _index_archive(file)[1] if is_zip else file.view(0, len(file))
+        pickles = Unpickler(content, _find_torch_global, _check_storage)
+        for _ in range(1 if is_zip else _LEGACY_PICKLES):
+            pickles.load_next()
     except _UnsafeError as error:
-        raise unsafe(path, str(error)) from error
+        raise unsafe_checkpoint(path, str(error)) from error
     except Exception as error:
-        raise unreadable(repr(str(path)), first_line(error)) from error
+        raise unreadable_checkpoint(repr(str(path)), first_line(error)) from error
 
 
-def unsafe(path: Path, name: str) -> CheckpointError:
+def unsafe_checkpoint(path: Path, name: str) -> CheckpointError:
     """Of a file that names something which is no tensor."""
     return CheckpointError(
         f"{str(path)!r} holds Python objects, not only tensors ({name}), and reading them would run code from the "
@@ -107,11 +107,13 @@ def unsafe(path: Path, name: str) -> CheckpointError:
     )
 
 
-def unreadable(where: str, reason: str) -> CheckpointError:
-    return CheckpointError(f"cannot read {where} as a checkpoint: {reason}", hint="fetch or save the file again")
+def unreadable_checkpoint(source_name: str, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"cannot read {source_name} as a checkpoint: {reason}", hint="fetch or save the file again"
+    )
 
 
-class _Listed(io.FileIO):
+class _BoundedReader(io.FileIO):
     """A file of which no more than _MAX_LISTING bytes are read at once, as zipfile does with a list of contents."""
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -120,7 +122,7 @@ class _Listed(io.FileIO):
         return super().read(size)
 
 
-def records(path: Path) -> list[ZipInfo]:
+def list_archive(path: Path) -> list[ZipInfo]:
     """What a zip archive lists.
 
     Raises:
@@ -128,11 +130,11 @@ def records(path: Path) -> list[ZipInfo]:
     """
     from zipfile import ZipFile
 
-    with _Listed(path) as stream, ZipFile(stream) as archive:
+    with _BoundedReader(path) as stream, ZipFile(stream) as archive:
         return archive.infolist()
 
 
-def _unpickler(content: bytes | memoryview, storage: Callable[[str, str, int], Storage]) -> Unpickler:
+def _create_unpickler(content: bytes | memoryview, storage: Callable[[str, str, int], Storage]) -> Unpickler:
     """`storage` gives the one of a key, from (key, dtype, count)."""
 
     def persistent(pid: Any) -> tuple[Storage, int]:
@@ -142,7 +144,7 @@ def _unpickler(content: bytes | memoryview, storage: Callable[[str, str, int], S
         begin = view[0][1] if view and view[0] is not None else 0
         return storage(key, _DTYPES[storage_type], count), begin
 
-    return Unpickler(content, _known, persistent)
+    return Unpickler(content, _find_global, persistent)
 
 
 def _check_storage(pid: Any) -> None:
@@ -156,7 +158,7 @@ def _check_storage(pid: Any) -> None:
         raise ValueError("a storage has no length")
 
 
-def _known(module: str, name: str) -> Any:
+def _find_global(module: str, name: str) -> Any:
     """What a pickle may name. A dtype among a training script's notes is its name."""
     if (module, name) in _CALLS:
         return _CALLS[module, name]
@@ -164,31 +166,31 @@ def _known(module: str, name: str) -> Any:
         return name
     if module == "torch" and name in ("float64", "float32", "float16", "bfloat16", "int64", "uint8"):
         return name
-    raise _UnsafeError(_shown(f"{module}.{name}"))
+    raise _UnsafeError(_printable_text(f"{module}.{name}"))
 
 
-def _any(module: str, name: str) -> Any:
+def _find_torch_global(module: str, name: str) -> Any:
     """What a pickle for torch's own reader may name: whatever is torch's, of which nothing comes here."""
     if (module, name) == ("collections", "OrderedDict"):
-        return _empty_dictionary
+        return _build_empty_dict
     if module.partition(".")[0] != "torch":
-        raise _UnsafeError(_shown(f"{module}.{name}"))
-    return name if name.endswith("Storage") else _nothing
+        raise _UnsafeError(_printable_text(f"{module}.{name}"))
+    return name if name.endswith("Storage") else _build_nothing
 
 
-def _empty_dictionary(*pairs: Any) -> OrderedDict[Any, Any]:
+def _build_empty_dict(*pairs: Any) -> OrderedDict[Any, Any]:
     """Pairs are Python 2's, of whose time no network is quantized."""
     if pairs:
         raise ValueError("a dictionary is made of a list")
     return OrderedDict()
 
 
-def _nothing(*arguments: Any) -> None:
+def _build_nothing(*arguments: Any) -> None:
     if any(isinstance(each, tuple | list) and len(each) > MAX_SIDES for each in arguments):
         raise ValueError("a tensor has too many sides")
 
 
-def _dictionary(pairs: Any = ()) -> OrderedDict[Any, Any]:
+def _build_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
     """Pairs are Python 2's. They are used up, so that no file has one list made into any number of dictionaries."""
     taken: list[Any] = list(pairs)
     if taken:
@@ -198,7 +200,7 @@ def _dictionary(pairs: Any = ()) -> OrderedDict[Any, Any]:
     return OrderedDict(taken)
 
 
-def _tensor(view: tuple[Storage, int], offset: int, shape: Any, stride: Any, *_: Any) -> Tensor:
+def _build_tensor(view: tuple[Storage, int], offset: int, shape: Any, stride: Any, *_: Any) -> Tensor:
     storage, begin = view
     if not isinstance(storage, Storage) or not len(shape) == len(stride) <= MAX_SIDES:
         raise ValueError("a tensor has no storage of its own, or no shape")
@@ -207,19 +209,19 @@ def _tensor(view: tuple[Storage, int], offset: int, shape: Any, stride: Any, *_:
     return Tensor(storage, begin + offset, tuple(shape), tuple(stride))
 
 
-def _size(sides: Any) -> tuple[Any, ...]:
+def _build_size(sides: Any) -> tuple[Any, ...]:
     if len(sides) > MAX_SIDES:
         raise ValueError(f"a shape has {len(sides)} sides")
     return tuple(sides)
 
 
 _CALLS = {
-    ("collections", "OrderedDict"): _dictionary,
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("collections", "OrderedDict"): _build_dict,
+    ("torch._utils", "_rebuild_tensor"): _build_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _build_tensor,
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
     ("torch._utils", "_rebuild_parameter_with_state"): lambda tensor, *_: tensor,
-    ("torch", "Size"): _size,
+    ("torch", "Size"): _build_size,
     ("torch", "device"): lambda *name: name,
 }
 """Functions whose costs do not grow with what they are given (see Unpickler)."""
@@ -227,9 +229,9 @@ _CALLS = {
 
 def _read_archive(path: Path) -> Any:
     file = MappedFile(path)
-    folder, content, found = _index(file)
+    folder, content, found = _index_archive(file)
     order = found.get(f"{folder}byteorder")
-    if order and _content(file, order) != b"little":
+    if order and _record_bytes(file, order) != b"little":
         raise ValueError("it was written on a big-endian machine")
     storages: dict[str, Storage] = {}
 
@@ -237,70 +239,72 @@ def _read_archive(path: Path) -> Any:
         if key not in storages:
             record = found.get(f"{folder}data/{key}")
             if record is None:
-                raise ValueError(f"it lacks the record of tensor data {_shown(key)}")
-            storages[key] = Storage(dtype, count, file, _begin(file, record))
+                raise ValueError(f"it lacks the record of tensor data {_printable_text(key)}")
+            storages[key] = Storage(dtype, count, file, _record_start(file, record))
             if record.compress_type != _STORED or storages[key].itemsize * count > record.file_size:
-                raise ValueError(f"the record of tensor data {_shown(key)} is not as torch writes it")
+                raise ValueError(f"the record of tensor data {_printable_text(key)} is not as torch writes it")
         return storages[key]
 
-    return _unpickler(content, storage).load()
+    return _create_unpickler(content, storage).load_next()
 
 
-def _index(file: MappedFile) -> tuple[str, bytes, dict[str, ZipInfo]]:
+def _index_archive(file: MappedFile) -> tuple[str, bytes, dict[str, ZipInfo]]:
     """(the folder in the archive, the pickle, all records by name)."""
-    found = {record.filename: record for record in records(file.path)}
+    found = {record.filename: record for record in list_archive(file.path)}
     indices = [name for name in found if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(indices) != 1:
         raise ValueError("it is a zip archive, and not one of torch's")
-    return indices[0].removesuffix("data.pkl"), _content(file, found[indices[0]]), found
+    return indices[0].removesuffix("data.pkl"), _record_bytes(file, found[indices[0]]), found
 
 
-def _content(file: MappedFile, record: ZipInfo) -> bytes:
+def _record_bytes(file: MappedFile, record: ZipInfo) -> bytes:
     from zlib import crc32
 
     if record.compress_type != _STORED:
-        raise ValueError(f"the record {_shown(record.filename)} is compressed, which torch's are not")
-    content = bytes(file.part(_begin(file, record), record.file_size))
+        raise ValueError(f"the record {_printable_text(record.filename)} is compressed, which torch's are not")
+    content = bytes(file.view(_record_start(file, record), record.file_size))
     # torch can be told to write none, which leaves 0.
     if record.CRC not in (0, crc32(content)):
-        raise ValueError(f"the record {_shown(record.filename)} is damaged")
+        raise ValueError(f"the record {_printable_text(record.filename)} is damaged")
     return content
 
 
-def _begin(file: MappedFile, record: ZipInfo) -> int:
+def _record_start(file: MappedFile, record: ZipInfo) -> int:
     """Where a record's content begins, behind its local header, whose extra field torch pads to align it."""
-    header = file.part(record.header_offset, _LOCAL_HEADER_BYTES)
+    header = file.view(record.header_offset, _LOCAL_HEADER_BYTES)
     name, extra = _two_lengths(header, 26)
     return record.header_offset + _LOCAL_HEADER_BYTES + int(name + extra)
 
 
-def _read_older(path: Path) -> Any:
+def _read_legacy(path: Path) -> Any:
     storages: dict[str, Storage] = {}
 
     def storage(key: str, dtype: str, count: int) -> Storage:
         return storages.setdefault(key, Storage(dtype, count))
 
     file = MappedFile(path)
-    pickles = _unpickler(file.part(0, len(file)), storage)
-    if pickles.load() != _MAGIC:
+    pickles = _create_unpickler(file.view(0, len(file)), storage)
+    if pickles.load_next() != _MAGIC:
         raise ValueError("it is no checkpoint of torch's")
-    if pickles.load() != _PROTOCOL:
+    if pickles.load_next() != _PROTOCOL:
         raise ValueError("it is of an unknown version")
-    if pickles.load().get("little_endian") is not True:
+    if pickles.load_next().get("little_endian") is not True:
         raise ValueError("it was written on a big-endian machine")
-    content, keys, position = pickles.load(), pickles.load(), pickles.position
+    content, keys, position = pickles.load_next(), pickles.load_next(), pickles.position
     for key in keys:
         if not (isinstance(key, str) and key in storages):
             raise ValueError("it has tensor data that no tensor is of")
         found = storages[key]
-        count = int.from_bytes(file.part(position, _COUNT_BYTES), "little")
+        count = int.from_bytes(file.view(position, _COUNT_BYTES), "little")
         if count < found.count:
-            raise ValueError(f"the tensor data {_shown(key)} are {count} numbers, and {found.count} are spoken of")
+            raise ValueError(
+                f"the tensor data {_printable_text(key)} are {count} numbers, and {found.count} are spoken of"
+            )
         found.file, found.start = file, position + _COUNT_BYTES
         position = found.start + count * found.itemsize
-    file.part(position, 0)
+    file.view(position, 0)
     return content
 
 
-def _shown(text: str) -> str:
-    return printable(text[:_SHOWN])
+def _printable_text(text: str) -> str:
+    return make_printable(text[:_SHOWN])

@@ -27,7 +27,7 @@ _DTYPES = {
 }
 
 
-def read(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Its tensors by name.
 
     Raises:
@@ -35,19 +35,20 @@ def read(path: Path) -> dict[str, Tensor]:
     """
     try:
         file = MappedFile(path)
-        length = int.from_bytes(file.part(0, _LENGTH_BYTES), "little")
+        length = int.from_bytes(file.view(0, _LENGTH_BYTES), "little")
         if length > _MAX_INDEX:
             raise ValueError(f"its index would be of {length:,} bytes")
-        index = json.loads(bytes(file.part(_LENGTH_BYTES, length)))
+        index = json.loads(bytes(file.view(_LENGTH_BYTES, length)))
         index.pop("__metadata__", None)
-        return {name: _tensor(file, _LENGTH_BYTES + length, entry) for name, entry in index.items()}
+        return {name: _parse_tensor(file, _LENGTH_BYTES + length, entry) for name, entry in index.items()}
     except Exception as error:  # damaged bytes may be any JSON
         raise CheckpointError(
-            f"cannot read {str(path)!r} as .safetensors: {_words(error)}", hint="fetch or save the file again"
+            f"cannot read {str(path)!r} as .safetensors: {_describe_error(error)}",
+            hint="fetch or save the file again",
         ) from error
 
 
-def _tensor(file: MappedFile, data: int, entry: dict[str, Any]) -> Tensor:
+def _parse_tensor(file: MappedFile, data: int, entry: dict[str, Any]) -> Tensor:
     shape = tuple(entry["shape"])
     begin, end = entry["data_offsets"]
     if len(shape) > MAX_SIDES or any(not 0 <= side <= len(file) for side in (*shape, begin)):
@@ -55,9 +56,9 @@ def _tensor(file: MappedFile, data: int, entry: dict[str, Any]) -> Tensor:
     storage = Storage(_DTYPES[entry["dtype"]], math.prod(shape), file, data + begin)
     if storage.count * storage.itemsize != end - begin:
         raise ValueError(f"{shape} {entry['dtype']} do not fill bytes {begin} to {end}")
-    file.part(storage.start, end - begin)
+    file.view(storage.start, end - begin)
     return Tensor(storage, 0, shape, c_strides(shape))
 
 
-def _words(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     return f"it has no {error}" if isinstance(error, KeyError) else first_line(error)

@@ -37,7 +37,7 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._version = _version(path)
+        self._version = _file_version(path)
         with path.open("rb") as stream:
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
         self._bytes = memoryview(self._map)
@@ -45,28 +45,28 @@ class MappedFile:
     def __len__(self) -> int:
         return len(self._bytes)
 
-    def part(self, start: int, size: int) -> memoryview:
+    def view(self, start: int, size: int) -> memoryview:
         """Raises ValueError where the file is shorter."""
         if start < 0 or size < 0 or start + size > len(self._bytes):
             raise ValueError(f"it ends at byte {len(self._bytes)}, before the tensors do")
         return self._bytes[start : start + size]
 
     @property
-    def changed(self) -> bool:
+    def has_changed(self) -> bool:
         """Whether another file, or another version of it, lies at its path since."""
         try:
-            return _version(self.path) != self._version
+            return _file_version(self.path) != self._version
         except OSError:
             return True
 
-    def forget(self, start: int, size: int) -> None:
+    def release(self, start: int, size: int) -> None:
         """Lets the system take back the memory of a part that has been copied; it is read again if need be."""
         begin = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
         if hasattr(mmap, "MADV_DONTNEED") and start + size - begin >= mmap.PAGESIZE:
             self._map.madvise(mmap.MADV_DONTNEED, begin, start + size - begin)
 
 
-def _version(path: Path) -> tuple[int, ...]:
+def _file_version(path: Path) -> tuple[int, ...]:
     status = path.stat()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -112,7 +112,7 @@ class Tensor:
         """numpy's name, or BFLOAT16."""
         return self.storage.dtype
 
-    def place(self) -> tuple[Path, int, int] | None:
+    def file_location(self) -> tuple[Path, int, int] | None:
         """(file, byte where it begins, bytes) of a tensor that lies in the file in C order; None of another.
 
         Raises:
@@ -129,10 +129,10 @@ class Tensor:
         if self.offset + count > self.storage.count:
             raise ValueError("a tensor ends beyond its storage")
         begin, size = self.storage.start + self.offset * self.storage.itemsize, count * self.storage.itemsize
-        self.storage.file.part(begin, size)
+        self.storage.file.view(begin, size)
         return self.storage.file.path, begin, size
 
-    def array(self) -> NDArray[Any]:
+    def to_array(self) -> NDArray[Any]:
         """The tensor as an array, aligned and C-contiguous: the file's own memory if it is so there, else a copy.
 
         Raises:
@@ -150,7 +150,7 @@ class Tensor:
         array: NDArray[Any] = np.ndarray(
             self.shape,
             np.uint16 if storage.dtype == BFLOAT16 else storage.dtype,
-            buffer=storage.file.part(storage.start, storage.count * size),
+            buffer=storage.file.view(storage.start, storage.count * size),
             offset=self.offset * size,
             strides=tuple(step * size for step in self.stride),
         )
@@ -158,6 +158,6 @@ class Tensor:
         if array.flags.c_contiguous and array.flags.aligned and storage.dtype != BFLOAT16:
             return array
         copied = np.array(array, order="C")
-        storage.file.forget(storage.start, storage.count * size)
+        storage.file.release(storage.start, storage.count * size)
         # A bfloat16 is the upper half of the float32 of the same value.
         return (copied.astype(np.uint32) << 16).view(np.float32) if storage.dtype == BFLOAT16 else copied

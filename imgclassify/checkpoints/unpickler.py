@@ -34,8 +34,8 @@ class Unpickler:
     def __init__(
         self,
         content: bytes | memoryview,
-        known: Callable[[str, str], Any],
-        persistent: Callable[[Any], Any],
+        find_global: Callable[[str, str], Any],
+        load_persistent: Callable[[Any], Any],
     ) -> None:
         """
         Args:
@@ -46,13 +46,13 @@ class Unpickler:
         self.position = 0
         """In bytes; behind the pickles read so far."""
         self._content = content
-        self._known = known
-        self._persistent = persistent
+        self._find_global = find_global
+        self._load_persistent = load_persistent
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
 
-    def load(self) -> Any:
+    def load_next(self) -> Any:
         """What the next pickle holds: dictionaries, lists, tuples, text and numbers, and what `known` gives.
 
         Raises:
@@ -71,45 +71,45 @@ class Unpickler:
             raise ValueError(f"its pickle is damaged at byte {self.position}, or ends there") from None
         raise ValueError(f"its pickle takes more than {MAX_STEPS:,} steps")
 
-    def refuse(self) -> None:
+    def _reject(self) -> None:
         raise ValueError(f"its pickle holds at byte {self.position - 1} what no state_dict does")
 
     # What the steps share ------------------------------------------------------------------------------------
 
-    def _take(self, size: int) -> bytes | memoryview:
+    def _read_bytes(self, size: int) -> bytes | memoryview:
         begin, self.position = self.position, self.position + size
         if self.position > len(self._content):
             raise IndexError
         return self._content[begin : self.position]
 
-    def _text(self, begin: int, size: int) -> None:
+    def _push_text(self, begin: int, size: int) -> None:
         self.position = begin + size
         if self.position > len(self._content):
             raise IndexError
         self._stack.append(str(self._content[begin : self.position], "utf-8", "surrogatepass"))
 
-    def _line(self) -> str:
+    def _read_line(self) -> str:
         begin = self.position
         while self._content[self.position] != ord("\n"):
             self.position += 1
         self.position += 1
         return str(self._content[begin : self.position - 1], "utf-8")
 
-    def _since_mark(self) -> list[Any]:
+    def _pop_to_mark(self) -> list[Any]:
         mark = self._marks.pop()
         values = self._stack[mark:]
         del self._stack[mark:]
         return values
 
-    def _extend(self, values: list[Any]) -> None:
+    def _extend_list(self, values: list[Any]) -> None:
         if type(self._stack[-1]) is not list:
-            self.refuse()
+            self._reject()
         self._stack[-1].extend(values)
 
-    def _update(self, values: list[Any]) -> None:
+    def _update_dict(self, values: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) not in (dict, OrderedDict):
-            self.refuse()
+            self._reject()
         for key, value in zip(values[::2], values[1::2], strict=True):
             if not isinstance(key, KEYS):
                 raise ValueError(f"a dictionary in it has a {type(key).__name__} for a key")
@@ -152,26 +152,26 @@ class Unpickler:
         self.position += 4
 
     def integer(self) -> None:
-        self._stack.append(int.from_bytes(self._take(self._take(1)[0]), "little", signed=True))
+        self._stack.append(int.from_bytes(self._read_bytes(self._read_bytes(1)[0]), "little", signed=True))
 
     def real(self) -> None:
         self._stack.append(_eight_real(self._content, self.position)[0])
         self.position += 8
 
     def text_1(self) -> None:
-        self._text(self.position + 1, self._content[self.position])
+        self._push_text(self.position + 1, self._content[self.position])
 
     def text_4(self) -> None:
-        self._text(self.position + 4, _four(self._content, self.position)[0])
+        self._push_text(self.position + 4, _four(self._content, self.position)[0])
 
     def text_8(self) -> None:
-        self._text(self.position + 8, _eight(self._content, self.position)[0])
+        self._push_text(self.position + 8, _eight(self._content, self.position)[0])
 
     def binary_1(self) -> None:
-        self._stack.append(bytes(self._take(self._take(1)[0])))
+        self._stack.append(bytes(self._read_bytes(self._read_bytes(1)[0])))
 
     def binary_4(self) -> None:
-        self._stack.append(bytes(self._take(_four(self._take(4))[0])))
+        self._stack.append(bytes(self._read_bytes(_four(self._read_bytes(4))[0])))
 
     def none(self) -> None:
         self._stack.append(None)
@@ -201,54 +201,54 @@ class Unpickler:
         self._stack[-3:] = [(self._stack[-3], self._stack[-2], self._stack[-1])]
 
     def tuple(self) -> None:
-        self._stack.append(tuple(self._since_mark()))
+        self._stack.append(tuple(self._pop_to_mark()))
 
     def append(self) -> None:
         value = self._stack.pop()
-        self._extend([value])
+        self._extend_list([value])
 
     def appends(self) -> None:
-        self._extend(self._since_mark())
+        self._extend_list(self._pop_to_mark())
 
     def set_item(self) -> None:
         value, key = self._stack.pop(), self._stack.pop()
-        self._update([key, value])
+        self._update_dict([key, value])
 
     def set_items(self) -> None:
-        self._update(self._since_mark())
+        self._update_dict(self._pop_to_mark())
 
     def name(self) -> None:
-        module = self._line()
-        self._stack.append(self._known(module, self._line()))
+        module = self._read_line()
+        self._stack.append(self._find_global(module, self._read_line()))
 
     def name_on_stack(self) -> None:
         name, module = self._stack.pop(), self._stack.pop()
         if not (isinstance(name, str) and isinstance(module, str)):
-            self.refuse()
-        self._stack.append(self._known(module, name))
+            self._reject()
+        self._stack.append(self._find_global(module, name))
 
     def persistent_id(self) -> None:
-        self._stack.append(self._persistent(self._stack.pop()))
+        self._stack.append(self._load_persistent(self._stack.pop()))
 
     def call(self) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
         if type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
-            self.refuse()
+            self._reject()
         self._stack.append(function(*arguments))
 
     def set_attributes(self) -> None:
         """The one that torch gives a state_dict."""
         state, target = self._stack.pop(), self._stack[-1]
         if type(target) is not OrderedDict or type(state) is not dict or len(state) > MAX_ARGUMENTS:
-            self.refuse()
+            self._reject()
         if "_metadata" in state:
             target._metadata = state["_metadata"]
 
     def protocol(self) -> None:
-        self._take(1)
+        self._read_bytes(1)
 
     def frame(self) -> None:
-        self._take(8)
+        self._read_bytes(8)
 
 
 _STEPS = {

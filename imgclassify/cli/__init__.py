@@ -14,7 +14,7 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from imgclassify import __version__
-from imgclassify.cli.error_handling import Edge, guard_streams, last_stop
+from imgclassify.cli.error_handling import RootGroup, configure_stdio, handle_startup_error
 from imgclassify.errors import ExitStatus
 from imgclassify.paths import cache_folder
 from imgclassify.telemetry import disable_telemetry
@@ -29,7 +29,7 @@ COMMANDS = {
 """What the root's help says of each. The command itself is `app` in the module of its name."""
 
 
-class Root(Edge):
+class Root(RootGroup):
     """The root of the commands, none of which is imported to show or to run another."""
 
     _listing = False
@@ -83,7 +83,7 @@ def _root(
 
 def main() -> None:
     """The console script."""
-    guard_streams()
+    configure_stdio()
     disable_telemetry()
     # torch makes this folder when it is imported; by default it lies in the folder for temporary files.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
@@ -95,7 +95,7 @@ def main() -> None:
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else ExitStatus.OK
     except Exception as error:  # noqa: BLE001 - the last stop before the user
-        status = last_stop(error)
+        status = handle_startup_error(error)
     # What was to be written is written. Taking the interpreter and the network apart takes a quarter of the time of
     # one picture; nor are threads waited for that still wait for a slow server.
     for stream in (sys.stdout, sys.stderr):

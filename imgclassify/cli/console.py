@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from imgclassify.errors import printable
+from imgclassify.errors import make_printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +23,7 @@ _live: Console | None = None
 """The console of what is being drawn; lines printed beside it would leave its remains standing."""
 
 
-def configure(
+def configure_console(
     *, be_debug: bool, be_quiet: bool = False, be_verbose: bool = False, show_progress: bool = False
 ) -> None:
     """Sets how loud this process is. Called once, by a command, before it does anything."""
@@ -44,36 +44,36 @@ def configure(
 
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        _print(f"{record.levelname.lower()}: ", record.getMessage(), style="yellow")
+        _print_line(f"{record.levelname.lower()}: ", record.getMessage(), style="yellow")
 
 
-def error(message: str, hint: str | None) -> None:
+def print_error(message: str, hint: str | None) -> None:
     """What went wrong, and what to do next."""
-    _print("error: ", message, style="bold red")
+    _print_line("error: ", message, style="bold red")
     if hint:
-        _print("hint: ", hint, style="dim")
+        _print_line("hint: ", hint, style="dim")
 
 
-def say(message: str) -> None:
+def print_message(message: str) -> None:
     """A line for the user, unless -q."""
     if not quiet:
-        _print("", message)
+        _print_line("", message)
 
 
-def say_verbosely(message: str) -> None:
+def print_verbose(message: str) -> None:
     """A line for the user, under -v."""
     if verbose:
-        _print("", message)
+        _print_line("", message)
 
 
-def _console() -> Console:
+def _get_console() -> Console:
     from rich.console import Console
 
     # Made anew each time: sys.stderr may have been replaced since.
-    return _live or Console(file=stderr(), highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return _live or Console(file=open_stderr(), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-def stderr() -> IO[str]:
+def open_stderr() -> IO[str]:
     """stderr, even where its reader has gone or its terminal was closed: a run goes on without being watched."""
     return cast(IO[str], _Stderr(sys.stderr))
 
@@ -99,17 +99,17 @@ def is_terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def _print(head: str, message: str, *, style: str = "") -> None:
+def _print_line(head: str, message: str, *, style: str = "") -> None:
     from rich.text import Text
 
-    lines = (printable(line) for line in message.splitlines())
-    _console().print(Text(head, style=style).append("\n".join(lines), style="not bold default"))
+    lines = (make_printable(line) for line in message.splitlines())
+    _get_console().print(Text(head, style=style).append("\n".join(lines), style="not bold default"))
 
 
 @contextmanager
-def _drawing() -> Iterator[Console]:
+def _live_console() -> Iterator[Console]:
     global _live
-    _live = _console()
+    _live = _get_console()
     try:
         yield _live
     finally:
@@ -133,7 +133,7 @@ def download_progress() -> Iterator[Callable[[str, int, int | None], None] | Non
 
     bars: dict[str, TaskID] = {}
     with (
-        _drawing() as console,
+        _live_console() as console,
         Progress(
             "{task.description}",
             BarColumn(),
@@ -147,14 +147,14 @@ def download_progress() -> Iterator[Callable[[str, int, int | None], None] | Non
 
         def show(name: str, received: int, total: int | None) -> None:
             if name not in bars:
-                bars[name] = progress.add_task(printable(name), total=total)
+                bars[name] = progress.add_task(make_printable(name), total=total)
             progress.update(bars[name], completed=received, total=total)
 
         yield show
 
 
 @contextmanager
-def drawn(line: Callable[[], str]) -> Iterator[None]:
+def draw_line(line: Callable[[], str]) -> Iterator[None]:
     """Draws a line that changes, on a terminal, until the block ends."""
     from rich.live import Live
     from rich.spinner import Spinner
@@ -166,7 +166,7 @@ def drawn(line: Callable[[], str]) -> Iterator[None]:
         return spinner
 
     with (
-        _drawing() as console,
+        _live_console() as console,
         Live(get_renderable=current, console=console, transient=True, refresh_per_second=8),
     ):
         yield

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Named:
+class InputArgs:
     """The names, and what of the folders and archives among them is wanted."""
 
     names: list[str]
@@ -51,48 +51,48 @@ class Named:
             )
 
     @property
-    def is_written(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether all names are there already; whoever writes a list into a pipe may still be at it."""
         return self.files_from is None or Path(self.files_from).is_file()
 
-    def selection(self) -> Selection:
+    def create_selection(self) -> Selection:
         from imgclassify.sources import Selection
 
         return Selection(include=self.include, exclude=self.exclude, recursive=self.recursive, hidden=self.hidden)
 
-    def sources(self, selection: Selection) -> Iterator[Source]:
+    def open_sources(self, selection: Selection) -> Iterator[Source]:
         """In order, as they are found. `selection` counts what is left out.
 
         Raises:
             UsageError: the list cannot be read.
         """
-        return self._sources(selection, console.say, _stdin())
+        return self._expand_all(selection, console.print_message, _open_stdin())
 
-    def count(self) -> int | None:
+    def count_sources(self) -> int | None:
         """How many sources there are, found out anew; None where a pipe or a tar would have to be read for it."""
-        if not self.is_written:
+        if not self.is_complete:
             return None
         count = 0
-        for source in self._sources(self.selection(), _ignore, BytesIO()):
-            if source.held:
+        for source in self._expand_all(self.create_selection(), _ignore, BytesIO()):
+            if source.in_memory:
                 return None
             count += 1
         return count
 
-    def _sources(self, selection: Selection, notice: Callable[[str], None], stdin: BinaryIO) -> Iterator[Source]:
+    def _expand_all(self, selection: Selection, notice: Callable[[str], None], stdin: BinaryIO) -> Iterator[Source]:
         from imgclassify.sources import expand, read_names
 
         expanded = partial(expand, notice=notice, selection=selection, offline=self.offline)
         named = expanded(self.names, stdin=stdin)
         if self.files_from is None:
             return named
-        listed = stdin if self.files_from == "-" else _opened(self.files_from)
+        listed = stdin if self.files_from == "-" else _open_list(self.files_from)
         # Where the list is on stdin, a "-" in it can mean no picture there.
         picture = BytesIO() if self.files_from == "-" else stdin
-        return chain(named, expanded(read_names(listed, null=self.null), stdin=picture, listed=True))
+        return chain(named, expanded(read_names(listed, null=self.null), stdin=picture, from_file=True))
 
 
-def _opened(files_from: str) -> BinaryIO:
+def _open_list(files_from: str) -> BinaryIO:
     try:
         return Path(files_from).open("rb")
     except (OSError, ValueError) as error:
@@ -101,7 +101,7 @@ def _opened(files_from: str) -> BinaryIO:
         ) from error
 
 
-def _stdin() -> BinaryIO:
+def _open_stdin() -> BinaryIO:
     # A process may have been started without one (`<&-`).
     if sys.stdin is None:
         return BytesIO()

@@ -15,7 +15,7 @@ def complete_model(incomplete: str) -> list[str]:
     """Catalogued names for the shell; with an @, the weights of the name before it."""
     from imgclassify import catalog
 
-    manifests = catalog.manifests()
+    manifests = catalog.load_manifests()
     names = [each.reference for each in manifests] if "@" in incomplete else [each.name for each in manifests]
     return sorted({name for name in names if name.startswith(incomplete)})
 
@@ -40,7 +40,7 @@ class Format(StrEnum):
     sqlite = "sqlite"
 
 
-def number_or_auto(option: str, text: str) -> int | None:
+def parse_number(option: str, text: str) -> int | None:
     """A number of at least 1, or None for "auto"."""
     if text == "auto":
         return None
@@ -53,7 +53,7 @@ def number_or_auto(option: str, text: str) -> int | None:
     return number
 
 
-def size(option: str, text: str | None) -> int | tuple[int, int] | None:
+def parse_size(option: str, text: str | None) -> int | tuple[int, int] | None:
     """Pixels: "224", or "224x320" for height and width."""
     if text is None:
         return None
@@ -68,7 +68,7 @@ def size(option: str, text: str | None) -> int | tuple[int, int] | None:
     raise UsageError(f"{option} is {text!r}", hint="give pixels such as 224, or HEIGHTxWIDTH such as 224x320")
 
 
-def channels(option: str, text: str | None) -> tuple[float, float, float] | None:
+def parse_channels(option: str, text: str | None) -> tuple[float, float, float] | None:
     """Three numbers, or one for all three channels."""
     if text is None:
         return None

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgclassify.cli import console, progress
-from imgclassify.cli.progress import Total
-from imgclassify.cli.shutdown import Stopping
-from imgclassify.cli.stats import Tally
+from imgclassify.cli.progress import SourceCount
+from imgclassify.cli.shutdown import GracefulShutdown
+from imgclassify.cli.stats import RunStats
 from imgclassify.errors import ExitStatus, ImgclassifyError, UsageError
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ _REASONS = {
 }
 
 
-def answer(
+def run_to_output(
     classifier: Classifier,
     pictures: Iterable[Source],
     output: Output,
-    tally: Tally,
-    total: Total,
+    tally: RunStats,
+    total: SourceCount,
     *,
     max_errors: int | None,
 ) -> None:
@@ -41,12 +41,12 @@ def answer(
         UsageError: the output cannot be written.
     """
     output.begin(classifier.run, classifier.top_k)
-    tally.begin(classifier.run)
-    with Stopping() as stopping:
+    tally.start_clock(classifier.run)
+    with GracefulShutdown() as stopping:
         try:
-            whole = _answer(classifier, pictures, output, tally, total, stopping, max_errors)
+            whole = _write_records(classifier, pictures, output, tally, total, stopping, max_errors)
             if whole and not stopping.status:
-                stopping.in_flight = False
+                stopping.waits_for_images = False
                 output.complete()
         except KeyboardInterrupt:
             if not stopping.status:
@@ -56,24 +56,24 @@ def answer(
         tally.stopped, tally.status = stopping.status.name.lower(), stopping.status
 
 
-def _answer(
+def _write_records(
     classifier: Classifier,
     pictures: Iterable[Source],
     output: Output,
-    tally: Tally,
-    total: Total,
-    stopping: Stopping,
+    tally: RunStats,
+    total: SourceCount,
+    stopping: GracefulShutdown,
     max_errors: int | None,
 ) -> bool:
     """Whether all results there are were written."""
     with (
-        redirect_stdout(console.stderr()),  # a foreign network may print while it computes
-        closing(classifier.stream(pictures, ending=stopping.asked)) as results,
-        progress.shown(tally, total, on_terminal=output.on_terminal),
+        redirect_stdout(console.open_stderr()),  # a foreign network may print while it computes
+        closing(classifier.stream(pictures, stop_event=stopping.stop_requested)) as results,
+        progress.show_progress(tally, total, on_terminal=output.on_terminal),
     ):
         for result in results:
             output.write(result)
-            tally.add(result)
+            tally.add_record(result)
             if tally.failures == max_errors:
                 tally.stopped = "max_errors"
                 return False
@@ -81,7 +81,7 @@ def _answer(
 
 
 @contextmanager
-def summarised(tally: Tally, output: Output, path: Path | None, place: Path | None) -> Iterator[None]:
+def report_on_exit(tally: RunStats, output: Output, path: Path | None, place: Path | None) -> Iterator[None]:
     """Tells in the end how the run went, whatever ended it.
 
     Args:
@@ -91,28 +91,28 @@ def summarised(tally: Tally, output: Output, path: Path | None, place: Path | No
     try:
         yield
     except BaseException as error:
-        tally.stopped, tally.status = _cause(error)
+        tally.stopped, tally.status = _end_reason(error)
         raise
     finally:
-        tally.end()
+        tally.stop_clock()
         if tally.run:
-            _tell(tally, output)
+            _print_summary(tally, output)
         if path:
-            _save(tally, path, place)
+            _save_summary(tally, path, place)
 
 
-def _save(tally: Tally, path: Path, place: Path | None) -> None:
+def _save_summary(tally: RunStats, path: Path, place: Path | None) -> None:
     from imgclassify.cli import summary
 
     try:
-        summary.save(path, tally.to_dict(place))
+        summary.save_summary(path, tally.to_dict(place))
     except UsageError as error:
         if tally.status in (ExitStatus.OK, ExitStatus.SOME_IMAGES_FAILED):
             raise
-        console.error(str(error), error.hint)  # and what ended the run is told besides
+        console.print_error(str(error), error.hint)  # and what ended the run is told besides
 
 
-def _cause(error: BaseException) -> tuple[str, ExitStatus]:
+def _end_reason(error: BaseException) -> tuple[str, ExitStatus]:
     """What ended the run, in a word or a sentence, and what the process ends with."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", ExitStatus.INTERRUPTED
@@ -123,16 +123,16 @@ def _cause(error: BaseException) -> tuple[str, ExitStatus]:
     return repr(error), ExitStatus.UNAVAILABLE
 
 
-def _tell(tally: Tally, output: Output) -> None:
+def _print_summary(tally: RunStats, output: Output) -> None:
     if tally.stopped == "broken_pipe":
         return  # whoever reads the records has all that was wanted
     if tally.stopped in _REASONS:
-        console.say(_REASONS[tally.stopped])
+        console.print_message(_REASONS[tally.stopped])
     if tally.images + tally.resumed + tally.skipped.total() > 1:
-        console.say(tally.line())
+        console.print_message(tally.summary_line())
     else:
-        console.say_verbosely(tally.line())
+        console.print_verbose(tally.summary_line())
     if output.unfinished:
-        console.say(
+        console.print_message(
             f"{output.count:,} records are in {str(output.unfinished)!r}; the same command with --resume goes on"
         )

@@ -18,7 +18,7 @@ SCHEMA = "imgclassify.summary/1"
 
 
 @dataclass
-class Tally:
+class RunStats:
     """Counts of one run. Threads may read it while it grows."""
 
     resumed: int = 0
@@ -39,16 +39,16 @@ class Tally:
     started: float = field(default_factory=time.monotonic)
     ended: float | None = None
 
-    def begin(self, run: RunInfo) -> None:
+    def start_clock(self, run: RunInfo) -> None:
         """Starts the clock."""
         self.run = run
         self.started = time.monotonic()
 
-    def end(self) -> None:
+    def stop_clock(self) -> None:
         """Stops the clock."""
         self.ended = time.monotonic()
 
-    def add(self, result: ImageResult) -> None:
+    def add_record(self, result: ImageResult) -> None:
         if result.error:
             self.failed[result.error.type] += 1
             self.failures += 1
@@ -69,14 +69,15 @@ class Tally:
         """Images a second."""
         return self.images / max(self.seconds, 1e-9)
 
-    def line(self) -> str:
+    def summary_line(self) -> str:
         """All of it, for people."""
         parts = [
-            f"{self.images:,} images in {duration(self.seconds)} ({self.rate:.1f}/s): {self.answered:,} answered"
+            f"{self.images:,} images in {format_duration(self.seconds)} ({self.rate:.1f}/s): "
+            f"{self.answered:,} answered"
         ]
-        parts += _kinds("failed", self.failed)
+        parts += _count_by_kind("failed", self.failed)
         parts += [f"{self.resumed:,} resumed"] if self.resumed else []
-        parts += _kinds("skipped", self.skipped)
+        parts += _count_by_kind("skipped", self.skipped)
         return ", ".join(parts)
 
     def to_dict(self, output: Path | None) -> dict[str, Any]:
@@ -102,12 +103,12 @@ class Tally:
         }
 
 
-def _kinds(what: str, counts: Counter[str]) -> list[str]:
+def _count_by_kind(what: str, counts: Counter[str]) -> list[str]:
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in counts.most_common())
     return [f"{counts.total():,} {what} ({kinds})"] if counts else []
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """0.4 s, 12 s, 3 min 20 s, 5 h 3 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"

@@ -8,42 +8,42 @@ from pathlib import Path
 from typing import Any
 
 from imgclassify.errors import UsageError
-from imgclassify.output.atomic import draft_of, drafted, is_replaceable, told
+from imgclassify.output.atomic import atomic_write, is_replaceable, report_io_errors, temp_path
 
 
-def check(path: Path, output: Path | None) -> None:
+def check_summary_path(path: Path, output: Path | None) -> None:
     """
     Raises:
         UsageError: the summary cannot be written there, or the records will be.
     """
-    with _told(path):
+    with _report_io_errors(path):
         if path.is_dir():
             raise IsADirectoryError(None, "it is a folder")
         target = path.resolve()
         if is_replaceable(target):
-            draft_of(target).touch()
-            draft_of(target).unlink()
+            temp_path(target).touch()
+            temp_path(target).unlink()
     if output and str(output) != "-":
         taken = output.resolve()
         if target in (taken, *(taken.with_name(taken.name + more) for more in (".partial", ".run.json"))):
             raise UsageError(f"{str(path)!r} is where the records will be", hint="choose another --summary")
 
 
-def save(path: Path, summary: dict[str, Any]) -> None:
+def save_summary(path: Path, summary: dict[str, Any]) -> None:
     """Writes it, whole or not at all.
 
     Raises:
         UsageError: it cannot be written.
     """
     content = json.dumps(summary, indent=1) + "\n"
-    with _told(path):
+    with _report_io_errors(path):
         target = path.resolve()
         if is_replaceable(target):
-            with drafted(target) as draft:
+            with atomic_write(target) as draft:
                 draft.write_text(content, encoding="utf-8")
         else:  # a device or a pipe
             target.write_text(content, encoding="utf-8")
 
 
-def _told(path: Path) -> AbstractContextManager[None]:
-    return told(path, option="--summary")
+def _report_io_errors(path: Path) -> AbstractContextManager[None]:
+    return report_io_errors(path, option="--summary")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len
 
-from imgclassify.errors import printable
+from imgclassify.errors import make_printable
 from imgclassify.output.terminal import Line, LinePrinter
 
 
@@ -16,7 +16,7 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: It
 
     On a terminal a line is cut at its width; a pipe gets it whole.
     """
-    cells = [[printable(cell) for cell in row] for row in rows]
+    cells = [[make_printable(cell) for cell in row] for row in rows]
     everything = [list(head), *cells] if head else cells
     widths = [max(map(cell_len, column)) for column in zip(*everything, strict=True)]
     to_the_right = set(right)

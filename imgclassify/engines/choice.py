@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgclassify.engines import DTYPES, ENGINES, Engine, devices
-from imgclassify.engines.probing import ForeignEngine
+from imgclassify.engines.probing import ProbedEngine
 from imgclassify.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _GMACS_UNKNOWN = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class EngineSelection:
     """A network, running."""
 
     engine: Engine
@@ -33,7 +33,7 @@ class Started:
     """Why this engine, and why this device, in a clause."""
 
 
-def check(engine: str, device: str, dtype: str) -> None:
+def validate_options(engine: str, device: str, dtype: str) -> None:
     """Refuses what no model could be run with, before one is fetched.
 
     Raises:
@@ -50,7 +50,9 @@ def check(engine: str, device: str, dtype: str) -> None:
         find_device(device)
 
 
-def start(network: Network, *, engine: str, device: str, dtype: str, images: int | None) -> Started:
+def create_engine(
+    network: Network, *, engine: str, device: str, dtype: str, num_images: int | None
+) -> EngineSelection:
     """The engine that runs a network, with the network built in it.
 
     Args:
@@ -60,59 +62,59 @@ def start(network: Network, *, engine: str, device: str, dtype: str, images: int
         UsageError: the engine that the user named cannot.
         UnavailableError: the network cannot be built, or not be run on the device or in the dtype.
     """
-    place, where = _device(network, device, images)
-    name, why = _engine(network, engine, place, dtype)
+    place, where = _choose_device(network, device, num_images)
+    name, why = _choose_engine(network, engine, place, dtype)
     if name == "onnxruntime" and place == "auto":  # which has no other device
         place, where = "cpu", ""
     if name == "torch" and place == "auto" and not _torch_finds_accelerator():
         place, where = "cpu", "torch finds no GPU"
-        name, why = _engine(network, engine, place, dtype)
-    started = _build(network, name, device=place, dtype=dtype, images=images)
+        name, why = _choose_engine(network, engine, place, dtype)
+    started = _build_engine(network, name, device=place, dtype=dtype, num_images=num_images)
     reason = "; ".join(part for part in (where, why) if part)
     if network.num_classes is not None:
-        return Started(started, network.num_classes, reason)
-    foreign = ForeignEngine(started, network.preprocess.crop_size)
-    return Started(foreign, foreign.num_classes, reason)
+        return EngineSelection(started, network.num_classes, reason)
+    foreign = ProbedEngine(started, network.preprocess.crop_size)
+    return EngineSelection(foreign, foreign.num_classes, reason)
 
 
-def _device(network: Network, device: str, images: int | None) -> tuple[str, str]:
+def _choose_device(network: Network, device: str, num_images: int | None) -> tuple[str, str]:
     """ "cpu", "auto" (the accelerator, which torch knows best) or what the user named; and why."""
     if device != "auto":
         return device, f"--device {device} was asked for"
-    if network.ways.torch is None or network.quantized:
+    if network.backends.build_torch is None or network.quantized:
         return "cpu", ""
-    accelerator = devices.accelerator()
+    accelerator = devices.detect_accelerator()
     if accelerator is None:
         return "cpu", "no GPU is here"
-    if images is None:
+    if num_images is None:
         return "auto", "a GPU is here"
-    seconds = images * (network.gmacs or _GMACS_UNKNOWN) / _GMACS_PER_CORE_S / devices.cores()
-    what, are = ("1 image", "is") if images == 1 else (f"{images} images", "are")
+    seconds = num_images * (network.gmacs or _GMACS_UNKNOWN) / _GMACS_PER_CORE_S / devices.count_cores()
+    what, are = ("1 image", "is") if num_images == 1 else (f"{num_images} images", "are")
     if seconds > ACCELERATOR_START_S:
         return "auto", f"{what} {are} worth starting the GPU for"
     return "cpu", f"{what} {are} answered before the GPU would have started"
 
 
-def _engine(network: Network, engine: str, device: str, dtype: str) -> tuple[str, str]:
+def _choose_engine(network: Network, engine: str, device: str, dtype: str) -> tuple[str, str]:
     """ "torch" or "onnxruntime", and why.
 
     Raises:
         UsageError: the engine that the user named cannot run the network.
     """
-    able = {"torch": network.ways.torch, "onnxruntime": network.ways.session}
+    able = {"torch": network.backends.build_torch, "onnxruntime": network.backends.open_session}
     if engine != "auto":
         if able[engine] is None:
             other = "onnxruntime" if engine == "torch" else "torch"
             raise UsageError(
                 f"the {engine} engine cannot run {network.model}"
-                + (f": {network.ways.no_session}" if engine == "onnxruntime" else ""),
-                hint=f"use --engine {other}" + (f"; {network.ways.remedy}" if network.ways.remedy else ""),
+                + (f": {network.backends.no_session_reason}" if engine == "onnxruntime" else ""),
+                hint=f"use --engine {other}" + (f"; {network.backends.hint}" if network.backends.hint else ""),
             )
         return engine, f"--engine {engine} was asked for"
-    if network.ways.torch is None:
+    if network.backends.build_torch is None:
         return "onnxruntime", "an .onnx file brings its own graph"
-    if network.ways.session is None:
-        return "torch", network.ways.no_session
+    if network.backends.open_session is None:
+        return "torch", network.backends.no_session_reason
     if device != "cpu":
         return "torch", ""
     if dtype != "float32":
@@ -126,22 +128,22 @@ def _torch_finds_accelerator() -> bool:
     return find_device("auto").type != "cpu"
 
 
-def _build(network: Network, name: str, *, device: str, dtype: str, images: int | None) -> Engine:
+def _build_engine(network: Network, name: str, *, device: str, dtype: str, num_images: int | None) -> Engine:
     if name == "onnxruntime":
         from imgclassify.engines.onnxruntime_engine import OnnxruntimeEngine
 
-        assert network.ways.session is not None
+        assert network.backends.open_session is not None
         return OnnxruntimeEngine(
-            network.ways.session,
+            network.backends.open_session,
             network.preprocess,
             name=repr(network.model),
             device=device,
             dtype=dtype,
-            images=images,
+            num_images=num_images,
         )
     from imgclassify.engines.torch_engine import TorchEngine
 
-    assert network.ways.torch is not None
+    assert network.backends.build_torch is not None
     return TorchEngine(
-        network.ways.torch, network.preprocess, device=device, dtype=dtype, movable=not network.quantized
+        network.backends.build_torch, network.preprocess, device=device, dtype=dtype, movable=not network.quantized
     )

@@ -24,29 +24,29 @@ GRAPH_AFTER = 16
 """Batches of one size before it gets a CUDA graph. A capture costs as much as launching a few of them kernel by
 kernel; a job that has lasted so long is likely to last longer, and one that ends now has lost little."""
 
-_AGREEMENT = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
+_TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
 """How far a graph's logits may be from the same kernels' launched one by one, as a part of the largest logit."""
 
-_launching = Lock()
+_launch_lock = Lock()
 """Held while work is handed to CUDA, not while it runs there. Within it the process's float32 precision is ours, a
 capture meets no other lane's calls, and nothing is lost by it: Python launches one kernel at a time anyhow."""
 
 
-class Lane(Protocol):
+class DeviceStream(Protocol):
     """Answers batches, one at a time."""
 
-    def answer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, H, W, 3) uint8 → (N, classes) float32, the caller's own."""
         ...
 
 
-class PlainLane:
+class DefaultStream:
     """The CPU's and MPS's: the device's own queue, and torch's own threads."""
 
     def __init__(self, compute: Compute) -> None:
         self._compute = compute
 
-    def answer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Lane.answer."""
         import torch
 
@@ -55,7 +55,7 @@ class PlainLane:
             return answer
 
 
-class CudaLane:
+class CudaStream:
     """A stream of its own: copy in, compute, copy out; and a graph for batches of the size that keeps coming.
 
     A batch smaller than the graph's is answered by it too, with what an earlier batch left in the rows behind it
@@ -63,51 +63,51 @@ class CudaLane:
     kernels chosen and memory found for it, for the one batch that ends the job.
     """
 
-    def __init__(self, compute: Compute, cuda: Cuda, graphs: Graphs) -> None:
+    def __init__(self, compute: Compute, cuda: CudaRuntime, graph_policy: CudaGraphPolicy) -> None:
         self._compute = compute
         self._cuda = cuda
-        self._graphs = graphs
-        self._graph: _Graph | None = None
-        self._stream = cuda.stream()
-        self._done = cuda.event()
+        self._graph_policy = graph_policy
+        self._graph: _CudaGraph | None = None
+        self._stream = cuda.create_stream()
+        self._done = cuda.create_event()
         self._host: torch.Tensor | None = None
 
-    def answer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Lane.answer."""
         import torch
 
-        with _launching, self._cuda.using(self._stream), torch.inference_mode(), exact_float32():
-            answer = self._to_host(self._launch(crops))
+        with _launch_lock, self._cuda.use_stream(self._stream), torch.inference_mode(), exact_float32():
+            answer = self._to_host(self._launch_batch(crops))
             self._done.record(self._stream)
         self._done.synchronize()
         copy: NDArray[np.float32] = answer.numpy().copy()
         return copy
 
-    def _launch(self, crops: NDArray[np.uint8]) -> torch.Tensor:
+    def _launch_batch(self, crops: NDArray[np.uint8]) -> torch.Tensor:
         import torch
 
-        if not self._graphs.wanted:
+        if not self._graph_policy.enabled:
             self._graph = None
-        if self._graph is not None and self._graph.serves(crops):
-            return self._graph.answer(crops)
+        if self._graph is not None and self._graph.accepts(crops):
+            return self._graph.infer(crops)
         output = self._compute(torch.from_numpy(crops).to(self._cuda.device, non_blocking=True))
-        if self._graphs.due(crops.shape):
+        if self._graph_policy.should_capture(crops.shape):
             self._graph = None  # before the larger one takes its memory
-            self._graph = self._captured(crops, output)
+            self._graph = self._capture_graph(crops, output)
         return output
 
-    def _captured(self, crops: NDArray[np.uint8], expected: torch.Tensor) -> _Graph | None:
+    def _capture_graph(self, crops: NDArray[np.uint8], expected: torch.Tensor) -> _CudaGraph | None:
         """A graph for batches like this one, whose answer has just been computed without. None where the network
         cannot be captured, such as one that decides by what it computes; then no lane tries again."""
         try:
-            graph = _Graph(self._compute, self._cuda, self._stream, crops)
-            if self._graphs.agree(graph.answer(crops), expected):
+            graph = _CudaGraph(self._compute, self._cuda, self._stream, crops)
+            if self._graph_policy.matches(graph.infer(crops), expected):
                 return graph
             reason = "its graph gives other numbers"
         except Exception as error:  # noqa: BLE001 - whatever it is, there is a way without graphs
             reason = str(error)
         logger.debug("no CUDA graph: %s", reason)
-        self._graphs.give_up()
+        self._graph_policy.disable()
         return None
 
     def _to_host(self, output: torch.Tensor) -> torch.Tensor:
@@ -115,24 +115,26 @@ class CudaLane:
 
         count, classes = output.shape
         if self._host is None or len(self._host) < count:
-            self._host = self._cuda.pinned((count, classes), torch.float32)
+            self._host = self._cuda.allocate_pinned((count, classes), torch.float32)
         return self._host[:count].copy_(output, non_blocking=True)
 
 
-class _Graph:
+class _CudaGraph:
     """The kernels for one size of batch, recorded once and launched by one call."""
 
-    def __init__(self, compute: Compute, cuda: Cuda, stream: torch.cuda.Stream, crops: NDArray[np.uint8]) -> None:
+    def __init__(
+        self, compute: Compute, cuda: CudaRuntime, stream: torch.cuda.Stream, crops: NDArray[np.uint8]
+    ) -> None:
         import torch
 
         static = torch.from_numpy(crops).to(cuda.device, copy=True)
         self._crops = static
-        self._replay, self._output = cuda.capture(stream, lambda: compute(static))
+        self._replay, self._output = cuda.capture_graph(stream, lambda: compute(static))
 
-    def serves(self, crops: NDArray[np.uint8]) -> bool:
+    def accepts(self, crops: NDArray[np.uint8]) -> bool:
         return len(crops) <= len(self._crops) and crops.shape[1:] == self._crops.shape[1:]
 
-    def answer(self, crops: NDArray[np.uint8]) -> torch.Tensor:
+    def infer(self, crops: NDArray[np.uint8]) -> torch.Tensor:
         import torch
 
         count = len(crops)
@@ -141,7 +143,7 @@ class _Graph:
         return self._output[:count]
 
 
-class Graphs:
+class CudaGraphPolicy:
     """What the lanes of one engine know together: whether a CUDA graph pays, and whether one can be had.
 
     torch.compile is left out: it takes half a minute or more a network, which only the longest jobs earn back.
@@ -150,58 +152,58 @@ class Graphs:
     """
 
     def __init__(self, dtype: str) -> None:
-        self.wanted = True
-        self._tolerance = _AGREEMENT[dtype]
+        self.enabled = True
+        self._tolerance = _TOLERANCES[dtype]
         self._seen: Counter[tuple[int, ...]] = Counter()
-        self._any = False
+        self._any_captured = False
 
-    def due(self, shape: tuple[int, ...]) -> bool:
+    def should_capture(self, shape: tuple[int, ...]) -> bool:
         """Counts one batch, answered without a graph; True where the next of its size had better have one."""
         self._seen[shape] += 1
-        due = self.wanted and self._seen[shape] >= GRAPH_AFTER
-        self._any = self._any or due
+        due = self.enabled and self._seen[shape] >= GRAPH_AFTER
+        self._any_captured = self._any_captured or due
         return due
 
-    def agree(self, answer: torch.Tensor, expected: torch.Tensor) -> bool:
+    def matches(self, answer: torch.Tensor, expected: torch.Tensor) -> bool:
         difference, largest = (answer - expected).abs().max(), expected.abs().max()
         return bool(difference <= self._tolerance * largest)
 
-    def give_up(self) -> bool:
+    def disable(self) -> bool:
         """No graphs from now on; returns whether there were any."""
-        there_were = self.wanted and self._any
-        self.wanted = False
+        there_were = self.enabled and self._any_captured
+        self.enabled = False
         return there_were
 
 
-class Cuda:
+class CudaRuntime:
     """The calls that only a GPU answers, in one place, so that tests can stand in for them."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def finish(self) -> None:
+    def synchronize(self) -> None:
         """Waits for all that was launched so far, which the streams of lanes do not wait for by themselves."""
         import torch
 
         torch.cuda.synchronize(self.device)
 
-    def stream(self) -> torch.cuda.Stream:
+    def create_stream(self) -> torch.cuda.Stream:
         import torch
 
         return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
-    def using(self, stream: torch.cuda.Stream) -> AbstractContextManager[object]:
+    def use_stream(self, stream: torch.cuda.Stream) -> AbstractContextManager[object]:
         import torch
 
         return torch.cuda.stream(stream)
 
-    def event(self) -> torch.cuda.Event:
+    def create_event(self) -> torch.cuda.Event:
         import torch
 
         # A waiting thread sleeps; otherwise it would spin on a core that decoding needs.
         return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
 
-    def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    def allocate_pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Host memory that the GPU copies by itself, while the processor goes on; plain where none is left."""
         import torch
 
@@ -211,7 +213,7 @@ class Cuda:
         except RuntimeError:
             return torch.empty(shape, dtype=dtype)
 
-    def capture(
+    def capture_graph(
         self, stream: torch.cuda.Stream, compute: Callable[[], torch.Tensor]
     ) -> tuple[Callable[[], None], torch.Tensor]:
         """Records what `compute` launches, and runs none of it.

@@ -26,7 +26,7 @@ _LIBRARY_FOLDERS = (
 )
 
 
-def accelerator() -> str | None:
+def detect_accelerator() -> str | None:
     """The kind of accelerator that seems to be here, by torch's name: "cuda" (NVIDIA's, and AMD's through ROCm),
     "mps", or None.
 
@@ -37,31 +37,31 @@ def accelerator() -> str | None:
         return "mps" if os.uname().machine == "arm64" else None
     # What is asked last costs most: on most machines there is no GPU, and torch's folder need not be found.
     nvidia = _nvidia_on_windows() if sys.platform == "win32" else _nvidia_on_linux()
-    if nvidia and _visible("CUDA_VISIBLE_DEVICES") and "cuda" in _torch_builds():
+    if nvidia and _any_visible("CUDA_VISIBLE_DEVICES") and "cuda" in _torch_builds():
         return "cuda"
     # ROCm's torch heeds all three.
     lists = ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
-    if (_ROOT / "dev/kfd").exists() and all(map(_visible, lists)) and "hip" in _torch_builds():
+    if (_ROOT / "dev/kfd").exists() and all(map(_any_visible, lists)) and "hip" in _torch_builds():
         return "cuda"
     return None
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Processors that this process may keep busy: those it may run on, and no more than its control group's share
     of time (Docker's --cpus, Kubernetes' limits), rounded up; at least 1."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(processors, _quota())))
+    return max(1, math.ceil(min(processors, _cpu_quota())))
 
 
 # Accelerators -----------------------------------------------------------------------------------------------
 
 
 def _nvidia_on_linux() -> bool:
-    if _matches(_ROOT / "dev", _NVIDIA_NODE):
+    if _contains_entry(_ROOT / "dev", _NVIDIA_NODE):
         return True
     # The nodes are made when CUDA is first used, and WSL has one of its own. A container without a GPU shows its
     # host's driver too, but not the driver's library.
-    driver = _matches(_ROOT / "proc/driver/nvidia/gpus", re.compile(".+")) or (_ROOT / "dev/dxg").exists()
+    driver = _contains_entry(_ROOT / "proc/driver/nvidia/gpus", re.compile(".+")) or (_ROOT / "dev/dxg").exists()
     return driver and any(
         (folder / "libcuda.so.1").exists()
         for folder in (
@@ -75,7 +75,7 @@ def _nvidia_on_windows() -> bool:
     return Path(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "nvcuda.dll").exists()
 
 
-def _visible(variable: str) -> bool:
+def _any_visible(variable: str) -> bool:
     """Whether a list of visible devices leaves any: what follows its first invalid number counts for nothing."""
     listed = os.environ.get(variable)
     if listed is None:
@@ -98,7 +98,7 @@ def _torch_builds() -> set[str]:
     return {name for name in ("cuda", "hip") if stated.get(name, "").strip() != "None"}
 
 
-def _matches(folder: Path, name: re.Pattern[str]) -> bool:
+def _contains_entry(folder: Path, name: re.Pattern[str]) -> bool:
     try:
         with os.scandir(folder) as entries:
             return any(name.fullmatch(entry.name) for entry in entries)
@@ -109,7 +109,7 @@ def _matches(folder: Path, name: re.Pattern[str]) -> bool:
 # Processors -------------------------------------------------------------------------------------------------
 
 
-def _quota() -> float:
+def _cpu_quota() -> float:
     """Processors' worth of time that the control groups above this process grant; infinite where none does."""
     try:
         lines = (_ROOT / "proc/self/cgroup").read_text("utf-8").splitlines()
@@ -135,22 +135,22 @@ def _quota() -> float:
 
 def _quota_v2(folder: Path) -> float:
     """From cpu.max: "max 100000", or microseconds granted in each so many."""
-    granted, _, period = _read(folder / "cpu.max").partition(" ")
-    return _ratio(granted, period)
+    granted, _, period = _read_text(folder / "cpu.max").partition(" ")
+    return _quota_ratio(granted, period)
 
 
 def _quota_v1(folder: Path) -> float:
     """-1 grants everything."""
-    return _ratio(_read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us"))
+    return _quota_ratio(_read_text(folder / "cpu.cfs_quota_us"), _read_text(folder / "cpu.cfs_period_us"))
 
 
-def _ratio(granted: str, period: str) -> float:
+def _quota_ratio(granted: str, period: str) -> float:
     if not (granted.isdecimal() and period.isdecimal()) or not int(granted) or not int(period):
         return math.inf
     return int(granted) / int(period)
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgclassify.engines import devices
 from imgclassify.errors import CheckpointError, DeviceError, first_line
-from imgclassify.graphs.graph import SessionPlan
+from imgclassify.graphs.graph import SessionConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,13 +35,13 @@ class OnnxruntimeEngine:
 
     def __init__(
         self,
-        open_session: Callable[[SessionPlan], onnxruntime.InferenceSession],
+        open_session: Callable[[SessionConfig], onnxruntime.InferenceSession],
         preprocess: PreprocessSpec,
         *,
         name: str,
         device: str = "auto",
         dtype: str = "float32",
-        images: int | None = None,
+        num_images: int | None = None,
     ) -> None:
         """Opens the graph.
 
@@ -58,9 +58,9 @@ class OnnxruntimeEngine:
         if device not in ("auto", "cpu"):
             raise DeviceError(f"the onnxruntime engine runs on the CPU, not on {device!r}", hint="use --device cpu")
         self._name = name
-        plan, self.concurrency = _plan(images)
+        plan, self.concurrency = _session_config(num_images)
         self._session = open_session(plan)
-        self._input = self._only_input(preprocess.crop_size)
+        self._input = self._image_input(preprocess.crop_size)
         self.device = "cpu"
         self.dtype = _FLOATS.get(self._input.type, "float32")
         if dtype not in ("float32", self.dtype):
@@ -69,7 +69,7 @@ class OnnxruntimeEngine:
             )
         self._batch_size = self._input.shape[0] if isinstance(self._input.shape[0], int) else None
         self._channels_last = self._input.shape[3] == 3
-        self._raw = self._input.type == "tensor(uint8)"
+        self._takes_bytes = self._input.type == "tensor(uint8)"
         self._preprocess = preprocess
 
     def allocate(self, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
@@ -86,12 +86,12 @@ class OnnxruntimeEngine:
         """
         import numpy as np
 
-        images = crops if self._raw else self.normalize(crops)
+        images = crops if self._takes_bytes else self.normalize_crops(crops)
         size = self._batch_size or len(images)
-        outputs = [self._run(images[start : start + size], size) for start in range(0, len(images), size)]
+        outputs = [self._run_batch(images[start : start + size], size) for start in range(0, len(images), size)]
         return np.concatenate(outputs).astype(np.float32, copy=False)
 
-    def normalize(self, crops: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
+    def normalize_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
         """(N, H, W, 3) uint8 → the graph's float input: `(x / 255 - mean) / std`, computed in float32."""
         import numpy as np
 
@@ -101,7 +101,7 @@ class OnnxruntimeEngine:
             images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         return images.astype(_FLOATS[self._input.type], copy=False)
 
-    def _run(self, images: NDArray[Any], size: int) -> NDArray[Any]:
+    def _run_batch(self, images: NDArray[Any], size: int) -> NDArray[Any]:
         import numpy as np
 
         count = len(images)
@@ -123,7 +123,7 @@ class OnnxruntimeEngine:
             )
         return output[:count]
 
-    def _only_input(self, crop_size: tuple[int, int]) -> Any:
+    def _image_input(self, crop_size: tuple[int, int]) -> Any:
         inputs = self._session.get_inputs()
         only = inputs[0]
         shape = only.shape
@@ -152,11 +152,11 @@ class OnnxruntimeEngine:
         return only
 
 
-def _plan(images: int | None) -> tuple[SessionPlan, int]:
+def _session_config(num_images: int | None) -> tuple[SessionConfig, int]:
     """(how to compute, calls at once): all processors for the one picture; else a call for each, since calls waste
     nothing on waiting for one another."""
-    cores = devices.cores()
-    if images == 1:
-        return SessionPlan(threads=cores, once=True), 1
+    cores = devices.count_cores()
+    if num_images == 1:
+        return SessionConfig(threads=cores, single_run=True), 1
     concurrency = min(cores, _MAX_CONCURRENCY)
-    return SessionPlan(threads=max(1, cores // concurrency)), concurrency
+    return SessionConfig(threads=max(1, cores // concurrency)), concurrency

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class ForeignEngine:
+class ProbedEngine:
     """An engine around another whose network may end in softmax."""
 
     def __init__(self, engine: Engine, crop_size: tuple[int, int]) -> None:
@@ -32,7 +32,7 @@ class ForeignEngine:
         self.allocate = engine.allocate
         self._ends_in_softmax = False
         with redirect_stdout(sys.stderr):
-            answers = self.logits(_probes(crop_size))
+            answers = self.logits(_probe_crops(crop_size))
         self.num_classes = answers.shape[1]
         self._ends_in_softmax = _are_probabilities(answers)
 
@@ -44,7 +44,7 @@ class ForeignEngine:
         return np.log(np.maximum(answers, np.finfo(np.float32).tiny)) if self._ends_in_softmax else answers
 
 
-def _probes(crop_size: tuple[int, int]) -> NDArray[np.uint8]:
+def _probe_crops(crop_size: tuple[int, int]) -> NDArray[np.uint8]:
     """(4, H, W, 3) uint8: black, white, and noise twice, which no network answers alike."""
     import numpy as np
 

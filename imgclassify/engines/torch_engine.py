@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from imgclassify.engines.cuda_streams import Cuda, CudaLane, Graphs, Lane, PlainLane
+from imgclassify.engines.cuda_streams import CudaGraphPolicy, CudaRuntime, CudaStream, DefaultStream, DeviceStream
 from imgclassify.errors import CheckpointError, DeviceError, first_line
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ logger = logging.getLogger("imgclassify")
 _CPU_BATCH_SIZE = 8
 _ACCELERATOR_BATCH_SIZE = 64
 
-_CUDA_LANES = 2
+_CUDA_STREAMS = 2
 """One copies while the other computes; a third would only wait."""
 
 
@@ -63,18 +63,18 @@ class TorchEngine:
         _require_dtype(self._device, dtype)
         self.default_batch_size = _CPU_BATCH_SIZE if self._device.type == "cpu" else _ACCELERATOR_BATCH_SIZE
         network = build().eval()
-        self._network = self._moved(network) if movable else network
+        self._network = self._move_network(network) if movable else network
         self._white = torch.tensor(255.0, device=self._device)
         self._mean = torch.tensor(preprocess.mean, device=self._device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocess.std, device=self._device).view(1, 3, 1, 1)
-        self._cuda = _cuda(self._device)
+        self._cuda = _cuda_runtime(self._device)
         if self._cuda is not None:
-            self._cuda.finish()
+            self._cuda.synchronize()
         # On the CPU torch shares one batch out to all cores; two batches at once would only share the caches.
-        self.concurrency = 1 if self._cuda is None else _CUDA_LANES
-        self._graphs = Graphs(dtype)
-        self._idle: list[Lane] = []
-        self._most = sys.maxsize
+        self.concurrency = 1 if self._cuda is None else _CUDA_STREAMS
+        self._graph_policy = CudaGraphPolicy(dtype)
+        self._idle_streams: list[DeviceStream] = []
+        self._max_batch = sys.maxsize
         """Images in the largest batch that may yet fit the device's memory."""
 
     def allocate(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -84,7 +84,7 @@ class TorchEngine:
 
         if self._cuda is None:
             return np.empty(shape, np.uint8)
-        pinned: NDArray[np.uint8] = self._cuda.pinned(shape, torch.uint8).numpy()
+        pinned: NDArray[np.uint8] = self._cuda.allocate_pinned(shape, torch.uint8).numpy()
         return pinned
 
     def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -97,11 +97,11 @@ class TorchEngine:
         import numpy as np
         import torch
 
-        if len(crops) > self._most:
-            most = self._most
+        if len(crops) > self._max_batch:
+            most = self._max_batch
             return np.concatenate([self.logits(crops[at : at + most]) for at in range(0, len(crops), most)])
         try:
-            return self._on_a_lane(crops)
+            return self._infer_on_stream(crops)
         except torch.OutOfMemoryError as error:
             # What was taken for speed goes first; the batch is then tried whole once more.
             if not self._drop_graphs():
@@ -110,39 +110,43 @@ class TorchEngine:
                         f"{self.device} has not enough free memory for one image",
                         hint="free some, or use a smaller model, --dtype float16, or --device cpu",
                     ) from error
-                self._most = min(self._most, len(crops) // 2)
+                self._max_batch = min(self._max_batch, len(crops) // 2)
         # Not within the handler, whose error holds on to the failed attempt's lane and tensors.
         return self.logits(crops)
 
-    def _on_a_lane(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _infer_on_stream(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """By a lane that no other thread uses, kept from one batch to the next, and from one thread to another."""
         try:
-            lane = self._idle.pop()
+            lane = self._idle_streams.pop()
         except IndexError:
-            compute = self._compute
-            lane = PlainLane(compute) if self._cuda is None else CudaLane(compute, self._cuda, self._graphs)
+            compute = self._compute_logits
+            lane = (
+                DefaultStream(compute)
+                if self._cuda is None
+                else CudaStream(compute, self._cuda, self._graph_policy)
+            )
         try:
-            return lane.answer(crops)
+            return lane.infer(crops)
         finally:
-            self._idle.append(lane)
+            self._idle_streams.append(lane)
 
     def _drop_graphs(self) -> bool:
         """Whether any was there to drop. Idle lanes go with theirs; one at work drops it at its next batch."""
-        there_were = self._graphs.give_up()
-        self._idle = []
+        there_were = self._graph_policy.disable()
+        self._idle_streams = []
         return there_were
 
-    def _compute(self, crops: torch.Tensor) -> torch.Tensor:
+    def _compute_logits(self, crops: torch.Tensor) -> torch.Tensor:
         """(N, H, W, 3) uint8 → (N, classes) float32 on the device."""
         import torch
 
-        images = self.normalize(crops).to(self._dtype)
-        output = self._call(images)
+        images = self.normalize_crops(crops).to(self._dtype)
+        output = self._call_network(images)
         if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(images):
-            raise _no_classifier(output)
+            raise _not_a_classifier(output)
         return output.float()
 
-    def _call(self, images: torch.Tensor) -> object:
+    def _call_network(self, images: torch.Tensor) -> object:
         import torch
 
         try:
@@ -158,7 +162,7 @@ class TorchEngine:
         # A scripted GoogLeNet or Inception always hands out its auxiliary answers too.
         return getattr(output, "logits", output)
 
-    def _moved(self, network: torch.nn.Module) -> torch.nn.Module:
+    def _move_network(self, network: torch.nn.Module) -> torch.nn.Module:
         import torch
 
         try:
@@ -174,7 +178,7 @@ class TorchEngine:
                 hint="its checkpoint may hold tensors of a kind that no network computes with",
             ) from error
 
-    def normalize(self, crops: torch.Tensor) -> torch.Tensor:
+    def normalize_crops(self, crops: torch.Tensor) -> torch.Tensor:
         """(N, H, W, 3) uint8 → (N, 3, H, W) float32 in channels_last layout: `(x / 255 - mean) / std`.
 
         In float32 and in this order, as torchvision's presets and timm do, so that the bits are theirs.
@@ -211,8 +215,8 @@ def available_devices() -> list[str]:
     return cuda + (["mps"] if torch.backends.mps.is_available() else []) + ["cpu"]
 
 
-def _cuda(device: torch.device) -> Cuda | None:
-    return Cuda(device) if device.type == "cuda" else None
+def _cuda_runtime(device: torch.device) -> CudaRuntime | None:
+    return CudaRuntime(device) if device.type == "cuda" else None
 
 
 def _require_dtype(device: torch.device, dtype: str) -> None:
@@ -229,7 +233,7 @@ def _require_dtype(device: torch.device, dtype: str) -> None:
         raise DeviceError(
             f"{device} cannot compute in {dtype}: {first_line(error)}", hint=f"use --dtype {others}"
         ) from error
-    if not _native(device, dtype):
+    if not _has_native_dtype(device, dtype):
         logger.warning(
             "%s has no %s arithmetic and emulates it, which can be many times slower: use --dtype %s",
             "this processor" if device.type == "cpu" else device,
@@ -238,7 +242,7 @@ def _require_dtype(device: torch.device, dtype: str) -> None:
         )
 
 
-def _native(device: torch.device, dtype: str) -> bool:
+def _has_native_dtype(device: torch.device, dtype: str) -> bool:
     """Whether the device's own arithmetic has the dtype; True where it is not known."""
     import torch
 
@@ -260,7 +264,7 @@ def _require_cpu_float32(device: str, dtype: str) -> None:
         raise DeviceError(f"a quantized network has its own types, and no {dtype}", hint="leave --dtype at float32")
 
 
-def _no_classifier(output: object) -> CheckpointError:
+def _not_a_classifier(output: object) -> CheckpointError:
     shape = tuple(output.shape) if hasattr(output, "shape") else type(output).__name__
     return CheckpointError(
         f"the network is no image classifier: for N images it returns {shape}, not (N, classes)",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imgclassify.errors import CheckpointError, UnavailableError, first_line
-from imgclassify.graphs.graph import BIAS, METADATA_KEY, SCALE, UNCOUNTED
+from imgclassify.graphs.graph import BATCH_COUNTER_SUFFIX, BIAS, METADATA_KEY, SCALE
 
 if TYPE_CHECKING:
     import onnx
@@ -34,12 +34,12 @@ _LARGEST_FOLDED = 8192
 _UNKNOWN = -(2**62)
 """Stands for a size that depends on the batch."""
 _RANDOM = ("Random", "Bernoulli", "Multinomial")
-_CHOOSING = ("Concat", "Gather", "Reshape", "Slice", "Squeeze", "Unsqueeze")
+_SELECTING = ("Concat", "Gather", "Reshape", "Slice", "Squeeze", "Unsqueeze")
 _LARGEST_GRAPH = 2**31 - 1
 """Bytes; a limit of protobuf."""
 
 
-def export(
+def export_graph(
     network: torch.nn.Module,
     *,
     crop_size: int,
@@ -67,19 +67,19 @@ def export(
     """
     _require_exporter()
     _require_plain(network)
-    model, parameters = _trace(network, crop_size)
+    model, parameters = _trace_network(network, crop_size)
     _check_form(model)
-    draft = _Draft.read(model, parameters)
-    draft.fold()
-    draft.keep_weights_as_they_lie()
-    draft.merge_equals()
-    draft.drop_dead()
-    known = [name for name in _tensors(network) if not name.endswith(UNCOUNTED)]
-    draft.rename([*known, SCALE, BIAS])
+    draft = _GraphBuilder.from_model(model, parameters)
+    draft.fold_constants()
+    draft.use_stored_weight_layout()
+    draft.merge_duplicates()
+    draft.remove_unused()
+    known = [name for name in _state_tensors(network) if not name.endswith(BATCH_COUNTER_SUFFIX)]
+    draft.rename_values([*known, SCALE, BIAS])
     unused = [name for name in known if name not in draft.parameters]
     heads = [name for name in heads if name not in unused]
     details = {**(metadata or {}), "crop_size": crop_size, "heads": heads, "unused": unused}
-    return draft.write([*known, SCALE, BIAS], details, crop_size, file_name)
+    return draft.to_bytes([*known, SCALE, BIAS], details, crop_size, file_name)
 
 
 def _require_exporter() -> None:
@@ -99,26 +99,26 @@ def _require_plain(network: torch.nn.Module) -> None:
 
     for module in network.modules():
         if isinstance(module, torch.jit.ScriptModule):
-            raise _refusal("it is TorchScript, a program that is compiled already")
+            raise _export_error("it is TorchScript, a program that is compiled already")
         origin = type(module).__module__
         if origin.startswith("torch.") and "quantized" in origin:
-            raise _refusal("it is quantized")
-    for name, tensor in _tensors(network).items():
+            raise _export_error("it is quantized")
+    for name, tensor in _state_tensors(network).items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
-            raise _refusal(f"{name} is {str(tensor.dtype).removeprefix('torch.')}, not float32")
+            raise _export_error(f"{name} is {str(tensor.dtype).removeprefix('torch.')}, not float32")
     for name in (INPUT, OUTPUT, SCALE, BIAS):
-        if name in _tensors(network):
-            raise _refusal(f"it has a parameter {name!r}, a name that the graph needs for itself")
+        if name in _state_tensors(network):
+            raise _export_error(f"it has a parameter {name!r}, a name that the graph needs for itself")
 
 
-def _tensors(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+def _state_tensors(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The state_dict, without what a module may put there that is no tensor."""
     import torch
 
     return {name: value for name, value in network.state_dict().items() if isinstance(value, torch.Tensor)}
 
 
-def _refusal(reason: str) -> CheckpointError:
+def _export_error(reason: str) -> CheckpointError:
     return CheckpointError(
         f"the network cannot be made a graph: {reason}", hint="it can be used with --engine torch"
     )
@@ -127,7 +127,7 @@ def _refusal(reason: str) -> CheckpointError:
 # ------------------------------------------------------------------------------------------------ trace
 
 
-def _trace(network: torch.nn.Module, crop_size: int) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
+def _trace_network(network: torch.nn.Module, crop_size: int) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
     """The exporter's own graph without its parameters, and these without their values."""
     import onnx
     import torch
@@ -151,7 +151,7 @@ def _trace(network: torch.nn.Module, crop_size: int) -> tuple[onnx.ModelProto, d
     network.eval().to(memory_format=torch.contiguous_format)
     # Two images, since torch takes a single one for a fixed size.
     example = torch.zeros(2, crop_size, crop_size, 3, dtype=torch.uint8)
-    with _quiet():
+    with _quiet_exporter():
         try:
             program = torch.onnx.export(
                 Pixels().eval(),
@@ -164,9 +164,9 @@ def _trace(network: torch.nn.Module, crop_size: int) -> tuple[onnx.ModelProto, d
                 verbose=False,
             )
         except Exception as error:
-            raise _refusal(first_line(_root(error))) from error
+            raise _export_error(first_line(_root_cause(error))) from error
         assert program is not None
-        stored = {"network." + name: name for name in _tensors(network)} | {"scale": SCALE, "bias": BIAS}
+        stored = {"network." + name: name for name in _state_tensors(network)} | {"scale": SCALE, "bias": BIAS}
         initializers = program.model.graph.initializers
         parameters = {}
         # Out with the values before anything is written: protobuf knows no more than 2 GB.
@@ -179,7 +179,7 @@ def _trace(network: torch.nn.Module, crop_size: int) -> tuple[onnx.ModelProto, d
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet_exporter() -> Iterator[None]:
     """The exporter prints its progress and warns of its own making. Attention must not take its fused ways: they
     have no form in ONNX, or results of other strides."""
     import torch
@@ -206,7 +206,7 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _root(error: BaseException) -> BaseException:
+def _root_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -218,23 +218,23 @@ def _check_form(model: onnx.ModelProto) -> None:
     kinds = [output.type.tensor_type for output in model.graph.output]
     forms = [(kind.elem_type, len(kind.shape.dim)) for kind in kinds]
     if forms != [(onnx.TensorProto.FLOAT, 2)]:
-        raise _refusal("it does not end in one tensor of float32 logits, (N, classes)")
+        raise _export_error("it does not end in one tensor of float32 logits, (N, classes)")
     if not kinds[0].shape.dim[0].dim_param:
-        raise _refusal("it takes no other number of images than it was traced with")
+        raise _export_error("it takes no other number of images than it was traced with")
     operators = {node.op_type for node in model.graph.node}
     if any(operator.startswith(_RANDOM) for operator in operators):
-        raise _refusal("it draws random numbers")
+        raise _export_error("it draws random numbers")
     if model.functions or {node.domain for node in model.graph.node} > {""}:
-        raise _refusal("it uses operators beyond the ONNX standard")
+        raise _export_error("it uses operators beyond the ONNX standard")
     if any(attribute.HasField("g") for node in model.graph.node for attribute in node.attribute):
-        raise _refusal("what it computes depends on the pictures")
+        raise _export_error("what it computes depends on the pictures")
 
 
 # ------------------------------------------------------------------------------------------------ clean
 
 
 @dataclass
-class _Draft:
+class _GraphBuilder:
     """A graph being cleaned of what the exporter leaves: constants computed anew for each use, shapes put together
     from parts, bias tensors of zeros. What is left says the same with a fraction of the nodes."""
 
@@ -245,14 +245,14 @@ class _Draft:
     shapes: dict[str, list[int | str]]
     """Name → sizes, those that depend on the batch as text; of the values of which it is known."""
     types: dict[str, int]
-    partly: dict[str, NDArray[np.int64]]
+    partial_shapes: dict[str, NDArray[np.int64]]
     """Name → sizes, _UNKNOWN where they depend on the batch."""
     output: str
     opset: int
     ir_version: int
 
     @classmethod
-    def read(cls, model: onnx.ModelProto, parameters: dict[str, onnx.TensorProto]) -> _Draft:
+    def from_model(cls, model: onnx.ModelProto, parameters: dict[str, onnx.TensorProto]) -> _GraphBuilder:
         from onnx import helper, numpy_helper, shape_inference
 
         # As inputs, the parameters let inference do without their values.
@@ -274,7 +274,7 @@ class _Draft:
             nodes=list(graph.node),
             parameters=parameters,
             constants={tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer},
-            partly={},
+            partial_shapes={},
             shapes=shapes,
             types=types,
             output=output.name,
@@ -282,7 +282,7 @@ class _Draft:
             ir_version=model.ir_version,
         )
 
-    def fold(self) -> None:
+    def fold_constants(self) -> None:
         """Computes what depends on neither pixels nor parameters; simplifies the rest."""
         same: dict[str, str] = {}
         kept = []
@@ -290,22 +290,22 @@ class _Draft:
             node.input[:] = [same.get(name, name) for name in node.input]
             if node.op_type == "CastLike" and self.types.get(node.input[1]):
                 _become_cast(node, self.types[node.input[1]])
-            if self._evaluate(node):
+            if self._evaluate_node(node):
                 continue
             if node.output[0] != self.output and self._does_nothing(node):
                 same[node.output[0]] = node.input[0]
                 continue
-            self._simplify(node)
+            self._simplify_node(node)
             kept.append(node)
         self.nodes = kept
 
-    def _evaluate(self, node: onnx.NodeProto) -> bool:
+    def _evaluate_node(self, node: onnx.NodeProto) -> bool:
         """Turns the node's outputs into constants, where they are and are small."""
         from onnx.reference import ReferenceEvaluator
 
-        given = {name: self._known(name, node.op_type) for name in node.input if name}
+        given = {name: self._known_value(name, node.op_type) for name in node.input if name}
         if node.op_type == "Shape" and node.input[0] in self.shapes:
-            results = [_integers(_chosen(node, self.shapes[node.input[0]]))]
+            results = [_as_int64(_selected_sizes(node, self.shapes[node.input[0]]))]
         elif all(value is not None for value in given.values()):
             try:
                 outcome = ReferenceEvaluator(node, opsets={"": self.opset}).run(None, given)
@@ -319,16 +319,16 @@ class _Draft:
         if sum(result.size for result in results) > _LARGEST_FOLDED:
             return False
         if any(_UNKNOWN in result for result in results):
-            self.partly[node.output[0]] = results[0]
+            self.partial_shapes[node.output[0]] = results[0]
             return False
         self.constants.update(zip(node.output, results, strict=False))
         return True
 
-    def _known(self, name: str, op_type: str) -> NDArray[Any] | None:
+    def _known_value(self, name: str, op_type: str) -> NDArray[Any] | None:
         """The value; where it is the sizes of a shape of which some depend on the batch, only for those operators
         that choose among sizes, and do not compute with them."""
-        if name in self.partly and op_type in _CHOOSING:
-            return self.partly[name]
+        if name in self.partial_shapes and op_type in _SELECTING:
+            return self.partial_shapes[name]
         return self.constants.get(name)
 
     def _does_nothing(self, node: onnx.NodeProto) -> bool:
@@ -351,7 +351,7 @@ class _Draft:
                 return equal and (len(values) < 5 or (values[4] is not None and bool((values[4] > 0).all())))
         return False
 
-    def _simplify(self, node: onnx.NodeProto) -> None:
+    def _simplify_node(self, node: onnx.NodeProto) -> None:
         if node.op_type == "Conv" and len(node.input) == 3:
             bias = self.constants.get(node.input[2])
             if bias is not None and not bias.any():
@@ -368,7 +368,7 @@ class _Draft:
             node.input.pop()
             _set_attributes(node, axis=1)
             return
-        shape = self.partly.get(node.input[1], _integers(after))
+        shape = self.partial_shapes.get(node.input[1], _as_int64(after))
         if np.count_nonzero(shape == _UNKNOWN) != 1 or (shape[shape != _UNKNOWN] <= 0).any():
             return
         name = f"shape of {node.output[0]}"
@@ -376,7 +376,7 @@ class _Draft:
         node.input[1] = name
         _set_attributes(node)
 
-    def merge_equals(self) -> None:
+    def merge_duplicates(self) -> None:
         """Keeps one of several equal constants, and one of several nodes that compute the same."""
         seen: dict[Any, list[str]] = {}
         same: dict[str, str] = {}
@@ -397,13 +397,13 @@ class _Draft:
                 same.update(zip(outputs, first_outputs, strict=True))
         self.nodes = kept
 
-    def keep_weights_as_they_lie(self) -> None:
+    def use_stored_weight_layout(self) -> None:
         """Linear layers over more than two dimensions as Gemm, which takes the weight as it is stored. As MatMul
         they cost a transposed copy of each weight whenever the graph is opened."""
         weights = {
             node.output[0]: node.input[0]
             for node in self.nodes
-            if node.op_type == "Transpose" and len(self._dims(node.input[0])) == 2
+            if node.op_type == "Transpose" and len(self._parameter_dims(node.input[0])) == 2
         }
         users: dict[str, list[onnx.NodeProto]] = {}
         for node in self.nodes:
@@ -416,38 +416,38 @@ class _Draft:
             if len(rows) > 1 and node.input[1] in weights and sum(isinstance(size, str) for size in rows) < 2:
                 weight, output = weights[node.input[1]], node.output[0]
                 [follower, *others] = users.get(output, [node])
-                width = self._dims(weight)[:1]
-                bias = [name for name in follower.input if self._dims(name) == width and not others]
+                width = self._parameter_dims(weight)[:1]
+                bias = [name for name in follower.input if self._parameter_dims(name) == width and not others]
                 if follower.op_type == "Add" and bias:
                     output = follower.output[0]
                     done.add(output)
                 else:
                     bias = []
-                kept += self._linear(node.input[0], weight, bias, output, rows)
+                kept += self._linear_nodes(node.input[0], weight, bias, output, rows)
             elif node.output[0] not in done:
                 kept.append(node)
         self.nodes = kept
 
-    def _dims(self, name: str) -> list[int]:
+    def _parameter_dims(self, name: str) -> list[int]:
         """A parameter's shape; none for what is no parameter."""
         return list(self.parameters[name].dims) if name in self.parameters else []
 
-    def _linear(
+    def _linear_nodes(
         self, given: str, weight: str, bias: list[str], output: str, rows: list[int | str]
     ) -> list[onnx.NodeProto]:
         from onnx import helper
 
-        width, depth = self._dims(weight)
+        width, depth = self._parameter_dims(weight)
         flat, shaped = f"flat shape of {output}", f"shape of {output}"
-        self.constants[flat] = _integers([-1, depth])
-        self.constants[shaped] = _integers([*(-1 if isinstance(size, str) else size for size in rows), width])
+        self.constants[flat] = _as_int64([-1, depth])
+        self.constants[shaped] = _as_int64([*(-1 if isinstance(size, str) else size for size in rows), width])
         return [
             helper.make_node("Reshape", [given, flat], [f"flat input of {output}"]),
             helper.make_node("Gemm", [f"flat input of {output}", weight, *bias], [f"flat {output}"], transB=1),
             helper.make_node("Reshape", [f"flat {output}", shaped], [output]),
         ]
 
-    def drop_dead(self) -> None:
+    def remove_unused(self) -> None:
         """Leaves out what the logits do not need."""
         needed = {self.output}
         kept = []
@@ -459,7 +459,7 @@ class _Draft:
         self.constants = {name: value for name, value in self.constants.items() if name in needed}
         self.parameters = {name: tensor for name, tensor in self.parameters.items() if name in needed}
 
-    def rename(self, taken: list[str]) -> None:
+    def rename_values(self, taken: list[str]) -> None:
         """Parameters by their own names, all else by numbers in order of appearance: the exporter's names are long,
         and change with its versions."""
         names = {name: tensor.name for name, tensor in self.parameters.items()}
@@ -475,7 +475,7 @@ class _Draft:
         self.constants = {names[name]: self.constants[name] for name in names if name in self.constants}
         self.parameters = {tensor.name: tensor for tensor in self.parameters.values()}
 
-    def write(self, order: list[str], metadata: Mapping[str, Any], crop_size: int, file_name: str) -> bytes:
+    def to_bytes(self, order: list[str], metadata: Mapping[str, Any], crop_size: int, file_name: str) -> bytes:
         import onnx
         from onnx import helper, numpy_helper
 
@@ -500,7 +500,7 @@ class _Draft:
         )
         helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata, separators=(",", ":"))})
         if model.ByteSize() > _LARGEST_GRAPH:
-            raise _refusal("it holds more than 2 GB of constants that are no parameters")
+            raise _export_error("it holds more than 2 GB of constants that are no parameters")
         content: bytes = model.SerializeToString(deterministic=True)
         return content
 
@@ -518,11 +518,11 @@ def _set_attributes(node: onnx.NodeProto, **values: int) -> None:
     node.attribute.extend(helper.make_attribute(name, value) for name, value in values.items())
 
 
-def _chosen(node: onnx.NodeProto, sizes: list[int | str]) -> list[int | str]:
+def _selected_sizes(node: onnx.NodeProto, sizes: list[int | str]) -> list[int | str]:
     """The sizes that a Shape node gives."""
     bounds = {attribute.name: attribute.i for attribute in node.attribute}
     return sizes[bounds.get("start", 0) : bounds.get("end", len(sizes))]
 
 
-def _integers(sizes: list[int | str]) -> NDArray[np.int64]:
+def _as_int64(sizes: list[int | str]) -> NDArray[np.int64]:
     return np.array([_UNKNOWN if isinstance(size, str) else size for size in sizes], np.int64)

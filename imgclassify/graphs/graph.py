@@ -30,8 +30,8 @@ METADATA_KEY = "imgclassify"
 """The entry of the graph's metadata under which its description stands, as JSON."""
 SCALE, BIAS = "normalize.scale", "normalize.bias"
 """The parameters of normalisation, float32 of (1, 3, 1, 1)."""
-_DESCRIBED = {"architecture", "provider", "crop_size", "options", "heads", "unused"}
-UNCOUNTED = ".num_batches_tracked"
+_METADATA_KEYS = {"architecture", "provider", "crop_size", "options", "heads", "unused"}
+BATCH_COUNTER_SUFFIX = ".num_batches_tracked"
 """What batch norm counts in training; no inference uses it, and older checkpoints lack it."""
 
 # onnx.proto: the numbers of the fields of ModelProto, GraphProto and TensorProto that are read here.
@@ -53,15 +53,15 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
-class SessionPlan:
+class SessionConfig:
     """How a session is to compute."""
 
     threads: int
     """How many one call computes with."""
-    once: bool = False
+    single_run: bool = False
     """For a single call, for which optimising the graph would not pay."""
 
-    def options(self) -> onnxruntime.SessionOptions:
+    def session_options(self) -> onnxruntime.SessionOptions:
         import onnxruntime
 
         settings = onnxruntime.SessionOptions()
@@ -70,7 +70,7 @@ class SessionPlan:
         settings.inter_op_num_threads = 1
         # A waiting thread that spins would take the processor from those that decode.
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if self.once:
+        if self.single_run:
             settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         return settings
 
@@ -87,10 +87,10 @@ class Graph:
         self._content = content
         described = [
             json.loads(entry[2])
-            for entry in (_strings(value) for value in _all(content, _MODEL_METADATA))
+            for entry in (_string_fields(value) for value in _field_values(content, _MODEL_METADATA))
             if entry.get(1) == METADATA_KEY.encode()
         ]
-        if len(described) != 1 or not described[0].keys() >= _DESCRIBED:
+        if len(described) != 1 or not described[0].keys() >= _METADATA_KEYS:
             raise ValueError(f"{path.name} is no graph of imgclassify's")
         self.description: dict[str, Any] = described[0]
         """What _DESCRIBED names, at the least."""
@@ -98,53 +98,55 @@ class Graph:
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
         """What it must be given, the two of normalisation among it."""
-        [graph] = _all(self._content, _MODEL_GRAPH)
+        [graph] = _field_values(self._content, _MODEL_GRAPH)
         found = {}
-        for tensor in _all(graph, _GRAPH_INITIALIZER):
-            name, parameter, external = _parameter(tensor)
+        for tensor in _field_values(graph, _GRAPH_INITIALIZER):
+            name, parameter, external = _parse_tensor(tensor)
             if external:
                 found[name] = parameter
         return found
 
-    def head_size(self, state_dict: StateDict, *, where: str) -> int:
+    def count_classes(self, state_dict: StateDict, *, source_name: str) -> int:
         """The number of classes of a checkpoint: the first dimension of the parameters that end the network.
 
         Raises:
             CheckpointError: it has none of them; the first names that differ are listed.
         """
-        shapes = checkpoints.shapes(state_dict)
+        shapes = checkpoints.parameter_shapes(state_dict)
         sizes = [shapes[name][0] for name in self.description["heads"] if shapes.get(name)]
         if not sizes:
-            self.check(state_dict, where=where)
+            self.check_parameters(state_dict, source_name=source_name)
         return sizes[-1]
 
-    def check(self, state_dict: StateDict, *, where: str, num_classes: int | None = None) -> None:
+    def check_parameters(self, state_dict: StateDict, *, source_name: str, num_classes: int | None = None) -> None:
         """Holds a checkpoint's names and shapes against the graph's.
 
         Raises:
             CheckpointError: they differ; the first that do are listed.
         """
         wanted = {
-            name: self._shape(name, parameter, num_classes)
+            name: self._parameter_shape(name, parameter, num_classes)
             for name, parameter in self.parameters.items()
             if name not in (SCALE, BIAS)
         }
         unused = set(self.description["unused"])
         given = {
             name: shape
-            for name, shape in checkpoints.shapes(state_dict).items()
-            if name in wanted or not (name in unused or name.endswith(UNCOUNTED))
+            for name, shape in checkpoints.parameter_shapes(state_dict).items()
+            if name in wanted or not (name in unused or name.endswith(BATCH_COUNTER_SUFFIX))
         }
-        checkpoints.check_fit(given, wanted, where=where, architecture=self.description["architecture"])
+        checkpoints.check_matches(
+            given, wanted, source_name=source_name, architecture=self.description["architecture"]
+        )
 
-    def open(
+    def open_session(
         self,
         state_dict: StateDict,
         preprocess: PreprocessSpec,
         *,
-        where: str,
+        source_name: str,
         num_classes: int,
-        plan: SessionPlan,
+        config: SessionConfig,
     ) -> onnxruntime.InferenceSession:
         """A session of the graph with these parameters in it.
 
@@ -158,9 +160,9 @@ class Graph:
         """
         import onnxruntime
 
-        self.check(state_dict, where=where, num_classes=num_classes)
-        settings = plan.options()
-        given = self._given(_normalization(preprocess) | state_dict, where)
+        self.check_parameters(state_dict, source_name=source_name, num_classes=num_classes)
+        settings = config.session_options()
+        given = self._locate_parameters(normalization_parameters(preprocess) | state_dict, source_name)
         folder = (given.file or self._path).parent
         settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         arrays = list(given.arrays.values())
@@ -168,69 +170,69 @@ class Graph:
         settings.add_external_initializers(list(given.arrays), values)
         try:
             session = onnxruntime.InferenceSession(
-                self._filled(given, num_classes), settings, providers=["CPUExecutionProvider"]
+                self._with_parameters(given, num_classes), settings, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's exceptions share no other base
-            checkpoints.check_unchanged(state_dict, where=where)
+            checkpoints.check_unchanged(state_dict, source_name=source_name)
             raise CheckpointError(
-                f"onnxruntime cannot run {self._path.name} with {where}: {first_line(error)}",
+                f"onnxruntime cannot run {self._path.name} with {source_name}: {first_line(error)}",
                 hint="use --engine torch, and please report it",
             ) from error
         # It has opened the file by its name, and read from the places that another version of it may have had.
-        checkpoints.check_unchanged(state_dict, where=where)
+        checkpoints.check_unchanged(state_dict, source_name=source_name)
         session.held = arrays  # it computes with this memory, and does not own it
         return session
 
-    def _given(self, values: Mapping[str, Any], where: str) -> _Given:
+    def _locate_parameters(self, values: Mapping[str, Any], source_name: str) -> _ParameterSources:
         """Where each parameter's numbers are to come from.
 
         Raises:
             CheckpointError: they are of another kind than the graph's, or not where the checkpoint says.
         """
-        given = _Given()
+        given = _ParameterSources()
         for name, wanted in self.parameters.items():
             value = values[name]
             if isinstance(value, Tensor):
                 try:
-                    place = value.place() if value.dtype == wanted.dtype else None
-                    if place and given.take(name, *place):
+                    place = value.file_location() if value.dtype == wanted.dtype else None
+                    if place and given.add_place(name, *place):
                         continue
-                    value = value.array()
+                    value = value.to_array()
                 except (ValueError, TypeError) as error:
-                    raise checkpoints.unreadable(where, first_line(error)) from error
-            array = _as(value, wanted.dtype, name, where)
+                    raise checkpoints.unreadable_checkpoint(source_name, first_line(error)) from error
+            array = _as_dtype(value, wanted.dtype, name, source_name)
             if name in (SCALE, BIAS):
                 given.inline[name] = array.tobytes()
             else:
                 given.arrays[name] = array
         return given
 
-    def _shape(self, name: str, parameter: Parameter, num_classes: int | None) -> tuple[int, ...]:
+    def _parameter_shape(self, name: str, parameter: Parameter, num_classes: int | None) -> tuple[int, ...]:
         """The number of classes stands in the heads' shapes and nowhere else in a graph."""
         if num_classes is None or name not in self.description["heads"]:
             return parameter.shape
         return (num_classes, *parameter.shape[1:])
 
-    def _filled(self, given: _Given, num_classes: int) -> bytes:
+    def _with_parameters(self, given: _ParameterSources, num_classes: int) -> bytes:
         """The graph's bytes, with that number of classes and the places of its parameters in it."""
 
         def fill(tensor: bytes) -> bytes:
-            name, parameter, external = _parameter(tensor)
+            name, parameter, external = _parse_tensor(tensor)
             if not external:
                 return tensor
             kept = (_TENSOR_NAME, _TENSOR_DATA_TYPE)
-            parts = [entry.raw for entry in protobuf.fields(tensor) if entry.number in kept]
-            shape = self._shape(name, parameter, num_classes)
-            parts += [protobuf.encoded(_TENSOR_DIMS, side) for side in shape]
-            return b"".join(parts) + given.encoded(name, self._path)
+            parts = [entry.raw for entry in protobuf.iter_fields(tensor) if entry.number in kept]
+            shape = self._parameter_shape(name, parameter, num_classes)
+            parts += [protobuf.encode_field(_TENSOR_DIMS, side) for side in shape]
+            return b"".join(parts) + given.encode_source(name, self._path)
 
-        return protobuf.changed(
-            self._content, _MODEL_GRAPH, lambda graph: protobuf.changed(graph, _GRAPH_INITIALIZER, fill)
+        return protobuf.replace_fields(
+            self._content, _MODEL_GRAPH, lambda graph: protobuf.replace_fields(graph, _GRAPH_INITIALIZER, fill)
         )
 
 
 @dataclass(slots=True)
-class _Given:
+class _ParameterSources:
     """Where a graph's parameters come from: a file, the graph's own bytes, or memory."""
 
     file: Path | None = None
@@ -239,7 +241,7 @@ class _Given:
     inline: dict[str, bytes] = field(default_factory=dict)
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
-    def take(self, name: str, path: Path, begin: int, size: int) -> bool:
+    def add_place(self, name: str, path: Path, begin: int, size: int) -> bool:
         """Notes a place in a file; False where onnxruntime could not name that file."""
         # It wants no symbolic link to lead out of the folder, and every name to be text.
         file = self.file or path.resolve()
@@ -251,24 +253,25 @@ class _Given:
         self.places[name] = (begin, size)
         return True
 
-    def encoded(self, name: str, graph: Path) -> bytes:
+    def encode_source(self, name: str, graph: Path) -> bytes:
         """The fields of a TensorProto that say so."""
         if name in self.inline:
-            return protobuf.encoded(_TENSOR_RAW_DATA, self.inline[name])
+            return protobuf.encode_field(_TENSOR_RAW_DATA, self.inline[name])
         # What comes from memory must name a file too, though nothing is read from it.
         entries = {"location": (self.file or graph).name}
         if name in self.places:
             begin, size = self.places[name]
             entries |= {"offset": str(begin), "length": str(size)}
         return b"".join(
-            protobuf.encoded(
-                _TENSOR_EXTERNAL, protobuf.encoded(_KEY, key.encode()) + protobuf.encoded(_VALUE, value.encode())
+            protobuf.encode_field(
+                _TENSOR_EXTERNAL,
+                protobuf.encode_field(_KEY, key.encode()) + protobuf.encode_field(_VALUE, value.encode()),
             )
             for key, value in entries.items()
-        ) + protobuf.encoded(_TENSOR_LOCATION, _EXTERNAL)
+        ) + protobuf.encode_field(_TENSOR_LOCATION, _EXTERNAL)
 
 
-def find(manifest: ModelManifest, preprocess: PreprocessSpec) -> Graph | None:
+def find_graph(manifest: ModelManifest, preprocess: PreprocessSpec) -> Graph | None:
     """The shipped graph of a manifest's architecture, built with the same options for such crops; or None."""
     height, width = preprocess.crop_size
     if height != width:
@@ -277,14 +280,14 @@ def find(manifest: ModelManifest, preprocess: PreprocessSpec) -> Graph | None:
         file = paths.data_folder("models") / "graphs" / f"{manifest.architecture}-{height}.onnx"
         # A user's own manifest may name any architecture.
         if "/" not in manifest.architecture and file.is_file():
-            graph = read(Path(str(file)))
+            graph = read_graph(Path(str(file)))
             description = graph.description
             if (description["provider"], description["options"]) == (manifest.provider, dict(manifest.options)):
                 return graph
     return None
 
 
-def read(path: Path) -> Graph:
+def read_graph(path: Path) -> Graph:
     """The graph in a file.
 
     Raises:
@@ -299,7 +302,7 @@ def read(path: Path) -> Graph:
         ) from error
 
 
-def _normalization(preprocess: PreprocessSpec) -> dict[str, Any]:
+def normalization_parameters(preprocess: PreprocessSpec) -> dict[str, Any]:
     """`(x / 255 - mean) / std` of a byte x, as `x * scale + bias`; both (1, 3, 1, 1) float32."""
     import numpy as np
 
@@ -309,25 +312,25 @@ def _normalization(preprocess: PreprocessSpec) -> dict[str, Any]:
         return {SCALE: (1 / (255 * std)).astype(np.float32), BIAS: (-mean / std).astype(np.float32)}
 
 
-def _as(value: Any, dtype: str, name: str, where: str) -> NDArray[Any]:
+def _as_dtype(value: Any, dtype: str, name: str, source_name: str) -> NDArray[Any]:
     """The array in the graph's own dtype and C order; the same memory where it is so already."""
     import numpy as np
 
     if not isinstance(value, np.ndarray) or (value.dtype.kind == "f") != (dtype in ("float32", "float64")):
         found = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
         raise CheckpointError(
-            f"{name} of {where} is {found}, and the network computes with {dtype}",
+            f"{name} of {source_name} is {found}, and the network computes with {dtype}",
             hint="save the checkpoint of a network of floating-point numbers",
         )
     return np.ascontiguousarray(value, dtype).reshape(value.shape)
 
 
-def _parameter(tensor: bytes) -> tuple[str, Parameter, bool]:
+def _parse_tensor(tensor: bytes) -> tuple[str, Parameter, bool]:
     """(name, parameter, whether its numbers are elsewhere) of a TensorProto."""
     name, shape, dtype, external = "", [], 0, False
-    for entry in protobuf.fields(tensor):
+    for entry in protobuf.iter_fields(tensor):
         if entry.number == _TENSOR_DIMS:
-            shape += protobuf.numbers(entry.value)
+            shape += protobuf.parse_numbers(entry.value)
         elif entry.number == _TENSOR_NAME and isinstance(entry.value, bytes):
             name = entry.value.decode()
         elif entry.number == _TENSOR_DATA_TYPE and isinstance(entry.value, int):
@@ -337,13 +340,13 @@ def _parameter(tensor: bytes) -> tuple[str, Parameter, bool]:
     return name, Parameter(tuple(shape), _DTYPES.get(dtype, f"onnx type {dtype}")), external
 
 
-def _all(message: bytes, number: int) -> list[bytes]:
+def _field_values(message: bytes, number: int) -> list[bytes]:
     return [
         entry.value
-        for entry in protobuf.fields(message)
+        for entry in protobuf.iter_fields(message)
         if entry.number == number and isinstance(entry.value, bytes)
     ]
 
 
-def _strings(message: bytes) -> dict[int, bytes]:
-    return {entry.number: entry.value for entry in protobuf.fields(message) if isinstance(entry.value, bytes)}
+def _string_fields(message: bytes) -> dict[int, bytes]:
+    return {entry.number: entry.value for entry in protobuf.iter_fields(message) if isinstance(entry.value, bytes)}

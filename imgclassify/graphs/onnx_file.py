@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from pathlib import Path, PureWindowsPath
 
 from imgclassify.checkpoints.storage import MappedFile
-from imgclassify.errors import CheckpointError, first_line, printable
+from imgclassify.errors import CheckpointError, first_line, make_printable
 from imgclassify.graphs import protobuf
 
 MAX_NODES = 50_000
@@ -58,14 +58,14 @@ class OnnxFile:
         self.path = path
         try:
             self._file = MappedFile(path)
-            locations, calls = _contents(self._file.part(0, len(self._file)))
+            locations, calls = _scan_model(self._file.view(0, len(self._file)))
             self.external = {location.decode() for location in locations}
             """The files beside it that hold its weights; none where they are in the graph itself."""
             _check_size(calls)
             for name in sorted(self.external):
                 _check_location(path, name)
         except (OSError, ValueError) as error:
-            raise unreadable(path, first_line(error)) from error
+            raise unreadable_onnx(path, first_line(error)) from error
 
     def check_unchanged(self) -> None:
         """To be asked when onnxruntime has read it.
@@ -73,17 +73,17 @@ class OnnxFile:
         Raises:
             CheckpointError: it is not the file that was looked at.
         """
-        if self._file.changed:
+        if self._file.has_changed:
             raise CheckpointError(
                 f"{str(self.path)!r} changed while it was read", hint="run again when it is written"
             )
 
 
-def unreadable(path: Path, reason: str) -> CheckpointError:
+def unreadable_onnx(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(f"cannot read {str(path)!r} as .onnx: {reason}", hint="export or fetch the file again")
 
 
-def _contents(model: memoryview) -> tuple[set[bytes], dict[_Function, Counter[_Function]]]:
+def _scan_model(model: memoryview) -> tuple[set[bytes], dict[_Function, Counter[_Function]]]:
     """The locations of external data, wherever tensors may stand; and how often each function calls which, where
     operators count as functions of no content.
 
@@ -98,7 +98,7 @@ def _contents(model: memoryview) -> tuple[set[bytes], dict[_Function, Counter[_F
         kind, message, function = pending.pop()
         inner: list[tuple[str, memoryview]] = []
         names: dict[int, memoryview] = {}
-        for field in protobuf.fields(message):
+        for field in protobuf.iter_fields(message):
             count += 1
             if count > _MAX_FIELDS:
                 raise ValueError(f"it has more than {_MAX_FIELDS:,} fields")
@@ -107,16 +107,16 @@ def _contents(model: memoryview) -> tuple[set[bytes], dict[_Function, Counter[_F
                 if field.number in _WITHIN[kind]:
                     inner.append((_WITHIN[kind][field.number], field.value))
         if kind == "FunctionProto":
-            function = _named(names, _FUNCTION_DOMAIN, _FUNCTION_NAME)
+            function = _function_name(names, _FUNCTION_DOMAIN, _FUNCTION_NAME)
         elif kind == "NodeProto":
-            calls[function][_named(names, _NODE_DOMAIN, _NODE_OPERATOR)] += 1
+            calls[function][_function_name(names, _NODE_DOMAIN, _NODE_OPERATOR)] += 1
         elif kind == "StringStringEntryProto" and bytes(names.get(_ENTRY_KEY, b"")) == b"location":
             locations.add(bytes(names.get(_ENTRY_VALUE, b"")))
         pending += [(kind, value, function) for kind, value in inner]
     return locations, calls
 
 
-def _named(names: dict[int, memoryview], domain: int, name: int) -> _Function:
+def _function_name(names: dict[int, memoryview], domain: int, name: int) -> _Function:
     return bytes(names.get(domain, b"")), bytes(names.get(name, b""))
 
 
@@ -145,7 +145,7 @@ def _check_size(calls: dict[_Function, Counter[_Function]]) -> None:
 
 
 def _check_location(path: Path, name: str) -> None:
-    shown = repr(printable(name[:_SHOWN]))
+    shown = repr(make_printable(name[:_SHOWN]))
     # Either system's notation of a path that leads elsewhere is refused on both.
     elsewhere = PureWindowsPath(name)
     if (

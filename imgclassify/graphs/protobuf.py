@@ -25,7 +25,7 @@ class Field(NamedTuple, Generic[Message]):
     """The whole field as it stands in the message."""
 
 
-def fields(message: Message) -> Iterator[Field[Message]]:
+def iter_fields(message: Message) -> Iterator[Field[Message]]:
     """The fields of a message, in order.
 
     Raises:
@@ -34,13 +34,13 @@ def fields(message: Message) -> Iterator[Field[Message]]:
     position = 0
     while position < len(message):
         begin = position
-        key, position = _varint(message, position)
+        key, position = _read_varint(message, position)
         kind = key & 7
         value: int | Message
         if kind == _VARINT:
-            value, position = _varint(message, position)
+            value, position = _read_varint(message, position)
         elif kind == _BYTES or kind in _FIXED_SIZES:
-            size, position = (_FIXED_SIZES[kind], position) if kind != _BYTES else _varint(message, position)
+            size, position = (_FIXED_SIZES[kind], position) if kind != _BYTES else _read_varint(message, position)
             value, position = message[position : position + size], position + size
         else:
             raise ValueError(f"a message has a field of kind {kind}")
@@ -49,35 +49,35 @@ def fields(message: Message) -> Iterator[Field[Message]]:
         yield Field(key >> 3, value, message[begin:position])
 
 
-def changed(message: bytes, number: int, change: Callable[[bytes], bytes]) -> bytes:
+def replace_fields(message: bytes, number: int, change: Callable[[bytes], bytes]) -> bytes:
     """The message with `change` made to each of its fields `number`, which hold bytes."""
     return b"".join(
-        encoded(number, change(field.value))
+        encode_field(number, change(field.value))
         if field.number == number and isinstance(field.value, bytes)
         else field.raw
-        for field in fields(message)
+        for field in iter_fields(message)
     )
 
 
-def encoded(number: int, value: int | bytes) -> bytes:
+def encode_field(number: int, value: int | bytes) -> bytes:
     """A field as it stands in a message."""
     if isinstance(value, int):
-        return _encoded_varint(number << 3 | _VARINT) + _encoded_varint(value)
-    return _encoded_varint(number << 3 | _BYTES) + _encoded_varint(len(value)) + value
+        return _encode_varint(number << 3 | _VARINT) + _encode_varint(value)
+    return _encode_varint(number << 3 | _BYTES) + _encode_varint(len(value)) + value
 
 
-def numbers(value: int | bytes) -> list[int]:
+def parse_numbers(value: int | bytes) -> list[int]:
     """What one field of a repeated number holds: one number, or many packed into bytes."""
     if isinstance(value, int):
         return [value]
     found, position = [], 0
     while position < len(value):
-        number, position = _varint(value, position)
+        number, position = _read_varint(value, position)
         found.append(number)
     return found
 
 
-def _varint(message: bytes | memoryview, position: int) -> tuple[int, int]:
+def _read_varint(message: bytes | memoryview, position: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if position >= len(message):
@@ -92,7 +92,7 @@ def _varint(message: bytes | memoryview, position: int) -> tuple[int, int]:
             raise ValueError("a message has a number without end")
 
 
-def _encoded_varint(value: int) -> bytes:
+def _encode_varint(value: int) -> bytes:
     found = bytearray()
     while value > 0x7F:
         found.append(value & 0x7F | 0x80)

@@ -14,10 +14,10 @@ from imgclassify.hub.network import LoadOptions, Network, PreprocessOverrides
 from imgclassify.hub.reference import is_catalogued, is_file
 from imgclassify.telemetry import disable_telemetry
 
-__all__ = ["LoadOptions", "Network", "PreprocessOverrides", "is_catalogued", "is_file", "load"]
+__all__ = ["LoadOptions", "Network", "PreprocessOverrides", "is_catalogued", "is_file", "load_network"]
 
 
-def load(reference: str, options: LoadOptions) -> Network:
+def load_network(reference: str, options: LoadOptions) -> Network:
     """Finds what a model reference means, with its weights on disk, verified where a digest is published.
 
     The network itself is built later, by the engine, in one of the ways of `Network.ways`.
@@ -28,10 +28,10 @@ def load(reference: str, options: LoadOptions) -> Network:
     """
     disable_telemetry()
     # What is catalogued mostly has a graph, and nothing prepared is looked for.
-    network = references.load(reference, options) if is_catalogued(reference) else None
-    if (network is None or network.ways.session is None) and paths.prepared_folder().is_dir():
+    network = references.load_reference(reference, options) if is_catalogued(reference) else None
+    if (network is None or network.backends.open_session is None) and paths.prepared_folder().is_dir():
         from imgclassify.hub import export_cache
 
-        if found := export_cache.find(reference, options):
+        if found := export_cache.find_prepared(reference, options):
             return found
-    return network or references.load(reference, options)
+    return network or references.load_reference(reference, options)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgclassify import checkpoints
 from imgclassify.errors import CheckpointError, UnavailableError, first_line
-from imgclassify.graphs.graph import UNCOUNTED
+from imgclassify.graphs.graph import BATCH_COUNTER_SUFFIX
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from imgclassify.checkpoints import StateDict
 
 
-def create(manifest: ModelManifest, **changes: Any) -> torch.nn.Module:
+def create_network(manifest: ModelManifest, **changes: Any) -> torch.nn.Module:
     """The manifest's architecture without its weights; `changes` go over the manifest's options.
 
     Raises:
@@ -46,7 +46,9 @@ def is_quantized(manifest: ModelManifest) -> bool:
     return bool(manifest.options.get("quantize"))
 
 
-def build(manifest: ModelManifest, state_dict: StateDict, *, where: str, num_classes: int) -> torch.nn.Module:
+def build_network(
+    manifest: ModelManifest, state_dict: StateDict, *, source_name: str, num_classes: int
+) -> torch.nn.Module:
     """The manifest's architecture with a state_dict in it, on the CPU.
 
     Args:
@@ -55,22 +57,24 @@ def build(manifest: ModelManifest, state_dict: StateDict, *, where: str, num_cla
     Raises:
         CheckpointError: names or shapes differ; the first that do are listed.
     """
-    state_dict = tensors(checkpoints.rename(checkpoints.arrays(state_dict, where=where), manifest.rename))
+    state_dict = to_tensors(
+        checkpoints.rename_parameters(checkpoints.materialize(state_dict, source_name=source_name), manifest.rename)
+    )
     changes: dict[str, Any] = {"num_classes": num_classes}
     if manifest.options.get("aux_logits") and not any(name.lower().startswith("aux") for name in state_dict):
         changes["aux_logits"] = False
     if not is_quantized(manifest):
-        network = _create_bare(manifest, **changes)
-        _load(network, state_dict, manifest, where, assign=True)
+        network = _create_on_meta(manifest, **changes)
+        _load_state_dict(network, state_dict, manifest, source_name, assign=True)
         # A buffer that no checkpoint holds is computed when the network is built, which meta cannot do.
         if not any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
             return network
-    network = create(manifest, **changes)
-    _load(network, state_dict, manifest, where, assign=False)
+    network = create_network(manifest, **changes)
+    _load_state_dict(network, state_dict, manifest, source_name, assign=False)
     return network
 
 
-def read(path: Path) -> StateDict:
+def read_quantized(path: Path) -> StateDict:
     """The state_dict of a quantized network, whose tensors only torch knows how to read.
 
     Raises:
@@ -81,7 +85,7 @@ def read(path: Path) -> StateDict:
 
     import torch
 
-    checkpoints.check(path)
+    checkpoints.check_safe(path)
     try:
         with warnings.catch_warnings(), path.open("rb") as stream:
             warnings.simplefilter("ignore")  # about pickle protocols: what cannot be read is refused below
@@ -89,14 +93,14 @@ def read(path: Path) -> StateDict:
     except Exception as error:  # damaged bytes lead torch's reader to almost any exception
         unsafe = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         raise (
-            checkpoints.unsafe(path, unsafe.group(1))
+            checkpoints.unsafe_checkpoint(path, unsafe.group(1))
             if unsafe
-            else checkpoints.unreadable(repr(str(path)), first_line(error))
+            else checkpoints.unreadable_checkpoint(repr(str(path)), first_line(error))
         ) from error
-    return checkpoints.unwrap(content, path)
+    return checkpoints.find_state_dict(content, path)
 
 
-def tensors(state_dict: StateDict) -> StateDict:
+def to_tensors(state_dict: StateDict) -> StateDict:
     """The state_dict with a tensor for each array, which shares its memory."""
     import numpy as np
     import torch
@@ -107,7 +111,7 @@ def tensors(state_dict: StateDict) -> StateDict:
     return state_dict
 
 
-def head_size(manifest: ModelManifest, state_dict: StateDict, *, where: str) -> int:
+def count_classes(manifest: ModelManifest, state_dict: StateDict, *, source_name: str) -> int:
     """The number of classes of a checkpoint, read from the head: the last parameter whose shape follows it.
 
     Raises:
@@ -115,32 +119,34 @@ def head_size(manifest: ModelManifest, state_dict: StateDict, *, where: str) -> 
     """
     if is_quantized(manifest):
         return manifest.num_classes
-    one, other = (_create_bare(manifest, num_classes=count).state_dict() for count in (2, 3))
+    one, other = (_create_on_meta(manifest, num_classes=count).state_dict() for count in (2, 3))
     heads = [name for name, tensor in one.items() if tensor.shape != other[name].shape]
-    shapes = checkpoints.shapes(checkpoints.rename(state_dict, manifest.rename))
+    shapes = checkpoints.parameter_shapes(checkpoints.rename_parameters(state_dict, manifest.rename))
     sizes = [shapes[name][0] for name in heads if shapes.get(name)]
     if not sizes:
-        checkpoints.check_fit(shapes, checkpoints.shapes(one), where=where, architecture=manifest.name)
+        checkpoints.check_matches(
+            shapes, checkpoints.parameter_shapes(one), source_name=source_name, architecture=manifest.name
+        )
     return sizes[-1]
 
 
-def _create_bare(manifest: ModelManifest, **changes: Any) -> torch.nn.Module:
+def _create_on_meta(manifest: ModelManifest, **changes: Any) -> torch.nn.Module:
     """`create` on the meta device, where nothing is initialised only to be overwritten; on the CPU where a builder
     computes with what it creates, which meta cannot do."""
     import torch
 
     try:
         with torch.device("meta"):
-            return create(manifest, **changes)
+            return create_network(manifest, **changes)
     except UnavailableError:
-        return create(manifest, **changes)
+        return create_network(manifest, **changes)
 
 
-def _load(
+def _load_state_dict(
     network: torch.nn.Module,
     state_dict: StateDict,
     manifest: ModelManifest,
-    where: str,
+    source_name: str,
     *,
     assign: bool,
 ) -> None:
@@ -151,16 +157,19 @@ def _load(
     # Modules use it to read older layouts of their own; without it the checkpoint is taken to be of today's.
     given._metadata = getattr(state_dict, "_metadata", wanted._metadata)  # type: ignore[attr-defined]
     for name in wanted:
-        if name.endswith(UNCOUNTED):
+        if name.endswith(BATCH_COUNTER_SUFFIX):
             given.setdefault(name, torch.zeros((), dtype=torch.long))  # absent before torch 0.4, unused in eval
     try:
         network.load_state_dict(given, strict=True, assign=assign)
     except Exception as error:  # what stands for a tensor may be anything
-        checkpoints.check_fit(
-            checkpoints.shapes(given), checkpoints.shapes(wanted), where=where, architecture=manifest.name
+        checkpoints.check_matches(
+            checkpoints.parameter_shapes(given),
+            checkpoints.parameter_shapes(wanted),
+            source_name=source_name,
+            architecture=manifest.name,
         )
         reason = "; ".join(line.strip() for line in str(error).splitlines()[:3])
         raise CheckpointError(
-            f"{where} does not fit the architecture {manifest.name!r}: {reason}",
+            f"{source_name} does not fit the architecture {manifest.name!r}: {reason}",
             hint="name the architecture that the checkpoint was saved from with --arch",
         ) from error

@@ -21,10 +21,10 @@ from imgclassify import labels as label_sets
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import CheckpointError, UnavailableError, UsageError, WeightsError, first_line
 from imgclassify.graphs import graph as graphs
-from imgclassify.graphs.graph import SessionPlan
+from imgclassify.graphs.graph import SessionConfig
 from imgclassify.hub import catalogued
 from imgclassify.hub import reference as references
-from imgclassify.hub.backends import Ways
+from imgclassify.hub.backends import Backends
 from imgclassify.hub.network import LoadOptions, Network
 from imgclassify.labels import Label, LabelSet
 from imgclassify.telemetry import disable_telemetry
@@ -51,25 +51,25 @@ logger = logging.getLogger("imgclassify")
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedModel:
     """A network in the cache."""
 
     folder: Path
     reference: str
     arch: str | None
     bytes: int
-    whole: bool
+    valid: bool
     """Whether its files are as they were written, and by the packages that are installed now."""
 
 
-def find(reference: str, options: LoadOptions) -> Network | None:
+def find_prepared(reference: str, options: LoadOptions) -> Network | None:
     """The prepared network of a model reference, or None. One that is damaged, or whose weights have changed since,
     is passed over with a warning."""
-    place = paths.prepared_folder() / _key(reference, options)
+    place = paths.prepared_folder() / _cache_key(reference, options)
     if not place.is_dir():
         return None
     try:
-        return _read(place, reference, options)
+        return _read_network(place, reference, options)
     except _DAMAGE as error:
         logger.warning(
             "what was prepared of %s is not used: %s; `imgclassify models prepare` makes it anew", reference, error
@@ -77,7 +77,7 @@ def find(reference: str, options: LoadOptions) -> Network | None:
         return None
 
 
-def prepare(reference: str, options: LoadOptions) -> Path:
+def prepare_model(reference: str, options: LoadOptions) -> Path:
     """Makes a graph of what a model reference means, and gives the folder it is kept in.
 
     One that is there and whole is left as it is. Two processes that prepare the same do it one after the other; one
@@ -90,12 +90,12 @@ def prepare(reference: str, options: LoadOptions) -> Path:
     """
     disable_telemetry()
     # Where another process is at the same, its result will do.
-    place = paths.prepared_folder() / _key(reference, options)
-    with files.locked(place, "prepare it", hint="set XDG_CACHE_HOME to another folder"):
-        if find(reference, options):
+    place = paths.prepared_folder() / _cache_key(reference, options)
+    with files.lock_file(place, "prepare it", hint="set XDG_CACHE_HOME to another folder"):
+        if find_prepared(reference, options):
             return place
-        network = references.load(reference, options)
-        if network.ways.session is not None:
+        network = references.load_reference(reference, options)
+        if network.backends.open_session is not None:
             raise UsageError(f"{reference} needs no preparing: it runs without torch", hint="predict with it")
         if network.quantized:
             raise CheckpointError(
@@ -106,7 +106,7 @@ def prepare(reference: str, options: LoadOptions) -> Path:
             shutil.rmtree(left, ignore_errors=True)
         try:
             draft.mkdir()
-            _write(draft, reference, options, network)
+            _write_files(draft, reference, options, network)
             shutil.rmtree(place, ignore_errors=True)
             draft.rename(place)
         except OSError as error:
@@ -118,20 +118,20 @@ def prepare(reference: str, options: LoadOptions) -> Path:
     return place
 
 
-def entries() -> Iterator[Prepared]:
+def list_prepared() -> Iterator[PreparedModel]:
     """All that is in the cache, what no longer serves among it."""
     for place in sorted(path for path in paths.prepared_folder().glob("*") if path.is_dir()):
         size = sum(file.stat().st_size for file in place.iterdir() if file.is_file())
         try:
             record = json.loads((place / _RECORD).read_bytes())
             asked = record["asked"]
-            whole = asked["versions"] == _versions() and bool(_checked_files(place, record))
-            yield Prepared(place, asked["reference"], asked["arch"], size, whole)
+            whole = asked["versions"] == _package_versions() and bool(_check_files(place, record))
+            yield PreparedModel(place, asked["reference"], asked["arch"], size, whole)
         except _DAMAGE:
-            yield Prepared(place, "", None, size, whole=False)
+            yield PreparedModel(place, "", None, size, valid=False)
 
 
-def remove(entry: Prepared) -> None:
+def remove_prepared(entry: PreparedModel) -> None:
     """Removes one from the cache.
 
     Raises:
@@ -147,30 +147,30 @@ def remove(entry: Prepared) -> None:
 # What is asked for ------------------------------------------------------------------------------------------
 
 
-def _key(reference: str, options: LoadOptions) -> str:
+def _cache_key(reference: str, options: LoadOptions) -> str:
     """A folder's name for all that the graph depends on but the weights, which the record tells."""
-    text = json.dumps(_asked(reference, options), sort_keys=True)
+    text = json.dumps(_key_fields(reference, options), sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def _asked(reference: str, options: LoadOptions) -> dict[str, Any]:
+def _key_fields(reference: str, options: LoadOptions) -> dict[str, Any]:
     return {
         "format": _FORMAT,
         "reference": str(Path(reference).absolute()) if references.is_file(reference) else reference,
         "arch": options.arch,
         "crop_size": list(options.overrides.crop_size) if options.overrides.crop_size else None,
-        "code": _code(reference),
-        "manifests": [_manifest(name) for name in (reference, options.arch) if name],
-        "versions": _versions(),
+        "code": _code_digest(reference),
+        "manifests": [_manifest_text(name) for name in (reference, options.arch) if name],
+        "versions": _package_versions(),
     }
 
 
-def _manifest(name: str) -> str:
+def _manifest_text(name: str) -> str:
     """All that the catalog says of a model that it knows."""
-    return repr(catalogued.find(name)) if references.is_catalogued(name) else ""
+    return repr(catalogued.find_manifest(name)) if references.is_catalogued(name) else ""
 
 
-def _code(reference: str) -> str:
+def _code_digest(reference: str) -> str:
     """The digest of a torch.hub repository's code, on which everything depends; nothing of another reference."""
     from imgclassify.hub import torch_hub
 
@@ -178,7 +178,7 @@ def _code(reference: str) -> str:
     return torch_hub.code_digest(rest) if scheme == "hub" else ""
 
 
-def _versions() -> dict[str, str]:
+def _package_versions() -> dict[str, str]:
     found = {"imgclassify": __version__}
     for package in _BUILDERS:
         try:
@@ -191,20 +191,20 @@ def _versions() -> dict[str, str]:
 # Reading ----------------------------------------------------------------------------------------------------
 
 
-def _read(place: Path, reference: str, options: LoadOptions) -> Network:
+def _read_network(place: Path, reference: str, options: LoadOptions) -> Network:
     record = json.loads((place / _RECORD).read_bytes())
-    _checked_files(place, record)
+    _check_files(place, record)
     described = record["network"]
     path = Path(described["path"]) if described["path"] else None
     if path and weights.sha256_of(path) != described["sha256"]:
         raise ValueError(f"{path} has changed since")
     spec: dict[str, Any] = described["preprocess"]
     tuples = {name: tuple(value) for name, value in spec.items() if isinstance(value, list)}
-    preprocess = options.overrides.apply(PreprocessSpec(**(spec | tuples)))
+    preprocess = options.overrides.apply_to(PreprocessSpec(**(spec | tuples)))
     names = [Label(**{**label, "synonyms": tuple(label["synonyms"])}) for label in described["labels"]["labels"]]
     own_labels = LabelSet(described["labels"]["name"], tuple(names))
     num_classes = described["num_classes"]
-    labels = label_sets.load(options.labels, num_classes=num_classes) if options.labels else own_labels
+    labels = label_sets.load_labels(options.labels, num_classes=num_classes) if options.labels else own_labels
     return Network(
         model=described["model"],
         architecture=described["architecture"],
@@ -214,12 +214,14 @@ def _read(place: Path, reference: str, options: LoadOptions) -> Network:
         preprocess=preprocess,
         labels=labels,
         num_classes=num_classes,
-        ways=Ways(partial(_build, reference, options), partial(_open, place, preprocess, record["outputs"])),
+        backends=Backends(
+            partial(_build_torch, reference, options), partial(_open_session, place, preprocess, record["outputs"])
+        ),
         gmacs=described["gmacs"],
     )
 
 
-def _checked_files(place: Path, record: dict[str, Any]) -> dict[str, str]:
+def _check_files(place: Path, record: dict[str, Any]) -> dict[str, str]:
     digests: dict[str, str] = record["sha256"]
     for name, digest in digests.items():
         if weights.sha256_of(place / name) != digest:
@@ -227,53 +229,57 @@ def _checked_files(place: Path, record: dict[str, Any]) -> dict[str, str]:
     return digests
 
 
-def _build(reference: str, options: LoadOptions) -> torch.nn.Module:
-    build = references.load(reference, options).ways.torch
+def _build_torch(reference: str, options: LoadOptions) -> torch.nn.Module:
+    build = references.load_reference(reference, options).backends.build_torch
     assert build is not None
     return build()
 
 
-def _open(place: Path, preprocess: PreprocessSpec, outputs: int, plan: SessionPlan) -> onnxruntime.InferenceSession:
-    graph = graphs.read(place / _GRAPH)
-    parameters = checkpoints.index(place / _PARAMETERS)
-    return graph.open(parameters, preprocess, where=str(place / _PARAMETERS), num_classes=outputs, plan=plan)
+def _open_session(
+    place: Path, preprocess: PreprocessSpec, outputs: int, plan: SessionConfig
+) -> onnxruntime.InferenceSession:
+    graph = graphs.read_graph(place / _GRAPH)
+    parameters = checkpoints.open_lazy(place / _PARAMETERS)
+    return graph.open_session(
+        parameters, preprocess, source_name=str(place / _PARAMETERS), num_classes=outputs, config=plan
+    )
 
 
 # Writing ----------------------------------------------------------------------------------------------------
 
 
-def _write(draft: Path, reference: str, options: LoadOptions, network: Network) -> None:
+def _write_files(draft: Path, reference: str, options: LoadOptions, network: Network) -> None:
     """The files of a network, the record of them last."""
     from safetensors.numpy import save_file
 
-    from imgclassify.graphs.export import export
+    from imgclassify.graphs.export import export_graph
 
     height, width = network.preprocess.crop_size
     if height != width:
         raise UsageError(
             f"graphs are of square crops, and {reference} takes {height}×{width}", hint="use --engine torch"
         )
-    assert network.ways.torch is not None
-    module = network.ways.torch().float().eval()
+    assert network.backends.build_torch is not None
+    module = network.backends.build_torch().float().eval()
     metadata = {"architecture": network.architecture, "provider": "prepared", "options": {}}
-    (draft / _GRAPH).write_bytes(export(module, crop_size=height, file_name=_GRAPH, metadata=metadata))
-    wanted = graphs.read(draft / _GRAPH).parameters
+    (draft / _GRAPH).write_bytes(export_graph(module, crop_size=height, file_name=_GRAPH, metadata=metadata))
+    wanted = graphs.read_graph(draft / _GRAPH).parameters
     parameters = {name: tensor.numpy() for name, tensor in module.state_dict().items() if name in wanted}
-    save_file({name: _contiguous(array) for name, array in parameters.items()}, draft / _PARAMETERS)
-    outputs = _compare(draft, network, module)
+    save_file({name: _as_contiguous(array) for name, array in parameters.items()}, draft / _PARAMETERS)
+    outputs = _compare_with_torch(draft, network, module)
     record = {
-        "asked": _asked(reference, options),
-        "network": _described(network),
+        "asked": _key_fields(reference, options),
+        "network": _describe_network(network),
         "outputs": outputs,
         "sha256": {name: hashlib.sha256((draft / name).read_bytes()).hexdigest() for name in (_GRAPH, _PARAMETERS)},
     }
     for name in (_GRAPH, _PARAMETERS):
-        _sync(draft / name)
+        _sync_file(draft / name)
     (draft / _RECORD).write_text(json.dumps(record), "utf-8")
-    _sync(draft / _RECORD)
+    _sync_file(draft / _RECORD)
 
 
-def _compare(draft: Path, network: Network, module: torch.nn.Module) -> int:
+def _compare_with_torch(draft: Path, network: Network, module: torch.nn.Module) -> int:
     """Holds the graph's answers against the network's own; gives the number of its outputs.
 
     Raises:
@@ -292,7 +298,7 @@ def _compare(draft: Path, network: Network, module: torch.nn.Module) -> int:
         output = module((torch.from_numpy(crops).permute(0, 3, 1, 2) / 255 - mean) / std)
     expected = getattr(output, "logits", output).numpy()
     outputs: int = expected.shape[1]
-    found = _run(_open(draft, network.preprocess, outputs, SessionPlan(threads=1)), crops)
+    found = _run_graph(_open_session(draft, network.preprocess, outputs, SessionConfig(threads=1)), crops)
     difference = float(np.abs(_softmax(found) - _softmax(expected)).max()) if found.shape == expected.shape else 1.0
     if not difference <= MAX_DIFFERENCE:
         raise CheckpointError(
@@ -309,7 +315,7 @@ def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
-def _run(session: onnxruntime.InferenceSession, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _run_graph(session: onnxruntime.InferenceSession, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
     import numpy as np
 
     # In batches of two sizes, so that one that was fixed in the export shows.
@@ -321,7 +327,7 @@ def _run(session: onnxruntime.InferenceSession, crops: NDArray[np.uint8]) -> NDA
         ) from error
 
 
-def _described(network: Network) -> dict[str, Any]:
+def _describe_network(network: Network) -> dict[str, Any]:
     return {
         "model": network.model,
         "architecture": network.architecture,
@@ -335,12 +341,12 @@ def _described(network: Network) -> dict[str, Any]:
     }
 
 
-def _contiguous(array: NDArray[Any]) -> NDArray[Any]:
+def _as_contiguous(array: NDArray[Any]) -> NDArray[Any]:
     import numpy as np
 
     return np.ascontiguousarray(array).reshape(array.shape)
 
 
-def _sync(path: Path) -> None:
+def _sync_file(path: Path) -> None:
     with path.open("r+b") as stream:  # Windows syncs only what can be written
         os.fsync(stream.fileno())

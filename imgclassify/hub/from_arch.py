@@ -6,19 +6,19 @@ from imgclassify import labels as label_sets
 from imgclassify.catalog import ModelManifest, PreprocessSpec
 from imgclassify.errors import UsageError
 from imgclassify.hub import catalogued, timm_registry
-from imgclassify.hub.network import LoadOptions, labels_for
+from imgclassify.hub.network import LoadOptions, labels_for_manifest
 from imgclassify.labels import LabelSet
 
 
-def architecture(reference: str) -> ModelManifest:
+def find_architecture(reference: str) -> ModelManifest:
     """The manifest that `--arch` names: NAME, NAME@WEIGHTS or timm:NAME.
 
     Raises:
         UnknownModelError: there is no such model; the nearest are listed.
     """
     if reference.startswith("timm:"):
-        return timm_registry.manifest(reference.removeprefix("timm:"))
-    return catalogued.find(reference)
+        return timm_registry.timm_manifest(reference.removeprefix("timm:"))
+    return catalogued.find_manifest(reference)
 
 
 def preprocess_and_labels(reference: str, options: LoadOptions) -> tuple[PreprocessSpec, LabelSet]:
@@ -29,9 +29,9 @@ def preprocess_and_labels(reference: str, options: LoadOptions) -> tuple[Preproc
         LabelsError: the label set cannot be read.
     """
     if options.arch is not None:
-        manifest = architecture(options.arch)
-        return options.overrides.apply(manifest.preprocess), labels_for(manifest, options, None)
-    spec = options.overrides.alone(reference)
+        manifest = find_architecture(options.arch)
+        return options.overrides.apply_to(manifest.preprocess), labels_for_manifest(manifest, options, None)
+    spec = options.overrides.to_spec(reference)
     if options.labels is None:
         raise UsageError(f"{reference} does not say what its classes are called", hint="add --labels NAME or FILE")
-    return spec, label_sets.load(options.labels)
+    return spec, label_sets.load_labels(options.labels)

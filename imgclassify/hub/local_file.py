@@ -10,46 +10,48 @@ from typing import TYPE_CHECKING
 from imgclassify import catalog, checkpoints, weights
 from imgclassify.errors import CheckpointError, UntrustedCodeError, UsageError, first_line
 from imgclassify.graphs import onnx_file
-from imgclassify.graphs.graph import SessionPlan
+from imgclassify.graphs.graph import SessionConfig
 from imgclassify.graphs.onnx_file import OnnxFile
 from imgclassify.hub import architectures, backends, from_arch
-from imgclassify.hub.backends import Ways
-from imgclassify.hub.network import LoadOptions, Network, labels_for
+from imgclassify.hub.backends import Backends
+from imgclassify.hub.network import LoadOptions, Network, labels_for_manifest
 
 if TYPE_CHECKING:
     import onnxruntime
     import torch
 
 
-def load(reference: str, options: LoadOptions) -> Network:
+def load_file(reference: str, options: LoadOptions) -> Network:
     """See hub.load."""
     path = Path(os.path.expanduser(reference))  # noqa: PTH111 - Path.expanduser raises where there is no such user
     if path.exists() and not path.is_file():
         raise CheckpointError(f"{reference!r} is a folder, pipe or device", hint="give the file itself")
     if not path.is_file():
-        near = ", ".join(manifest.name for manifest in catalog.select(catalog.manifests(), path.stem)[:3])
+        near = ", ".join(
+            manifest.name for manifest in catalog.filter_models(catalog.load_manifests(), path.stem)[:3]
+        )
         raise CheckpointError(
             f"no such model file: {reference!r}",
             hint="check the path" + (f"; catalogued models have no suffix: {near}" if near else ""),
         )
     if path.suffix.lower() == ".onnx":
-        return _onnx(reference, path, options)
+        return _load_onnx(reference, path, options)
     if checkpoints.is_torchscript(path):
-        return _torchscript(reference, path, options)
-    return _checkpoint(reference, path, options)
+        return _load_torchscript_file(reference, path, options)
+    return _load_checkpoint(reference, path, options)
 
 
-def _checkpoint(reference: str, path: Path, options: LoadOptions) -> Network:
+def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Network:
     if options.arch is None:
         raise UsageError(
             f"{reference!r} holds weights, and no word of the architecture they belong to",
             hint="add --arch NAME, such as --arch resnet18; `imgclassify models list` has the names",
         )
-    manifest = from_arch.architecture(options.arch)
+    manifest = from_arch.find_architecture(options.arch)
     quantized = architectures.is_quantized(manifest)
-    preprocess = options.overrides.apply(manifest.preprocess)
-    state_dict = architectures.read(path) if quantized else checkpoints.index(path)
-    num_classes = backends.head_size(manifest, preprocess, state_dict, where=repr(reference))
+    preprocess = options.overrides.apply_to(manifest.preprocess)
+    state_dict = architectures.read_quantized(path) if quantized else checkpoints.open_lazy(path)
+    num_classes = backends.count_classes(manifest, preprocess, state_dict, source_name=repr(reference))
     return Network(
         model=reference,
         architecture=manifest.architecture,
@@ -57,15 +59,17 @@ def _checkpoint(reference: str, path: Path, options: LoadOptions) -> Network:
         path=path,
         sha256=weights.sha256_of(path),
         preprocess=preprocess,
-        labels=labels_for(manifest, options, num_classes),
+        labels=labels_for_manifest(manifest, options, num_classes),
         num_classes=num_classes,
-        ways=backends.of(manifest, preprocess, lambda: state_dict, where=repr(reference), num_classes=num_classes),
+        backends=backends.backends_for(
+            manifest, preprocess, lambda: state_dict, source_name=repr(reference), num_classes=num_classes
+        ),
         quantized=quantized,
         gmacs=manifest.metadata.gflops if manifest.metadata else None,
     )
 
 
-def _onnx(reference: str, path: Path, options: LoadOptions) -> Network:
+def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
     preprocess, labels = from_arch.preprocess_and_labels(repr(reference), options)
     file = OnnxFile(path)
     return Network(
@@ -77,23 +81,23 @@ def _onnx(reference: str, path: Path, options: LoadOptions) -> Network:
         preprocess=preprocess,
         labels=labels,
         num_classes=None,
-        ways=Ways(None, partial(_open_onnx, file)),
+        backends=Backends(None, partial(_open_onnx, file)),
     )
 
 
-def _open_onnx(file: OnnxFile, plan: SessionPlan) -> onnxruntime.InferenceSession:
+def _open_onnx(file: OnnxFile, config: SessionConfig) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     try:
-        settings = plan.options()
+        settings = config.session_options()
         session = onnxruntime.InferenceSession(str(file.path), settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no other base
-        raise onnx_file.unreadable(file.path, first_line(error)) from error
+        raise onnx_file.unreadable_onnx(file.path, first_line(error)) from error
     file.check_unchanged()
     return session
 
 
-def _torchscript(reference: str, path: Path, options: LoadOptions) -> Network:
+def _load_torchscript_file(reference: str, path: Path, options: LoadOptions) -> Network:
     if not options.trust:
         raise UntrustedCodeError(
             f"{reference!r} is a TorchScript program, which can read and write the files of this machine",
@@ -109,11 +113,11 @@ def _torchscript(reference: str, path: Path, options: LoadOptions) -> Network:
         preprocess=preprocess,
         labels=labels,
         num_classes=None,
-        ways=Ways(partial(_load_torchscript, path), None, "a TorchScript program runs in torch alone"),
+        backends=Backends(partial(_read_torchscript, path), None, "a TorchScript program runs in torch alone"),
     )
 
 
-def _load_torchscript(path: Path) -> torch.nn.Module:
+def _read_torchscript(path: Path) -> torch.nn.Module:
     import warnings
 
     import torch

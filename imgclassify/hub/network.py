@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from imgclassify import labels as label_sets
 from imgclassify.catalog import CROP_MODES, INTERPOLATIONS, MAX_SIDE, RGB, ModelManifest, PreprocessSpec, Size
 from imgclassify.errors import UsageError
-from imgclassify.hub.backends import Ways
+from imgclassify.hub.backends import Backends
 from imgclassify.labels import LabelSet
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ class PreprocessOverrides:
             if size is not None and not _is_size(size):
                 raise UsageError(f"{name} is {size!r}", hint=f"give 1 to {MAX_SIDE} pixels, or (height, width)")
 
-    def apply(self, spec: PreprocessSpec) -> PreprocessSpec:
+    def apply_to(self, spec: PreprocessSpec) -> PreprocessSpec:
         """The model's preprocessing with the user's changes; warns where the crop becomes the larger."""
-        changed = replace(spec, **{name: value for name, value in self._given().items() if value is not None})
+        changed = replace(spec, **{name: value for name, value in self._values().items() if value is not None})
         if (
             changed != spec
             and isinstance(changed.resize_size, int)
@@ -61,22 +61,22 @@ class PreprocessOverrides:
             )
         return changed
 
-    def alone(self, reference: str) -> PreprocessSpec:
+    def to_spec(self, reference: str) -> PreprocessSpec:
         """A whole preprocessing from the overrides, for a model that brings none.
 
         Raises:
             UsageError: one is not given; nothing is guessed.
         """
-        missing = [f"--{name.replace('_', '-')}" for name, value in self._given().items() if value is None]
+        missing = [f"--{name.replace('_', '-')}" for name, value in self._values().items() if value is None]
         if missing:
             raise UsageError(
                 f"{reference} does not say how its images were preprocessed",
                 hint="add --arch NAME to take the preprocessing and labels of a catalogued model, or give "
                 + ", ".join(missing),
             )
-        return PreprocessSpec(**self._given(), antialias=True, crop_mode=CROP_MODES[0])
+        return PreprocessSpec(**self._values(), antialias=True, crop_mode=CROP_MODES[0])
 
-    def _given(self) -> dict[str, Any]:
+    def _values(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in PreprocessOverrides.__slots__}
 
 
@@ -125,7 +125,7 @@ class Network:
     labels: LabelSet
     num_classes: int | None
     """None where only running the network tells."""
-    ways: Ways
+    backends: Backends
     """How it can be run."""
     quantized: bool = False
     """Whether it has types of its own and knows only the CPU."""
@@ -133,7 +133,7 @@ class Network:
     """Giga multiply-accumulates for one image, where somebody states them."""
 
 
-def labels_for(manifest: ModelManifest, options: LoadOptions, num_classes: int | None) -> LabelSet:
+def labels_for_manifest(manifest: ModelManifest, options: LoadOptions, num_classes: int | None) -> LabelSet:
     """The user's label set if there is one, else the manifest's; checked against the number of classes if given.
 
     Raises:
@@ -145,7 +145,7 @@ def labels_for(manifest: ModelManifest, options: LoadOptions, num_classes: int |
         raise UsageError(
             f"{manifest.name} does not say what its classes are called", hint="add --labels NAME or FILE"
         )
-    if not options.labels and name not in label_sets.available():
+    if not options.labels and name not in label_sets.list_label_sets():
         # A manifest's file lies beside the manifest, wherever the program is run.
         name = str(Path(manifest.origin).parent / name)
-    return label_sets.load(name, num_classes=num_classes)
+    return label_sets.load_labels(name, num_classes=num_classes)

@@ -8,7 +8,7 @@ from imgclassify.hub.network import LoadOptions, Network
 _SUFFIXES = (".pth", ".pt", ".safetensors", ".onnx", ".bin", ".ckpt", ".tar")
 
 
-def load(reference: str, options: LoadOptions) -> Network:
+def load_reference(reference: str, options: LoadOptions) -> Network:
     """What hub.load does, but for what `imgclassify models prepare` has left in the cache."""
     scheme, colon, rest = reference.partition(":")
     if options.arch is not None and not (scheme == "hub" or is_file(reference)):
@@ -19,15 +19,15 @@ def load(reference: str, options: LoadOptions) -> Network:
     if colon and scheme == "timm":
         from imgclassify.hub import timm_registry
 
-        return timm_registry.load(rest, options)
+        return timm_registry.load_timm(rest, options)
     if colon and scheme == "hub":
         from imgclassify.hub import torch_hub
 
-        return torch_hub.load(rest, options)
+        return torch_hub.load_torch_hub(rest, options)
     if is_file(reference):
         from imgclassify.hub import local_file
 
-        return local_file.load(reference, options)
+        return local_file.load_file(reference, options)
     if colon and scheme != "torchvision":
         raise UnknownModelError(
             f"unknown kind of model reference {reference!r}",
@@ -35,7 +35,7 @@ def load(reference: str, options: LoadOptions) -> Network:
         )
     from imgclassify.hub import catalogued
 
-    return catalogued.load(rest if colon else reference, options)
+    return catalogued.load_catalogued(rest if colon else reference, options)
 
 
 def is_catalogued(reference: str) -> bool:

@@ -23,7 +23,7 @@ from imgclassify.errors import (
     first_line,
 )
 from imgclassify.hub import architectures
-from imgclassify.hub.backends import PREPARE, Ways
+from imgclassify.hub.backends import PREPARE_HINT, Backends
 from imgclassify.hub.network import LoadOptions, Network
 from imgclassify.labels import Label, LabelSet
 
@@ -34,9 +34,9 @@ _FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
 """What timm's repositories call their weights, the preferred first."""
 
 
-def load(name: str, options: LoadOptions) -> Network:
+def load_timm(name: str, options: LoadOptions) -> Network:
     """See hub.load. `name` is the reference without `timm:`."""
-    config = _config(name)
+    config = _pretrained_cfg(name)
     full_name = ".".join(filter(None, (config["architecture"], config.get("tag"))))
     num_classes = config["num_classes"]
     if not num_classes:
@@ -44,7 +44,7 @@ def load(name: str, options: LoadOptions) -> Network:
             f"timm:{full_name} hands out features and has no classes",
             hint="choose a model with a classifier, such as one whose name ends in in1k",
         )
-    labels = label_sets.load(options.labels) if options.labels else _labels(config)
+    labels = label_sets.load_labels(options.labels) if options.labels else _timm_labels(config)
     labels.require_num_classes(num_classes)
     path = _weights_file(full_name, config, options)
     return Network(
@@ -52,21 +52,23 @@ def load(name: str, options: LoadOptions) -> Network:
         architecture=config["architecture"],
         weights=config.get("tag") or config["architecture"],
         path=path,
-        sha256=_digest(path),
-        preprocess=options.overrides.apply(preprocess_spec(config)),
+        sha256=_verified_digest(path),
+        preprocess=options.overrides.apply_to(preprocess_spec(config)),
         labels=labels,
         num_classes=num_classes,
-        ways=Ways(partial(_build, full_name, path), None, "timm's networks run in torch", PREPARE),
+        backends=Backends(
+            partial(_build_network, full_name, path), None, "timm's networks run in torch", PREPARE_HINT
+        ),
     )
 
 
-def manifest(name: str) -> ModelManifest:
+def timm_manifest(name: str) -> ModelManifest:
     """A timm architecture as a manifest without weights, for a user's own checkpoint of it.
 
     Raises:
         UnknownModelError: timm has no such model; the nearest are listed.
     """
-    config = _config(name)
+    config = _pretrained_cfg(name)
     return ModelManifest(
         name=f"timm:{config['architecture']}",
         weights=config.get("tag") or "",
@@ -101,7 +103,7 @@ def preprocess_spec(config: dict[str, Any]) -> PreprocessSpec:
     )
 
 
-def _config(name: str) -> dict[str, Any]:
+def _pretrained_cfg(name: str) -> dict[str, Any]:
     """timm's pretrained configuration, as a dictionary."""
     import timm
 
@@ -110,12 +112,12 @@ def _config(name: str) -> dict[str, Any]:
     except RuntimeError:
         config = None
     if config is None or not (config.hf_hub_id or config.url):
-        raise _unknown(name, found=config is not None)
+        raise _unknown_model(name, found=config is not None)
     found: dict[str, Any] = config.to_dict()
     return found
 
 
-def _unknown(name: str, *, found: bool) -> UnknownModelError:
+def _unknown_model(name: str, *, found: bool) -> UnknownModelError:
     import timm
 
     valid = timm.list_models(pretrained=True)
@@ -127,7 +129,7 @@ def _unknown(name: str, *, found: bool) -> UnknownModelError:
     )
 
 
-def _labels(config: dict[str, Any]) -> LabelSet:
+def _timm_labels(config: dict[str, Any]) -> LabelSet:
     """timm's metadata: the configuration's own label names, or those of the ImageNet subset it was trained on."""
     from timm.data import ImageNetInfo
 
@@ -143,7 +145,7 @@ def _labels(config: dict[str, Any]) -> LabelSet:
             hint="add --labels FILE",
         )
     if subset == "imagenet-1k":
-        return label_sets.load("imagenet1k")
+        return label_sets.load_labels("imagenet1k")
     info = ImageNetInfo(subset)
     return LabelSet(
         name=f"timm:{subset}",
@@ -171,7 +173,7 @@ def _imagenet_subset(config: dict[str, Any]) -> str | None:
     return subset
 
 
-def _digest(path: Path) -> str:
+def _verified_digest(path: Path) -> str:
     """The file's SHA-256; the Hugging Face cache calls large files by what it should be.
 
     Raises:
@@ -190,11 +192,11 @@ def _weights_file(name: str, config: dict[str, Any], options: LoadOptions) -> Pa
     """The model's weights in the Hugging Face hub's own cache, fetched if need be."""
     repository = config.get("hf_hub_id")
     if not repository:
-        return weights.fetch(config["url"], "", offline=options.offline, progress=options.progress).path
+        return weights.fetch_weights(config["url"], "", offline=options.offline, progress=options.progress).path
     repository, _, revision = repository.partition("@")
     names = [config["hf_hub_filename"]] if config.get("hf_hub_filename") else list(_FILE_NAMES)
     for file_name in names:
-        if path := _cached(repository, file_name, revision):
+        if path := _cached_file(repository, file_name, revision):
             return path
     if options.offline:
         raise OfflineError(
@@ -202,7 +204,7 @@ def _weights_file(name: str, config: dict[str, Any], options: LoadOptions) -> Pa
             hint=f"run `imgclassify models pull timm:{name}` while online (it fetches {names[0]} of {repository})",
         )
     for file_name in names:
-        if path := _download(repository, file_name, revision, quiet=options.progress is None):
+        if path := _download_file(repository, file_name, revision, quiet=options.progress is None):
             return path
     raise DownloadError(
         f"the Hugging Face repository {repository} has none of {', '.join(names)}",
@@ -210,7 +212,7 @@ def _weights_file(name: str, config: dict[str, Any], options: LoadOptions) -> Pa
     )
 
 
-def _cached(repository: str, file_name: str, revision: str) -> Path | None:
+def _cached_file(repository: str, file_name: str, revision: str) -> Path | None:
     # hf_hub_download with local_files_only sends a request all the same, for its statistics.
     from huggingface_hub import try_to_load_from_cache
 
@@ -218,7 +220,7 @@ def _cached(repository: str, file_name: str, revision: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _download(repository: str, file_name: str, revision: str, *, quiet: bool) -> Path | None:
+def _download_file(repository: str, file_name: str, revision: str, *, quiet: bool) -> Path | None:
     """The file, or None where the repository does not have it."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -241,10 +243,10 @@ def _download(repository: str, file_name: str, revision: str, *, quiet: bool) ->
     ) from reason
 
 
-def _build(name: str, path: Path) -> torch.nn.Module:
+def _build_network(name: str, path: Path) -> torch.nn.Module:
     import timm
 
-    source = {"state_dict": architectures.tensors(checkpoints.read(path)), "custom_load": False}
+    source = {"state_dict": architectures.to_tensors(checkpoints.load_arrays(path)), "custom_load": False}
     try:
         network: torch.nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source)
     except (RuntimeError, ValueError, KeyError) as error:

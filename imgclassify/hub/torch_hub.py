@@ -25,7 +25,7 @@ from imgclassify.errors import (
     UsageError,
 )
 from imgclassify.hub import from_arch
-from imgclassify.hub.backends import PREPARE, Ways
+from imgclassify.hub.backends import PREPARE_HINT, Backends
 from imgclassify.hub.network import LoadOptions, Network
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _TIMEOUT_S = 30.0
 """torch.hub sets none of its own."""
 
 
-def load(rest: str, options: LoadOptions) -> Network:
+def load_torch_hub(rest: str, options: LoadOptions) -> Network:
     """See hub.load. `rest` is the reference without `hub:`."""
     reference = f"hub:{rest}"
     repository, slash, entrypoint = rest.rpartition("/")
@@ -66,9 +66,9 @@ def load(rest: str, options: LoadOptions) -> Network:
         preprocess=preprocess,
         labels=labels,
         num_classes=None,
-        ways=Ways(
+        backends=Backends(
             partial(
-                _build,
+                _build_network,
                 str(folder or repository),
                 entrypoint,
                 "local" if folder else "github",
@@ -76,7 +76,7 @@ def load(rest: str, options: LoadOptions) -> Network:
             ),
             None,
             "torch.hub's networks run in torch",
-            PREPARE,
+            PREPARE_HINT,
         ),
     )
 
@@ -85,7 +85,7 @@ def code_digest(rest: str) -> str:
     """A digest of the repository's files, as far as they lie on this machine: the content of its code, the sizes
     and times of the rest, such as weights; `rest` as in `load`."""
     repository = rest.rpartition("/")[0]
-    folders = [_absolute(repository)] if _is_local(repository) else _cache_folders(repository)
+    folders = [_absolute_path(repository)] if _is_local(repository) else _cache_folders(repository)
     digest = hashlib.sha256()
     for file in sorted(file for folder in folders for file in folder.rglob("*") if file.is_file()):
         if {"__pycache__", ".git"}.isdisjoint(file.parts):
@@ -95,7 +95,7 @@ def code_digest(rest: str) -> str:
     return digest.hexdigest()
 
 
-def _absolute(repository: str) -> Path:
+def _absolute_path(repository: str) -> Path:
     return Path(os.path.expanduser(repository)).absolute()  # noqa: PTH111 - Path's raises where there is no such user
 
 
@@ -111,7 +111,7 @@ def _cache_folders(repository: str) -> list[Path]:
 
 
 def _local_folder(repository: str) -> Path:
-    folder = _absolute(repository)
+    folder = _absolute_path(repository)
     if not (folder / "hubconf.py").is_file():
         raise UnknownModelError(
             f"no torch.hub repository in {str(folder)!r}", hint="the folder must hold a hubconf.py"
@@ -133,20 +133,20 @@ def _cached_folder(repository: str, offline: bool) -> Path | None:
     return None
 
 
-def _build(repository: str, entrypoint: str, source: str, *, offline: bool) -> torch.nn.Module:
+def _build_network(repository: str, entrypoint: str, source: str, *, offline: bool) -> torch.nn.Module:
     from urllib.error import URLError
 
     import torch
 
     try:
-        with _as_guests(offline=offline):
+        with _guarded_environment(offline=offline):
             try:
-                network = _call(repository, entrypoint, source, pretrained=True)
+                network = _call_entrypoint(repository, entrypoint, source, pretrained=True)
             except TypeError as error:
                 # Not every entrypoint has the argument; one without it hands out its weights as it is.
                 if "pretrained" not in str(error):
                     raise
-                network = _call(repository, entrypoint, source)
+                network = _call_entrypoint(repository, entrypoint, source)
     except (URLError, TimeoutError) as error:
         raise DownloadError(
             f"cannot fetch {repository} for torch.hub: {error}",
@@ -156,12 +156,12 @@ def _build(repository: str, entrypoint: str, source: str, *, offline: bool) -> t
         raise
     except RuntimeError as error:
         if "Cannot find callable" not in str(error):
-            raise _failed(repository, entrypoint, error) from error
+            raise _entrypoint_error(repository, entrypoint, error) from error
         raise UnknownModelError(
             f"{repository} has no entrypoint {entrypoint!r}", hint="its hubconf.py defines the entrypoints"
         ) from error
     except (Exception, SystemExit) as error:
-        raise _failed(repository, entrypoint, error) from error
+        raise _entrypoint_error(repository, entrypoint, error) from error
     if not isinstance(network, torch.nn.Module):
         raise CheckpointError(
             f"the entrypoint {entrypoint!r} of {repository} returns a {type(network).__name__}, not a network",
@@ -170,7 +170,7 @@ def _build(repository: str, entrypoint: str, source: str, *, offline: bool) -> t
     return network
 
 
-def _call(repository: str, entrypoint: str, source: str, **arguments: Any) -> Any:
+def _call_entrypoint(repository: str, entrypoint: str, source: str, **arguments: Any) -> Any:
     import torch
 
     return torch.hub.load(  # type: ignore[no-untyped-call]
@@ -178,7 +178,7 @@ def _call(repository: str, entrypoint: str, source: str, **arguments: Any) -> An
     )
 
 
-def _failed(repository: str, entrypoint: str, error: BaseException) -> CheckpointError:
+def _entrypoint_error(repository: str, entrypoint: str, error: BaseException) -> CheckpointError:
     return CheckpointError(
         f"the entrypoint {entrypoint!r} of {repository} failed: {type(error).__name__}: {error}",
         hint="the fault is in the repository's own code or in a package it needs; --debug shows where",
@@ -186,7 +186,7 @@ def _failed(repository: str, entrypoint: str, error: BaseException) -> Checkpoin
 
 
 @contextlib.contextmanager
-def _as_guests(*, offline: bool) -> Iterator[None]:
+def _guarded_environment(*, offline: bool) -> Iterator[None]:
     """House rules for torch.hub's and the repository's code: no chatter on stdout, a time limit on what it fetches,
     and nothing fetched at all when offline."""
     timeout, connect = socket.getdefaulttimeout(), socket.socket.connect

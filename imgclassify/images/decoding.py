@@ -32,7 +32,7 @@ from imgclassify.errors import (
     UnsupportedImageError,
     first_line,
 )
-from imgclassify.images.truncation import ends_early
+from imgclassify.images.truncation import is_truncated
 from imgclassify.sources import MAX_BYTES, Source
 
 if TYPE_CHECKING:
@@ -61,42 +61,46 @@ class _Decoder:
     module: str
     reader: str
     missing: str = "the installed Pillow was built without this format"
-    whole: bool = False
+    reads_whole_file: bool = False
     """Whether it reads a file whole before it looks at it."""
 
 
-def _decoder(format_name: str, signature: bytes, module: str, reader: str, **more: Any) -> _Decoder:
+def _define_decoder(format_name: str, signature: bytes, module: str, reader: str, **more: Any) -> _Decoder:
     return _Decoder(format_name, re.compile(signature, re.DOTALL), module, reader, **more)
 
 
 # AVIF stands before HEIF: both call themselves "mif1", and only AVIF's brands settle it.
 _DECODERS = (
     # Also MPO, whose first picture it reads.
-    _decoder("JPEG", rb"\xff\xd8\xff", "PIL.JpegImagePlugin", "JpegImageFile"),
-    _decoder("PNG", rb"\x89PNG\r\n\x1a\n", "PIL.PngImagePlugin", "PngImageFile"),
-    _decoder("WEBP", rb"RIFF.{4}WEBP", "PIL.WebPImagePlugin", "WebPImageFile", whole=True),
-    _decoder("GIF", rb"GIF8[79]a", "PIL.GifImagePlugin", "GifImageFile"),
-    _decoder("TIFF", rb"II[*+]\0|MM\0[*+]|II\0\*|MM\*\0", "PIL.TiffImagePlugin", "TiffImageFile"),
+    _define_decoder("JPEG", rb"\xff\xd8\xff", "PIL.JpegImagePlugin", "JpegImageFile"),
+    _define_decoder("PNG", rb"\x89PNG\r\n\x1a\n", "PIL.PngImagePlugin", "PngImageFile"),
+    _define_decoder("WEBP", rb"RIFF.{4}WEBP", "PIL.WebPImagePlugin", "WebPImageFile", reads_whole_file=True),
+    _define_decoder("GIF", rb"GIF8[79]a", "PIL.GifImagePlugin", "GifImageFile"),
+    _define_decoder("TIFF", rb"II[*+]\0|MM\0[*+]|II\0\*|MM\*\0", "PIL.TiffImagePlugin", "TiffImageFile"),
     # The length of the second header, lest every text that begins with BM be a damaged bitmap.
-    _decoder("BMP", rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "PIL.BmpImagePlugin", "BmpImageFile"),
-    _decoder("PPM", rb"P[1-6f]\s+[#\d]", "PIL.PpmImagePlugin", "PpmImageFile"),
-    _decoder("AVIF", rb".{4}ftyp(.{4})*?avi[fs]", "PIL.AvifImagePlugin", "AvifImageFile", whole=True),
-    _decoder(
+    _define_decoder("BMP", rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "PIL.BmpImagePlugin", "BmpImageFile"),
+    _define_decoder("PPM", rb"P[1-6f]\s+[#\d]", "PIL.PpmImagePlugin", "PpmImageFile"),
+    _define_decoder(
+        "AVIF", rb".{4}ftyp(.{4})*?avi[fs]", "PIL.AvifImagePlugin", "AvifImageFile", reads_whole_file=True
+    ),
+    _define_decoder(
         "HEIF",
         rb".{4}ftyp(.{4})*?(he[iv][cxms]|mif[12]|msf1)",
         "pillow_heif",
         "HeifImageFile",
-        whole=True,
+        reads_whole_file=True,
         missing="HEIC needs an extra package: pip install 'imgclassify[heif]'",
     ),
-    _decoder("JPEG2000", rb"\xff\x4f\xff\x51|\0{3}\x0cjP  \r\n\x87\n", "PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile"),
+    _define_decoder(
+        "JPEG2000", rb"\xff\x4f\xff\x51|\0{3}\x0cjP  \r\n\x87\n", "PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile"
+    ),
 )
 
-FORMATS = tuple(decoder.format for decoder in _DECODERS)
+IMAGE_FORMATS = tuple(decoder.format for decoder in _DECODERS)
 """What is opened, under Pillow's names, and nothing else: no format that runs a program, carries a script, or
 has no signature."""
 
-REDUCTIONS = (8, 4, 2)
+JPEG_SCALES = (8, 4, 2)
 """The parts of its size at which libjpeg decodes a JPEG for less work, by leaving frequencies out."""
 
 REDUCED_MARGIN = 2
@@ -123,10 +127,10 @@ _TRANSPOSITIONS = {
 }
 """What each EXIF orientation asks for; 1, and whatever is not among the eight, asks for nothing."""
 
-_TURNS = tuple(_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8))
+SWAPS_AXES = tuple(_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8))
 """Those that make height of width."""
 
-_WHITES: dict[str, tuple[float, ...]] = {
+_WHITE_LEVELS: dict[str, tuple[float, ...]] = {
     "I;16": (65535,),
     "I;16L": (65535,),
     "I;16B": (65535,),
@@ -143,17 +147,17 @@ _WARNING_FILTER = ("ignore", None, Warning, re.compile(_WARNING_MODULES), 0)
 _silencing = threading.Lock()
 
 
-def load(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The source's first picture, upright: mode RGB, 8 bits a channel, at least 1×1.
 
     Raises:
         ImageError: whichever of its kinds applies; no other exception leaves here.
     """
     with source.open() as stream:
-        return decode(stream, max_pixels=max_pixels)
+        return decode_image(stream, max_pixels=max_pixels)
 
 
-def decode(stream: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_image(stream: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """What `load` does, from a seekable binary stream at its start, which stays open.
 
     Raises:
@@ -166,11 +170,11 @@ def decode(stream: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ImageUnreadableError: the disk failed.
         UnsupportedImageError: a package for its format, or a way to turn its colours into RGB, is missing.
     """
-    with _opened(stream, max_pixels) as image:
-        return _decoded(image)
+    with _open_image(stream, max_pixels) as image:
+        return _decode_opened(image)
 
 
-def load_reduced(
+def load_reduced_image(
     source: Source, resized: Callable[[Size], Size], *, max_pixels: int = MAX_PIXELS
 ) -> tuple[Image.Image, tuple[int, int]]:
     """The source's first picture as `load` gives it, but a JPEG at the smallest scale that is still large enough.
@@ -186,10 +190,10 @@ def load_reduced(
         ImageError: whichever of its kinds applies; no other exception leaves here.
     """
     with source.open() as stream:
-        return decode_reduced(stream, resized, max_pixels=max_pixels)
+        return decode_reduced_image(stream, resized, max_pixels=max_pixels)
 
 
-def decode_reduced(
+def decode_reduced_image(
     stream: BinaryIO, resized: Callable[[Size], Size], *, max_pixels: int = MAX_PIXELS
 ) -> tuple[Image.Image, tuple[int, int]]:
     """What `load_reduced` does, from a seekable binary stream at its start, which stays open.
@@ -197,13 +201,13 @@ def decode_reduced(
     Raises:
         ImageError: as in `decode`; the limit is on the whole picture's pixels.
     """
-    with _opened(stream, max_pixels) as image:
-        whole = _reduce(image, resized)
-        rgb = _decoded(image)
+    with _open_image(stream, max_pixels) as image:
+        whole = _choose_scale(image, resized)
+        rgb = _decode_opened(image)
         return rgb, whole or rgb.size
 
 
-def from_memory(picture: Image.Image | ArrayLike) -> Image.Image:
+def image_from_memory(picture: Image.Image | ArrayLike) -> Image.Image:
     """What `load` would hand over, from a Pillow image, or an array of (H, W, 3) RGB or (H, W) grey, uint8.
 
     Raises:
@@ -211,7 +215,7 @@ def from_memory(picture: Image.Image | ArrayLike) -> Image.Image:
         ImageError: a Pillow image not yet loaded that cannot be decoded, as in `decode`.
     """
     if isinstance(picture, Image.Image):
-        with _only_image_errors(picture.format or "image"):
+        with _translate_errors(picture.format or "image"):
             if not picture.width * picture.height:
                 raise CorruptImageError(f"{picture.width}×{picture.height} pixels are no image")
             return to_rgb(picture)
@@ -237,11 +241,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         UnsupportedImageError: Pillow cannot convert its colour mode.
     """
-    _silence_decoders()
+    silence_decoders()
     image.load()
-    transposition = _transposition(image)
+    transposition = exif_transposition(image)
     try:
-        rgb = _flatten(image)
+        rgb = _convert_mode(image)
     except (ValueError, ImportError) as error:
         raise UnsupportedImageError(f"colour mode {image.mode} cannot be converted to RGB: {error}") from error
     if transposition is not None:
@@ -255,14 +259,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _opened(stream: BinaryIO, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
+def _open_image(stream: BinaryIO, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
     """The image, of which only the header is read yet. What is raised while it is open becomes an ImageError."""
-    _silence_decoders()
-    decoder = _identify(stream)
-    read = _reader(decoder)
-    with _only_image_errors(decoder.format, stream):
-        size = _size(stream)
-        if decoder.whole and size > MAX_BYTES:
+    silence_decoders()
+    decoder = _identify_format(stream)
+    read = _find_reader(decoder)
+    with _translate_errors(decoder.format, stream):
+        size = _stream_size(stream)
+        if decoder.reads_whole_file and size > MAX_BYTES:
             raise ImageTooLargeError(f"larger than {MAX_BYTES // 2**20} MiB, in a format that is read whole")
         # From a file libtiff would map it into memory, and whoever cuts the file meanwhile kill the process.
         held = decoder.format == "TIFF" and size <= MAX_BYTES
@@ -273,12 +277,12 @@ def _opened(stream: BinaryIO, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
         yield image
 
 
-def _decoded(image: ImageFile.ImageFile) -> Image.Image:
+def _decode_opened(image: ImageFile.ImageFile) -> Image.Image:
     image.load()
     return to_rgb(image)
 
 
-def _reduce(image: ImageFile.ImageFile, resized: Callable[[Size], Size]) -> tuple[int, int] | None:
+def _choose_scale(image: ImageFile.ImageFile, resized: Callable[[Size], Size]) -> tuple[int, int] | None:
     """Has a JPEG that is not yet decoded decoded at a smaller scale, where that suffices.
 
     Returns:
@@ -286,10 +290,10 @@ def _reduce(image: ImageFile.ImageFile, resized: Callable[[Size], Size]) -> tupl
     """
     if image.format != "JPEG":
         return None
-    turned = _transposition(image) in _TURNS
+    turned = exif_transposition(image) in SWAPS_AXES
     width, height = image.size[::-1] if turned else image.size
     least_height, least_width = (REDUCED_MARGIN * side for side in resized((height, width)))
-    for scale in REDUCTIONS:
+    for scale in JPEG_SCALES:
         # libjpeg rounds up.
         if -(-height // scale) >= least_height and -(-width // scale) >= least_width:
             # Pillow takes the smallest scale that leaves at least these.
@@ -298,7 +302,7 @@ def _reduce(image: ImageFile.ImageFile, resized: Callable[[Size], Size]) -> tupl
     return width, height
 
 
-def _identify(stream: BinaryIO) -> _Decoder:
+def _identify_format(stream: BinaryIO) -> _Decoder:
     try:
         header = stream.read(_HEADER_BYTES)
         stream.seek(0)
@@ -312,7 +316,7 @@ def _identify(stream: BinaryIO) -> _Decoder:
     raise NotAnImageError(f"not an image, or of a format that is not opened; it begins {header[:12]!r}")
 
 
-def _reader(decoder: _Decoder) -> Callable[[BinaryIO], ImageFile.ImageFile]:
+def _find_reader(decoder: _Decoder) -> Callable[[BinaryIO], ImageFile.ImageFile]:
     try:
         module = import_module(decoder.module)
     except ImportError as error:
@@ -323,7 +327,7 @@ def _reader(decoder: _Decoder) -> Callable[[BinaryIO], ImageFile.ImageFile]:
     return reader
 
 
-def _size(stream: BinaryIO) -> int:
+def _stream_size(stream: BinaryIO) -> int:
     """In bytes; the stream is left at its start."""
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
@@ -363,16 +367,16 @@ def _limit_scans(image: ImageFile.ImageFile, stream: BinaryIO) -> None:
 
 
 @contextmanager
-def _only_image_errors(format_name: str, stream: BinaryIO | None = None) -> Iterator[None]:
+def _translate_errors(format_name: str, stream: BinaryIO | None = None) -> Iterator[None]:
     try:
         yield
     except ImageError:
         raise
     except Exception as error:  # over hostile bytes decoders raise whatever they like
-        raise _explain(error, format_name, stream) from error
+        raise _to_image_error(error, format_name, stream) from error
 
 
-def _explain(error: Exception, format_name: str, stream: BinaryIO | None) -> ImageError:
+def _to_image_error(error: Exception, format_name: str, stream: BinaryIO | None) -> ImageError:
     """The image error that stands for what a decoder raised over the stream, if it was over one."""
     if isinstance(error, Image.DecompressionBombError):  # raised inside some readers
         return ImageTooLargeError(f"more pixels than Pillow opens in a {format_name} file")
@@ -383,12 +387,12 @@ def _explain(error: Exception, format_name: str, stream: BinaryIO | None) -> Ima
         return ImageTooLargeError("not enough memory to decode it")
     if isinstance(error, OSError) and error.errno in _DISK_FAILURES:
         return ImageUnreadableError(f"the disk failed: {error.strerror}")
-    if stream is not None and ends_early(stream, format_name, words):
+    if stream is not None and is_truncated(stream, format_name, words):
         return TruncatedImageError(f"damaged {format_name} file: it ends too early")
-    return CorruptImageError(f"damaged {format_name} file: {_plain_words(error)}")
+    return CorruptImageError(f"damaged {format_name} file: {_describe_failure(error)}")
 
 
-def _plain_words(error: Exception) -> str:
+def _describe_failure(error: Exception) -> str:
     words = first_line(error)
     # Pillow wraps what its parsers raise at the end of the data in a SyntaxError.
     if isinstance(error.__cause__ or error, struct.error | IndexError | EOFError) or "runcated" in words:
@@ -396,7 +400,7 @@ def _plain_words(error: Exception) -> str:
     return "its header gives no size" if words == "not identified by this driver" else words
 
 
-def _silence_decoders() -> None:
+def silence_decoders() -> None:
     """Keeps Pillow's remarks on damaged metadata off the terminal, where no image is named beside them.
 
     Adds one filter to the process's, for warnings that arise in Pillow, and does so again when someone has
@@ -412,23 +416,23 @@ def _silence_decoders() -> None:
 # Orientation and colour -------------------------------------------------------------------------------------
 
 
-def _transposition(image: Image.Image) -> Image.Transpose | None:
+def exif_transposition(image: Image.Image) -> Image.Transpose | None:
     try:
         return _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001  (broken EXIF says nothing, and fails in many ways)
         return None
 
 
-def _flatten(image: Image.Image) -> Image.Image:
+def _convert_mode(image: Image.Image) -> Image.Image:
     """The same pixels in mode RGB."""
-    if image.mode in _WHITES:
+    if image.mode in _WHITE_LEVELS:
         return _scale_grey(image)
     if image.has_transparency_data:
-        return _lay_on_white(image)
+        return _composite_on_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _lay_on_white(image: Image.Image) -> Image.Image:
+def _composite_on_white(image: Image.Image) -> Image.Image:
     if image.mode == "La":  # which Pillow converts to nothing else
         image = image.convert("LA")
     if image.mode != "RGBA":
@@ -447,33 +451,33 @@ def _scale_grey(image: Image.Image) -> Image.Image:
     import numpy as np
 
     values = np.asarray(image)
-    low, high = _range(values)
-    white = next((white for white in _WHITES[image.mode] if low >= 0 and high <= white), None)
+    low, high = _value_range(values)
+    white = next((white for white in _WHITE_LEVELS[image.mode] if low >= 0 and high <= white), None)
     black = 0.0
     if white is None:
         black, white = low, (high - low) or 1
     grey = np.empty(values.shape, np.uint8)
     transparent = image.info.get("transparency")
-    for rows in _blocks(values):
-        part = _finite(values[rows])
+    for rows in _row_blocks(values):
+        part = _finite_values(values[rows])
         grey[rows] = np.rint((part - black) * (255 / white))
         if isinstance(transparent, int):
             grey[rows][values[rows] == transparent] = 255
     return Image.fromarray(grey).convert("RGB")
 
 
-def _blocks(values: NDArray[Any]) -> Iterator[slice]:
+def _row_blocks(values: NDArray[Any]) -> Iterator[slice]:
     """Rows in portions, since float64 takes eight times the room of the bytes that come out."""
     rows = max(1, _BLOCK_VALUES // values.shape[1])
     return (slice(start, start + rows) for start in range(0, len(values), rows))
 
 
-def _range(values: NDArray[Any]) -> tuple[float, float]:
-    extremes = [(part.min(), part.max()) for part in (_finite(values[rows]) for rows in _blocks(values))]
+def _value_range(values: NDArray[Any]) -> tuple[float, float]:
+    extremes = [(part.min(), part.max()) for part in (_finite_values(values[rows]) for rows in _row_blocks(values))]
     return float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
 
 
-def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
+def _finite_values(values: NDArray[Any]) -> NDArray[np.float64]:
     import numpy as np
 
     with np.errstate(invalid="ignore"):  # a signalling NaN would warn

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from imgclassify.catalog import PreprocessSpec, Size
     from imgclassify.sources import Source
 
-Decode: TypeAlias = "Callable[[list[torch.Tensor]], list[torch.Tensor]]"
+BatchDecoder: TypeAlias = "Callable[[list[torch.Tensor]], list[torch.Tensor]]"
 """The bytes of JPEGs, each (bytes,) uint8 on the CPU → RGB pictures, each (3, H, W) uint8 on the device, not yet
 turned upright. Fails as a whole. Called by one thread at a time."""
 
@@ -53,12 +53,12 @@ class _Jpeg:
     """A JPEG that the GPU can be trusted with."""
 
     content: bytearray
-    stored: Size
+    stored_size: Size
     """(height, width) as the file has it."""
     transposition: Image.Transpose | None
     """What makes it upright."""
-    upright: Size
-    resized: Size
+    upright_size: Size
+    resized_size: Size
 
 
 class GpuDecoder:
@@ -78,7 +78,7 @@ class GpuDecoder:
         device: str,
         *,
         max_pixels: int = decoding.MAX_PIXELS,
-        decode: Decode | None = None,
+        decode_batch: BatchDecoder | None = None,
     ) -> None:
         """Tries the device's decoder on a small picture.
 
@@ -95,17 +95,17 @@ class GpuDecoder:
         self._spec = spec
         self._max_pixels = max_pixels
         self._cuda = torch.device(device).type == "cuda"
-        if decode is None:
+        if decode_batch is None:
             if not self._cuda:
                 raise DeviceError(
                     f"JPEGs are decoded on CUDA devices, not on {device!r}",
                     hint="use --device cuda, or leave out --decode gpu",
                 )
-            decode = _nvjpeg(device)
-        self._decode = _Together(decode)
-        self._lane = _Lane(device) if self._cuda else None
+            decode_batch = _create_nvjpeg_decoder(device)
+        self._decode = _BatchingDecoder(decode_batch)
+        self._lane = _ThreadStream(device) if self._cuda else None
 
-    def crop(self, source: Source) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    def load_crop(self, source: Source) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """The part of a picture that the network sees.
 
         Returns:
@@ -116,37 +116,37 @@ class GpuDecoder:
         """
         with source.open() as stream:
             try:
-                jpeg = _read(stream, self._spec, min(MAX_PIXELS, self._max_pixels))
+                jpeg = _read_jpeg(stream, self._spec, min(MAX_PIXELS, self._max_pixels))
                 if jpeg is not None:
-                    return self._crop(jpeg), jpeg.upright[::-1]
+                    return self._crop_on_gpu(jpeg), jpeg.upright_size[::-1]
             except Exception as error:  # noqa: BLE001 - nvJPEG fails in many ways, and is not the last resort
                 logger.debug("%s is not decoded on the GPU: %s", source.name, first_line(error))
             stream.seek(0)
-            image = decoding.decode(stream, max_pixels=self._max_pixels)
+            image = decoding.decode_image(stream, max_pixels=self._max_pixels)
         try:
-            return preprocessing.crop(image, self._spec), image.size
+            return preprocessing.resize_and_crop(image, self._spec), image.size
         except MemoryError as error:
             raise ImageTooLargeError(
                 f"too large for this machine's memory: {image.width}×{image.height}"
             ) from error
 
-    def _crop(self, jpeg: _Jpeg) -> NDArray[np.uint8]:
+    def _crop_on_gpu(self, jpeg: _Jpeg) -> NDArray[np.uint8]:
         import torch
 
         pixels = self._decode(torch.frombuffer(jpeg.content, dtype=torch.uint8))
-        if tuple(pixels.shape) != (3, *jpeg.stored) or pixels.dtype != torch.uint8:
+        if tuple(pixels.shape) != (3, *jpeg.stored_size) or pixels.dtype != torch.uint8:
             raise ValueError(f"decoded to {tuple(pixels.shape)} {pixels.dtype}")
-        with nullcontext() if self._lane is None else self._lane.using(), torch.inference_mode():
-            crop = resized_crop(upright(pixels, jpeg.transposition), jpeg.resized, self._spec)
+        with nullcontext() if self._lane is None else self._lane.use_stream(), torch.inference_mode():
+            crop = resized_crop(transpose_pixels(pixels, jpeg.transposition), jpeg.resized_size, self._spec)
             if self._lane is not None:
                 # Before any tensor is given back: nvJPEG writes to memory that it is given without regard to what
                 # a stream still has to read there (pytorch/vision pull request 9606).
-                self._lane.wait()
+                self._lane.wait_for_stream()
             array: NDArray[np.uint8] = crop.cpu().numpy()
             return array
 
 
-def upright(pixels: torch.Tensor, transposition: Image.Transpose | None) -> torch.Tensor:
+def transpose_pixels(pixels: torch.Tensor, transposition: Image.Transpose | None) -> torch.Tensor:
     """What `Image.transpose` does, to (3, H, W)."""
     if transposition is None:
         return pixels
@@ -170,7 +170,7 @@ def resized_crop(pixels: torch.Tensor, resized: Size, spec: PreprocessSpec) -> t
 
     size = pixels.shape[1], pixels.shape[2]
     floats = pixels[None].to(torch.float32)
-    for step in _steps(size, resized):
+    for step in _resize_steps(size, resized):
         floats = torch.nn.functional.interpolate(floats, step, mode=spec.interpolation, antialias=True)
         floats = floats.add_(0.5).floor_().clamp_(0, 255)
     crop_height, crop_width = spec.crop_size
@@ -180,7 +180,7 @@ def resized_crop(pixels: torch.Tensor, resized: Size, spec: PreprocessSpec) -> t
     return kept.to(torch.uint8).contiguous()
 
 
-def _steps(size: Size, resized: Size) -> list[Size]:
+def _resize_steps(size: Size, resized: Size) -> list[Size]:
     """The sizes on the way, both (height, width): Pillow resizes one side after the other, and rounds in between.
 
     Rows first; the newer releases columns first where the height falls by more than twice what the width does.
@@ -193,7 +193,7 @@ def _steps(size: Size, resized: Size) -> list[Size]:
 # JPEG files -------------------------------------------------------------------------------------------------
 
 
-def _read(stream: BinaryIO, spec: PreprocessSpec, max_pixels: int) -> _Jpeg | None:
+def _read_jpeg(stream: BinaryIO, spec: PreprocessSpec, max_pixels: int) -> _Jpeg | None:
     """The stream's content, where it is a JPEG of the usual kind and size; None, at whatever place in the stream,
     where the exact way should have it."""
     if spec.interpolation not in INTERPOLATIONS:
@@ -202,37 +202,37 @@ def _read(stream: BinaryIO, spec: PreprocessSpec, max_pixels: int) -> _Jpeg | No
     if start != b"\xff\xd8\xff":
         return None
     content = bytearray(start + stream.read(MAX_BYTES))
-    decoding._silence_decoders()
+    decoding.silence_decoders()
     reader = io.BytesIO(content)
     header = JpegImagePlugin.JpegImageFile(reader)
-    if not _is_usual(header) or not _is_whole(content, reader.tell()):
+    if not _is_ycbcr(header) or not _is_complete(content, reader.tell()):
         return None
     if header.width * header.height > max_pixels or content.count(_START_OF_SCAN) > decoding.MAX_SCANS:
         return None
     stored = (header.height, header.width)
-    transposition = decoding._transposition(header)
-    turned = transposition in decoding._TURNS
+    transposition = decoding.exif_transposition(header)
+    turned = transposition in decoding.SWAPS_AXES
     size = stored[::-1] if turned else stored
     resized = preprocessing.resized_size(size, spec)
-    if not _fits(resized, spec):
+    if not _fits_crop(resized, spec):
         return None
     return _Jpeg(content, stored, transposition, size, resized)
 
 
-def _is_usual(header: JpegImagePlugin.JpegImageFile) -> bool:
+def _is_ycbcr(header: JpegImagePlugin.JpegImageFile) -> bool:
     """Three channels that are luminance and colour, which is what nvJPEG takes three channels for. libjpeg tells by
     Adobe's marker, or by the channels' names, that they are red, green and blue."""
     ids = tuple(component[0] for component in header.layer)
     return header.mode == "RGB" and len(ids) == 3 and ids != _RGB_IDS and header.info.get("adobe_transform", 1) == 1
 
 
-def _is_whole(content: bytearray, start: int) -> bool:
+def _is_complete(content: bytearray, start: int) -> bool:
     """Whether the picture's data, from `start` on, come to their end: nvJPEG may fill up with grey what Pillow
     refuses. Among them the two bytes mean nothing else; before them a thumbnail may have an end of its own."""
     return len(content) < MAX_BYTES and content.find(_END_OF_IMAGE, start) >= 0
 
 
-def _fits(resized: Size, spec: PreprocessSpec) -> bool:
+def _fits_crop(resized: Size, spec: PreprocessSpec) -> bool:
     """Whether the crop is all picture, with nothing to be filled up, and the resize of a usual size."""
     height, width = resized
     crop_height, crop_width = spec.crop_size
@@ -254,7 +254,7 @@ def decode_jpegs(jpegs: list[torch.Tensor], device: str) -> list[torch.Tensor]:
     return pictures
 
 
-def _nvjpeg(device: str) -> Decode:
+def _create_nvjpeg_decoder(device: str) -> BatchDecoder:
     """The decoder, tried once.
 
     Raises:
@@ -284,11 +284,11 @@ def _nvjpeg(device: str) -> Decode:
     return decode
 
 
-class _Together:
+class _BatchingDecoder:
     """One call of a decoder for all pictures that threads want at the time: torchvision lets in one thread at a
     time, and nvJPEG decodes a batch in a fraction of the time that its pictures take one by one."""
 
-    def __init__(self, decode: Decode) -> None:
+    def __init__(self, decode: BatchDecoder) -> None:
         self._decode = decode
         self._waiting: list[tuple[torch.Tensor, Future[torch.Tensor]]] = []
         self._listing = threading.Lock()
@@ -325,7 +325,7 @@ class _Together:
                     future.set_exception(RuntimeError("interrupted"))
 
 
-class _Lane(threading.local):
+class _ThreadStream(threading.local):
     """Each thread's own queue on the GPU."""
 
     def __init__(self, device: str) -> None:
@@ -335,11 +335,11 @@ class _Lane(threading.local):
         # A waiting thread sleeps, and leaves its core to others.
         self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
 
-    def using(self) -> AbstractContextManager[object]:
+    def use_stream(self) -> AbstractContextManager[object]:
         import torch
 
         return torch.cuda.stream(self._stream)
 
-    def wait(self) -> None:
+    def wait_for_stream(self) -> None:
         self._done.record(self._stream)
         self._done.synchronize()

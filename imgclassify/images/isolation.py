@@ -42,30 +42,32 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from imgclassify.images.cropping import Cropper, Picture
+    from imgclassify.images.cropping import ImageInput, Preprocessor
 
-_PIXEL_BYTES = 32
+_BYTES_PER_PIXEL = 32
 """A worker's memory for each pixel that is allowed; the hungriest decoder (JPEG 2000, four channels) takes 24."""
 
-_OWN_BYTES = 2**30
+_BASE_BYTES = 2**30
 """A worker's memory besides: Python, NumPy, a file held whole, decoders' threads."""
 
 _START_TRIES = 5
-_PAUSE_S = 0.2
+_START_PAUSE_S = 0.2
 """A machine may be short of processes or memory for a moment: a worker's start is tried so often, after pauses that
 double."""
 
-_FAREWELL_S = 5.0
+_SHUTDOWN_TIMEOUT_S = 5.0
 """How long a worker that has closed its pipe may take to end, before it is killed."""
 
 _HEADER_BYTES = 2**16
 _LENGTH = struct.Struct(">I")
 
 # It searches for modules where this process does: not in the folder that it is started in.
-_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from imgclassify.images import isolation; isolation.serve()"
+_WORKER_PROGRAM = (
+    "import sys; sys.path[:] = sys.argv[1:]; from imgclassify.images import isolation; isolation.run_worker()"
+)
 
 
-class IsolatedCropper:
+class IsolatedPreprocessor:
     """A `pictures.Cropper` that has each picture cropped by one of its workers, of which there are as many as
     threads call it at the same time. The same bytes as without.
 
@@ -75,7 +77,7 @@ class IsolatedCropper:
 
     def __init__(
         self,
-        decode: str,
+        decode_mode: str,
         spec: PreprocessSpec,
         *,
         max_pixels: int = decoding.MAX_PIXELS,
@@ -94,15 +96,15 @@ class IsolatedCropper:
         if not hasattr(signal, "setitimer"):
             raise UsageError("isolate is for Linux and macOS", hint="leave out --isolate")
         self._time_limit = time_limit
-        self._here = cropping.cropper(decode, spec, "cpu", max_pixels=max_pixels)
-        self._pool = _Pool(
-            {"decode": decode, "spec": asdict(spec), "max_pixels": max_pixels, "time_limit": time_limit}
+        self._here = cropping.create_preprocessor(decode_mode, spec, "cpu", max_pixels=max_pixels)
+        self._pool = _WorkerPool(
+            {"decode": decode_mode, "spec": asdict(spec), "max_pixels": max_pixels, "time_limit": time_limit}
         )
         self.close = weakref.finalize(self, self._pool.close)
         """Ends the workers: at once, or after the picture that they are at. So do forgetting this, and the end of
         the process, however it comes."""
 
-    def __call__(self, picture: Picture, out: NDArray[np.uint8]) -> tuple[int, int]:
+    def __call__(self, picture: ImageInput, out: NDArray[np.uint8]) -> tuple[int, int]:
         """Writes the picture's crop into `out`, (H, W, 3) uint8, C-contiguous; its upright (width, height).
 
         Raises:
@@ -111,27 +113,27 @@ class IsolatedCropper:
         """
         if picture.source is None:
             return self._here(picture, out)
-        request, content = _request(picture.source)
+        request, content = _make_request(picture.source)
         again = False
         while True:
-            with self._pool.worker(fresh=again) as worker:
+            with self._pool.borrow_worker(fresh=again) as worker:
                 fresh = worker.pictures == 0
                 try:
-                    return worker.crop(request, content, out.data.cast("B"))
+                    return worker.preprocess(request, content, out.data.cast("B"))
                 except _WorkerEndedError:
-                    status = worker.end(_FAREWELL_S)
+                    status = worker.terminate(_SHUTDOWN_TIMEOUT_S)
             if status == -signal.SIGALRM:
                 raise DecoderTimeoutError(f"not decoded within {self._time_limit:g} seconds")
             if fresh:
-                raise DecoderCrashedError(f"its decoder {_in_words(status)}")
+                raise DecoderCrashedError(f"its decoder {_describe_exit(status)}")
             again = True
 
-    def workers(self) -> list[int]:
+    def idle_workers(self) -> list[int]:
         """The process ids of the workers that wait for a picture."""
-        return self._pool.idle()
+        return self._pool.idle_pids()
 
 
-def _request(source: Source) -> tuple[dict[str, Any], bytes]:
+def _make_request(source: Source) -> tuple[dict[str, Any], bytes]:
     """A file on disk by its path, and where that starts from; anything else by its bytes."""
     if source.path is not None:
         with suppress(OSError):  # there may be no such folder any more
@@ -140,7 +142,7 @@ def _request(source: Source) -> tuple[dict[str, Any], bytes]:
         return {}, stream.read()
 
 
-def _in_words(status: int) -> str:
+def _describe_exit(status: int) -> str:
     """What befell a process that ended with this `Popen.returncode`."""
     if status >= 0:
         return f"ended with status {status}"
@@ -157,7 +159,7 @@ class _WorkerEndedError(Exception):
     """It has, or what it says makes no sense."""
 
 
-class _Pool:
+class _WorkerPool:
     """Workers, each lent to one thread at a time."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
@@ -167,9 +169,9 @@ class _Pool:
         self._closed = False
 
     @contextmanager
-    def worker(self, *, fresh: bool) -> Iterator[_Worker]:
+    def borrow_worker(self, *, fresh: bool) -> Iterator[_Worker]:
         """A new one where it is to be fresh, or where none is idle."""
-        worker = (None if fresh else self._take()) or _start(self._setup)
+        worker = (None if fresh else self._take_idle()) or _start_worker(self._setup)
         try:
             yield worker
         finally:
@@ -178,9 +180,9 @@ class _Pool:
                 if kept:
                     self._idle.append(worker)
             if not kept:
-                worker.end()
+                worker.terminate()
 
-    def idle(self) -> list[int]:
+    def idle_pids(self) -> list[int]:
         with self._lock:
             return [worker.process_id for worker in self._idle]
 
@@ -189,21 +191,21 @@ class _Pool:
             self._closed = True
             idle, self._idle = self._idle, []
         for worker in idle:
-            worker.end()
+            worker.terminate()
 
-    def _take(self) -> _Worker | None:
+    def _take_idle(self) -> _Worker | None:
         while True:
             with self._lock:
                 if not self._idle:
                     return None
                 worker = self._idle.pop()
-            if worker.alive():
+            if worker.is_alive():
                 return worker
-            worker.end()
+            worker.terminate()
 
 
-def _start(setup: dict[str, Any]) -> _Worker:
-    pause = _PAUSE_S
+def _start_worker(setup: dict[str, Any]) -> _Worker:
+    pause = _START_PAUSE_S
     for tries_left in reversed(range(_START_TRIES)):
         try:
             return _Worker(setup)
@@ -211,7 +213,7 @@ def _start(setup: dict[str, Any]) -> _Worker:
             reason, status = first_line(error), -1
         except _WorkerEndedError as error:
             (status,) = error.args
-            reason = f"it {_in_words(status)}"
+            reason = f"it {_describe_exit(status)}"
         # With a status of its own it would end again: it has said why on stderr.
         if not tries_left or status >= 0:
             break
@@ -236,7 +238,7 @@ class _Worker:
         self.usable = False
         """Whether it waits for a picture."""
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, *sys.path],
+            [sys.executable, "-c", _WORKER_PROGRAM, *sys.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # Of one thread: more take address space from pictures, and have nothing to do.
@@ -247,13 +249,13 @@ class _Worker:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests = self._process.stdin
-        self._answers = self._process.stdout
+        self._replies = self._process.stdout
         try:
-            self._ask(setup, b"")
+            self._exchange(setup, b"")
         except _WorkerEndedError as error:
-            raise _WorkerEndedError(self.end(_FAREWELL_S)) from error
+            raise _WorkerEndedError(self.terminate(_SHUTDOWN_TIMEOUT_S)) from error
         except BaseException:
-            self.end()
+            self.terminate()
             raise
         self.usable = True
 
@@ -261,10 +263,10 @@ class _Worker:
     def process_id(self) -> int:
         return self._process.pid
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def crop(self, request: dict[str, Any], content: bytes, out: memoryview) -> tuple[int, int]:
+    def preprocess(self, request: dict[str, Any], content: bytes, out: memoryview) -> tuple[int, int]:
         """The picture's upright (width, height); its crop is in `out`, of bytes.
 
         Raises:
@@ -273,7 +275,7 @@ class _Worker:
         """
         self.pictures += 1
         self.usable = False  # until all is said, whatever interrupts it
-        answer = self._ask(request, content)
+        answer = self._exchange(request, content)
         try:
             if "error" in answer:
                 error = _image_error(answer["error"], answer["message"])
@@ -282,7 +284,7 @@ class _Worker:
                 size = int(answer["width"]), int(answer["height"])
                 if answer["bytes"] != len(out):
                     raise ValueError(answer["bytes"])
-                _fill(self._answers, out)
+                _read_into(self._replies, out)
         except (OSError, EOFError, KeyError, TypeError, ValueError) as failure:
             raise _WorkerEndedError from failure
         self.usable = True
@@ -290,20 +292,20 @@ class _Worker:
             raise error
         return size
 
-    def _ask(self, request: dict[str, Any], content: bytes) -> dict[str, Any]:
+    def _exchange(self, request: dict[str, Any], content: bytes) -> dict[str, Any]:
         try:
-            _send(self._requests, request, content)
-            answer = _receive(self._answers)
+            _send_frame(self._requests, request, content)
+            answer = _receive_frame(self._replies)
         except (OSError, EOFError, ValueError) as error:
             raise _WorkerEndedError from error
         if answer is None:
             raise _WorkerEndedError
         return answer
 
-    def end(self, patience: float = 0.0) -> int:
+    def terminate(self, patience: float = 0.0) -> int:
         """Its `Popen.returncode`; it is killed if it does not end by itself in `patience` seconds."""
         self.usable = False
-        for pipe in (self._requests, self._answers):
+        for pipe in (self._requests, self._replies):
             with suppress(OSError):  # of what was written and not read
                 pipe.close()
         with suppress(subprocess.TimeoutExpired):
@@ -322,45 +324,47 @@ def _image_error(kind: str, message: str) -> ImageError:
 # In the worker ----------------------------------------------------------------------------------------------
 
 
-def serve() -> NoReturn:
+def run_worker() -> NoReturn:
     """Answers requests until there are no more, or nobody to answer: the program of a worker."""
     with suppress(BrokenPipeError):
-        _serve(*_pipes())
+        _serve_requests(*_take_pipes())
     os._exit(0)  # with nothing left to flush into a pipe that may be broken
 
 
-def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
+def _serve_requests(requests: IO[bytes], answers: IO[bytes]) -> None:
     import numpy as np
 
-    setup = _receive(requests)
+    setup = _receive_frame(requests)
     if setup is None:
         return
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in setup["spec"].items()
     }
     spec = PreprocessSpec(**fields)
-    crop = cropping.cropper(setup["decode"], spec, "cpu", max_pixels=setup["max_pixels"])
+    crop = cropping.create_preprocessor(setup["decode"], spec, "cpu", max_pixels=setup["max_pixels"])
     out = np.empty((*spec.crop_size, 3), np.uint8)
-    _restrain(setup["max_pixels"])
-    _send(answers, {}, b"")
+    _set_limits(setup["max_pixels"])
+    _send_frame(answers, {}, b"")
     # Decoders' own remarks name no picture.
-    _point(os.devnull, 2)
+    _redirect_fd(os.devnull, 2)
     fresh = True
-    while (request := _receive(requests)) is not None:
-        content = _read(requests, request["bytes"])
+    while (request := _receive_frame(requests)) is not None:
+        content = _read_exactly(requests, request["bytes"])
         # Past it the kernel ends this process, whatever it is at, and also where nobody waits for it any more.
         signal.setitimer(signal.ITIMER_REAL, setup["time_limit"])
-        answer = _answer(crop, request, content, out)
+        answer = _handle_request(crop, request, content, out)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if not fresh and _wants_memory(answer):
+        if not fresh and _ran_out_of_memory(answer):
             return
         fresh = False
-        _send(answers, answer, b"" if "error" in answer else out.data.cast("B"))
+        _send_frame(answers, answer, b"" if "error" in answer else out.data.cast("B"))
 
 
-def _answer(crop: Cropper, request: dict[str, Any], content: bytes, out: NDArray[np.uint8]) -> dict[str, Any]:
+def _handle_request(
+    crop: Preprocessor, request: dict[str, Any], content: bytes, out: NDArray[np.uint8]
+) -> dict[str, Any]:
     try:
-        width, height = crop(cropping.from_source(_source(request, content)), out)
+        width, height = crop(cropping.input_from_source(_source_of_request(request, content)), out)
     except ImageError as error:
         return {"error": error.type, "message": str(error)}
     except Exception as error:  # noqa: BLE001 - what would end the run elsewhere ends one picture here
@@ -368,11 +372,11 @@ def _answer(crop: Cropper, request: dict[str, Any], content: bytes, out: NDArray
     return {"width": width, "height": height}
 
 
-def _wants_memory(answer: dict[str, Any]) -> bool:
+def _ran_out_of_memory(answer: dict[str, Any]) -> bool:
     return answer.get("error") == ImageTooLargeError.type and "memory" in answer["message"]
 
 
-def _source(request: dict[str, Any], content: bytes) -> Source:
+def _source_of_request(request: dict[str, Any], content: bytes) -> Source:
     if "path" not in request:
         return Source("", partial(BytesIO, content))
     if request["folder"] != os.getcwd():  # noqa: PTH109
@@ -380,26 +384,26 @@ def _source(request: dict[str, Any], content: bytes) -> Source:
     return sources.file_source(request["path"])
 
 
-def _pipes() -> tuple[IO[bytes], IO[bytes]]:
+def _take_pipes() -> tuple[IO[bytes], IO[bytes]]:
     """Where requests come from and answers go to, out of the way of C libraries that read or write as they like."""
     requests, answers = os.dup(0), os.dup(1)
-    _point(os.devnull, 0)
-    _point(os.devnull, 1)
+    _redirect_fd(os.devnull, 0)
+    _redirect_fd(os.devnull, 1)
     return os.fdopen(requests, "rb"), os.fdopen(answers, "wb")
 
 
-def _point(path: str, descriptor: int) -> None:
+def _redirect_fd(path: str, descriptor: int) -> None:
     opened = os.open(path, os.O_RDWR)
     os.dup2(opened, descriptor)
     os.close(opened)
 
 
-def _restrain(max_pixels: int) -> None:
+def _set_limits(max_pixels: int) -> None:
     """Limits this process's memory, has the system that runs out of it all the same end this process first, and
     leaves no image of it behind."""
     import resource
 
-    memory = _OWN_BYTES + _PIXEL_BYTES * max_pixels
+    memory = _BASE_BYTES + _BYTES_PER_PIXEL * max_pixels
     for limit, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0)):
         with suppress(OSError, ValueError):
             _, most = resource.getrlimit(limit)
@@ -414,7 +418,7 @@ def _restrain(max_pixels: int) -> None:
 # Frames -----------------------------------------------------------------------------------------------------
 
 
-def _send(pipe: IO[bytes], header: dict[str, Any], content: bytes | memoryview) -> None:
+def _send_frame(pipe: IO[bytes], header: dict[str, Any], content: bytes | memoryview) -> None:
     # Names that are no text survive: JSON escapes them.
     packed = json.dumps({**header, "bytes": len(content)}).encode()
     pipe.write(_LENGTH.pack(len(packed)) + packed)
@@ -422,7 +426,7 @@ def _send(pipe: IO[bytes], header: dict[str, Any], content: bytes | memoryview) 
     pipe.flush()
 
 
-def _receive(pipe: IO[bytes]) -> dict[str, Any] | None:
+def _receive_frame(pipe: IO[bytes]) -> dict[str, Any] | None:
     """A frame's header, behind which follow as many bytes as its "bytes" says; None at the end.
 
     Raises:
@@ -437,20 +441,20 @@ def _receive(pipe: IO[bytes]) -> dict[str, Any] | None:
     (length,) = _LENGTH.unpack(start)
     if length > _HEADER_BYTES:
         raise ValueError(length)
-    header = json.loads(_read(pipe, length))
+    header = json.loads(_read_exactly(pipe, length))
     if not isinstance(header, dict):
         raise ValueError(header)
     return header
 
 
-def _read(pipe: IO[bytes], count: int) -> bytes:
+def _read_exactly(pipe: IO[bytes], count: int) -> bytes:
     content = pipe.read(count)
     if len(content) < count:
         raise EOFError
     return content
 
 
-def _fill(pipe: IO[bytes], out: memoryview) -> None:
+def _read_into(pipe: IO[bytes], out: memoryview) -> None:
     while out:
         count: int = pipe.readinto(out)  # type: ignore[attr-defined]
         if not count:

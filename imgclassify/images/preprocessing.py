@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from imgclassify.catalog import PreprocessSpec, Size
 from imgclassify.errors import ImageTooLargeError
-from imgclassify.images.decoding import REDUCTIONS
+from imgclassify.images.decoding import JPEG_SCALES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,9 @@ LARGE_RESIZE = 2**24
 would otherwise become one of 256×25,600,000, in gigabytes."""
 
 
-def crop(image: Image.Image, spec: PreprocessSpec, *, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+def resize_and_crop(
+    image: Image.Image, spec: PreprocessSpec, *, out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
     """The part of an RGB image that the network sees.
 
     Args:
@@ -49,10 +51,10 @@ def crop(image: Image.Image, spec: PreprocessSpec, *, out: NDArray[np.uint8] | N
         image = _resize_window(image, resized, spec)
     elif (image.width, image.height) != (width, height):
         image = image.resize((width, height), _RESAMPLING[spec.interpolation])
-    return _to_array(center_crop(image, spec.crop_size, _fill(spec)), out)
+    return _to_array(center_crop(image, spec.crop_size, _fill_color(spec)), out)
 
 
-def crop_fast(
+def resize_and_crop_fast(
     image: Image.Image,
     whole: tuple[int, int],
     spec: PreprocessSpec,
@@ -74,35 +76,35 @@ def crop_fast(
     height, width = resized_size((whole[1], whole[0]), spec)
     crop_height, crop_width = spec.crop_size
     resampling = _RESAMPLING[spec.interpolation]
-    extent = _extent(image, whole)
+    extent = _scaled_extent(image, whole)
     if crop_height <= height and crop_width <= width:
-        left, right = _kept(extent[0], image.width, width, crop_width)
-        top, bottom = _kept(extent[1], image.height, height, crop_height)
+        left, right = _kept_range(extent[0], image.width, width, crop_width)
+        top, bottom = _kept_range(extent[1], image.height, height, crop_height)
         return _to_array(image.resize((crop_width, crop_height), resampling, (left, top, right, bottom)), out)
     if image.size == whole:
-        return crop(image, spec, out=out)
+        return resize_and_crop(image, spec, out=out)
     image = image.resize((width, height), resampling, (0, 0, *extent))
-    return _to_array(center_crop(image, spec.crop_size, _fill(spec)), out)
+    return _to_array(center_crop(image, spec.crop_size, _fill_color(spec)), out)
 
 
-def _extent(image: Image.Image, whole: tuple[int, int]) -> tuple[float, float]:
+def _scaled_extent(image: Image.Image, whole: tuple[int, int]) -> tuple[float, float]:
     """(width, height) that the whole picture has among the pixels of a reduced one, whose last column and row may
     reach beyond it."""
     width, height = whole
-    for scale in (1, *REDUCTIONS):
+    for scale in (1, *JPEG_SCALES):
         if image.size == (-(-width // scale), -(-height // scale)):
             return width / scale, height / scale
     return image.size
 
 
-def _kept(extent: float, side: int, resized: int, crop: int) -> tuple[float, float]:
+def _kept_range(extent: float, side: int, resized: int, crop: int) -> tuple[float, float]:
     """The part of a side, in its own pixels, that the crop keeps of it after it is resized."""
     start = _crop_start(resized, crop)
     begin, end = start * extent / resized, (start + crop) * extent / resized
     return begin, min(end, side)
 
 
-def _fill(spec: PreprocessSpec) -> tuple[int, ...]:
+def _fill_color(spec: PreprocessSpec) -> tuple[int, ...]:
     return tuple(round(255 * channel) for channel in spec.mean) if spec.crop_mode == "border" else (0, 0, 0)
 
 

@@ -25,7 +25,7 @@ _MOST_STRIPS = 2**20
 """Of a file that is made of segments, boxes or strips so many are looked at; those of a hostile one have no end."""
 
 
-def ends_early(stream: BinaryIO, format_name: str, words: str) -> bool:
+def is_truncated(stream: BinaryIO, format_name: str, message: str) -> bool:
     """Whether a file that failed to decode is only the beginning of one.
 
     Args:
@@ -34,13 +34,13 @@ def ends_early(stream: BinaryIO, format_name: str, words: str) -> bool:
         words: the decoder's own about its failure, which are all there is to a format without sizes (PPM).
     """
     if format_name == "PPM":
-        return any(part in words for part in ("truncated", "not enough image data", "Reached EOF"))
+        return any(part in message for part in ("truncated", "not enough image data", "Reached EOF"))
     with suppress(Exception):  # what is too damaged to be followed is damaged
         return _CHECKS[format_name](stream, stream.seek(0, io.SEEK_END))
     return False
 
 
-def _jpeg(stream: BinaryIO, size: int) -> bool:
+def _jpeg_truncated(stream: BinaryIO, size: int) -> bool:
     """No end of image behind the start of the first scan; before it, in a thumbnail, there may be one."""
     position = 2
     for _ in range(_MOST_PARTS):
@@ -54,27 +54,27 @@ def _jpeg(stream: BinaryIO, size: int) -> bool:
         position += 2 + length
         if position > size:
             # Its length may as well be damaged.
-            return not _tail(stream, size).rstrip(_PADDING).endswith(_END_OF_JPEG)
-    return not _holds(stream, _END_OF_JPEG)
+            return not _read_tail(stream, size).rstrip(_PADDING).endswith(_END_OF_JPEG)
+    return not _contains_mark(stream, _END_OF_JPEG)
 
 
-def _png(stream: BinaryIO, size: int) -> bool:
-    return _END_OF_PNG not in _tail(stream, size)
+def _png_truncated(stream: BinaryIO, size: int) -> bool:
+    return _END_OF_PNG not in _read_tail(stream, size)
 
 
-def _gif(stream: BinaryIO, size: int) -> bool:
-    return not _tail(stream, size).rstrip(b"\r\n\t ").endswith(_END_OF_GIF)
+def _gif_truncated(stream: BinaryIO, size: int) -> bool:
+    return not _read_tail(stream, size).rstrip(b"\r\n\t ").endswith(_END_OF_GIF)
 
 
-def _webp(stream: BinaryIO, size: int) -> bool:
-    return _number(stream, 4, "<I") + 8 > size
+def _webp_truncated(stream: BinaryIO, size: int) -> bool:
+    return _read_number(stream, 4, "<I") + 8 > size
 
 
-def _bmp(stream: BinaryIO, size: int) -> bool:
-    return _number(stream, 2, "<I") > size
+def _bmp_truncated(stream: BinaryIO, size: int) -> bool:
+    return _read_number(stream, 2, "<I") > size
 
 
-def _tiff(stream: BinaryIO, size: int) -> bool:
+def _tiff_truncated(stream: BinaryIO, size: int) -> bool:
     """The first directory, or a value, strip or tile that it names, lies beyond the end."""
     stream.seek(0)
     header = stream.read(16).ljust(16, b"\xff")
@@ -83,7 +83,7 @@ def _tiff(stream: BinaryIO, size: int) -> bool:
     (start,) = struct.unpack(order + number, header[width : 2 * width])
     if start + width > size:
         return True
-    count = _number(stream, start, order + ("Q" if width == 8 else "H"))
+    count = _read_number(stream, start, order + ("Q" if width == 8 else "H"))
     directory = stream.read(min(count, 2**16) * (4 + 2 * width))
     if len(directory) < count * (4 + 2 * width):
         return True
@@ -118,7 +118,7 @@ _TIFF_FORMS = dict(
 """TIFF 6.0 and BigTIFF: each type of value, as `struct` calls it."""
 
 
-def _boxes(stream: BinaryIO, size: int) -> bool:
+def _boxes_truncated(stream: BinaryIO, size: int) -> bool:
     """A box of ISO's base media format reaches beyond the end, or there is none with the picture in it."""
     position = 0
     kinds: set[bytes] = set()
@@ -131,7 +131,7 @@ def _boxes(stream: BinaryIO, size: int) -> bool:
         if length == 1:
             (length,) = struct.unpack(">Q", header[8:])
         elif length == 0:  # as far as the file goes
-            return kind == b"jp2c" and not _tail(stream, size).endswith(_END_OF_JPEG)
+            return kind == b"jp2c" and not _read_tail(stream, size).endswith(_END_OF_JPEG)
         position += max(length, 8)
         kinds.add(kind)
         if position > size:
@@ -139,37 +139,37 @@ def _boxes(stream: BinaryIO, size: int) -> bool:
     return False
 
 
-def _jpeg2000(stream: BinaryIO, size: int) -> bool:
-    if _number(stream, 0, ">I") == 0xFF4FFF51:  # a codestream, without boxes about it
-        return not _tail(stream, size).rstrip(_PADDING).endswith(_END_OF_JPEG)
-    return _boxes(stream, size)
+def _jpeg2000_truncated(stream: BinaryIO, size: int) -> bool:
+    if _read_number(stream, 0, ">I") == 0xFF4FFF51:  # a codestream, without boxes about it
+        return not _read_tail(stream, size).rstrip(_PADDING).endswith(_END_OF_JPEG)
+    return _boxes_truncated(stream, size)
 
 
 _CHECKS: dict[str, Callable[[BinaryIO, int], bool]] = {
-    "JPEG": _jpeg,
-    "PNG": _png,
-    "WEBP": _webp,
-    "GIF": _gif,
-    "TIFF": _tiff,
-    "BMP": _bmp,
-    "AVIF": _boxes,
-    "HEIF": _boxes,
-    "JPEG2000": _jpeg2000,
+    "JPEG": _jpeg_truncated,
+    "PNG": _png_truncated,
+    "WEBP": _webp_truncated,
+    "GIF": _gif_truncated,
+    "TIFF": _tiff_truncated,
+    "BMP": _bmp_truncated,
+    "AVIF": _boxes_truncated,
+    "HEIF": _boxes_truncated,
+    "JPEG2000": _jpeg2000_truncated,
 }
 
 
-def _number(stream: BinaryIO, position: int, form: str) -> int:
+def _read_number(stream: BinaryIO, position: int, form: str) -> int:
     stream.seek(position)
     number: int = struct.unpack(form, stream.read(struct.calcsize(form)))[0]
     return number
 
 
-def _tail(stream: BinaryIO, size: int) -> bytes:
+def _read_tail(stream: BinaryIO, size: int) -> bytes:
     stream.seek(max(0, size - _TAIL_BYTES))
     return stream.read(_TAIL_BYTES)
 
 
-def _holds(stream: BinaryIO, mark: bytes) -> bool:
+def _contains_mark(stream: BinaryIO, mark: bytes) -> bool:
     """Whether the mark stands anywhere from here on."""
     before = b""
     while block := stream.read(_BLOCK_BYTES):

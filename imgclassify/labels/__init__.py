@@ -110,7 +110,7 @@ class LabelSet:
         if not wanted:
             return []
         phrase = re.compile(rf"(?<!\w){re.escape(wanted)}(?!\w)")
-        ranked = [(_rank(label, wanted, phrase), label) for label in self.labels]
+        ranked = [(_match_rank(label, wanted, phrase), label) for label in self.labels]
         return [label for rank, label in sorted(ranked, key=itemgetter(0)) if rank < _NO_MATCH]
 
     def require_num_classes(self, num_classes: int) -> None:
@@ -126,7 +126,7 @@ class LabelSet:
 _NO_MATCH = 4
 
 
-def _rank(label: Label, wanted: str, phrase: re.Pattern[str]) -> int:
+def _match_rank(label: Label, wanted: str, phrase: re.Pattern[str]) -> int:
     names = [name.casefold() for name in (label.label, *label.synonyms)]
     if wanted == label.wnid or wanted in names:
         return 0
@@ -140,30 +140,30 @@ def _rank(label: Label, wanted: str, phrase: re.Pattern[str]) -> int:
     return _NO_MATCH
 
 
-def available() -> list[str]:
+def list_label_sets() -> list[str]:
     """The names of the shipped label sets, sorted."""
     files = (entry.name for entry in data_folder("labels").iterdir())
     return sorted(name.removesuffix(".tsv") for name in files if name.endswith(".tsv"))
 
 
-def load(name_or_file: str | os.PathLike[str], *, num_classes: int | None = None) -> LabelSet:
+def load_labels(name_or_file: str | os.PathLike[str], *, num_classes: int | None = None) -> LabelSet:
     """The shipped label set of that name, else the user's file at that path (see `parse`).
 
     Raises:
         LabelsError: there is neither, the file cannot be read, or the set has not `num_classes` classes.
     """
     name = os.fspath(name_or_file)
-    if name in available():
+    if name in list_label_sets():
         text = (data_folder("labels") / f"{name}.tsv").read_text(encoding="utf-8")
         label_set = LabelSet(name, _parse_shipped(text, name))
     else:
-        label_set = LabelSet(name, parse(_read(name), name))
+        label_set = LabelSet(name, parse_labels(_read_text(name), name))
     if num_classes is not None:
         label_set.require_num_classes(num_classes)
     return label_set
 
 
-def parse(text: str, name: str) -> tuple[Label, ...]:
+def parse_labels(text: str, name: str) -> tuple[Label, ...]:
     """The labels in `text`, in class-index order. The form is told from the text alone:
 
     - it begins with a bracket: JSON, or a Python literal (lines of # comment may precede it);
@@ -215,25 +215,25 @@ def _parse_shipped(text: str, name: str) -> tuple[Label, ...]:
     return tuple(labels)
 
 
-def _read(name: str) -> str:
+def _read_text(name: str) -> str:
     try:
-        data = _bytes(Path(name))
+        data = _read_bytes(Path(name))
     except FileNotFoundError as error:
-        near = difflib.get_close_matches(name.lower(), available(), n=1)
+        near = difflib.get_close_matches(name.lower(), list_label_sets(), n=1)
         raise LabelsError(
             f"no label set is named {name!r}, and no such file exists",
             hint=(f"did you mean {near[0]}? " if near else "")
-            + f"the label sets: {', '.join(available())}; or give the path of a label file",
+            + f"the label sets: {', '.join(list_label_sets())}; or give the path of a label file",
         ) from error
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise LabelsError(f"cannot read {name!r}: {reason}", hint="give a label file that is readable") from error
     if len(data) > MAX_FILE_BYTES:
         raise LabelsError(f"{name}: more than {MAX_FILE_BYTES:,} bytes, no label file", hint=_FORMS_HINT)
-    return _decoded(data, name)
+    return _decode_text(data, name)
 
 
-def _bytes(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     """What lies there, or its first MAX_FILE_BYTES and one more.
 
     Raises:
@@ -241,14 +241,14 @@ def _bytes(path: Path) -> bytes:
     """
     mode = path.stat().st_mode
     if stat.S_ISFIFO(mode):
-        return _pipe_bytes(path)
+        return _read_pipe(path)
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError("it is a device, and no file")
     with path.open("rb") as file:
         return file.read(MAX_FILE_BYTES + 1)
 
 
-def _pipe_bytes(path: Path) -> bytes:
+def _read_pipe(path: Path) -> bytes:
     """Such as `<(command)` in a shell. One that nobody writes to would be waited for without end, and so would the
     end of one that somebody holds open."""
     import select
@@ -267,7 +267,7 @@ def _pipe_bytes(path: Path) -> bytes:
     return bytes(data)
 
 
-def _decoded(data: bytes, name: str) -> str:
+def _decode_text(data: bytes, name: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -296,7 +296,7 @@ def _line_rows(text: str) -> list[_Row]:
     if wnids and not any(labels):
         labels = wnids
     if class_indices:
-        labels = [_unquoted(label) for label in labels]
+        labels = [_strip_quotes(label) for label in labels]
     columns = {"class_index": class_indices, "wnid": wnids, "label": labels}
     return [
         (f"line {number}", {column: values[number - 1] for column, values in columns.items() if values})
@@ -312,7 +312,7 @@ def _split_off(head: re.Pattern[str], texts: list[str]) -> tuple[list[str] | Non
     return [match[1] for match in matches], [match[2] for match in matches]
 
 
-def _unquoted(cell: str) -> str:
+def _strip_quotes(cell: str) -> str:
     quoted = len(cell) > 1 and cell[0] == cell[-1] == '"'
     return cell[1:-1].replace('""', '"') if quoted else cell
 
@@ -321,7 +321,7 @@ def _header_delimiter(first_line: str) -> str | None:
     """What separates the columns that `first_line` names; None where it is a class like the others."""
     for delimiter in "\t,;":
         cells = first_line.split(delimiter, MAX_COLUMNS)
-        columns = [_column(cell.strip().strip('"')) for cell in cells[:MAX_COLUMNS]]
+        columns = [_column_name(cell.strip().strip('"')) for cell in cells[:MAX_COLUMNS]]
         if len(cells) > MAX_COLUMNS and any(columns):
             raise LabelsError(f"line 1 has more than {MAX_COLUMNS:,} columns", hint=_FORMS_HINT)
         if columns == ["label"] or (len(columns) > 1 and any(columns)):
@@ -339,7 +339,7 @@ def _table_rows(text: str, delimiter: str) -> list[_Row]:
         rows.pop()
     (where, names), *rows = rows
     _require_bounded(len(rows))
-    columns = _columns(names, where)
+    columns = _find_columns(names, where)
     for where, cells in rows:
         if len(cells) != len(names):
             raise LabelsError(
@@ -349,11 +349,11 @@ def _table_rows(text: str, delimiter: str) -> list[_Row]:
     return [(where, {column: cells[place] for column, place in columns.items()}) for where, cells in rows]
 
 
-def _columns(names: Sequence[object], where: str) -> dict[str, int]:
+def _find_columns(names: Sequence[object], where: str) -> dict[str, int]:
     """At which place of `names` each column stands that is known."""
     places: dict[str, int] = {}
     for place, name in enumerate(names):
-        column = _column(name)
+        column = _column_name(name)
         if column in places:
             raise LabelsError(
                 f"{where}: {names[places[column]]!r} and {name!r} both name the {column}",
@@ -363,50 +363,50 @@ def _columns(names: Sequence[object], where: str) -> dict[str, int]:
             places[column] = place
     if "label" not in places:
         raise LabelsError(
-            f"{where}: none of {_shown(list(names))} is the label",
+            f"{where}: none of {_short_repr(list(names))} is the label",
             hint=f"name it one of {', '.join(_COLUMN_NAMES['label'])}",
         )
     return places
 
 
-def _column(name: object) -> str | None:
+def _column_name(name: object) -> str | None:
     return _COLUMNS.get(str(name).strip().casefold().replace(" ", "_"))
 
 
 def _document_rows(text: str) -> list[_Row]:
-    document = _evaluate(text.rstrip())
+    document = _parse_document(text.rstrip())
     if isinstance(document, list | dict):
         _require_bounded(len(document))
     if isinstance(document, list):
-        return [(f"[{place}]", _values(value, f"[{place}]")) for place, value in enumerate(document)]
+        return [(f"[{place}]", _class_values(value, f"[{place}]")) for place, value in enumerate(document)]
     if not isinstance(document, dict):
         raise LabelsError(f"it is a {type(document).__name__}, not a list or a dict", hint=_FORMS_HINT)
-    keyed = [(f"[{_shown(key)}]", key, value) for key, value in document.items()]
+    keyed = [(f"[{_short_repr(key)}]", key, value) for key, value in document.items()]
     # {"cat": 0}, as Keras's class_indices and torchvision's class_to_idx are saved: no label is a number.
     if all(type(value) is int for value in document.values()):
         return [(where, {"class_index": value, "label": key}) for where, key, value in keyed]
-    return [(where, {**_values(value, where), "class_index": key}) for where, key, value in keyed]
+    return [(where, {**_class_values(value, where), "class_index": key}) for where, key, value in keyed]
 
 
-def _values(value: object, where: str) -> dict[str, object]:
+def _class_values(value: object, where: str) -> dict[str, object]:
     """The columns of one class in a document: a label, [wnid, label], or an object with named values."""
     if isinstance(value, dict):
         values = list(value.values())
-        places = _columns(list(value), where)
+        places = _find_columns(list(value), where)
         return {column: values[place] for column, place in places.items() if values[place] is not None}
     if isinstance(value, list | tuple):
         if len(value) != 2:
             raise LabelsError(
-                f"{where} has {len(value)} values: {_shown(value)}", hint="a pair is a wnid and a label"
+                f"{where} has {len(value)} values: {_short_repr(value)}", hint="a pair is a wnid and a label"
             )
         return {"wnid": value[0], "label": value[1]}
     return {"label": value}
 
 
-def _evaluate(text: str) -> object:
+def _parse_document(text: str) -> object:
     """The JSON document or Python literal in `text`; no code is run."""
     failures = []
-    for evaluate in (_json, _python_literal):
+    for evaluate in (_parse_json, _parse_python):
         try:
             return evaluate(text)
         except (json.JSONDecodeError, SyntaxError) as error:
@@ -418,7 +418,7 @@ def _evaluate(text: str) -> object:
     raise LabelsError(f"line {line}: neither JSON nor a Python list or dict: {problem}", hint=_FORMS_HINT)
 
 
-def _json(text: str) -> object:
+def _parse_json(text: str) -> object:
     def to_dict(pairs: list[tuple[str, object]]) -> dict[str, object]:
         _require_unique(key for key, _ in pairs)
         return dict(pairs)
@@ -426,7 +426,7 @@ def _json(text: str) -> object:
     return json.loads(text, object_pairs_hook=to_dict)
 
 
-def _python_literal(text: str) -> object:
+def _parse_python(text: str) -> object:
     # Over code, Python's own parser takes gigabytes, or for ever; over data, a thousand bytes a value.
     skeleton = _PYTHON_TEXT.sub(" 0 ", text)
     if not _PYTHON_DATA.fullmatch(skeleton) or _PYTHON_CODE.search(skeleton):
@@ -444,7 +444,7 @@ def _require_unique(keys: Iterable[Hashable]) -> None:
     seen = set()
     for key in keys:
         if key in seen:
-            raise LabelsError(f"the key {_shown(key)} stands twice", hint="keep one entry a class")
+            raise LabelsError(f"the key {_short_repr(key)} stands twice", hint="keep one entry a class")
         seen.add(key)
 
 
@@ -456,16 +456,16 @@ def _to_labels(rows: list[_Row]) -> tuple[Label, ...]:
     places: dict[int, str] = {}
     labels = []
     for position, (where, values) in enumerate(rows):
-        class_index = _class_index(values.get("class_index"), where) if indexed else position
+        class_index = _check_class_index(values.get("class_index"), where) if indexed else position
         if class_index in places:
             raise LabelsError(f"{where}: class index {class_index} is {places[class_index]}'s", hint=_INDEX_HINT)
         places[class_index] = where
-        label = _text(values.get("label"), "label", where)
+        label = _check_text(values.get("label"), "label", where)
         if not label:
             raise LabelsError(f"{where}: the label is empty", hint="every class needs a label")
-        synonyms = _synonyms(values.get("synonyms", ""), where)
-        gloss = _text(values.get("gloss", ""), "gloss", where)
-        labels.append(Label(class_index, _wnid(values.get("wnid", ""), where), label, synonyms, gloss))
+        synonyms = _check_synonyms(values.get("synonyms", ""), where)
+        gloss = _check_text(values.get("gloss", ""), "gloss", where)
+        labels.append(Label(class_index, _check_wnid(values.get("wnid", ""), where), label, synonyms, gloss))
     last = max(places)
     if last >= len(rows):
         missing = next(index for index in range(len(rows)) if index not in places)
@@ -477,37 +477,37 @@ def _to_labels(rows: list[_Row]) -> tuple[Label, ...]:
     return tuple(sorted(labels, key=attrgetter("class_index")))
 
 
-def _class_index(value: object, where: str) -> int:
-    number = value.strip() if isinstance(value, str) else _shown(value)
+def _check_class_index(value: object, where: str) -> int:
+    number = value.strip() if isinstance(value, str) else _short_repr(value)
     if not _CLASS_INDEX.fullmatch(number):
-        raise LabelsError(f"{where}: {_shown(value)} is not a class index", hint=_INDEX_HINT)
+        raise LabelsError(f"{where}: {_short_repr(value)} is not a class index", hint=_INDEX_HINT)
     return int(number)
 
 
-def _wnid(value: object, where: str) -> str | None:
-    wnid = _text(value, "wnid", where)
+def _check_wnid(value: object, where: str) -> str | None:
+    wnid = _check_text(value, "wnid", where)
     if wnid and not _WNID.fullmatch(wnid):
         raise LabelsError(
-            f"{where}: {_shown(value)} is not a WordNet id",
+            f"{where}: {_short_repr(value)} is not a WordNet id",
             hint="a wnid is like n02099601; or leave it out",
         )
     return wnid or None
 
 
-def _synonyms(value: object, where: str) -> tuple[str, ...]:
+def _check_synonyms(value: object, where: str) -> tuple[str, ...]:
     """From a list of texts, or from one text with "|" between them."""
-    names = value if isinstance(value, list | tuple) else _text(value, "synonyms", where).split("|")
-    synonyms = (_text(name, "synonyms", where) for name in names)
+    names = value if isinstance(value, list | tuple) else _check_text(value, "synonyms", where).split("|")
+    synonyms = (_check_text(name, "synonyms", where) for name in names)
     return tuple(synonym for synonym in synonyms if synonym)
 
 
-def _text(value: object, column: str, where: str) -> str:
+def _check_text(value: object, column: str, where: str) -> str:
     if not isinstance(value, str) or _SURROGATE.search(value):
-        raise LabelsError(f"{where}: the {column} is {_shown(value)}, not text", hint=_FORMS_HINT)
+        raise LabelsError(f"{where}: the {column} is {_short_repr(value)}, not text", hint=_FORMS_HINT)
     return value.strip()
 
 
-def _shown(value: object) -> str:
+def _short_repr(value: object) -> str:
     """A repr of bounded length."""
     try:
         return reprlib.repr(value)

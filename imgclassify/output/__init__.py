@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Protocol, Self, TextIO
 
 from imgclassify.errors import UsageError
-from imgclassify.output.atomic import is_replaceable, told
+from imgclassify.output.atomic import is_replaceable, report_io_errors
 from imgclassify.results import ImageResult, RunInfo
 
 FORMATS = ("table", "json", "jsonl", "csv", "tsv", "parquet", "sqlite")
@@ -71,7 +71,7 @@ class Output(Protocol):
         """Of them, those of pictures that failed."""
         ...
 
-    def is_answered(self, source: str) -> bool:
+    def claim_record(self, source: str) -> bool:
         """Whether a source has its record; asked once each time that the source is named."""
         ...
 
@@ -99,14 +99,14 @@ def open_output(path: Path | None, format_name: str, *, resume: bool = False, re
         UsageError: it cannot be written, cannot be resumed, or holds what `resume` was not given for.
     """
     if path is not None and str(path) != "-":
-        with told(path):
+        with report_io_errors(path):
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             replaceable = is_replaceable(path)
         if replaceable and format_name in KEPT_FORMATS:
-            from imgclassify.output.resumable import KeptOutput
+            from imgclassify.output.resumable import ResumableOutput
 
-            return KeptOutput(path, format_name, resume=resume, retry_errors=retry_errors)
+            return ResumableOutput(path, format_name, resume=resume, retry_errors=retry_errors)
         where = repr(str(path))
     else:
         where = "stdout"

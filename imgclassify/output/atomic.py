@@ -20,7 +20,7 @@ _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None)}
 
 
 @contextmanager
-def destination(path: Path | None) -> Iterator[TextIO]:
+def open_text(path: Path | None) -> Iterator[TextIO]:
     """stdout for None. A file is written beside its place and moved there at the end, whatever ended the run: its
     results are then fewer but whole. A killed run, or a disk that is full, leaves an earlier file as it was.
 
@@ -32,18 +32,18 @@ def destination(path: Path | None) -> Iterator[TextIO]:
             raise UsageError("stdout is closed", hint="name a file with --output")
         yield sys.stdout
         return
-    with told(path):
+    with report_io_errors(path):
         # What a link points to is replaced, and not the link.
         target = path.resolve()
         replaceable = is_replaceable(target)
     if not replaceable:
-        with told(path):
+        with report_io_errors(path):
             stream = _File(target)
         with stream:
             yield stream
         return
     draft = target.with_name(f".imgclassify-{os.getpid()}.partial")
-    with told(path):
+    with report_io_errors(path):
         stream = _File(draft)
     try:
         yield stream
@@ -56,17 +56,17 @@ def is_replaceable(path: Path) -> bool:
     return path.is_file() or not path.exists()
 
 
-def draft_of(path: Path) -> Path:
+def temp_path(path: Path) -> Path:
     """Where a file is written until it is whole: always the same, so that what a killed process leaves is found."""
     name = os.fsdecode(os.fsencode(path.name)[:_LONGEST_NAME])
     return path.with_name(f".{name}.draft")
 
 
 @contextmanager
-def drafted(target: Path) -> Iterator[Path]:
+def atomic_write(target: Path) -> Iterator[Path]:
     """An empty file to be filled in the block, which then takes the target's place and mode; or none, where the
     block fails."""
-    draft = draft_of(target)
+    draft = temp_path(target)
     draft.unlink(missing_ok=True)
     mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
     try:
@@ -84,7 +84,7 @@ def drafted(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def told(path: Path, verb: str = "write", option: str = "--output") -> Iterator[None]:
+def report_io_errors(path: Path, verb: str = "write", option: str = "--output") -> Iterator[None]:
     """
     Raises:
         UsageError: the file could not be written (or read, as the verb says), in place of what says so.
@@ -134,7 +134,7 @@ class _File(io.TextIOWrapper):
     @contextmanager
     def _watched(self) -> Iterator[None]:
         try:
-            with told(self._path):
+            with report_io_errors(self._path):
                 yield
         except UsageError:
             self._failed = True

@@ -13,7 +13,7 @@ from imgclassify.results import ImageResult
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 _LONGEST_FIELD = 2**31 - 1
 """A URL may be longer than the csv module's own limit."""
-_OF_PREDICTION = ("class_index", "wnid", "label", "probability")
+PREDICTION_FIELDS = ("class_index", "wnid", "label", "probability")
 
 
 def read_delimited(stream: TextIO, delimiter: str) -> Iterator[ImageResult]:
@@ -37,7 +37,7 @@ def read_delimited(stream: TextIO, delimiter: str) -> Iterator[ImageResult]:
 
 
 def _columns(top_k: int) -> list[str]:
-    ranked = [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in _OF_PREDICTION]
+    ranked = [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in PREDICTION_FIELDS]
     return ["source", "model", "width", "height", *ranked, "error_type", "error_message"]
 
 
@@ -64,7 +64,7 @@ def _record(row: dict[str, str]) -> dict[str, Any]:
 
 
 def _prediction(row: dict[str, str], rank: int) -> dict[str, Any]:
-    index, wnid, label, probability = (row[f"{name}_{rank}"] for name in _OF_PREDICTION)
+    index, wnid, label, probability = (row[f"{name}_{rank}"] for name in PREDICTION_FIELDS)
     return {
         "rank": rank,
         "class_index": int(index),
@@ -91,8 +91,8 @@ class DelimitedWriter:
     def write(self, result: ImageResult) -> None:
         row: list[object] = [result.source, result.model, result.width, result.height]
         for prediction in result.predictions:
-            row += [getattr(prediction, name) for name in _OF_PREDICTION]
-        row += [None] * (len(_OF_PREDICTION) * (self._top_k - len(result.predictions)))
+            row += [getattr(prediction, name) for name in PREDICTION_FIELDS]
+        row += [None] * (len(PREDICTION_FIELDS) * (self._top_k - len(result.predictions)))
         row += [result.error.type, result.error.message] if result.error else [None, None]
         self._write_row(row)
         self._stream.flush()

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Literal, Protocol, TextIO
 
 from imgclassify.errors import UsageError
-from imgclassify.output.atomic import drafted
+from imgclassify.output.atomic import atomic_write
 from imgclassify.output.delimited import DELIMITERS, DelimitedWriter, read_delimited
 from imgclassify.output.json_lines import JsonLinesWriter, read_json_lines
 from imgclassify.output.provenance import Provenance
 from imgclassify.results import ImageResult
 
 
-class Form(Protocol):
+class FileFormat(Protocol):
     def check(self, path: Path) -> None:
         """
         Raises:
@@ -28,11 +28,11 @@ class Form(Protocol):
         """Writes a file. OSError where it cannot be written."""
         ...
 
-    def prepare(self, path: Path) -> None:
+    def invalidate_sidecar(self, path: Path) -> None:
         """Makes way for a new file at `path`: what lies beside the one that is there no longer holds."""
         ...
 
-    def save_beside(self, path: Path, provenance: Provenance) -> None:
+    def save_sidecar(self, path: Path, provenance: Provenance) -> None:
         """Writes what the file at `path` cannot itself hold."""
         ...
 
@@ -41,22 +41,22 @@ class Form(Protocol):
         ...
 
 
-def form(format_name: str) -> Form:
+def file_format(format_name: str) -> FileFormat:
     """That of one of KEPT_FORMATS."""
     if format_name == "sqlite":
-        from imgclassify.output.sqlite import SqliteForm
+        from imgclassify.output.sqlite import SqliteFileFormat
 
-        return SqliteForm()
+        return SqliteFileFormat()
     if format_name == "parquet":
         if not find_spec("pyarrow"):
             raise UsageError("parquet needs an extra package", hint="pip install 'imgclassify[parquet]'")
-        from imgclassify.output.parquet import ParquetForm
+        from imgclassify.output.parquet import ParquetFileFormat
 
-        return ParquetForm()
-    return _TextForm(format_name)
+        return ParquetFileFormat()
+    return TextFileFormat(format_name)
 
 
-class _TextForm:
+class TextFileFormat:
     """One record a line; the provenance lies in a file beside."""
 
     def __init__(self, format_name: str) -> None:
@@ -70,11 +70,11 @@ class _TextForm:
             for result in results:
                 writer.write(result)
 
-    def prepare(self, path: Path) -> None:
+    def invalidate_sidecar(self, path: Path) -> None:
         _beside(path).unlink(missing_ok=True)
 
-    def save_beside(self, path: Path, provenance: Provenance) -> None:
-        with drafted(_beside(path)) as draft:
+    def save_sidecar(self, path: Path, provenance: Provenance) -> None:
+        with atomic_write(_beside(path)) as draft:
             draft.write_text(json.dumps(provenance.to_dict(), indent=1) + "\n", encoding="utf-8")
 
     def load(self, path: Path) -> tuple[Provenance, Iterator[ImageResult]]:

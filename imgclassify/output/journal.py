@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from imgclassify.errors import UsageError
-from imgclassify.output.atomic import told
-from imgclassify.output.json_lines import dumps
+from imgclassify.output.atomic import report_io_errors
+from imgclassify.output.json_lines import to_json
 from imgclassify.output.provenance import SCHEMA, Provenance
 from imgclassify.results import ImageResult
 
@@ -35,7 +35,7 @@ _FIRST = f'{{"schema": "{SCHEMA}"'.encode()
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class ResumeMarker:
     """A mark among the records: from here on another process added them."""
 
     retries: bool
@@ -54,11 +54,11 @@ class Journal:
         self.path = path
         self.provenance: Provenance | None = None
         """None while it is empty."""
-        with told(path):
-            self._descriptor = _open_alone(path)
+        with report_io_errors(path):
+            self._descriptor = _open_locked(path)
         try:
-            with told(path):
-                self._recover()
+            with report_io_errors(path):
+                self._recover_lines()
         except BaseException:
             self._release()
             raise
@@ -69,12 +69,12 @@ class Journal:
         self._append(provenance.to_dict())
         self.provenance = provenance
 
-    def add(self, entry: ImageResult | Session) -> None:
+    def add(self, entry: ImageResult | ResumeMarker) -> None:
         """
         Raises:
             UsageError: it cannot be written; what was written before is whole.
         """
-        self._append({_SESSION: {"retries": entry.retries}} if isinstance(entry, Session) else entry.to_dict())
+        self._append({_SESSION: {"retries": entry.retries}} if isinstance(entry, ResumeMarker) else entry.to_dict())
         if time.monotonic() > self._synced + SYNC_SECONDS:
             self.sync()
 
@@ -83,20 +83,20 @@ class Journal:
         Raises:
             UsageError: the disk failed, or the file is no longer where it was.
         """
-        with told(self.path):
+        with report_io_errors(self.path):
             os.fsync(self._descriptor)
             self._synced = time.monotonic()
             if not _is_at(self._descriptor, self.path):
                 raise FileNotFoundError(None, "it was moved or removed while it was being written")
 
-    def entries(self) -> Iterator[tuple[int, ImageResult | Session]]:
+    def entries(self) -> Iterator[tuple[int, ImageResult | ResumeMarker]]:
         """All that was added, in order, each with where its line begins. A line that is damaged is passed over, and
         the picture whose record it was counts as not answered."""
-        with told(self.path, "read"), self.path.open("rb") as stream:
+        with report_io_errors(self.path, "read"), self.path.open("rb") as stream:
             position = len(stream.readline())
             for line in stream:
-                entry = _parsed(line)
-                if isinstance(entry, Session) or (entry and self._is_ours(entry)):
+                entry = _parse_line(line)
+                if isinstance(entry, ResumeMarker) or (entry and self._is_ours(entry)):
                     yield position, entry
                 position += len(line)
 
@@ -105,25 +105,25 @@ class Journal:
 
     def records_at(self, positions: Iterable[int]) -> Iterator[ImageResult]:
         """The records whose lines begin there."""
-        with told(self.path, "read"), self.path.open("rb") as stream:
+        with report_io_errors(self.path, "read"), self.path.open("rb") as stream:
             for position in positions:
                 stream.seek(position)
                 yield ImageResult.from_dict(json.loads(stream.readline()))
 
     def clear(self) -> None:
-        with told(self.path):
+        with report_io_errors(self.path):
             os.ftruncate(self._descriptor, 0)
         self.provenance = None
 
-    def take_place_of(self, other: Journal) -> None:
+    def replace_journal(self, other: Journal) -> None:
         """Gets the name of the other one, which is closed."""
-        with told(other.path):
+        with report_io_errors(other.path):
             if sys.platform == "win32":  # which renames no open file
                 self._release()
                 other._release()
             self.path.replace(other.path)
             if sys.platform == "win32":
-                self._descriptor = _open_alone(other.path)
+                self._descriptor = _open_locked(other.path)
         self.path = other.path
         other._release()
 
@@ -140,7 +140,7 @@ class Journal:
         """Closes and deletes the file."""
         if sys.platform == "win32":  # which deletes no open file
             self._release()
-        with told(self.path):
+        with report_io_errors(self.path):
             self.path.unlink(missing_ok=True)
         self._release()
 
@@ -150,8 +150,8 @@ class Journal:
             self._descriptor = _CLOSED
 
     def _append(self, line: dict[str, Any]) -> None:
-        content = (dumps(line) + "\n").encode()
-        with told(self.path):
+        content = (to_json(line) + "\n").encode()
+        with report_io_errors(self.path):
             written = 0
             try:
                 while written < len(content):
@@ -160,7 +160,7 @@ class Journal:
                 os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
                 raise
 
-    def _recover(self) -> None:
+    def _recover_lines(self) -> None:
         """Reads the first line, and drops the last one where a process was killed while writing it."""
         with self.path.open("rb") as stream:
             first = stream.readline()
@@ -178,12 +178,12 @@ class Journal:
         os.ftruncate(self._descriptor, whole)
 
 
-def _parsed(line: bytes) -> ImageResult | Session | None:
+def _parse_line(line: bytes) -> ImageResult | ResumeMarker | None:
     """None where the line is damaged."""
     try:
         value = json.loads(line)
         if isinstance(value, dict) and isinstance(session := value.get(_SESSION), dict):
-            return Session(retries=session.get("retries") is True)
+            return ResumeMarker(retries=session.get("retries") is True)
         return ImageResult.from_dict(value)
     except (ValueError, RecursionError):
         return None
@@ -202,7 +202,7 @@ def _end_of_last_line(stream: BinaryIO) -> int:
     return 0
 
 
-def _open_alone(path: Path) -> int:
+def _open_locked(path: Path) -> int:
     """A descriptor to add to the file, which is made where there is none; no other process has one.
 
     Raises:
@@ -211,7 +211,7 @@ def _open_alone(path: Path) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         try:
-            _lock(descriptor, path)
+            _lock_descriptor(descriptor, path)
             if _is_at(descriptor, path):
                 return descriptor
         except BaseException:
@@ -233,26 +233,26 @@ if sys.platform == "win32":
     _FAR = 2**40
     """Locked is a byte beyond the file's end: on Windows nobody may read the ones that are locked."""
 
-    def _lock(descriptor: int, path: Path) -> None:
+    def _lock_descriptor(descriptor: int, path: Path) -> None:
         os.lseek(descriptor, _FAR, os.SEEK_SET)
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         except OSError as error:
-            raise _busy(path) from error
+            raise _busy_error(path) from error
 
 else:
     import fcntl
 
-    def _lock(descriptor: int, path: Path) -> None:
+    def _lock_descriptor(descriptor: int, path: Path) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise _busy(path) from error
+            raise _busy_error(path) from error
         except OSError:
             pass  # a file system without locks
 
 
-def _busy(path: Path) -> UsageError:
+def _busy_error(path: Path) -> UsageError:
     return UsageError(
         f"another imgclassify is writing to {str(path)!r}", hint="wait for it, or choose another --output"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self, TextIO
 
-from imgclassify.output.json_lines import dumps
+from imgclassify.output.json_lines import to_json
 from imgclassify.results import SCHEMA, ImageResult, RunInfo
 
 
@@ -18,11 +18,13 @@ class JsonDocumentWriter:
         self._separator = "\n"
 
     def __enter__(self) -> Self:
-        self._stream.write(f'{{"schema": {dumps(SCHEMA)},\n "run": {dumps(self._run.to_dict())},\n "results": [')
+        self._stream.write(
+            f'{{"schema": {to_json(SCHEMA)},\n "run": {to_json(self._run.to_dict())},\n "results": ['
+        )
         return self
 
     def write(self, result: ImageResult) -> None:
-        self._stream.write(self._separator + dumps(result.to_dict()))
+        self._stream.write(self._separator + to_json(result.to_dict()))
         self._separator = ",\n"
 
     def __exit__(

@@ -10,7 +10,7 @@ from typing import Any, Self, TextIO
 from imgclassify.results import ImageResult
 
 
-def dumps(value: Any) -> str:
+def to_json(value: Any) -> str:
     """JSON on one line, in UTF-8 where it can be: a file name that is not valid UTF-8 has its bytes as lone
     surrogate escapes, which Python's json and os.fsencode turn into the same bytes again."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -43,7 +43,7 @@ class JsonLinesWriter:
         return self
 
     def write(self, result: ImageResult) -> None:
-        self._stream.write(dumps(result.to_dict()) + "\n")
+        self._stream.write(to_json(result.to_dict()) + "\n")
         self._stream.flush()
 
     def __exit__(

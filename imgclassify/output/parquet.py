@@ -20,7 +20,7 @@ ROW_GROUP = 8192
 _METADATA_KEY = b"imgclassify"
 
 
-class ParquetForm:
+class ParquetFileFormat:
     """See forms.Form. The provenance is in the file's metadata."""
 
     def check(self, path: Path) -> None:
@@ -37,10 +37,10 @@ class ParquetForm:
             while group := list(islice(rows, ROW_GROUP)):
                 writer.write_table(pyarrow.Table.from_pylist(group, schema))
 
-    def prepare(self, path: Path) -> None:
+    def invalidate_sidecar(self, path: Path) -> None:
         pass
 
-    def save_beside(self, path: Path, provenance: Provenance) -> None:
+    def save_sidecar(self, path: Path, provenance: Provenance) -> None:
         pass
 
     def load(self, path: Path) -> tuple[Provenance, Iterator[ImageResult]]:

@@ -10,7 +10,7 @@ from imgclassify.results import RunInfo
 SCHEMA = "imgclassify.output/1"
 """Names the shape of what `to_dict` gives; a breaking change raises the number."""
 
-_DECISIVE = (
+COMPARED_FIELDS = (
     "model",
     "architecture",
     "weights",
@@ -59,17 +59,17 @@ class Provenance:
 
     def differences(self, now: Provenance) -> list[str]:
         """What changes answers and is not the same `now`, each in words."""
-        former, present = self._decisive(), now._decisive()
+        former, present = self._compared_values(), now._compared_values()
         names = [name for name in former | present if former.get(name) != present.get(name)]
         return [f"{name} was {former.get(name)!r} and is {present.get(name)!r}" for name in names]
 
-    def _decisive(self) -> dict[str, Any]:
-        return _flat({name: self.run.get(name) for name in _DECISIVE} | {"top_k": self.top_k})
+    def _compared_values(self) -> dict[str, Any]:
+        return _flatten({name: self.run.get(name) for name in COMPARED_FIELDS} | {"top_k": self.top_k})
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"weights.name": …} for {"weights": {"name": …}}."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return flat

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Self
 
 from imgclassify.errors import UsageError, first_line
 from imgclassify.output import file_formats
-from imgclassify.output.atomic import draft_of, drafted, told
-from imgclassify.output.journal import Journal, Session
+from imgclassify.output.atomic import atomic_write, report_io_errors, temp_path
+from imgclassify.output.journal import Journal, ResumeMarker
 from imgclassify.output.provenance import Provenance
 from imgclassify.results import ImageResult, RunInfo
 
 if TYPE_CHECKING:
-    from imgclassify.output.resume_index import Ledger
+    from imgclassify.output.resume_index import ResumeIndex
 
 _PARTIAL = ".partial"
 
 
-class KeptOutput:
+class ResumableOutput:
     """See output.Output."""
 
     on_terminal = False
@@ -40,9 +40,9 @@ class KeptOutput:
                 stopped run and `resume` is False.
         """
         self._name = path
-        self._form = file_formats.form(format_name)
-        self._session = Session(retries=retry_errors) if resume else None
-        self._ledger: Ledger | None = None
+        self._form = file_formats.file_format(format_name)
+        self._marker = ResumeMarker(retries=retry_errors) if resume else None
+        self._index: ResumeIndex | None = None
         self._former: Provenance | None = None
         self._now: Provenance | None = None
         self._written = self._failed = 0
@@ -51,14 +51,14 @@ class KeptOutput:
             raise UsageError(
                 f"{str(path)!r} is the name of a stopped run's records", hint=f"leave out the {_PARTIAL} at its end"
             )
-        with told(path):
+        with report_io_errors(path):
             # What a link points to is replaced, and not the link.
             self._target = path.resolve()
             self._form.check(self._target)
         self._journal = Journal(self._target.with_name(self._target.name + _PARTIAL))
         try:
-            self._guard(self._journal)
-            self._take_up()
+            self._match_permissions(self._journal)
+            self._load_state()
         except BaseException:
             self._journal.close()
             raise
@@ -77,16 +77,16 @@ class KeptOutput:
     @property
     def count(self) -> int:
         """Records, all in all."""
-        return self._ledger.count() if self._ledger else self._written
+        return self._index.count() if self._index else self._written
 
     @property
     def failed(self) -> int:
         """Of them, those of pictures that failed."""
-        return self._ledger.count(failed=True) if self._ledger else self._failed
+        return self._index.count(failed=True) if self._index else self._failed
 
-    def is_answered(self, source: str) -> bool:
+    def claim_record(self, source: str) -> bool:
         """Whether the output has a source's record; asked once each time that the source is named."""
-        return self._ledger is not None and self._ledger.take(source)
+        return self._index is not None and self._index.claim(source)
 
     def begin(self, run: RunInfo, top_k: int) -> None:
         """
@@ -106,8 +106,8 @@ class KeptOutput:
         self._journal.add(result)
         self._written += 1
         self._failed += result.error is not None
-        if self._ledger:
-            self._ledger.add(0, result)
+        if self._index:
+            self._index.add(0, result)
 
     def complete(self) -> None:
         """Puts the output in its place. To be called when every source has its record.
@@ -121,11 +121,11 @@ class KeptOutput:
             self._open_journal()
         self._journal.sync()
         assert self._journal.provenance is not None
-        with told(self._name):
-            with drafted(self._target) as draft:
-                self._form.save(draft, self._journal.provenance, self._results())
-                self._form.prepare(self._target)
-            self._form.save_beside(self._target, self._journal.provenance)
+        with report_io_errors(self._name):
+            with atomic_write(self._target) as draft:
+                self._form.save(draft, self._journal.provenance, self._iter_records())
+                self._form.invalidate_sidecar(self._target)
+            self._form.save_sidecar(self._target, self._journal.provenance)
         self._journal.remove()
 
     def __enter__(self) -> Self:
@@ -136,9 +136,9 @@ class KeptOutput:
     ) -> None:
         self._journal.close()
 
-    def _take_up(self) -> None:
+    def _load_state(self) -> None:
         """Finds out what is answered already."""
-        if self._session is None:
+        if self._marker is None:
             if next(self._journal.entries(), None):
                 raise UsageError(
                     f"{str(self._journal.path)!r} holds the records of a run that was stopped",
@@ -146,27 +146,27 @@ class KeptOutput:
                 )
             self._journal.clear()
             return
-        from imgclassify.output.resume_index import Ledger
+        from imgclassify.output.resume_index import ResumeIndex
 
         if self._journal.provenance:
             self._former = self._journal.provenance
-            self._ledger = Ledger(self._journal.entries())
+            self._index = ResumeIndex(self._journal.entries())
         elif self._target.exists():
-            self._former, results = self._load()
-            self._ledger = Ledger((0, result) for result in results)
-        if self._ledger:
-            self._ledger.add(0, self._session)
-            self.resumed = self._ledger.count(settled=True)
-            self.resumed_failed = self._ledger.count(settled=True, failed=True)
+            self._former, results = self._load_complete()
+            self._index = ResumeIndex((0, result) for result in results)
+        if self._index:
+            self._index.add(0, self._marker)
+            self.resumed = self._index.count(settled=True)
+            self.resumed_failed = self._index.count(settled=True, failed=True)
 
-    def _guard(self, journal: Journal) -> None:
+    def _match_permissions(self, journal: Journal) -> None:
         """Who may not read what is there should not read what will be."""
-        with told(self._name):
+        with report_io_errors(self._name):
             if self._target.exists():
                 mode = stat.S_IMODE(self._target.stat().st_mode)
                 journal.path.chmod(mode | stat.S_IRUSR | stat.S_IWUSR)
 
-    def _load(self) -> tuple[Provenance, Iterator[ImageResult]]:
+    def _load_complete(self) -> tuple[Provenance, Iterator[ImageResult]]:
         """What the complete output holds."""
 
         def told_results() -> Iterator[ImageResult]:
@@ -182,40 +182,40 @@ class KeptOutput:
         assert self._now is not None
         if self._journal.provenance is None:
             if self._former:
-                self._copy()
+                self._rebuild_journal()
             else:
                 self._journal.begin(self._now)
-        if self._former and self._session:
-            self._journal.add(self._session)
+        if self._former and self._marker:
+            self._journal.add(self._marker)
 
-    def _copy(self) -> None:
+    def _rebuild_journal(self) -> None:
         """Has the records of the complete output in the journal. Until they all are, there is none."""
-        with told(self._name):
-            draft_of(self._target).unlink(missing_ok=True)
-        copy = Journal(draft_of(self._target))
+        with report_io_errors(self._name):
+            temp_path(self._target).unlink(missing_ok=True)
+        copy = Journal(temp_path(self._target))
         try:
-            self._guard(copy)
-            provenance, results = self._load()
+            self._match_permissions(copy)
+            provenance, results = self._load_complete()
             copy.begin(provenance)
             for result in results:
                 copy.add(result)
             copy.sync()
-            copy.take_place_of(self._journal)
+            copy.replace_journal(self._journal)
         except BaseException:
             copy.remove()
             raise
         self._journal = copy
 
-    def _results(self) -> Iterator[ImageResult]:
+    def _iter_records(self) -> Iterator[ImageResult]:
         """One record a source, for each time it was named."""
-        if not (self._ledger and self._ledger.replaces):
+        if not (self._index and self._index.replaces):
             for _, entry in self._journal.entries():
                 if isinstance(entry, ImageResult):
                     yield entry
             return
-        from imgclassify.output.resume_index import Ledger
+        from imgclassify.output.resume_index import ResumeIndex
 
-        positions = Ledger(self._journal.entries()).positions()
+        positions = ResumeIndex(self._journal.entries()).positions()
         yield from self._journal.records_at(positions)
 
     @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from threading import Lock
 
 from imgclassify.errors import UsageError
-from imgclassify.output.journal import Session
+from imgclassify.output.journal import ResumeMarker
 from imgclassify.results import ImageResult
 
 _TABLE = """
@@ -27,10 +27,10 @@ _TAKE = f"UPDATE slot SET named = 1 {_FIRST.format('again = 0 AND named = 0')}"
 _REPLACE = f"UPDATE slot SET position = ?, failed = ?, again = 0 {_FIRST.format('again = 1')}"
 
 
-class Ledger:
+class ResumeIndex:
     """One slot for each time a source was answered, in order. Holds the names on disk, in memory only some MiB."""
 
-    def __init__(self, entries: Iterable[tuple[int, ImageResult | Session]]) -> None:
+    def __init__(self, entries: Iterable[tuple[int, ImageResult | ResumeMarker]]) -> None:
         # A database without a name is the process's own, and vanishes with it. One thread after another uses it.
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._turn = Lock()
@@ -42,12 +42,12 @@ class Ledger:
         for position, entry in entries:
             self.add(position, entry)
 
-    def add(self, position: int, entry: ImageResult | Session) -> None:
+    def add(self, position: int, entry: ImageResult | ResumeMarker) -> None:
         """
         Args:
             position: any number, handed back by `positions`.
         """
-        if isinstance(entry, Session):
+        if isinstance(entry, ResumeMarker):
             self._retrying = entry.retries
             self.replaces |= entry.retries
             self._execute("UPDATE slot SET again = failed" if entry.retries else "UPDATE slot SET again = 0")
@@ -62,7 +62,7 @@ class Ledger:
         (count,) = self._execute(f"SELECT count(*) FROM slot WHERE {' AND '.join(conditions)}").fetchone()
         return int(count)
 
-    def take(self, source: str) -> bool:
+    def claim(self, source: str) -> bool:
         """Whether this source has its record: as often as it was answered, and no more often."""
         return bool(self._execute(_TAKE, _key(source)).rowcount)
 

@@ -54,7 +54,7 @@ _SIDE_FILES = ("-wal", "-journal")
 """What SQLite has beside a database that someone is writing to."""
 
 
-class SqliteForm:
+class SqliteFileFormat:
     """See forms.Form."""
 
     def check(self, path: Path) -> None:
@@ -70,7 +70,7 @@ class SqliteForm:
                 hint="choose another --output",
             )
 
-    def prepare(self, path: Path) -> None:
+    def invalidate_sidecar(self, path: Path) -> None:
         self.check(path)
 
     def save(self, path: Path, provenance: Provenance, results: Iterable[ImageResult]) -> None:
@@ -89,7 +89,7 @@ class SqliteForm:
         except sqlite3.OperationalError as error:
             raise OSError(str(error)) from error
 
-    def save_beside(self, path: Path, provenance: Provenance) -> None:
+    def save_sidecar(self, path: Path, provenance: Provenance) -> None:
         pass
 
     def load(self, path: Path) -> tuple[Provenance, Iterator[ImageResult]]:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from imgclassify.output import open_writer
-from imgclassify.output.atomic import destination
+from imgclassify.output.atomic import open_text
 from imgclassify.results import ImageResult, RunInfo
 
 
@@ -31,11 +31,11 @@ class StreamedOutput:
     def on_terminal(self) -> bool:
         return self._stream is not None and self._stream.isatty()
 
-    def is_answered(self, source: str) -> bool:
+    def claim_record(self, source: str) -> bool:
         return False
 
     def begin(self, run: RunInfo, top_k: int) -> None:
-        self._stream = self._stack.enter_context(destination(self._path))
+        self._stream = self._stack.enter_context(open_text(self._path))
         self._writer = self._stack.enter_context(open_writer(self._format, self._stream, run, top_k=top_k))
 
     def write(self, result: ImageResult) -> None:

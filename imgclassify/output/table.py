@@ -7,7 +7,7 @@ from typing import Self, TextIO
 
 from rich.cells import cell_len, set_cell_size
 
-from imgclassify.errors import printable
+from imgclassify.errors import make_printable
 from imgclassify.output.terminal import Line, LinePrinter
 from imgclassify.results import ImageResult, Prediction
 
@@ -56,40 +56,46 @@ class TableWriter:
         self._stream.flush()
 
     def _print_alone(self, result: ImageResult) -> None:
-        head = Line(printable(result.source), style="bold")
+        head = Line(make_printable(result.source), style="bold")
         if result.width:
             head.append(f"  {result.width}×{result.height}", style="dim not bold")
         head.append(f"  {result.model}", style="dim not bold")
         self._print(head)
         if result.error:
-            self._print(Line(*_failure(result)))
+            self._print(Line(*_describe_failure(result)))
             return
-        widest = max(cell_len(printable(prediction.label)) for prediction in result.predictions)
+        widest = max(cell_len(make_printable(prediction.label)) for prediction in result.predictions)
         room = self._width - len(" 1  ") - len("  100.00 %  ")
         cells = min(widest, max(room - _BAR_CELLS, 10)) if self._terminal else widest
         for prediction in result.predictions:
             line = Line(f"{prediction.rank:>2}  ", style="dim")
-            line.append(set_cell_size(printable(prediction.label), cells), style=_emphasis(prediction))
-            line.append(f"  {_percent(prediction, 2):>8}  ", style=_emphasis(prediction))
-            line.append(_bar(prediction.probability, min(_BAR_CELLS, max(room - cells, 0))), style="green not dim")
+            line.append(set_cell_size(make_printable(prediction.label), cells), style=_rank_style(prediction))
+            line.append(f"  {_format_percent(prediction, 2):>8}  ", style=_rank_style(prediction))
+            line.append(
+                _draw_bar(prediction.probability, min(_BAR_CELLS, max(room - cells, 0))), style="green not dim"
+            )
             self._print(line)
 
     def _print_row(self, result: ImageResult) -> None:
         third = max(self._width // 3, 8)
-        line = Line(_fitted(printable(result.source), third), style="bold")
+        line = Line(_fit_text(make_printable(result.source), third), style="bold")
         line.append("  ")
         if result.error:
-            line.append(*_failure(result))
+            line.append(*_describe_failure(result))
         else:
             best, *others = result.predictions
-            line.append(_fitted(printable(best.label), min(third, _WIDEST_LABEL), keep="head"), style="not bold")
-            line.append(f" {_percent(best, 1):>8}", style="green not bold")
-            runners = (f"{printable(other.label)} {_percent(other, 1)}" for other in others[:_RUNNERS_UP])
+            line.append(
+                _fit_text(make_printable(best.label), min(third, _WIDEST_LABEL), keep="head"), style="not bold"
+            )
+            line.append(f" {_format_percent(best, 1):>8}", style="green not bold")
+            runners = (
+                f"{make_printable(other.label)} {_format_percent(other, 1)}" for other in others[:_RUNNERS_UP]
+            )
             line.append("  " + " · ".join(runners), style="dim not bold")
         self._print(line, cut=True)
 
 
-def _fitted(text: str, cells: int, *, keep: str = "tail") -> str:
+def _fit_text(text: str, cells: int, *, keep: str = "tail") -> str:
     """Padded to that many cells; longer text loses its head, since the end of a path says more, or its tail."""
     if cell_len(text) <= cells:
         return set_cell_size(text, cells)
@@ -101,21 +107,21 @@ def _fitted(text: str, cells: int, *, keep: str = "tail") -> str:
     return "…" + set_cell_size(text, cells - 1)
 
 
-def _failure(result: ImageResult) -> tuple[str, str]:
+def _describe_failure(result: ImageResult) -> tuple[str, str]:
     """(text, style)."""
     assert result.error is not None
-    return f"✗ {result.error.type}: {printable(result.error.message)}", "red not bold"
+    return f"✗ {result.error.type}: {make_printable(result.error.message)}", "red not bold"
 
 
-def _emphasis(prediction: Prediction) -> str:
+def _rank_style(prediction: Prediction) -> str:
     return "bold not dim" if prediction.rank == 1 else "not dim"
 
 
-def _percent(prediction: Prediction, digits: int) -> str:
+def _format_percent(prediction: Prediction, digits: int) -> str:
     return f"{100 * prediction.probability:.{digits}f} %"
 
 
-def _bar(probability: float, cells: int) -> str:
+def _draw_bar(probability: float, cells: int) -> str:
     """A bar of up to `cells` characters, to the eighth of one."""
     eighths = round(probability * cells * 8)
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()

@@ -18,7 +18,7 @@ from imgclassify.errors import ImageUnreadableError
 from imgclassify.sources.expansion import ARCHIVE_SUFFIXES, expand_path
 from imgclassify.sources.files import file_source
 from imgclassify.sources.selection import Selection
-from imgclassify.sources.source import CHUNK_BYTES, IMAGE_SUFFIXES, MAX_BYTES, Notice, Source, fail, read_whole
+from imgclassify.sources.source import CHUNK_BYTES, IMAGE_SUFFIXES, MAX_BYTES, Notice, Source, raise_error, read_all
 from imgclassify.sources.urls import CONNECT_TIMEOUT, READ_TIMEOUT, open_url
 
 __all__ = [
@@ -29,8 +29,8 @@ __all__ = [
     "Source",
     "expand",
     "file_source",
-    "only",
     "read_names",
+    "single_source",
 ]
 
 
@@ -44,7 +44,7 @@ def expand(
     notice: Notice = _no_notice,
     stdin: BinaryIO | None = None,
     timeout: tuple[float, float] = (CONNECT_TIMEOUT, READ_TIMEOUT),
-    listed: bool = False,
+    from_file: bool = False,
     selection: Selection | None = None,
     offline: bool = False,
 ) -> Iterator[Source]:
@@ -65,25 +65,27 @@ def expand(
     stdin_named = False
     for name in names:
         if name == "-":
-            read = partial(fail, ImageUnreadableError, "standard input was read before, and holds one image")
+            read = partial(raise_error, ImageUnreadableError, "standard input was read before, and holds one image")
             yield Source(name, partial(_open_stdin, read if stdin_named else read_stdin))
             stdin_named = True
         elif name.lower().startswith(("http://", "https://")):
             yield Source(name, partial(open_url, name, None if offline else timeout))
         else:
-            yield from expand_path(name, notice, selection, listed=listed)
+            yield from expand_path(name, notice, selection, from_file=from_file)
 
 
-def only(name: str, *, offline: bool = False) -> Source:
+def single_source(name: str, *, offline: bool = False) -> Source:
     """The one picture of that name. What is none, such as a folder or an archive of several, fails to open."""
     if os.path.isdir(name):  # noqa: PTH112 - the name stays as it was given
-        return Source(name, partial(fail, ImageUnreadableError, f"{name!r} is a folder, and not one picture"))
+        return Source(
+            name, partial(raise_error, ImageUnreadableError, f"{name!r} is a folder, and not one picture")
+        )
     # What exists is no glob, and if it is a pipe, it was meant.
-    found = list(islice(expand([name], listed=not os.path.lexists(name), offline=offline), 2))
+    found = list(islice(expand([name], from_file=not os.path.lexists(name), offline=offline), 2))
     if len(found) == 1:
         return found[0]
     what = "several pictures" if found else "no picture"
-    return Source(name, partial(fail, ImageUnreadableError, f"{name!r} holds {what}"))
+    return Source(name, partial(raise_error, ImageUnreadableError, f"{name!r} holds {what}"))
 
 
 def read_names(stream: BinaryIO, *, null: bool) -> Iterator[str]:
@@ -121,4 +123,4 @@ def _read_stdin(stdin: BinaryIO | None) -> bytes:
     stream = stdin or getattr(sys.stdin, "buffer", None)
     if stream is None:
         raise ImageUnreadableError("standard input is closed")
-    return read_whole(stream, "-")
+    return read_all(stream, "-")

@@ -11,7 +11,7 @@ import zlib
 
 ZSTANDARD = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
 
-_DAMAGE = (
+_ALWAYS = (
     OSError,
     EOFError,
     ValueError,
@@ -26,7 +26,7 @@ _DAMAGE = (
 )
 
 
-def damage() -> tuple[type[Exception], ...]:
+def archive_errors() -> tuple[type[Exception], ...]:
     """For an except clause, which asks when something was raised: by zstandard only where that is imported."""
     zstandard = sys.modules.get(ZSTANDARD)
-    return (*_DAMAGE, zstandard.ZstdError) if zstandard else _DAMAGE
+    return (*_ALWAYS, zstandard.ZstdError) if zstandard else _ALWAYS

@@ -10,39 +10,39 @@ import os
 import re
 from collections.abc import Iterator
 
-from imgclassify.sources.files import file_source, named_source
-from imgclassify.sources.folders import walk
+from imgclassify.sources.files import file_or_pipe_source, file_source
+from imgclassify.sources.folders import walk_folder
 from imgclassify.sources.selection import Selection
 from imgclassify.sources.source import Notice, Source
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
 
 
-def expand_path(name: str, notice: Notice, selection: Selection, *, listed: bool = False) -> Iterator[Source]:
+def expand_path(name: str, notice: Notice, selection: Selection, *, from_file: bool = False) -> Iterator[Source]:
     """The sources that a path stands for. A `listed` name is no glob, and no pipe that one would wait for."""
     if os.path.isdir(name):
-        return _noticing_none(walk(name, selection), name, notice)
+        return _warn_if_empty(walk_folder(name, selection), name, notice)
     if _is_archive(name):
-        return _archive(name, notice, selection)
+        return _expand_archive(name, notice, selection)
     if os.path.lexists(name):
-        return iter([file_source(name) if listed else named_source(name)])
+        return iter([file_source(name) if from_file else file_or_pipe_source(name)])
     if split := _split_member(name):
         from imgclassify.sources import archives
 
-        return archives.one_member(name, *split)
-    if not listed and "\0" not in name and not set(name).isdisjoint("*?["):
-        return _glob(name, notice, selection)
-    return iter([file_source(name) if listed else named_source(name)])
+        return archives.single_member(name, *split)
+    if not from_file and "\0" not in name and not set(name).isdisjoint("*?["):
+        return _expand_glob(name, notice, selection)
+    return iter([file_source(name) if from_file else file_or_pipe_source(name)])
 
 
 def _is_archive(path: str) -> bool:
     return path.lower().endswith(ARCHIVE_SUFFIXES) and os.path.isfile(path)
 
 
-def _archive(path: str, notice: Notice, selection: Selection) -> Iterator[Source]:
+def _expand_archive(path: str, notice: Notice, selection: Selection) -> Iterator[Source]:
     from imgclassify.sources import archives
 
-    return _noticing_none(archives.members(path, selection.takes_member), path, notice)
+    return _warn_if_empty(archives.archive_members(path, selection.accepts_member), path, notice)
 
 
 def _split_member(name: str) -> tuple[str, str] | None:
@@ -53,7 +53,7 @@ def _split_member(name: str) -> tuple[str, str] | None:
     return None
 
 
-def _noticing_none(sources: Iterator[Source], name: str, notice: Notice) -> Iterator[Source]:
+def _warn_if_empty(sources: Iterator[Source], name: str, notice: Notice) -> Iterator[Source]:
     source = None
     for source in sources:
         yield source
@@ -61,9 +61,9 @@ def _noticing_none(sources: Iterator[Source], name: str, notice: Notice) -> Iter
         notice(f"no image in {name!r}")
 
 
-def _glob(pattern: str, notice: Notice, selection: Selection) -> Iterator[Source]:
+def _expand_glob(pattern: str, notice: Notice, selection: Selection) -> Iterator[Source]:
     # Sorted by path components, as a folder is walked: what lies in a folder directly follows the folder.
-    matches = sorted(set(_matches(pattern, hidden=selection.hidden)), key=lambda path: path.split(os.sep))
+    matches = sorted(set(_iter_glob(pattern, hidden=selection.hidden)), key=lambda path: path.split(os.sep))
     if not matches:
         notice(f"no file matches {pattern!r}")
     walked = None
@@ -74,23 +74,23 @@ def _glob(pattern: str, notice: Notice, selection: Selection) -> Iterator[Source
         is_folder = os.path.isdir(match)
         walked = os.path.join(match, "") if is_folder else None
         is_archive = _is_archive(match)
-        below = _below(pattern, match, is_folder=is_folder)
-        if not selection.takes_match(below, is_picture=not is_folder and not is_archive):
+        below = _relative_path(pattern, match, is_folder=is_folder)
+        if not selection.accepts_match(below, is_picture=not is_folder and not is_archive):
             continue
         if is_folder:
-            yield from _noticing_none(walk(match, selection, below), match, notice)
+            yield from _warn_if_empty(walk_folder(match, selection, below), match, notice)
         else:
-            yield from _archive(match, notice, selection) if is_archive else [file_source(match)]
+            yield from _expand_archive(match, notice, selection) if is_archive else [file_source(match)]
 
 
-def _below(pattern: str, match: str, *, is_folder: bool) -> str:
+def _relative_path(pattern: str, match: str, *, is_folder: bool) -> str:
     """What of a match follows the folder that the pattern names before its first wildcard."""
     fixed, _ = os.path.split(re.split(r"[*?[]", pattern, maxsplit=1)[0])
     below = match[len(fixed) :].replace(os.sep, "/").strip("/")
     return f"{below}/" if below and is_folder else below
 
 
-def _matches(pattern: str, *, hidden: bool) -> Iterator[str]:
+def _iter_glob(pattern: str, *, hidden: bool) -> Iterator[str]:
     """glob.iglob, but that ** does not follow symbolic links to folders, which may lead back, and that a folder
     into which ** could not look is a match: to be walked, and to fail."""
     parts = pattern.replace(os.altsep or os.sep, os.sep).split(os.sep)
@@ -104,5 +104,5 @@ def _matches(pattern: str, *, hidden: bool) -> Iterator[str]:
         errors: list[OSError] = []
         for folder, below, _ in os.walk(top or os.curdir, onerror=errors.append):
             below[:] = [name for name in below if hidden or not name.startswith(".")]
-            yield from _matches(os.path.join(glob.escape(folder[start:]), after), hidden=hidden)
+            yield from _iter_glob(os.path.join(glob.escape(folder[start:]), after), hidden=hidden)
         yield from (error.filename[start:] for error in errors if os.path.isdir(error.filename))

@@ -13,33 +13,35 @@ from typing import NamedTuple
 from imgclassify.errors import ImageUnreadableError
 from imgclassify.sources.files import file_source
 from imgclassify.sources.selection import Selection
-from imgclassify.sources.source import IMAGE_SUFFIXES, Source, fail, reason, suffix_of
+from imgclassify.sources.source import IMAGE_SUFFIXES, Source, describe_error, file_suffix, raise_error
 
 
 class _Folder(NamedTuple):
     path: str
-    within: str
+    relative_dir: str
     """The path below what was named, ending in a slash; "" for that itself."""
 
 
-def walk(top: str, selection: Selection, within: str = "") -> Iterator[Source]:
+def walk_folder(top: str, selection: Selection, relative_dir: str = "") -> Iterator[Source]:
     """The images below `top`, depth first, each folder sorted; holds the names of one branch's folders.
 
     A folder that cannot be listed, or not to its end, is a source that fails, before those found in it. `within` is
     the path of `top` below what was named, ending in a slash.
     """
-    levels = [(_identity(top), _list(_Folder(top, within), selection))]
+    levels = [(_folder_identity(top), _list_folder(_Folder(top, relative_dir), selection))]
     while levels:
         entry = next(levels[-1][1], None)
         if entry is None:
             levels.pop()
         elif isinstance(entry, Source):
             yield entry
-        elif (identity := _identity(entry.path)) is None or identity not in [ancestor for ancestor, _ in levels]:
-            levels.append((identity, _list(entry, selection)))
+        elif (identity := _folder_identity(entry.path)) is None or identity not in [
+            ancestor for ancestor, _ in levels
+        ]:
+            levels.append((identity, _list_folder(entry, selection)))
 
 
-def _identity(folder: str) -> tuple[int, int] | None:
+def _folder_identity(folder: str) -> tuple[int, int] | None:
     """What a folder is recognised by when a symbolic link leads back to it; None when it cannot be known."""
     try:
         status = os.stat(folder)
@@ -48,7 +50,7 @@ def _identity(folder: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _list(folder: _Folder, selection: Selection) -> Iterator[Source | _Folder]:
+def _list_folder(folder: _Folder, selection: Selection) -> Iterator[Source | _Folder]:
     # Names alone are kept: a million directory entries would weigh three times as much.
     names: list[str] = []
     folders: set[str] = set()
@@ -57,18 +59,18 @@ def _list(folder: _Folder, selection: Selection) -> Iterator[Source | _Folder]:
             for entry in entries:
                 name = entry.name
                 if not _is_folder(entry):
-                    if selection.takes_file(name, folder.within):
+                    if selection.accepts_file(name, folder.relative_dir):
                         names.append(name)
-                elif selection.takes_folder(name, folder.within):
+                elif selection.accepts_folder(name, folder.relative_dir):
                     names.append(name)
                     folders.add(name)
     except OSError as error:
-        message = f"cannot read folder {folder.path!r}: {reason(error)}"
-        yield Source(folder.path, partial(fail, ImageUnreadableError, message))
+        message = f"cannot read folder {folder.path!r}: {describe_error(error)}"
+        yield Source(folder.path, partial(raise_error, ImageUnreadableError, message))
     names.sort()
     for name in names:
         path = os.path.join(folder.path, name)
-        yield _Folder(path, f"{folder.within}{name}/") if name in folders else file_source(path)
+        yield _Folder(path, f"{folder.relative_dir}{name}/") if name in folders else file_source(path)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -76,4 +78,4 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         # A link that leads to itself, or what one may not examine: listing it, or opening the image, will say why.
-        return suffix_of(entry.name) not in IMAGE_SUFFIXES
+        return file_suffix(entry.name) not in IMAGE_SUFFIXES

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from imgclassify.errors import UsageError
-from imgclassify.sources.source import IMAGE_SUFFIXES, suffix_of
+from imgclassify.sources.source import IMAGE_SUFFIXES, file_suffix
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -42,48 +42,48 @@ class Selection:
         recursive: bool = True,
         hidden: bool = False,
     ) -> None:
-        self._include = _compile(include) if include else None
-        self._exclude = _compile(exclude) if exclude else None
+        self._include = _compile_patterns(include) if include else None
+        self._exclude = _compile_patterns(exclude) if exclude else None
         self.recursive = recursive
         self.hidden = hidden
         self.skipped: Counter[str] = Counter()
         """How much was left out: "hidden", "not_an_image_name", "excluded" (or not included), "subfolder". Of a
         folder that is left out, the folder alone is counted."""
 
-    def takes_file(self, name: str, within: str = "") -> bool:
+    def accepts_file(self, name: str, relative_dir: str = "") -> bool:
         """Whether a folder's file is taken; `within` is the folder's path below what was named, and a slash."""
         if self._is_hidden(name):
-            return self._leave_out("hidden")
-        if suffix_of(name) not in IMAGE_SUFFIXES:
-            return self._leave_out("not_an_image_name")
-        path = within + name
-        return (self._is_included(path) and not self._is_excluded(path)) or self._leave_out("excluded")
+            return self._skip("hidden")
+        if file_suffix(name) not in IMAGE_SUFFIXES:
+            return self._skip("not_an_image_name")
+        path = relative_dir + name
+        return (self._is_included(path) and not self._is_excluded(path)) or self._skip("excluded")
 
-    def takes_folder(self, name: str, within: str = "") -> bool:
+    def accepts_folder(self, name: str, relative_dir: str = "") -> bool:
         if self._is_hidden(name):
-            return self._leave_out("hidden")
-        if self._is_excluded(f"{within}{name}/"):
-            return self._leave_out("excluded")
-        return self.recursive or self._leave_out("subfolder")
+            return self._skip("hidden")
+        if self._is_excluded(f"{relative_dir}{name}/"):
+            return self._skip("excluded")
+        return self.recursive or self._skip("subfolder")
 
-    def takes_member(self, member: str) -> bool:
+    def accepts_member(self, member: str) -> bool:
         """Whether an archive's file is taken. Its folders have no entries of their own that one could rely on."""
         parts = [part for part in member.split("/") if part not in ("", ".")]
         if any(self._is_hidden(part) or (part == "__MACOSX" and not self.hidden) for part in parts):
-            return self._leave_out("hidden")
+            return self._skip("hidden")
         if len(parts) > 1 and not self.recursive:
-            return self._leave_out("subfolder")
-        if suffix_of(member) not in IMAGE_SUFFIXES:
-            return self._leave_out("not_an_image_name")
+            return self._skip("subfolder")
+        if file_suffix(member) not in IMAGE_SUFFIXES:
+            return self._skip("not_an_image_name")
         path = "/".join(parts)
-        return (self._is_included(path) and not self._is_below_excluded(path)) or self._leave_out("excluded")
+        return (self._is_included(path) and not self._is_below_excluded(path)) or self._skip("excluded")
 
-    def takes_match(self, path: str, *, is_picture: bool) -> bool:
+    def accepts_match(self, path: str, *, is_picture: bool) -> bool:
         """Whether a glob's match is taken: as a picture, whatever its ending, or to be looked into."""
         taken = not self._is_below_excluded(path) and (not is_picture or self._is_included(path))
-        return taken or self._leave_out("excluded")
+        return taken or self._skip("excluded")
 
-    def _leave_out(self, reason: str) -> bool:
+    def _skip(self, reason: str) -> bool:
         self.skipped[reason] += 1
         return False
 
@@ -91,10 +91,10 @@ class Selection:
         return name.startswith(".") and not self.hidden and name != ".."
 
     def _is_included(self, path: str) -> bool:
-        return self._include is None or self._include.match_file(_matchable(path))
+        return self._include is None or self._include.match_file(_to_matchable(path))
 
     def _is_excluded(self, path: str) -> bool:
-        return self._exclude is not None and self._exclude.match_file(_matchable(path))
+        return self._exclude is not None and self._exclude.match_file(_to_matchable(path))
 
     def _is_below_excluded(self, path: str) -> bool:
         """The same where the folders above were not looked at: one that is excluded takes all below with it."""
@@ -107,24 +107,24 @@ def _with_parents(path: str) -> Iterator[str]:
     yield path
 
 
-def _matchable(text: str) -> str:
+def _to_matchable(text: str) -> str:
     return text if text.isprintable() else text.translate(_MATCHABLE)
 
 
-def _compile(patterns: Sequence[str]) -> GitIgnoreSpec:
+def _compile_patterns(patterns: Sequence[str]) -> GitIgnoreSpec:
     from pathspec import GitIgnoreSpec
 
-    return GitIgnoreSpec([part for pattern in patterns for part in _parse(pattern).patterns])
+    return GitIgnoreSpec([part for pattern in patterns for part in _parse_pattern(pattern).patterns])
 
 
-def _parse(pattern: str) -> GitIgnoreSpec:
+def _parse_pattern(pattern: str) -> GitIgnoreSpec:
     from pathspec import GitIgnoreSpec
 
     hint = r"patterns are written as in .gitignore; before a literal \, [, ! or # goes a \ "
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a set that regular expressions read otherwise, such as [[:alpha:]]
-            parsed = GitIgnoreSpec.from_lines([_matchable(pattern)])
+            parsed = GitIgnoreSpec.from_lines([_to_matchable(pattern)])
     except (ValueError, re.error, Warning) as error:
         raise UsageError(f"not a pattern: {pattern!r}", hint=hint) from error
     if all(part.include is None for part in parsed.patterns):

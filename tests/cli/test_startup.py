@@ -80,7 +80,8 @@ def test_a_checkpoint_of_ones_own_takes_no_torch_either(photo: Path, tmp_path: P
 
 
 def test_a_gpu_is_looked_for_without_torch() -> None:
-    code = "import sys; from imgclassify.engines import devices; devices.accelerator(); print('torch' in sys.modules)"
+    code = "import sys; from imgclassify.engines.devices import detect_accelerator as detect; "
+    code += "detect(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -23,7 +23,7 @@ from conftest import noise
 from servers import FileServer, trickled
 
 from imgclassify.classifier import Classifier
-from imgclassify.output.file_formats import form
+from imgclassify.output.file_formats import file_format
 from imgclassify.results import ImageResult
 
 from .conftest import ALBUM, Run, process
@@ -145,7 +145,7 @@ def test_a_signal_while_the_output_is_written_whole_leaves_the_records(tmp_path:
         def save(self, path, provenance, results):
             print("finishing", file=sys.stderr, flush=True)
             time.sleep(60)
-        forms._TextForm.save = save
+        forms.TextFileFormat.save = save
         sys.argv[1:] = ["predict", {str(photo)!r}, "-o", {str(tmp_path / "out.csv")!r}]
         from imgclassify.cli import main
         main()
@@ -208,7 +208,7 @@ KILLS = 30
 
 
 def records(path: Path) -> list[ImageResult]:
-    return list(form(path.suffix.removeprefix(".")).load(path)[1])
+    return list(file_format(path.suffix.removeprefix(".")).load(path)[1])
 
 
 def test_runs_killed_again_and_again_answer_each_file_once(many: Path, tmp_path: Path) -> None:
@@ -309,9 +309,9 @@ def expected_images(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     numbers: list[int | None] = []
     load = Classifier.__init__
 
-    def spy(self: Classifier, *arguments: object, images: int | None = None, **options: object) -> None:
-        numbers.append(images)
-        load(self, *arguments, images=images, **options)  # type: ignore[arg-type]
+    def spy(self: Classifier, *arguments: object, num_images: int | None = None, **options: object) -> None:
+        numbers.append(num_images)
+        load(self, *arguments, num_images=num_images, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Classifier, "__init__", spy)
     return numbers

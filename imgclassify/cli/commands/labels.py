@@ -24,8 +24,8 @@ LabelSetName = Annotated[
 @app.command("list")
 def list_label_sets(json: Json = False, debug: Debug = False) -> None:
     """The label sets that are shipped."""
-    console.configure(be_debug=debug)
-    sets = [(name, len(labels.load(name))) for name in labels.available()]
+    console.configure_console(be_debug=debug)
+    sets = [(name, len(labels.load_labels(name))) for name in labels.list_label_sets()]
     if json:
         typer.echo(jsonlib.dumps([{"name": name, "num_classes": count} for name, count in sets], indent=1))
         return
@@ -39,8 +39,8 @@ def show(
     debug: Debug = False,
 ) -> None:
     """All labels of a set, in class-index order."""
-    console.configure(be_debug=debug)
-    _print(list(labels.load(name).labels), json=json)
+    console.configure_console(be_debug=debug)
+    _print_labels(list(labels.load_labels(name).labels), json=json)
 
 
 @app.command()
@@ -51,16 +51,16 @@ def search(
     debug: Debug = False,
 ) -> None:
     """Find classes by label, synonym, gloss or wnid."""
-    console.configure(be_debug=debug)
-    found = labels.load(name).search(text)
+    console.configure_console(be_debug=debug)
+    found = labels.load_labels(name).search(text)
     if not found:
-        console.say(f"no class of {name} matches {text!r}")
-    _print(found, json=json)
+        console.print_message(f"no class of {name} matches {text!r}")
+    _print_labels(found, json=json)
 
 
-def _print(found: list[Label], *, json: bool) -> None:
+def _print_labels(found: list[Label], *, json: bool) -> None:
     if json:
-        typer.echo(jsonlib.dumps([_described(label) for label in found], indent=1, ensure_ascii=False))
+        typer.echo(jsonlib.dumps([_describe_label(label) for label in found], indent=1, ensure_ascii=False))
     elif found:
         print_table(
             ["index", "wnid", "label", "synonyms", "gloss"],
@@ -78,7 +78,7 @@ def _print(found: list[Label], *, json: bool) -> None:
         )
 
 
-def _described(label: Label) -> dict[str, Any]:
+def _describe_label(label: Label) -> dict[str, Any]:
     return {
         "class_index": label.class_index,
         "wnid": label.wnid,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=COMMANDS["models"])
 
 
-class Order(StrEnum):
+class SortOrder(StrEnum):
     """The orders of a listing, as catalog.SORT_KEYS has them."""
 
     NAME = "name"
@@ -47,25 +47,25 @@ def list_models(
         typer.Argument(help="Part of a name, or a glob such as 'resnet*'.", show_default=False),
     ] = None,
     sort: Annotated[
-        Order, typer.Option("--sort", help="Accuracies best first, costs cheapest first.")
-    ] = Order.NAME,
+        SortOrder, typer.Option("--sort", help="Accuracies best first, costs cheapest first.")
+    ] = SortOrder.NAME,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """The catalogued models. A star marks an architecture's default weights."""
-    console.configure(be_debug=debug)
-    found = catalog.manifests()
+    console.configure_console(be_debug=debug)
+    found = catalog.load_manifests()
     if pattern is not None:
-        found = catalog.select(found, pattern)
+        found = catalog.filter_models(found, pattern)
         if not found:
-            catalog.find(pattern)  # raises, with the nearest names
+            catalog.find_model(pattern)  # raises, with the nearest names
     found.sort(key=catalog.SORT_KEYS[sort.value])
     if json:
-        typer.echo(jsonlib.dumps([_described(manifest) for manifest in found], indent=1))
+        typer.echo(jsonlib.dumps([_describe_manifest(manifest) for manifest in found], indent=1))
         return
     print_table(
         ["model", "weights", "", "acc@1 %", "acc@5 %", "params M", "GFLOPS", "MiB", "cached"],
-        [_row(manifest) for manifest in found],
+        [_table_row(manifest) for manifest in found],
         right=range(3, 8),
     )
 
@@ -82,18 +82,18 @@ def show(
     debug: Debug = False,
 ) -> None:
     """All that is known of a model: weights, preprocessing, labels, accuracy, licence."""
-    console.configure(be_debug=debug)
-    manifest = _find(reference)
-    described = _described(manifest)
+    console.configure_console(be_debug=debug)
+    manifest = _find_manifest(reference)
+    described = _describe_manifest(manifest)
     if json:
         typer.echo(jsonlib.dumps(described, indent=1))
         return
     others = [
         other.weights
-        for other in catalog.manifests()
+        for other in catalog.load_manifests()
         if other.name == manifest.name and other.weights != manifest.weights
     ]
-    print_table([], _details(manifest, others))
+    print_table([], _detail_rows(manifest, others))
 
 
 @app.command()
@@ -113,7 +113,7 @@ def pull(
     debug: Debug = False,
 ) -> None:
     """Fetch and verify weights; prints where each file lies."""
-    console.configure(be_quiet=quiet, be_debug=debug, show_progress=not no_progress)
+    console.configure_console(be_quiet=quiet, be_debug=debug, show_progress=not no_progress)
     from imgclassify import hub
 
     for reference in references:
@@ -123,12 +123,12 @@ def pull(
     for reference in references:
         try:
             with console.download_progress() as progress:
-                network = hub.load(reference, hub.LoadOptions(offline=offline, progress=progress))
+                network = hub.load_network(reference, hub.LoadOptions(offline=offline, progress=progress))
         except UnavailableError as error:
             if len(references) == 1:
                 raise
             failed += 1
-            console.error(str(error), error.hint)
+            console.print_error(str(error), error.hint)
         else:
             typer.echo(str(network.path))
     if failed:
@@ -172,17 +172,17 @@ def prepare(
 
     Its answers are held against torch's before it is kept. Needs imgclassify's extra "export".
     """
-    console.configure(be_quiet=quiet, be_debug=debug, show_progress=not no_progress)
+    console.configure_console(be_quiet=quiet, be_debug=debug, show_progress=not no_progress)
     from imgclassify import hub
     from imgclassify.hub import export_cache
 
-    side = options.size("--crop-size", crop_size)
+    side = options.parse_size("--crop-size", crop_size)
     overrides = hub.PreprocessOverrides(crop_size=(side, side) if isinstance(side, int) else side)
     with console.download_progress() as progress:
         asked = hub.LoadOptions(
             arch=arch, labels=labels, overrides=overrides, offline=offline, trust=trust, progress=progress
         )
-        folder = export_cache.prepare(reference, asked)
+        folder = export_cache.prepare_model(reference, asked)
     typer.echo(str(folder))
 
 
@@ -200,15 +200,17 @@ def verify(
     debug: Debug = False,
 ) -> None:
     """Hash cached weights again and hold them against their published SHA-256."""
-    console.configure(be_debug=debug)
-    manifests = [_find(reference) for reference in references or []]
+    console.configure_console(be_debug=debug)
+    manifests = [_find_manifest(reference) for reference in references or []]
     bad = 0
-    for manifest in manifests if references else (each for each in catalog.manifests() if weights.cached(each.url)):
+    for manifest in (
+        manifests if references else (each for each in catalog.load_manifests() if weights.is_cached(each.url))
+    ):
         try:
-            file = weights.verify(manifest.url, manifest.sha256)
+            file = weights.verify_weights(manifest.url, manifest.sha256)
         except WeightsError as error:
             bad += 1
-            console.error(str(error), error.hint)
+            console.print_error(str(error), error.hint)
             state = "wrong" if isinstance(error, HashMismatchError) else "absent"
             typer.echo(f"{state}\t{manifest.reference}")
         else:
@@ -220,23 +222,23 @@ def verify(
 @app.command()
 def remove(references: References, debug: Debug = False) -> None:
     """Remove weights from the cache."""
-    console.configure(be_debug=debug)
-    for manifest in [_find(reference) for reference in references]:
-        removed = weights.remove(manifest.url)
-        console.say(f"{manifest.reference}: {'removed' if removed else 'was not in the cache'}")
+    console.configure_console(be_debug=debug)
+    for manifest in [_find_manifest(reference) for reference in references]:
+        removed = weights.remove_cached(manifest.url)
+        console.print_message(f"{manifest.reference}: {'removed' if removed else 'was not in the cache'}")
 
 
 @app.command()
 def path(references: References, debug: Debug = False) -> None:
     """Print where weights lie, or would lie; looks nothing up and fetches nothing."""
-    console.configure(be_debug=debug)
-    for manifest in [_find(reference) for reference in references]:
-        typer.echo(str(weights.location(manifest.url)))
-        if not weights.cached(manifest.url):
-            console.say(f"{manifest.reference} is not there yet; `imgclassify models pull` fetches it")
+    console.configure_console(be_debug=debug)
+    for manifest in [_find_manifest(reference) for reference in references]:
+        typer.echo(str(weights.cache_path(manifest.url)))
+        if not weights.is_cached(manifest.url):
+            console.print_message(f"{manifest.reference} is not there yet; `imgclassify models pull` fetches it")
 
 
-def _find(reference: str) -> ModelManifest:
+def _find_manifest(reference: str) -> ModelManifest:
     from imgclassify import hub
     from imgclassify.hub import catalogued
 
@@ -245,14 +247,14 @@ def _find(reference: str) -> ModelManifest:
             f"{reference!r} is not in the catalog",
             hint="timm's weights lie in the Hugging Face cache (HF_HOME), torch.hub's repositories in torch's",
         )
-    return catalogued.find(reference)
+    return catalogued.find_manifest(reference)
 
 
-def _described(manifest: ModelManifest) -> dict[str, Any]:
-    return manifest.to_dict() | {"url": public_url(manifest.url), "cached": weights.cached(manifest.url)}
+def _describe_manifest(manifest: ModelManifest) -> dict[str, Any]:
+    return manifest.to_dict() | {"url": public_url(manifest.url), "cached": weights.is_cached(manifest.url)}
 
 
-def _row(manifest: ModelManifest) -> list[str]:
+def _table_row(manifest: ModelManifest) -> list[str]:
     metadata = manifest.metadata
     numbers = ["", "", "", "", ""]
     if metadata:
@@ -264,10 +266,10 @@ def _row(manifest: ModelManifest) -> list[str]:
             f"{metadata.file_size_mib:.1f}",
         ]
     star = "*" if manifest.default else ""
-    return [manifest.name, manifest.weights, star, *numbers, "yes" if weights.cached(manifest.url) else ""]
+    return [manifest.name, manifest.weights, star, *numbers, "yes" if weights.is_cached(manifest.url) else ""]
 
 
-def _details(manifest: ModelManifest, others: list[str]) -> list[list[str]]:
+def _detail_rows(manifest: ModelManifest, others: list[str]) -> list[list[str]]:
     rows = [
         ["model", manifest.name],
         ["weights", manifest.weights + (" (default)" if manifest.default else "")],
@@ -276,9 +278,12 @@ def _details(manifest: ModelManifest, others: list[str]) -> list[list[str]]:
         ["labels", f"{manifest.label_set}, {manifest.num_classes} classes"],
         ["url", public_url(manifest.url)],
         ["sha256", f"{manifest.sha256}{'…' if len(manifest.sha256) < 64 else ''}"],
-        ["file", f"{weights.location(manifest.url)}{'' if weights.cached(manifest.url) else ' (not fetched yet)'}"],
+        [
+            "file",
+            f"{weights.cache_path(manifest.url)}{'' if weights.is_cached(manifest.url) else ' (not fetched yet)'}",
+        ],
     ]
-    rows += [[name, _plain(value)] for name, value in manifest.preprocess.to_dict().items()]
+    rows += [[name, _format_value(value)] for name, value in manifest.preprocess.to_dict().items()]
     if manifest.metadata:
         metadata = manifest.metadata
         rows += [
@@ -293,5 +298,5 @@ def _details(manifest: ModelManifest, others: list[str]) -> list[list[str]]:
     return rows
 
 
-def _plain(value: object) -> str:
+def _format_value(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -11,11 +11,11 @@ import typer
 
 from imgclassify.cli import console, options
 from imgclassify.cli import predict_options as given
-from imgclassify.cli.inputs import Named
+from imgclassify.cli.inputs import InputArgs
 from imgclassify.cli.options import Debug, Format, NoProgress, Offline, Quiet, Verbose
-from imgclassify.cli.progress import Total
-from imgclassify.cli.run import answer, summarised
-from imgclassify.cli.stats import Tally
+from imgclassify.cli.progress import SourceCount
+from imgclassify.cli.run import report_on_exit, run_to_output
+from imgclassify.cli.stats import RunStats
 from imgclassify.errors import NoImagesError, UsageError
 
 if TYPE_CHECKING:
@@ -85,22 +85,24 @@ def predict(
 
     One record per image, in input order. A broken file gets its error record, and the rest goes on.
     """
-    console.configure(be_quiet=quiet, be_verbose=verbose, be_debug=debug, show_progress=not no_progress)
+    console.configure_console(be_quiet=quiet, be_verbose=verbose, be_debug=debug, show_progress=not no_progress)
     from imgclassify.output import open_output
 
     chosen_format = _format(output_format, json, jsonl, output)
-    named = Named(sources or [], files_from, null, include or [], exclude or [], not no_recursive, hidden, offline)
-    selection = named.selection()
-    tally = Tally(skipped=selection.skipped)
+    named = InputArgs(
+        sources or [], files_from, null, include or [], exclude or [], not no_recursive, hidden, offline
+    )
+    selection = named.create_selection()
+    tally = RunStats(skipped=selection.skipped)
     if summary:
-        from imgclassify.cli.summary import check
+        from imgclassify.cli.summary import check_summary_path
 
-        check(summary, output)
+        check_summary_path(summary, output)
     records = open_output(output, chosen_format, resume=resume or retry_errors, retry_errors=retry_errors)
-    with summarised(tally, records, summary, output), records:
+    with report_on_exit(tally, records, summary, output), records:
         tally.resumed, tally.resumed_failed = records.resumed, records.resumed_failed
-        pictures = (each for each in named.sources(selection) if not records.is_answered(each.name))
-        ahead, ended = _look_ahead(pictures, _LOOK_AHEAD if named.is_written else 0)
+        pictures = (each for each in named.open_sources(selection) if not records.claim_record(each.name))
+        ahead, ended = _look_ahead(pictures, _LOOK_AHEAD if named.is_complete else 0)
         if not ahead and not tally.resumed:
             raise NoImagesError("no image was found", hint="docs/images.md lists the formats that are opened")
         from imgclassify.classifier import Classifier
@@ -114,30 +116,30 @@ def predict(
                 device=device,
                 dtype=dtype,
                 engine=engine,
-                batch_size=options.number_or_auto("--batch-size", batch_size),
-                workers=options.number_or_auto("--workers", workers),
+                batch_size=options.parse_number("--batch-size", batch_size),
+                workers=options.parse_number("--workers", workers),
                 fast_decode=fast_decode,
                 decode=decode,
                 max_pixels=max_pixels,
                 isolate=isolate,
                 time_limit=time_limit,
-                images=_expected_images(records, len(ahead) if ended else None),
-                resize_size=options.size("--resize-size", resize_size),
-                crop_size=options.size("--crop-size", crop_size),
+                num_images=_expected_images(records, len(ahead) if ended else None),
+                resize_size=options.parse_size("--resize-size", resize_size),
+                crop_size=options.parse_size("--crop-size", crop_size),
                 interpolation=interpolation,
-                mean=options.channels("--mean", mean),
-                std=options.channels("--std", std),
+                mean=options.parse_channels("--mean", mean),
+                std=options.parse_channels("--std", std),
                 offline=offline,
                 trust=trust,
                 progress=download_progress,
             )
         run = classifier.run
-        console.say_verbosely(
+        console.print_verbose(
             f"{run.model} ({run.weights}) on {run.engine}, {run.device}, {run.dtype}: {run.reason}"
         )
-        total = Total(tally.resumed + len(ahead) if ended else None, named.count)
+        total = SourceCount(tally.resumed + len(ahead) if ended else None, named.count_sources)
         limit = 1 if fail_fast else max_errors
-        answer(classifier, chain(ahead, pictures), records, tally, total, max_errors=limit)
+        run_to_output(classifier, chain(ahead, pictures), records, tally, total, max_errors=limit)
     raise typer.Exit(int(tally.status))
 
 
@@ -158,7 +160,7 @@ def _look_ahead(pictures: Iterator[Source], limit: int) -> tuple[list[Source], b
     ahead: list[Source] = []
     for picture in pictures:
         ahead.append(picture)
-        if len(ahead) > limit or picture.held:
+        if len(ahead) > limit or picture.in_memory:
             return ahead, False
     return ahead, True
 
