@@ -25,13 +25,14 @@ from benchmarks.measure import MIB, Case, run
 from benchmarks.workspace import Workspace
 from imgclassify import catalog
 from imgclassify.catalog import ModelManifest
+from imgclassify.hub.loader import load_network
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
 
-    from imgclassify.hub import Network
+    from imgclassify.hub.network import Network
 
 Row = dict[str, Any]
 """What is known of one architecture at one crop size."""
@@ -67,13 +68,13 @@ def compare(reference: str, checkpoint: Path) -> Row:
     """Writes a checkpoint of seeded weights, and has both engines answer the same crops with it."""
     import torch
 
-    from imgclassify import hub
-    from imgclassify.hub import LoadOptions, architectures
+    from imgclassify.hub import architectures
+    from imgclassify.hub.network import LoadOptions
 
     manifest = _manifest(reference)
     quantized = architectures.is_quantized(manifest)
     torch.save((_quantized if quantized else seeded)(manifest).state_dict(), checkpoint)
-    network = hub.load_network(str(checkpoint), LoadOptions(arch=reference, offline=True))
+    network = load_network(str(checkpoint), LoadOptions(arch=reference, offline=True))
     assert manifest.metadata is not None
     row: Row = {
         "architecture": manifest.architecture,
@@ -103,13 +104,13 @@ def _differences(network: Network) -> Row:
     import numpy as np
 
     from imgclassify.classifier import softmax
-    from imgclassify.engines import choice
+    from imgclassify.engines import LOGITS, choice
 
     pixels = crops(network.preprocess.crop_size[0])
 
     def answer(engine: str, images: int | None) -> NDArray[np.float32]:
         started = choice.create_engine(network, engine=engine, device="cpu", dtype="float32", num_images=images)
-        return started.engine.logits(pixels[:images])
+        return started.engine.infer(pixels[:images])[LOGITS]
 
     given = np.concatenate([answer("onnxruntime", None), answer("onnxruntime", 1)])
     wanted = answer("torch", None)

@@ -12,7 +12,7 @@ Importing this module is cheap: what a name below needs is imported when the nam
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from imgclassify._version import __version__
 
 if TYPE_CHECKING:
     from imgclassify.catalog import ModelManifest, PreprocessSpec

@@ -59,10 +59,12 @@ class ImageResult:
     predictions: tuple[Prediction, ...]
     """Most probable first."""
     error: ImageFailure | None = None
+    approximate: bool = False
+    """Whether the image is a strip so long that it was resized only nearly as the model's own pipeline does."""
 
     def to_dict(self) -> dict[str, Any]:
         """The record as every machine format carries it (docs/output.md)."""
-        return {
+        record = {
             "source": self.source,
             "model": self.model,
             "width": self.width,
@@ -70,6 +72,7 @@ class ImageResult:
             "predictions": [prediction.to_dict() for prediction in self.predictions],
             "error": self.error.to_dict() if self.error else None,
         }
+        return record | {"approximate": True} if self.approximate else record
 
     @classmethod
     def from_dict(cls, record: Any) -> Self:
@@ -86,8 +89,9 @@ class ImageResult:
                 height=record["height"],
                 predictions=tuple(Prediction(**fields) for fields in record["predictions"]),
                 error=None if record["error"] is None else ImageFailure(**record["error"]),
+                approximate=record.get("approximate", False) is True,
             )
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise ValueError("it lacks a field, or has one too many") from error
         if not result._is_sound():
             raise ValueError("a field holds what it cannot")
@@ -127,12 +131,13 @@ class RunInfo:
     """Full digest, 64 hex digits; None where the weights came with a torch.hub repository's code."""
     preprocess: dict[str, Any]
     """PreprocessSpec under torchvision's field names."""
-    label_set: str
-    label_set_sha256: str
+    label_set: str | None
+    """None where the run has no labels."""
+    label_set_sha256: str | None
     """Of its wnids and labels, in order."""
     num_classes: int
-    decode: str
-    """"exact" to the bit, "fast" from a smaller scale of the picture, or "gpu"."""
+    decode_mode: str
+    """"exact" to the bit, "fast" from a smaller scale of the image, or "gpu"."""
     engine: str
     device: str
     dtype: str
@@ -149,7 +154,7 @@ class RunInfo:
             "label_set": self.label_set,
             "label_set_sha256": self.label_set_sha256,
             "num_classes": self.num_classes,
-            "decode": self.decode,
+            "decode": self.decode_mode,
             "engine": self.engine,
             "device": self.device,
             "dtype": self.dtype,

@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 import torch
 
-from imgclassify import Classifier, hub
+from imgclassify import Classifier
 from imgclassify.engines import choice, devices, torch_engine
 from imgclassify.errors import UsageError
-from imgclassify.hub import LoadOptions, Network
+from imgclassify.hub.loader import load_network
+from imgclassify.hub.network import LoadOptions, Network
 
 
 @pytest.fixture
 def network() -> Network:
-    return hub.load_network("efficientnet_lite0", LoadOptions())
+    return load_network("efficientnet_lite0", LoadOptions())
 
 
 def chosen(
@@ -57,7 +58,7 @@ def test_a_costlier_network_is_worth_the_gpu_sooner() -> None:
     """By what it costs: EfficientNet-Lite0 0.4 GMAC, VGG-16 15.5."""
     from dataclasses import replace
 
-    light = hub.load_network("efficientnet_lite0", LoadOptions())
+    light = load_network("efficientnet_lite0", LoadOptions())
     heavy = replace(light, gmacs=15.5)
     assert chosen(light, images=500)[1] == "cpu"
     assert chosen(heavy, images=500)[1] == "auto"

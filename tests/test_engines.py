@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from imgclassify.catalog import PreprocessSpec
-from imgclassify.engines import cuda_streams, torch_engine
+from imgclassify.engines import LOGITS, Engine, cuda_streams, torch_engine
 from imgclassify.engines.torch_engine import TorchEngine, available_devices, find_device
 from imgclassify.errors import CheckpointError, DeviceError, UnavailableError
 
@@ -39,9 +40,16 @@ def crops(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 24, 24, 3), dtype=np.uint8)
 
 
+def infer(engine: Engine, batch: np.ndarray) -> np.ndarray:
+    """The logits, which are all that an engine hands out."""
+    [(name, logits)] = engine.infer(batch).items()
+    assert name == LOGITS
+    return logits
+
+
 def test_logits_are_those_of_the_normalised_images_in_float64() -> None:
     batch = crops(5)
-    logits = TorchEngine(Channels, SPEC, device="cpu").logits(batch)
+    logits = infer(TorchEngine(Channels, SPEC, device="cpu"), batch)
     expected = ((batch.astype(np.float64) / 255 - SPEC.mean) / SPEC.std).mean(axis=(1, 2))
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-6)
@@ -49,7 +57,7 @@ def test_logits_are_those_of_the_normalised_images_in_float64() -> None:
 
 def test_the_network_is_in_eval_and_inference_mode_and_channels_last() -> None:
     network = Channels()
-    TorchEngine(lambda: network, SPEC, device="cpu").logits(crops(2))
+    infer(TorchEngine(lambda: network, SPEC, device="cpu"), crops(2))
     assert not network.training
     assert network.seen[0].is_inference()
     assert network.seen[0].is_contiguous(memory_format=torch.channels_last)
@@ -59,11 +67,11 @@ def test_the_network_is_in_eval_and_inference_mode_and_channels_last() -> None:
 def test_a_dtype_is_what_the_network_computes_in(dtype: str, tolerance: float) -> None:
     network = Channels()
     engine = TorchEngine(lambda: network, SPEC, device="cpu", dtype=dtype)
-    logits = engine.logits(crops(3))
+    logits = infer(engine, crops(3))
     assert network.seen[0].dtype == network.scale.dtype == getattr(torch, dtype)
     assert logits.dtype == np.float32
     np.testing.assert_allclose(
-        logits, TorchEngine(Channels, SPEC, device="cpu").logits(crops(3)), rtol=0, atol=tolerance
+        logits, infer(TorchEngine(Channels, SPEC, device="cpu"), crops(3)), rtol=0, atol=tolerance
     )
 
 
@@ -80,14 +88,14 @@ class SmallMemory(Channels):
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does() -> None:
     batch = crops(7)
-    whole = TorchEngine(Channels, SPEC, device="cpu").logits(batch)
-    np.testing.assert_array_equal(TorchEngine(SmallMemory, SPEC, device="cpu").logits(batch), whole)
+    whole = infer(TorchEngine(Channels, SPEC, device="cpu"), batch)
+    np.testing.assert_array_equal(infer(TorchEngine(SmallMemory, SPEC, device="cpu"), batch), whole)
 
 
 def test_not_even_one_image_fitting_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SmallMemory, "limit", 0)
     with pytest.raises(DeviceError, match="not enough free memory") as error:
-        TorchEngine(SmallMemory, SPEC, device="cpu").logits(crops(3))
+        infer(TorchEngine(SmallMemory, SPEC, device="cpu"), crops(3))
     assert "--device cpu" in str(error.value.hint)
 
 
@@ -100,7 +108,7 @@ def test_a_network_that_returns_no_logits_is_refused(output: Any) -> None:
             return output(images)
 
     with pytest.raises(CheckpointError, match="no image classifier"):
-        TorchEngine(Odd, SPEC, device="cpu").logits(crops(2))
+        infer(TorchEngine(Odd, SPEC, device="cpu"), crops(2))
 
 
 def test_a_network_that_refuses_the_crop_is_told_with_its_own_words() -> None:
@@ -110,7 +118,7 @@ def test_a_network_that_refuses_the_crop_is_told_with_its_own_words() -> None:
             return images
 
     with pytest.raises(UnavailableError, match=r"24×24.*Wrong image height") as error:
-        TorchEngine(Picky, SPEC, device="cpu").logits(crops(1))
+        infer(TorchEngine(Picky, SPEC, device="cpu"), crops(1))
     assert "--crop-size" in str(error.value.hint)
 
 
@@ -136,7 +144,7 @@ def test_auto_takes_cuda_then_mps_then_the_cpu(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(("device", "dtype"), [("cuda", "float32"), ("cpu", "float16")])
 def test_a_quantized_network_stays_on_the_cpu_in_its_own_types(device: str, dtype: str) -> None:
     with pytest.raises(DeviceError, match="quantized"):
-        TorchEngine(Channels, SPEC, device=device, dtype=dtype, movable=False)
+        TorchEngine(Channels, SPEC, device=device, dtype=dtype, quantized=True)
 
 
 def test_on_the_cpu_one_thread_computes_and_batches_are_plain_memory() -> None:
@@ -145,7 +153,7 @@ def test_on_the_cpu_one_thread_computes_and_batches_are_plain_memory() -> None:
     batch = engine.allocate((3, 24, 24, 3))
     assert (batch.shape, batch.dtype, batch.flags.c_contiguous) == ((3, 24, 24, 3), np.uint8, True)
     batch[:] = crops(3)
-    np.testing.assert_array_equal(engine.logits(batch[:2]), engine.logits(crops(3)[:2]))
+    np.testing.assert_array_equal(infer(engine, batch[:2]), infer(engine, crops(3)[:2]))
 
 
 def test_a_size_that_did_not_fit_is_not_tried_again() -> None:
@@ -153,8 +161,8 @@ def test_a_size_that_did_not_fit_is_not_tried_again() -> None:
     sizes: list[int] = []
     network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     engine = TorchEngine(lambda: network, SPEC, device="cpu")
-    engine.logits(crops(4))
-    engine.logits(crops(4))
+    infer(engine, crops(4))
+    infer(engine, crops(4))
     assert sizes == [4, 2, 2, 2, 2]
 
 
@@ -330,7 +338,7 @@ def test_a_lane_answers_as_the_cpu_does_before_and_after_its_graph_is_captured(o
     engine = on(cuda, lambda: network)
     for index in range(6):
         batch = crops(4, seed=index)
-        np.testing.assert_array_equal(engine.logits(batch), exact(batch))
+        np.testing.assert_array_equal(infer(engine, batch), exact(batch))
         assert cuda.count("capture") == (index >= 2)
     assert engine.concurrency == 2
     assert cuda.alive == 1
@@ -344,7 +352,7 @@ def test_a_lane_answers_as_the_cpu_does_before_and_after_its_graph_is_captured(o
 
 def test_logits_are_the_caller_s_own_and_outlive_the_next_batch(on: Engines) -> None:
     engine = on(FakeCuda())
-    first = [engine.logits(crops(4, seed=index)) for index in range(6)]
+    first = [infer(engine, crops(4, seed=index)) for index in range(6)]
     for index, answer in enumerate(first):
         np.testing.assert_array_equal(answer, exact(crops(4, seed=index)))
 
@@ -356,11 +364,11 @@ def test_a_smaller_batch_is_answered_by_the_graph_and_a_larger_one_without(on: E
     network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     engine = on(cuda, lambda: network)
     for _ in range(3):
-        engine.logits(crops(4))
+        infer(engine, crops(4))
     sizes.clear()
     for count in (1, 3, 6):
         batch = crops(count, seed=count)
-        np.testing.assert_array_equal(engine.logits(batch), exact(batch))
+        np.testing.assert_array_equal(infer(engine, batch), exact(batch))
     assert sizes == [4, 4, 6]
 
 
@@ -369,7 +377,7 @@ def test_a_larger_size_that_keeps_coming_takes_the_graph_over(on: Engines) -> No
     engine = on(cuda)
     for size in (2, 2, 2, 6, 6, 6, 6):
         batch = crops(size)
-        np.testing.assert_array_equal(engine.logits(batch), exact(batch))
+        np.testing.assert_array_equal(infer(engine, batch), exact(batch))
     assert (cuda.count("capture"), cuda.alive) == (2, 1)
     assert cuda.most_alive == 1, "the memory of two"
 
@@ -378,7 +386,7 @@ def test_sizes_that_vary_get_no_graph(on: Engines) -> None:
     cuda = FakeCuda()
     engine = on(cuda)
     for size in range(1, 12):
-        engine.logits(crops(size))
+        infer(engine, crops(size))
     assert cuda.count("capture") == 0
 
 
@@ -397,7 +405,7 @@ def test_where_a_graph_cannot_be_had_or_is_wrong_the_answers_come_without(on: En
     engine = on(cuda)
     for index in range(8):
         batch = crops(4, seed=index)
-        np.testing.assert_array_equal(engine.logits(batch), exact(batch))
+        np.testing.assert_array_equal(infer(engine, batch), exact(batch))
     assert cuda.count("capture") == 1
     assert cuda.alive == 0
 
@@ -417,10 +425,10 @@ def test_memory_running_out_costs_the_graph_before_it_costs_the_size_of_the_batc
     _on_two_lanes(cuda, engine, [crops(4)] * 8)
     assert cuda.alive == 2
     sizes.clear()
-    np.testing.assert_array_equal(engine.logits(crops(9)), exact(crops(9)))
+    np.testing.assert_array_equal(infer(engine, crops(9)), exact(crops(9)))
     assert sizes == [9, 9]
     for _ in range(8):
-        engine.logits(crops(4))
+        infer(engine, crops(4))
     assert (cuda.alive, cuda.count("capture")) == (0, 2)
 
 
@@ -440,17 +448,17 @@ def test_without_a_graph_to_drop_the_batch_is_halved_and_one_image_is_the_least(
     on: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = on(FakeCuda(), SmallMemory)
-    np.testing.assert_array_equal(engine.logits(crops(7)), exact(crops(7)))
+    np.testing.assert_array_equal(infer(engine, crops(7)), exact(crops(7)))
     monkeypatch.setattr(SmallMemory, "limit", 0)
     with pytest.raises(DeviceError, match="not enough free memory"):
-        engine.logits(crops(3))
+        infer(engine, crops(3))
 
 
 def _on_two_lanes(cuda: FakeCuda, engine: TorchEngine, batches: list[np.ndarray]) -> list[np.ndarray]:
     """The answers by two threads, each of which waits for its GPU only when the other does so too."""
     cuda.meeting, cuda.busy = threading.Barrier(2), True
     with ThreadPoolExecutor(2) as threads:
-        answers = list(threads.map(engine.logits, batches))
+        answers = list(threads.map(partial(infer, engine), batches))
     cuda.meeting, cuda.busy = None, False
     return answers
 
@@ -466,7 +474,7 @@ def test_two_threads_have_a_lane_each_wait_side_by_side_and_answer_as_one(on: En
     assert cuda.alive == cuda.count("capture") == 2
     # Threads come and go with each folder; the lanes, and their graphs, stay.
     with ThreadPoolExecutor(1) as thread:
-        thread.submit(engine.logits, batches[0]).result()
+        thread.submit(infer, engine, batches[0]).result()
     assert cuda.count("capture") == 2
 
 
@@ -474,7 +482,7 @@ def test_many_threads_at_once_answer_as_one(on: Engines) -> None:
     engine = on(FakeCuda())
     batches = [crops(1 + index % 4, seed=index) for index in range(60)]
     with ThreadPoolExecutor(6) as threads:
-        answers = list(threads.map(engine.logits, batches))
+        answers = list(threads.map(partial(infer, engine), batches))
     for batch, answer in zip(batches, answers, strict=True):
         np.testing.assert_array_equal(answer, exact(batch))
 
@@ -486,8 +494,8 @@ def test_batches_and_answers_pass_through_pinned_memory(on: Engines) -> None:
     assert cuda.log[-1] == ("pinned", ((4, 24, 24, 3), torch.uint8))
     batch[:] = crops(4)
     for _ in range(3):
-        engine.logits(batch)
-    engine.logits(batch[:2])
+        infer(engine, batch)
+    infer(engine, batch[:2])
     pinned = [what for name, what in cuda.log if name == "pinned"]
     assert pinned[1:] == [((4, 3), torch.float32)]
 
@@ -500,8 +508,8 @@ def test_a_network_that_fails_on_a_lane_is_told_as_on_the_cpu_and_the_lane_serve
 
     engine = on(FakeCuda(), Picky)
     with pytest.raises(CheckpointError, match="not three"):
-        engine.logits(crops(3))
-    np.testing.assert_array_equal(engine.logits(crops(2)), exact(crops(2)))
+        infer(engine, crops(3))
+    np.testing.assert_array_equal(infer(engine, crops(2)), exact(crops(2)))
 
 
 # CUDA itself ------------------------------------------------------------------------------------------------
@@ -518,14 +526,14 @@ def test_cuda_answers_as_the_cpu_with_its_graph_and_without(
 
     monkeypatch.setattr(cuda_streams, "GRAPH_AFTER", 2)
     batch = np.random.default_rng(1).integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
-    here = TorchEngine(lambda: seeded("resnet18"), SPEC, device="cpu").logits(batch)
+    here = infer(TorchEngine(lambda: seeded("resnet18"), SPEC, device="cpu"), batch)
     engine = TorchEngine(lambda: seeded("resnet18"), SPEC, device="cuda", dtype=dtype)
     pinned = engine.allocate(batch.shape)
     pinned[:] = batch
     assert torch.from_numpy(pinned).is_pinned()
     with caplog.at_level(logging.DEBUG, "imgclassify"):
         for crops in (batch, pinned, pinned, pinned[:3], pinned[:1]):
-            there = engine.logits(crops)
+            there = infer(engine, crops)
             tolerance = 1e-3 if dtype == "float32" else 0.3
             np.testing.assert_allclose(there, here[: len(crops)], rtol=0, atol=tolerance)
     assert "no CUDA graph" not in caplog.text
@@ -539,10 +547,10 @@ def test_two_threads_on_cuda_answer_as_one_while_both_capture(monkeypatch: pytes
     random = np.random.default_rng(1)
     batches = [random.integers(0, 256, (8, 224, 224, 3), dtype=np.uint8) for _ in range(40)]
     engine = TorchEngine(lambda: seeded("resnet18"), SPEC, device="cuda")
-    alone = [engine.logits(batch) for batch in batches]
+    alone = [infer(engine, batch) for batch in batches]
     engine = TorchEngine(lambda: seeded("resnet18"), SPEC, device="cuda")
     with ThreadPoolExecutor(engine.concurrency) as threads:
-        for answer, expected in zip(threads.map(engine.logits, batches), alone, strict=True):
+        for answer, expected in zip(threads.map(partial(infer, engine), batches), alone, strict=True):
             np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-4)
 
 
@@ -561,5 +569,5 @@ def test_a_network_that_decides_by_what_it_computes_is_answered_without_a_graph(
     with caplog.at_level(logging.DEBUG, "imgclassify"):
         for index in range(6):
             batch = crops(4, seed=index) // (1 + index % 2 * 3)
-            np.testing.assert_allclose(engine.logits(batch), here.logits(batch), rtol=0, atol=1e-5)
+            np.testing.assert_allclose(infer(engine, batch), infer(here, batch), rtol=0, atol=1e-5)
     assert "no CUDA graph" in caplog.text

@@ -18,9 +18,12 @@ import torch
 from conftest import noise
 from networks import add_manifest, publish, seeded
 
-from imgclassify import Classifier, hub, paths
+from imgclassify import Classifier, paths
 from imgclassify.errors import CheckpointError, UnavailableError, UntrustedCodeError, UsageError, WeightsError
-from imgclassify.hub import LoadOptions, PreprocessOverrides, export_cache, reference
+from imgclassify.hub import export_cache, local_file
+from imgclassify.hub.loader import load_network
+from imgclassify.hub.network import LoadOptions, PreprocessOverrides
+from imgclassify.hub.reference import ModelReference
 
 ARCH = "timm:test_resnet.r160_in1k"
 
@@ -65,6 +68,14 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "mine.pth"
 
 
+def prepare(reference: str | Path, options: LoadOptions) -> Path:
+    return export_cache.prepare_model(ModelReference.parse(str(reference)), options)
+
+
+def key(reference: str, options: LoadOptions) -> str:
+    return export_cache._cache_folder(ModelReference.parse(reference), options).name
+
+
 def repository(folder: Path, answer: str = "self.head(features) * 9") -> str:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "hubconf.py").write_text(HUBCONF.format(answer=answer))
@@ -84,7 +95,7 @@ def same(found: dict[int, float], wanted: dict[int, float]) -> None:
 
 def test_a_prepared_checkpoint_answers_as_torch_does_and_in_onnxruntime(checkpoint: Path) -> None:
     wanted = answers(str(checkpoint), arch=ARCH)
-    place = export_cache.prepare_model(str(checkpoint), LoadOptions(arch=ARCH))
+    place = prepare(checkpoint, LoadOptions(arch=ARCH))
     assert place.is_relative_to(paths.cache_folder())
     same(answers(str(checkpoint), arch=ARCH), wanted)
     run = Classifier(str(checkpoint), arch=ARCH, device="cpu").run
@@ -93,7 +104,7 @@ def test_a_prepared_checkpoint_answers_as_torch_does_and_in_onnxruntime(checkpoi
 
 
 def test_it_is_used_without_torch_and_timm(checkpoint: Path) -> None:
-    export_cache.prepare_model(str(checkpoint), LoadOptions(arch=ARCH))
+    prepare(checkpoint, LoadOptions(arch=ARCH))
     code = (
         "import sys; from imgclassify import Classifier; from PIL import Image\n"
         "classifier = Classifier(sys.argv[1], arch=sys.argv[2], device='cpu')\n"
@@ -108,7 +119,7 @@ def test_another_crop_size_of_a_catalogued_model(tmp_path: Path) -> None:
     file, digest = publish(tmp_path, seeded("squeezenet1_1"), "squeezenet")
     add_manifest("squeezenet1_1", "mine", file.as_uri(), digest)
     wanted = answers("mine", crop_size=192)
-    export_cache.prepare_model("mine", LoadOptions(overrides=PreprocessOverrides(crop_size=(192, 192))))
+    prepare("mine", LoadOptions(overrides=PreprocessOverrides(crop_size=(192, 192))))
     same(answers("mine", crop_size=192), wanted)
     classifier = Classifier("mine", crop_size=192, device="cpu")
     assert classifier.run.engine == "onnxruntime"
@@ -120,9 +131,9 @@ def test_another_crop_size_of_a_catalogued_model(tmp_path: Path) -> None:
 def test_a_repository_is_run_once_and_its_code_not_any_more(tmp_path: Path) -> None:
     reference = repository(tmp_path / "repository")
     with pytest.raises(UntrustedCodeError):
-        export_cache.prepare_model(reference, LoadOptions(arch="resnet18"))
+        prepare(reference, LoadOptions(arch="resnet18"))
     wanted = answers(reference, arch="resnet18", trust=True)
-    export_cache.prepare_model(reference, LoadOptions(arch="resnet18", trust=True))
+    prepare(reference, LoadOptions(arch="resnet18", trust=True))
     same(answers(reference, arch="resnet18"), wanted)
     # With other code it is another network.
     repository(tmp_path / "repository", "self.head(features) * 4")
@@ -136,7 +147,7 @@ def test_repositories_that_differ_in_their_weights_or_their_place_are_two(tmp_pa
         reference = repository(tmp_path / name / "net")
         for weights in (b"some", b"others"):
             (tmp_path / name / "net" / "w.pth").write_bytes(weights)
-            keys.add(export_cache._cache_key(reference, LoadOptions(arch="resnet18")))
+            keys.add(key(reference, LoadOptions(arch="resnet18")))
     assert len(keys) == 4
 
 
@@ -144,23 +155,23 @@ def test_an_edited_manifest_is_another_model(tmp_path: Path) -> None:
     file, digest = publish(tmp_path, seeded("squeezenet1_1"), "squeezenet")
     add_manifest("squeezenet1_1", "mine", file.as_uri(), digest)
     options = LoadOptions(overrides=PreprocessOverrides(crop_size=(192, 192)))
-    before = export_cache._cache_key("mine", options)
-    assert export_cache._cache_key("mine", options) == before
+    before = key("mine", options)
+    assert key("mine", options) == before
     add_manifest("squeezenet1_1", "mine", file.as_uri(), digest, num_classes="999")
-    assert export_cache._cache_key("mine", options) != before
+    assert key("mine", options) != before
 
 
 def test_a_network_whose_graph_would_answer_otherwise_is_not_kept(tmp_path: Path) -> None:
     reference = repository(tmp_path / "repository").replace("/small", "/branches")
     with pytest.raises(CheckpointError):
-        export_cache.prepare_model(reference, LoadOptions(arch="resnet18", trust=True))
+        prepare(reference, LoadOptions(arch="resnet18", trust=True))
     assert kept() == []
 
 
 def test_a_graph_that_answers_otherwise_is_not_kept(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export_cache, "MAX_DIFFERENCE", -1.0)
     with pytest.raises(CheckpointError, match="does not answer as torch does"):
-        export_cache.prepare_model(str(checkpoint), LoadOptions(arch=ARCH))
+        prepare(checkpoint, LoadOptions(arch=ARCH))
     assert kept() == []
 
 
@@ -175,20 +186,20 @@ def test_what_has_a_graph_needs_no_preparing(reference: str, tmp_path: Path) -> 
         add_manifest("squeezenet1_1", "mine", file.as_uri(), digest)
         reference = "mine"
     with pytest.raises(UsageError, match="needs no preparing"):
-        export_cache.prepare_model(reference, LoadOptions())
+        prepare(reference, LoadOptions())
 
 
 def test_other_weights_under_the_same_name_are_another_network(
     checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    export_cache.prepare_model(str(checkpoint), LoadOptions(arch=ARCH))
+    prepare(checkpoint, LoadOptions(arch=ARCH))
     state_dict = torch.load(checkpoint, weights_only=True)
     state_dict["fc.weight"] = state_dict["fc.weight"].flip(0)
     torch.save(state_dict, checkpoint)
     assert Classifier(str(checkpoint), arch=ARCH, device="cpu").run.engine == "torch"
     assert "has changed since" in caplog.text
     wanted = answers(str(checkpoint), arch=ARCH, engine="torch")
-    export_cache.prepare_model(str(checkpoint), LoadOptions(arch=ARCH))
+    prepare(checkpoint, LoadOptions(arch=ARCH))
     same(answers(str(checkpoint), arch=ARCH), wanted)
 
 
@@ -197,7 +208,7 @@ def test_other_weights_under_the_same_name_are_another_network(
 def test_a_damaged_one_is_noticed_and_made_anew(
     name: str, damage: str, checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    place = export_cache.prepare_model(str(checkpoint), LoadOptions(arch=ARCH))
+    place = prepare(checkpoint, LoadOptions(arch=ARCH))
     content = bytearray((place / name).read_bytes())
     if damage == "gone":
         (place / name).unlink()
@@ -206,26 +217,27 @@ def test_a_damaged_one_is_noticed_and_made_anew(
         (place / name).write_bytes(content[:-9] if damage == "cut" else content)
     assert Classifier(str(checkpoint), arch=ARCH, device="cpu").run.engine == "torch"
     assert "is not used" in caplog.text
-    assert export_cache.prepare_model(str(checkpoint), LoadOptions(arch=ARCH)) == place
+    assert prepare(checkpoint, LoadOptions(arch=ARCH)) == place
     assert Classifier(str(checkpoint), arch=ARCH, device="cpu").run.engine == "onnxruntime"
 
 
 def test_a_record_of_any_other_form_is_passed_over(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
-    place = export_cache.prepare_model(str(checkpoint), LoadOptions(arch=ARCH))
+    place = prepare(checkpoint, LoadOptions(arch=ARCH))
     record = json.loads((place / "network.json").read_text())
     odd = [{**record, key: value} for key in record for value in ([], {}, 3, None, "x")]
     for content in ("[]", "3", "[" * 100_000, "\0", *map(json.dumps, odd)):
         (place / "network.json").write_text(content)
         [entry] = export_cache.list_prepared()
-        found = export_cache.find_prepared(str(checkpoint), LoadOptions(arch=ARCH))
+        found = export_cache.find_prepared(ModelReference.parse(str(checkpoint)), LoadOptions(arch=ARCH))
         assert (found is None) == ("is not used" in caplog.text)
         caplog.clear()
         if "sha256" not in content:
             assert (entry.valid, found) == (False, None)
 
 
-PREPARE = "from imgclassify.hub import LoadOptions, export_cache; import sys; \
-print(export_cache.prepare_model(sys.argv[1], LoadOptions(arch=sys.argv[2])))"
+PREPARE = "import sys; from imgclassify.hub import export_cache; from imgclassify.hub.network import LoadOptions; \
+from imgclassify.hub.reference import ModelReference; \
+print(export_cache.prepare_model(ModelReference.parse(sys.argv[1]), LoadOptions(arch=sys.argv[2])))"
 
 
 def preparing(checkpoint: Path) -> subprocess.Popen[str]:
@@ -253,7 +265,7 @@ def test_a_killed_preparation_leaves_nothing_in_the_way(checkpoint: Path) -> Non
     process.communicate()
     assert any(name.endswith(".partial") for name in kept())
     assert Classifier(str(checkpoint), arch=ARCH, device="cpu").run.engine == "torch"
-    place = export_cache.prepare_model(str(checkpoint), LoadOptions(arch=ARCH))
+    place = prepare(checkpoint, LoadOptions(arch=ARCH))
     assert kept() == [place.name]
     assert Classifier(str(checkpoint), arch=ARCH, device="cpu").run.engine == "onnxruntime"
 
@@ -264,20 +276,20 @@ def test_a_cache_that_cannot_be_written_is_named(
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(WeightsError, match=r"file/imgclassify/prepared") as error:
-        export_cache.prepare_model(str(checkpoint), LoadOptions(arch=ARCH))
+        prepare(checkpoint, LoadOptions(arch=ARCH))
     assert "XDG_CACHE_HOME" in str(error.value.hint)
     assert Classifier(str(checkpoint), arch=ARCH, device="cpu").run.engine == "torch"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
 def test_a_cache_that_became_read_only_is_used_all_the_same(checkpoint: Path) -> None:
-    place = export_cache.prepare_model(str(checkpoint), LoadOptions(arch=ARCH))
+    place = prepare(checkpoint, LoadOptions(arch=ARCH))
     folders = [place, paths.prepared_folder(), paths.cache_folder() / "verified"]
     for folder in folders:
         folder.chmod(0o500)
     try:
         assert Classifier(str(checkpoint), arch=ARCH, device="cpu").run.engine == "onnxruntime"
-        assert export_cache.prepare_model(str(checkpoint), LoadOptions(arch=ARCH)) == place
+        assert prepare(checkpoint, LoadOptions(arch=ARCH)) == place
     finally:
         for folder in folders:
             folder.chmod(0o700)
@@ -286,12 +298,12 @@ def test_a_cache_that_became_read_only_is_used_all_the_same(checkpoint: Path) ->
 def test_the_exporter_is_asked_for_where_it_is_missing(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(UnavailableError) as error:
-        export_cache.prepare_model(str(checkpoint), LoadOptions(arch=ARCH))
+        prepare(checkpoint, LoadOptions(arch=ARCH))
     assert "imgclassify[export]" in str(error.value.hint)
 
 
 def test_entries_tell_what_is_there_and_go_when_removed(checkpoint: Path) -> None:
-    place = export_cache.prepare_model(str(checkpoint), LoadOptions(arch=ARCH))
+    place = prepare(checkpoint, LoadOptions(arch=ARCH))
     [entry] = export_cache.list_prepared()
     assert (entry.folder, entry.reference, entry.arch, entry.valid) == (place, str(checkpoint), ARCH, True)
     assert entry.bytes == sum(file.stat().st_size for file in place.iterdir())
@@ -308,7 +320,7 @@ def test_entries_tell_what_is_there_and_go_when_removed(checkpoint: Path) -> Non
 def test_parameters_are_torchs_to_the_bit(checkpoint: Path) -> None:
     from safetensors.numpy import load_file
 
-    place = export_cache.prepare_model(str(checkpoint), LoadOptions(arch=ARCH))
+    place = prepare(checkpoint, LoadOptions(arch=ARCH))
     found = load_file(place / "parameters.safetensors")
     theirs = torch.load(checkpoint, weights_only=True)
     assert len(found) > 10
@@ -317,6 +329,6 @@ def test_parameters_are_torchs_to_the_bit(checkpoint: Path) -> None:
 
 
 def test_hub_load_asks_nobody_else_for_what_is_prepared(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    export_cache.prepare_model(str(checkpoint), LoadOptions(arch=ARCH))
-    monkeypatch.setattr(reference, "load_reference", None)
-    assert hub.load_network(str(checkpoint), LoadOptions(arch=ARCH)).backends.open_session is not None
+    prepare(checkpoint, LoadOptions(arch=ARCH))
+    monkeypatch.setattr(local_file.FileLoader, "load_network", None)
+    assert load_network(str(checkpoint), LoadOptions(arch=ARCH)).backends.open_session is not None

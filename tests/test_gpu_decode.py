@@ -234,7 +234,7 @@ def test_memory_that_does_not_suffice_is_that_picture_s_error(monkeypatch: pytes
     def crop(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(preprocessing, "resize_and_crop", crop)
+    monkeypatch.setattr(preprocessing, "center_crop", crop)
     with pytest.raises(ImageTooLargeError, match="160×100"):
         GpuDecoder(spec(), "cpu", decode_batch=raising).load_crop(source(jpeg(noise(160, 100))))
 

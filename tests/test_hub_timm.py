@@ -18,9 +18,10 @@ from conftest import noise
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
-from imgclassify import hub
 from imgclassify.errors import CheckpointError, LabelsError, OfflineError, UnknownModelError, UsageError
 from imgclassify.hub import timm_registry
+from imgclassify.hub.loader import load_network
+from imgclassify.hub.network import LoadOptions
 
 NAME = "test_efficientnet.r160_in1k"
 ANSWER = """
@@ -143,7 +144,7 @@ def test_a_pulled_model_answers_as_timms_own_pipeline(
 
 def test_offline_says_which_file_of_which_repository_is_needed() -> None:
     with pytest.raises(OfflineError, match=NAME) as error:
-        hub.load_network(f"timm:{NAME}", hub.LoadOptions(offline=True))
+        load_network(f"timm:{NAME}", LoadOptions(offline=True))
     assert f"model.safetensors of timm/{NAME}" in str(error.value.hint)
 
 
@@ -172,18 +173,18 @@ def test_a_thousand_features_are_not_taken_for_imagenets_classes() -> None:
 
 def test_arch_beside_a_timm_model_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="has its own"):
-        hub.load_network(f"timm:{NAME}", hub.LoadOptions(arch="resnet50"))
+        load_network(f"timm:{NAME}", LoadOptions(arch="resnet50"))
 
 
 def test_an_unknown_model_lists_the_nearest() -> None:
     with pytest.raises(UnknownModelError, match="timm:resnet18x") as error:
-        hub.load_network("timm:resnet18x", hub.LoadOptions())
+        load_network("timm:resnet18x", LoadOptions())
     assert "timm:resnet18" in str(error.value.hint)
 
 
 def test_a_feature_extractor_is_refused_as_no_classifier() -> None:
     with pytest.raises(CheckpointError, match="has no classes"):
-        hub.load_network("timm:vit_small_patch14_dinov2.lvd142m", hub.LoadOptions(offline=True))
+        load_network("timm:vit_small_patch14_dinov2.lvd142m", LoadOptions(offline=True))
 
 
 def test_labels_of_larger_sets_come_from_timms_metadata() -> None:

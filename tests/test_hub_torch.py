@@ -15,7 +15,7 @@ from conftest import noise
 from networks import probabilities
 from torchvision.models import get_model_weights
 
-from imgclassify import Classifier, hub, paths
+from imgclassify import Classifier, paths
 from imgclassify.errors import (
     CheckpointError,
     DownloadError,
@@ -24,6 +24,8 @@ from imgclassify.errors import (
     UntrustedCodeError,
     UsageError,
 )
+from imgclassify.hub.loader import load_network
+from imgclassify.hub.network import LoadOptions
 
 HUBCONF = """
 print("chatter at import")
@@ -115,7 +117,7 @@ def test_without_trust_no_code_runs_and_no_socket_opens(
 ) -> None:
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a socket was opened"))
     with pytest.raises(UntrustedCodeError) as error:
-        hub.load_network(reference, hub.LoadOptions(arch="resnet18"))
+        load_network(reference, LoadOptions(arch="resnet18"))
     assert "--trust" in str(error.value.hint)
     assert not ran.exists()
 
@@ -162,7 +164,7 @@ def test_arch_may_be_timms(ran: Path) -> None:
 
 def test_offline_says_where_the_repository_belongs() -> None:
     with pytest.raises(OfflineError, match="owner/repo:v1") as error:
-        hub.load_network("hub:owner/repo:v1/x", hub.LoadOptions(arch="resnet18", trust=True, offline=True))
+        load_network("hub:owner/repo:v1/x", LoadOptions(arch="resnet18", trust=True, offline=True))
     assert str(paths.torch_hub_folder() / "owner_repo_v1") in str(error.value.hint)
 
 
@@ -187,18 +189,18 @@ def test_faults_of_the_repository_are_told_in_a_sentence(
 @pytest.mark.parametrize("reference", ["hub:resnet18", "hub:owner/resnet18", "hub:a/b/c/resnet18", "hub:/"])
 def test_malformed_references_show_the_form(reference: str) -> None:
     with pytest.raises(UsageError, match="malformed") as error:
-        hub.load_network(reference, hub.LoadOptions(arch="resnet18", trust=True))
+        load_network(reference, LoadOptions(arch="resnet18", trust=True))
     assert "entrypoint" in str(error.value.hint)
 
 
 def test_a_folder_without_hubconf_is_no_repository(tmp_path: Path) -> None:
     with pytest.raises(UnknownModelError) as error:
-        hub.load_network(f"hub:{tmp_path}/x", hub.LoadOptions(arch="resnet18", trust=True))
+        load_network(f"hub:{tmp_path}/x", LoadOptions(arch="resnet18", trust=True))
     assert "hubconf.py" in str(error.value.hint)
 
 
 def test_preprocessing_is_not_guessed(ran: Path) -> None:
     with pytest.raises(UsageError) as error:
-        hub.load_network("hub:./repository/with_weights", hub.LoadOptions(trust=True))
+        load_network("hub:./repository/with_weights", LoadOptions(trust=True))
     assert "--arch" in str(error.value.hint)
     assert not ran.exists()

@@ -37,8 +37,8 @@ from imgclassify.errors import (
     UnavailableError,
     UsageError,
 )
-from imgclassify.images import cropping, decoding, isolation
-from imgclassify.images.cropping import ImageInput
+from imgclassify.images import cropping, decoding, inputs, isolation
+from imgclassify.images.inputs import ImageInput
 from imgclassify.images.isolation import IsolatedPreprocessor
 from imgclassify.sources import Source
 
@@ -151,11 +151,11 @@ def doing(action: str) -> bytes:
 
 
 def held(content: bytes) -> ImageInput:
-    return cropping.input_from_source(Source("held", partial(io.BytesIO, content)))
+    return inputs.input_from_source(Source("held", partial(io.BytesIO, content)))
 
 
 def on_disk(path: Path | str) -> ImageInput:
-    return cropping.input_from_source(sources.file_source(str(path)))
+    return inputs.input_from_source(sources.file_source(str(path)))
 
 
 def crop_of(cropper: cropping.Preprocessor, picture: ImageInput) -> tuple[tuple[int, int], np.ndarray]:
@@ -430,7 +430,7 @@ import io, sys, threading
 from functools import partial
 import numpy as np
 from imgclassify.images import isolation
-from imgclassify.images import cropping
+from imgclassify.images import cropping, inputs
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.sources import Source
 sys.path.insert(0, sys.argv[1])
@@ -439,7 +439,7 @@ cropper = isolation.IsolatedPreprocessor("exact", spec, time_limit=4)
 def crop(action):
     content = b"\\0\\0\\0\\x10ftypheic\\0\\0\\0\\0" + action
     source = Source("held", partial(io.BytesIO, content))
-    cropper(cropping.input_from_source(source), np.zeros((32, 32, 3), np.uint8))
+    cropper(inputs.input_from_source(source), np.zeros((32, 32, 3), np.uint8))
 threading.Thread(target=crop, args=(b"spin",), daemon=True).start()
 crop(b"shout")
 print("ready", flush=True)
@@ -581,7 +581,7 @@ def test_a_classifier_that_was_closed_answers_and_leaves_nothing_behind() -> Non
 @pytest.mark.parametrize(
     "options",
     [
-        {"isolate": True, "decode": "gpu"},
+        {"isolate": True, "decode_device": "gpu"},
         {"isolate": True, "time_limit": 0},
         {"isolate": True, "time_limit": float("nan")},
         {"isolate": True, "time_limit": float("inf")},

@@ -16,10 +16,12 @@ import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from outputs import open_writer
 
 from imgclassify.errors import UsageError, make_printable
-from imgclassify.output import FORMATS, format_of, open_writer
-from imgclassify.output.atomic import open_text
+from imgclassify.output.formats import FORMATS, format_of_path
+from imgclassify.output.records import PREDICTIONS
+from imgclassify.output.text_stream import open_text
 from imgclassify.results import SCHEMA, ImageFailure, ImageResult, Prediction, RunInfo
 
 RUN = RunInfo(
@@ -40,7 +42,7 @@ RUN = RunInfo(
     label_set="mine",
     label_set_sha256="cd" * 32,
     num_classes=3,
-    decode="exact",
+    decode_mode="exact",
     engine="torch",
     device="cpu",
     dtype="float32",
@@ -180,14 +182,14 @@ def test_printable_text_is_printable_and_what_was_so_is_unchanged(text: str) -> 
     [("a.json", "json"), ("a.JSONL", "jsonl"), ("a.ndjson", "jsonl"), ("a.csv", "csv"), ("a.txt", "table")],
 )
 def test_the_ending_names_the_format(name: str, expected: str) -> None:
-    assert format_of(Path(name)) == expected
-    assert expected in FORMATS
+    assert format_of_path(Path(name), PREDICTIONS).name == expected
+    assert expected in {each.name for each in FORMATS}
 
 
 @pytest.mark.parametrize("name", ["a", "a.xlsx", "json"])
 def test_an_ending_that_names_no_format_is_a_usage_error(name: str) -> None:
     with pytest.raises(UsageError, match=name):
-        format_of(Path(name))
+        format_of_path(Path(name), PREDICTIONS)
 
 
 def test_a_file_appears_whole_at_the_end(tmp_path: Path) -> None:
@@ -257,7 +259,7 @@ def test_a_killed_process_leaves_the_former_file(tmp_path: Path) -> None:
     code = f"""
         import sys, time
         from pathlib import Path
-        from imgclassify.output.atomic import open_text
+        from imgclassify.output.text_stream import open_text
         with open_text(Path({str(path)!r})) as stream:
             stream.write("half a rec")
             stream.flush()

@@ -73,7 +73,11 @@ def test_every_preset_holds_on_any_size(
     manifest: catalog.ModelManifest, width: int, height: int, seed: int
 ) -> None:
     image = noise(width, height, seed)
-    assert torch.equal(normalized(image, manifest.preprocess), preset(manifest)(image))
+    found, wanted = normalized(image, manifest.preprocess), preset(manifest)(image)
+    if preprocessing.is_approximate((height, width), manifest.preprocess):
+        assert (found - wanted).abs().max() <= 2.001 / 255 / min(manifest.preprocess.std)
+    else:
+        assert torch.equal(found, wanted)
 
 
 TIMM = tuple(int(part) for part in timm.__version__.split(".")[:3])
@@ -151,7 +155,7 @@ def plainly(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:
     return np.asarray(functional.center_crop(functional.resize(image, size, mode), list(spec.crop_size)))
 
 
-FILTERS = ["box", "bilinear", "hamming", "bicubic", "lanczos"]
+FILTERS = ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
 
 @pytest.mark.parametrize("size", [(500, 375), (300, 1200), (61, 200)])
@@ -176,17 +180,30 @@ def test_a_crop_is_written_where_it_is_wanted(size: tuple[int, int]) -> None:
     crop_size=st.tuples(st.integers(1, 200), st.integers(1, 200)),
     interpolation=st.sampled_from(FILTERS),
 )
-def test_computing_only_what_the_crop_keeps_gives_the_same_bits(
+def test_computing_only_what_the_crop_keeps_is_nearly_the_whole_resize(
     long: int, short: int, tall: bool, resize_size: int, crop_size: tuple[int, int], interpolation: str
 ) -> None:
     spec = PreprocessSpec(resize_size, crop_size, interpolation, True, (0.5,) * 3, (0.5,) * 3)
     shape = (max(long, short), min(long, short)) if tall else (min(long, short), max(long, short))
     pixels = np.random.default_rng(long).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    if interpolation in ("nearest", "box"):
+        # They choose a pixel, and where two are as near, rounding chooses. Neighbours that differ little show it.
+        ramp = np.add.outer(np.arange(shape[0]), np.arange(shape[1]))
+        pixels = np.abs(ramp % 510 - 255).astype(np.uint8)[..., None].repeat(3, axis=2)
     image = Image.fromarray(pixels)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preprocessing, "LARGE_RESIZE", 0)
         window = preprocessing.resize_and_crop(image, spec)
-    np.testing.assert_array_equal(window, plainly(image, spec))
+    differences = np.abs(window.astype(int) - plainly(image, spec))
+    assert differences.max() <= 2
+
+
+def test_only_an_enlarged_strip_is_approximate() -> None:
+    spec = catalog.find_model("resnet50").preprocess
+    for size in ((1, 100_000), (100_000, 1), (3, 2000)):
+        assert preprocessing.is_approximate(size, spec)
+    for size in ((1, 200), (12_000, 16_000), (232, 70_000), (2000, 3000)):
+        assert not preprocessing.is_approximate(size, spec)
 
 
 # The fast way -----------------------------------------------------------------------------------------------
@@ -303,9 +320,10 @@ def test_a_strip_is_answered_without_gigabytes(size: tuple[int, int]) -> None:
     np.testing.assert_allclose(across[111:113].mean(axis=0), line[49_999:50_001].mean(axis=0), atol=1)
 
 
-def test_a_strip_with_nearest_is_refused_and_not_attempted() -> None:
-    from imgclassify.errors import ImageTooLargeError
-
+def test_a_strip_is_resized_with_nearest_in_little_memory() -> None:
     spec = PreprocessSpec(256, (224, 224), "nearest", True, (0.5,) * 3, (0.5,) * 3)
-    with pytest.raises(ImageTooLargeError, match="1×100000"):
-        preprocessing.resize_and_crop(Image.new("RGB", (1, 100_000)), spec)
+    values = np.random.default_rng(0).integers(0, 256, (100_000, 1, 3), dtype=np.uint8)
+    crop = preprocessing.resize_and_crop(Image.fromarray(values), spec)
+    top = round((256 * 100_000 - 224) / 2)
+    wanted = [int((top + row + 0.5) / 256) for row in range(224)]
+    np.testing.assert_array_equal(crop, values[wanted].repeat(224, axis=1))

@@ -13,20 +13,21 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
-from imgclassify import __version__
+from imgclassify._version import __version__
 from imgclassify.cli.error_handling import RootGroup, configure_stdio, handle_startup_error
 from imgclassify.errors import ExitStatus
 from imgclassify.paths import cache_folder
 from imgclassify.telemetry import disable_telemetry
 
 COMMANDS = {
-    "predict": "Name what is in pictures.",
-    "models": "The models: list, show, fetch, verify, remove, find.",
-    "labels": "The label sets: list, show, search.",
-    "cache": "The cache of weights and graphs: look at it, clear it.",
-    "doctor": "Look at this installation; compare settings.",
+    "predict": "Name what is in images.",
+    "compare": "Compare a faster setting with the exact one on your own images.",
+    "models": "List, show, fetch, verify and remove models.",
+    "labels": "List, show and search label sets.",
+    "cache": "Show or clear the cache of weights and graphs.",
+    "doctor": "Check this installation.",
 }
-"""What the root's help says of each. The command itself is `app` in the module of its name."""
+"""The line for each command in the root's help. The command is `app` in the module commands/NAME.py."""
 
 
 class Root(RootGroup):
@@ -60,7 +61,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # what rich takes to be imported for it would double the time that help takes
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Name what is in pictures, with pretrained models.",
+    help="Name what is in images, with pretrained models.",
     epilog="Example: imgclassify predict dog.jpg",
 )
 

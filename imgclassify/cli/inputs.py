@@ -1,11 +1,10 @@
-"""What the user named, on the command line and in a list, as sources."""
+"""SOURCE arguments and lists of names → sources."""
 
 from __future__ import annotations
 
 import io
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from itertools import chain
@@ -16,88 +15,95 @@ from imgclassify.cli import console
 from imgclassify.errors import UsageError, first_line
 
 if TYPE_CHECKING:
+    from imgclassify.cli.options import SourceOptions
     from imgclassify.sources import Selection, Source
 
 
-@dataclass(frozen=True)
-class InputArgs:
-    """The names, and what of the folders and archives among them is wanted."""
+class SourceInputs:
+    """The sources that the user named."""
 
-    names: list[str]
-    files_from: str | None
-    null: bool
-    include: list[str]
-    exclude: list[str]
-    recursive: bool
-    hidden: bool
-    offline: bool
-
-    def __post_init__(self) -> None:
+    def __init__(self, options: SourceOptions, *, offline: bool) -> None:
         """
         Raises:
-            UsageError: they do not fit together.
+            UsageError: no image is named, or options do not go together.
         """
-        if not self.names and self.files_from is None:
-            raise UsageError(
-                "no picture was named", hint="name files, folders or URLs, - for stdin, or --files-from LIST"
-            )
-        if self.null and self.files_from is None:
-            raise UsageError("-0/--null goes with --files-from", hint="add --files-from FILE, or - for stdin")
-        if self.names.count("-") > 1:
-            raise UsageError("stdin is named twice, and holds one picture", hint="leave one - out")
-        if self.files_from == "-" and "-" in self.names:
-            raise UsageError(
-                "stdin cannot be both a picture and the list of files", hint="leave one of the two out"
-            )
+        self._names = options.sources or []
+        self._list = options.files_from
+        self._options = options
+        self._offline = offline
+        self.selection = self._create_selection()
+        """What is taken of folders and archives. It counts what is left out."""
+        self._validate()
 
     @property
     def is_complete(self) -> bool:
-        """Whether all names are there already; whoever writes a list into a pipe may still be at it."""
-        return self.files_from is None or Path(self.files_from).is_file()
+        """Whether all names can be read at once. Somebody may still be writing names to a pipe."""
+        return self._list is None or Path(self._list).is_file()
 
-    def create_selection(self) -> Selection:
-        from imgclassify.sources import Selection
-
-        return Selection(include=self.include, exclude=self.exclude, recursive=self.recursive, hidden=self.hidden)
-
-    def open_sources(self, selection: Selection) -> Iterator[Source]:
-        """In order, as they are found. `selection` counts what is left out.
+    def open_sources(self) -> Iterator[Source]:
+        """The sources in order, as they are found.
 
         Raises:
             UsageError: the list cannot be read.
         """
-        return self._expand_all(selection, console.print_message, _open_stdin())
+        return self._expand_all(self.selection, console.print_message, _open_stdin())
 
     def count_sources(self) -> int | None:
-        """How many sources there are, found out anew; None where a pipe or a tar would have to be read for it."""
+        """How many sources there are. None where a pipe or a tar would have to be read to know it."""
         if not self.is_complete:
             return None
         count = 0
-        for source in self._expand_all(self.create_selection(), _ignore, BytesIO()):
+        for source in self.expand_quietly():
             if source.in_memory:
                 return None
             count += 1
         return count
 
+    def expand_quietly(self) -> Iterator[Source]:
+        """The sources, found again. Prints nothing, counts nothing, and leaves stdin alone."""
+        return self._expand_all(self._create_selection(), _ignore_notice, BytesIO())
+
+    def _create_selection(self) -> Selection:
+        from imgclassify.sources import Selection
+
+        return Selection(
+            include=self._options.include or [],
+            exclude=self._options.exclude or [],
+            recursive=not self._options.no_recursive,
+            hidden=self._options.hidden,
+        )
+
+    def _validate(self) -> None:
+        if not self._names and self._list is None:
+            raise UsageError(
+                "no image was named", hint="name files, folders or URLs, - for stdin, or --files-from LIST"
+            )
+        if self._options.null and self._list is None:
+            raise UsageError("-0/--null goes with --files-from", hint="add --files-from FILE, or - for stdin")
+        if self._names.count("-") > 1:
+            raise UsageError("stdin is named twice, and holds one image", hint="name - once")
+        if self._list == "-" and "-" in self._names:
+            raise UsageError("stdin cannot be both an image and the list of files", hint="leave one of the two out")
+
     def _expand_all(self, selection: Selection, notice: Callable[[str], None], stdin: BinaryIO) -> Iterator[Source]:
         from imgclassify.sources import expand, read_names
 
-        expanded = partial(expand, notice=notice, selection=selection, offline=self.offline)
-        named = expanded(self.names, stdin=stdin)
-        if self.files_from is None:
+        expand_some = partial(expand, notice=notice, selection=selection, offline=self._offline)
+        named = expand_some(self._names, stdin=stdin)
+        if self._list is None:
             return named
-        listed = stdin if self.files_from == "-" else _open_list(self.files_from)
-        # Where the list is on stdin, a "-" in it can mean no picture there.
-        picture = BytesIO() if self.files_from == "-" else stdin
-        return chain(named, expanded(read_names(listed, null=self.null), stdin=picture, from_file=True))
+        names = stdin if self._list == "-" else _open_list(self._list)
+        # Where the list is on stdin, a "-" in it cannot mean an image there.
+        image = BytesIO() if self._list == "-" else stdin
+        return chain(named, expand_some(read_names(names, null=self._options.null), stdin=image, from_file=True))
 
 
-def _open_list(files_from: str) -> BinaryIO:
+def _open_list(path: str) -> BinaryIO:
     try:
-        return Path(files_from).open("rb")
+        return Path(path).open("rb")
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"cannot read the list {files_from!r}: {first_line(error)}", hint="check --files-from"
+            f"cannot read the list {path!r}: {first_line(error)}", hint="check --files-from"
         ) from error
 
 
@@ -112,5 +118,5 @@ def _open_stdin() -> BinaryIO:
         return sys.stdin.buffer
 
 
-def _ignore(_message: str) -> None:
+def _ignore_notice(_message: str) -> None:
     pass

@@ -1,85 +1,442 @@
-"""Options that several commands share, and the reading of their values."""
+"""The options that commands share, each declared once. Those that belong together are a group
+(option_groups.py)."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: the annotations are what Typer reads.
 
-import math
-from enum import StrEnum
-from typing import Annotated
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imgclassify.cli import console
+from imgclassify.cli.option_values import (
+    complete_format,
+    complete_model,
+    parse_channels,
+    parse_number,
+    parse_size,
+)
 from imgclassify.errors import UsageError
+from imgclassify.hub.reference import KINDS
+from imgclassify.images import MAX_PIXELS, TIME_LIMIT
+from imgclassify.output.formats import FORMATS
 
+if TYPE_CHECKING:
+    from imgclassify.output.formats import OutputFormat
+    from imgclassify.output.records import RecordType
 
-def complete_model(incomplete: str) -> list[str]:
-    """Catalogued names for the shell; with an @, the weights of the name before it."""
-    from imgclassify import catalog
+_SOURCES = "Sources"
+_MODEL = "Model"
+_OUTPUT = "Output"
+_RUNNING = "Running"
+_UNATTENDED = "Running unattended"
+_PREPROCESSING = "Preprocessing (instead of the model's own)"
 
-    manifests = catalog.load_manifests()
-    names = [each.reference for each in manifests] if "@" in incomplete else [each.name for each in manifests]
-    return sorted({name for name in names if name.startswith(incomplete)})
+_MODEL_FORMS = ", ".join(form for kind in KINDS for form in kind.forms if kind.name != "file")
 
-
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr: model, engine, device.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", envvar="IMGCLASSIFY_DEBUG")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="Draw no progress on stderr.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never open a socket.", envvar="IMGCLASSIFY_OFFLINE")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors on stderr.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        autocompletion=complete_model,
+        metavar="REF",
+        envvar="IMGCLASSIFY_MODEL",
+        rich_help_panel=_MODEL,
+        show_default=False,
+        help=f"A model: {_MODEL_FORMS}, or a file. Default: efficientnet_lite0, which needs no network.",
+    ),
+]
+TopK = Annotated[
+    int, typer.Option("--top-k", "-k", metavar="N", rich_help_panel=_OUTPUT, help="Predictions per image.")
+]
 
 
-class Format(StrEnum):
-    """The output formats of predict, as output.FORMATS lists them."""
+@dataclass(frozen=True, slots=True)
+class ConsoleOptions:
+    """How much is printed on stderr."""
 
-    table = "table"
-    json = "json"
-    jsonl = "jsonl"
-    csv = "csv"
-    tsv = "tsv"
-    parquet = "parquet"
-    sqlite = "sqlite"
+    no_progress: NoProgress = False
+    quiet: Quiet = False
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print more on stderr: model, engine, device.")
+    ] = False
+    debug: Debug = False
 
-
-def parse_number(option: str, text: str) -> int | None:
-    """A number of at least 1, or None for "auto"."""
-    if text == "auto":
-        return None
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise UsageError(f"{option} is {text!r}", hint="give a number of at least 1, or auto")
-    return number
+    def configure(self) -> None:
+        console.configure_console(
+            be_quiet=self.quiet,
+            be_verbose=self.verbose,
+            be_debug=self.debug,
+            show_progress=not self.no_progress,
+        )
 
 
-def parse_size(option: str, text: str | None) -> int | tuple[int, int] | None:
-    """Pixels: "224", or "224x320" for height and width."""
-    if text is None:
-        return None
-    try:
-        sides = [int(side) for side in text.lower().replace("×", "x").split("x")]
-    except ValueError:
-        sides = []
-    if len(sides) == 1:
-        return sides[0]
-    if len(sides) == 2:
-        return (sides[0], sides[1])
-    raise UsageError(f"{option} is {text!r}", hint="give pixels such as 224, or HEIGHTxWIDTH such as 224x320")
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """Which images."""
+
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Files, folders (recursive), globs, URLs, archives, or - for one image's bytes on stdin.",
+            show_default=False,
+        ),
+    ] = None
+    files_from: Annotated[
+        str | None,
+        typer.Option(
+            "--files-from",
+            metavar="FILE|-",
+            rich_help_panel=_SOURCES,
+            show_default=False,
+            help="Read sources from a file or from stdin, one per line.",
+        ),
+    ] = None
+    null: Annotated[
+        bool,
+        typer.Option("--null", "-0", rich_help_panel=_SOURCES, help="The list is NUL-separated (find -print0)."),
+    ] = False
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--include",
+            metavar="GLOB",
+            rich_help_panel=_SOURCES,
+            show_default=False,
+            help="In folders and archives, take only what matches, as in a .gitignore. May be repeated.",
+        ),
+    ] = None
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude",
+            metavar="GLOB",
+            rich_help_panel=_SOURCES,
+            show_default=False,
+            help="In folders and archives, leave out what matches. May be repeated.",
+        ),
+    ] = None
+    no_recursive: Annotated[
+        bool, typer.Option("--no-recursive", rich_help_panel=_SOURCES, help="Do not look into subfolders.")
+    ] = False
+    hidden: Annotated[
+        bool,
+        typer.Option(
+            "--hidden", rich_help_panel=_SOURCES, help="Take files and folders that begin with a dot too."
+        ),
+    ] = False
 
 
-def parse_channels(option: str, text: str | None) -> tuple[float, float, float] | None:
-    """Three numbers, or one for all three channels."""
-    if text is None:
-        return None
-    try:
-        numbers = [float(number) for number in text.replace(",", " ").split()]
-    except ValueError:
-        numbers = []
-    if len(numbers) == 1:
-        numbers *= 3
-    if len(numbers) == 3 and all(map(math.isfinite, numbers)):
-        return (numbers[0], numbers[1], numbers[2])
-    raise UsageError(
-        f"{option} is {text!r}", hint="give one number such as 0.5, or three such as 0.485,0.456,0.406"
+@dataclass(frozen=True, slots=True)
+class LoadingOptions:
+    """What a model file does not say of itself, and whether its code may run."""
+
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            "--arch",
+            autocompletion=complete_model,
+            metavar="NAME",
+            rich_help_panel=_MODEL,
+            show_default=False,
+            help="The architecture of a file's weights. A file without a description of its own takes the "
+            "preprocessing and the labels of this model.",
+        ),
+    ] = None
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            metavar="NAME|FILE",
+            rich_help_panel=_MODEL,
+            show_default=False,
+            help="A label set or a file of labels, instead of the model's own.",
+        ),
+    ] = None
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            rich_help_panel=_MODEL,
+            help="Let a torch.hub repository or a TorchScript file run its own code.",
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """Where records go, and in which format."""
+
+    output_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            "-f",
+            autocompletion=complete_format,
+            metavar="FORMAT",
+            rich_help_panel=_OUTPUT,
+            show_default=False,
+            help=f"{', '.join(each.name for each in FORMATS)}. Default: by the ending of --output, else table.",
+        ),
+    ] = None
+    json: Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Short for --format json.")] = False
+    jsonl: Annotated[bool, typer.Option("--jsonl", rich_help_panel=_OUTPUT, help="Short for --format jsonl.")] = (
+        False
     )
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            rich_help_panel=_OUTPUT,
+            show_default=False,
+            help="Where to write. Default: stdout.",
+        ),
+    ] = None
+
+    def find_format(self, record_type: "RecordType[Any]", *, default: str) -> "OutputFormat":
+        """The format that is asked for.
+
+        Raises:
+            UsageError: there is none such, or several are asked for.
+        """
+        from imgclassify.output import formats
+
+        names = {name for name, wanted in (("json", self.json), ("jsonl", self.jsonl)) if wanted}
+        names |= set() if self.output_format is None else {self.output_format}
+        if len(names) > 1:
+            raise UsageError(f"several formats at once: {', '.join(sorted(names))}", hint="choose one")
+        if names:
+            return formats.find_format(names.pop(), record_type)
+        if self.output is None or str(self.output) == "-":
+            return formats.find_format(default, record_type)
+        return formats.format_of_path(self.output, record_type)
+
+
+@dataclass(frozen=True, slots=True)
+class UnattendedOptions:
+    """What a run that nobody watches does after a stop, and about failures."""
+
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            rich_help_panel=_UNATTENDED,
+            help="Keep the records that --output already has, and classify only the other sources.",
+        ),
+    ] = False
+    retry_errors: Annotated[
+        bool,
+        typer.Option(
+            "--retry-errors",
+            rich_help_panel=_UNATTENDED,
+            help="Like --resume, and classify the failed ones again.",
+        ),
+    ] = False
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", rich_help_panel=_UNATTENDED, help="Stop at the first failed image.")
+    ] = False
+    max_errors: Annotated[
+        int | None,
+        typer.Option(
+            "--max-errors",
+            metavar="N",
+            min=1,
+            rich_help_panel=_UNATTENDED,
+            show_default=False,
+            help="Stop when N images have failed.",
+        ),
+    ] = None
+    summary: Annotated[
+        Path | None,
+        typer.Option(
+            "--summary",
+            metavar="FILE",
+            rich_help_panel=_UNATTENDED,
+            show_default=False,
+            help="Write a summary of the run as JSON.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingOptions:
+    """Limits on one image."""
+
+    max_pixels: Annotated[
+        int,
+        typer.Option(
+            "--max-pixels",
+            metavar="N",
+            min=1,
+            rich_help_panel=_UNATTENDED,
+            help="Do not decode images with more pixels; each gets an error record.",
+        ),
+    ] = MAX_PIXELS
+    isolate: Annotated[
+        bool,
+        typer.Option(
+            "--isolate",
+            rich_help_panel=_UNATTENDED,
+            help="Decode in separate processes, which may crash or hang without ending the run.",
+        ),
+    ] = False
+    time_limit: Annotated[
+        float,
+        typer.Option(
+            "--time-limit",
+            metavar="SECONDS",
+            rich_help_panel=_UNATTENDED,
+            help="Time to decode one image, with --isolate.",
+        ),
+    ] = TIME_LIMIT
+
+    def classifier_arguments(self) -> dict[str, Any]:
+        """As keyword arguments of Classifier."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningOptions:
+    """How the network is run. The defaults give the exact answer."""
+
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device", metavar="auto|cpu|cuda|cuda:N|mps", rich_help_panel=_RUNNING, help="Where to run."
+        ),
+    ] = "auto"
+    dtype: Annotated[
+        str,
+        typer.Option(
+            "--dtype",
+            metavar="float32|bfloat16|float16",
+            rich_help_panel=_RUNNING,
+            help="The type of number that the network computes in.",
+        ),
+    ] = "float32"
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine", metavar="auto|torch|onnxruntime", rich_help_panel=_RUNNING, help="What runs the network."
+        ),
+    ] = "auto"
+    batch_size: Annotated[
+        str, typer.Option("--batch-size", metavar="N|auto", rich_help_panel=_RUNNING, help="Images per batch.")
+    ] = "auto"
+    workers: Annotated[
+        str,
+        typer.Option("--workers", metavar="N|auto", rich_help_panel=_RUNNING, help="Number of decoding threads."),
+    ] = "auto"
+    fast_decode: Annotated[
+        bool,
+        typer.Option(
+            "--fast-decode",
+            rich_help_panel=_RUNNING,
+            help="Decode large JPEGs at a smaller scale: quicker, and close to the exact answer.",
+        ),
+    ] = False
+    decode: Annotated[
+        str,
+        typer.Option(
+            "--decode",
+            metavar="cpu|gpu",
+            rich_help_panel=_RUNNING,
+            help="Where to decode JPEGs. gpu uses nvJPEG on a CUDA device, and is close to the exact answer.",
+        ),
+    ] = "cpu"
+
+    def classifier_arguments(self) -> dict[str, Any]:
+        """As keyword arguments of Classifier.
+
+        Raises:
+            UsageError: a number is none.
+        """
+        return {
+            "device": self.device,
+            "dtype": self.dtype,
+            "engine": self.engine,
+            "batch_size": parse_number("--batch-size", self.batch_size),
+            "workers": parse_number("--workers", self.workers),
+            "fast_decode": self.fast_decode,
+            "decode_device": self.decode,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessingOptions:
+    """What replaces the model's own preprocessing."""
+
+    resize_size: Annotated[
+        str | None,
+        typer.Option(
+            "--resize-size",
+            metavar="N|HxW",
+            rich_help_panel=_PREPROCESSING,
+            show_default=False,
+            help="The short side after resizing, or height and width, in pixels.",
+        ),
+    ] = None
+    crop_size: Annotated[
+        str | None,
+        typer.Option(
+            "--crop-size",
+            metavar="N|HxW",
+            rich_help_panel=_PREPROCESSING,
+            show_default=False,
+            help="The centre crop, in pixels.",
+        ),
+    ] = None
+    interpolation: Annotated[
+        str | None,
+        typer.Option(
+            "--interpolation",
+            metavar="NAME",
+            rich_help_panel=_PREPROCESSING,
+            show_default=False,
+            help="nearest, box, bilinear, hamming, bicubic or lanczos.",
+        ),
+    ] = None
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            "--mean",
+            metavar="R,G,B",
+            rich_help_panel=_PREPROCESSING,
+            show_default=False,
+            help="The mean of pixels scaled to 0..1. One number is for all three channels.",
+        ),
+    ] = None
+    std: Annotated[
+        str | None,
+        typer.Option(
+            "--std",
+            metavar="R,G,B",
+            rich_help_panel=_PREPROCESSING,
+            show_default=False,
+            help="The standard deviation of pixels scaled to 0..1. One number is for all three channels.",
+        ),
+    ] = None
+
+    def classifier_arguments(self) -> dict[str, Any]:
+        """As keyword arguments of Classifier.
+
+        Raises:
+            UsageError: a value cannot be read.
+        """
+        return {
+            "resize_size": parse_size("--resize-size", self.resize_size),
+            "crop_size": parse_size("--crop-size", self.crop_size),
+            "interpolation": self.interpolation,
+            "mean": parse_channels("--mean", self.mean),
+            "std": parse_channels("--std", self.std),
+        }

@@ -1,4 +1,4 @@
-"""How far a run is, on stderr: drawn on a terminal, a plain line now and then anywhere else."""
+"""The progress of a run, on stderr: one line that is redrawn on a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -10,61 +10,61 @@ from imgclassify.cli import console
 from imgclassify.cli.stats import RunStats, format_duration
 
 PLAIN_SECONDS = 30.0
-"""Between two lines where there is no terminal to draw on."""
+"""Between two lines where there is no terminal."""
 
 _SETTLED_AFTER = 16
-"""Images answered before the time that is left is told: the first ones wait for what happens only once."""
+"""Images before the time left is estimated. The first ones wait for what happens only once."""
 
 
 class SourceCount:
-    """How many pictures there are: known, found out on a thread of its own, or not to be had."""
+    """How many sources there are: known, counted on a thread of its own, or unknown."""
 
     def __init__(self, known: int | None, count: Callable[[], int | None]) -> None:
         self.value = known
         self._count = count
-        self._sought = known is not None
+        self._started = known is not None
 
     def start_counting(self) -> None:
-        """Sees to it that the value will be known, if it can be."""
-        if not self._sought:
-            self._sought = True
+        """Counts in the background, unless the number is known."""
+        if not self._started:
+            self._started = True
             Thread(target=self._count_sources, name="count", daemon=True).start()
 
     def _count_sources(self) -> None:
-        with suppress(Exception):  # whatever is wrong is told where it is in the way of an answer
+        with suppress(Exception):  # whatever is wrong with a source is in its record
             self.value = self._count()
 
 
 @contextmanager
-def show_progress(tally: RunStats, total: SourceCount, *, on_terminal: bool) -> Iterator[None]:
-    """Shows how far it is; not where the records themselves are printed on the terminal as they come."""
+def show_progress(stats: RunStats, total: SourceCount, *, on_terminal: bool) -> Iterator[None]:
+    """Shows the progress during the block, unless the records themselves are printed on a terminal."""
     if on_terminal or not console.shows_progress:
         yield
     elif console.is_terminal():
         total.start_counting()
-        with console.draw_line(lambda: progress_line(tally, total.value)):
+        with console.draw_line(lambda: progress_line(stats, total.value)):
             yield
     else:
         ended = Event()
-        Thread(target=_print_lines, args=(tally, total, ended), name="progress", daemon=True).start()
+        Thread(target=_print_lines, args=(stats, total, ended), name="progress", daemon=True).start()
         try:
             yield
         finally:
             ended.set()
 
 
-def _print_lines(tally: RunStats, total: SourceCount, ended: Event) -> None:
+def _print_lines(stats: RunStats, total: SourceCount, ended: Event) -> None:
     while not ended.wait(PLAIN_SECONDS):
         total.start_counting()
-        console.print_message(progress_line(tally, total.value))
+        console.print_message(progress_line(stats, total.value))
 
 
-def progress_line(tally: RunStats, total: int | None) -> str:
-    """Images so far, of how many, how quickly, how many failed, and how long it will yet take."""
-    done = tally.resumed + tally.images
-    parts = [f"{done:,} of {total:,} images" if total else f"{done:,} images", f"{tally.rate:.1f}/s"]
-    if tally.failures:
-        parts.append(f"{tally.failures:,} failed")
-    if total and total > done and tally.images >= _SETTLED_AFTER:
-        parts.append(f"{format_duration((total - done) / tally.rate)} left")
+def progress_line(stats: RunStats, total: int | None) -> str:
+    """Images so far and in all, images per second, failures, and the time left."""
+    done = stats.resumed + stats.images
+    parts = [f"{done:,} of {total:,} images" if total else f"{done:,} images", f"{stats.rate:.1f}/s"]
+    if stats.failures:
+        parts.append(f"{stats.failures:,} failed")
+    if total and total > done and stats.images >= _SETTLED_AFTER:
+        parts.append(f"{format_duration((total - done) / stats.rate)} left")
     return ", ".join(parts)

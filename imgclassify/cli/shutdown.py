@@ -1,4 +1,4 @@
-"""A run is asked to stop by a signal, and told at once by a second one."""
+"""Ctrl-C and other signals: the first one stops a run after the images in flight, a second one stops it at once."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ _STATUSES = {
 }
 """Windows has no SIGHUP."""
 
-
 GRACE_PERIOD_S = 5.0
-"""How long pictures in flight are waited for: one may come from a server that sends nothing, or from a pipe."""
+"""How long images in flight are waited for. One may come from a server that sends nothing, or from a pipe."""
 
 
 class GracefulShutdown:
-    """Inside its `with`, the first of the signals sets `asked`. A second one, or GRACE_S seconds, raises
-    KeyboardInterrupt wherever the main thread is, as does the first one where no pictures are in flight. A signal
-    that whoever started the process has it ignore, as nohup does, stays ignored."""
+    """Handles signals inside its `with` block.
+
+    The first signal sets `stop_requested`. A second one, or GRACE_PERIOD_S seconds, raises KeyboardInterrupt in the
+    main thread. So does the first one if `waits_for_images` is False. A signal that this process was started to
+    ignore, as nohup does, stays ignored.
+    """
 
     def __init__(self) -> None:
         self.stop_requested = Event()
         self.status: ExitStatus | None = None
-        """What a process ends with that was asked to stop."""
+        """What the process ends with; None before a signal."""
         self.waits_for_images = True
-        """Whether a first signal should wait for pictures."""
         self._former: dict[int, Any] = {}
-        self._grace: Timer | None = None
+        self._timer: Timer | None = None
 
     def __enter__(self) -> Self:
         for name in _STATUSES:
@@ -48,8 +49,8 @@ class GracefulShutdown:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._grace:
-            self._grace.cancel()
+        if self._timer:
+            self._timer.cancel()
         for number, former in self._former.items():
             signal.signal(number, former)
 
@@ -60,11 +61,11 @@ class GracefulShutdown:
         if not self.waits_for_images:
             raise KeyboardInterrupt
         self.stop_requested.set()
-        self._grace = Timer(GRACE_PERIOD_S, _signal_main_thread, [number])
-        self._grace.daemon = True
-        self._grace.start()
-        with suppress(Exception):  # it may fall into the midst of another line, or the terminal be gone
-            console.print_message("stopping when the pictures in flight are answered; once more stops at once")
+        self._timer = Timer(GRACE_PERIOD_S, _signal_main_thread, [number])
+        self._timer.daemon = True
+        self._timer.start()
+        with suppress(Exception):  # it may interrupt another line, or the terminal may be gone
+            console.print_message("finishing the images in flight; press again to stop at once")
 
 
 def _signal_main_thread(number: int) -> None:

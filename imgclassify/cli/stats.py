@@ -1,4 +1,4 @@
-"""How a run goes, and how it went: what is counted of it, and told of it in the end."""
+"""The counts of a run: for its progress, for its summary line, and for the file that --summary names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from imgclassify.errors import ExitStatus
 
 if TYPE_CHECKING:
-    from imgclassify.results import ImageResult, RunInfo
+    from imgclassify.output.records import Record
+    from imgclassify.results import RunInfo
 
 SCHEMA = "imgclassify.summary/1"
 """Names the shape of the file that --summary writes; a breaking change raises the number."""
@@ -22,12 +23,13 @@ class RunStats:
     """Counts of one run. Threads may read it while it grows."""
 
     resumed: int = 0
-    """Records that were in the output before."""
+    """Records that earlier runs left."""
     resumed_failed: int = 0
-    """How many of them are of pictures that failed."""
+    """Of them, those of images that failed."""
     skipped: Counter[str] = field(default_factory=Counter)
-    """What folders, globs and archives hold and was not asked for, by reason."""
+    """What was left out of folders, globs and archives, by reason."""
     answered: int = 0
+    """Images with an answer."""
     failures: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     """The failures by the error's type. Not for other threads."""
@@ -40,24 +42,22 @@ class RunStats:
     ended: float | None = None
 
     def start_clock(self, run: RunInfo) -> None:
-        """Starts the clock."""
         self.run = run
         self.started = time.monotonic()
 
     def stop_clock(self) -> None:
-        """Stops the clock."""
         self.ended = time.monotonic()
 
-    def add_record(self, result: ImageResult) -> None:
-        if result.error:
-            self.failed[result.error.type] += 1
+    def add_record(self, record: Record) -> None:
+        if record.error:
+            self.failed[record.error.type] += 1
             self.failures += 1
         else:
             self.answered += 1
 
     @property
     def images(self) -> int:
-        """Answered or failed, in this run."""
+        """Answered or failed in this run."""
         return self.answered + self.failures
 
     @property
@@ -66,11 +66,11 @@ class RunStats:
 
     @property
     def rate(self) -> float:
-        """Images a second."""
+        """Images per second."""
         return self.images / max(self.seconds, 1e-9)
 
     def summary_line(self) -> str:
-        """All of it, for people."""
+        """One line with all the counts."""
         parts = [
             f"{self.images:,} images in {format_duration(self.seconds)} ({self.rate:.1f}/s): "
             f"{self.answered:,} answered"
@@ -81,7 +81,7 @@ class RunStats:
         return ", ".join(parts)
 
     def to_dict(self, output: Path | None) -> dict[str, Any]:
-        """As docs/output.md describes it.
+        """The content of the summary file (docs/output.md).
 
         Args:
             output: the file of the records, if there is one.

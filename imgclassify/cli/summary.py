@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from imgclassify.errors import UsageError
-from imgclassify.output.atomic import atomic_write, is_replaceable, report_io_errors, temp_path
+from imgclassify.files import atomic_write, is_replaceable, temp_path
+from imgclassify.output.text_stream import report_io_errors
+
+_OPTION = "--summary"
 
 
 def check_summary_path(path: Path, output: Path | None) -> None:
     """
     Raises:
-        UsageError: the summary cannot be written there, or the records will be.
+        UsageError: the summary cannot be written there, or the records will be there.
     """
-    with _report_io_errors(path):
+    with report_io_errors(path, option=_OPTION):
         if path.is_dir():
             raise IsADirectoryError(None, "it is a folder")
         target = path.resolve()
@@ -36,14 +38,10 @@ def save_summary(path: Path, summary: dict[str, Any]) -> None:
         UsageError: it cannot be written.
     """
     content = json.dumps(summary, indent=1) + "\n"
-    with _report_io_errors(path):
+    with report_io_errors(path, option=_OPTION):
         target = path.resolve()
         if is_replaceable(target):
             with atomic_write(target) as draft:
                 draft.write_text(content, encoding="utf-8")
         else:  # a device or a pipe
             target.write_text(content, encoding="utf-8")
-
-
-def _report_io_errors(path: Path) -> AbstractContextManager[None]:
-    return report_io_errors(path, option="--summary")

@@ -1,8 +1,8 @@
-"""Crops in, logits out. The protocol every engine keeps; torch_engine and onnxruntime_engine keep it."""
+"""Crops in, named outputs out: what every engine can do. torch_engine and onnxruntime_engine implement it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -11,12 +11,18 @@ if TYPE_CHECKING:
 ENGINES = ("auto", "torch", "onnxruntime")
 DTYPES = ("float32", "bfloat16", "float16")
 
+LOGITS = "logits"
+"""The name of the output that every engine has: (N, number of classes), raw."""
+
+Outputs: TypeAlias = "dict[str, NDArray[np.float32]]"
+"""What a network computes for N crops, by name. The first side of each array is N."""
+
 
 class Engine(Protocol):
-    """A network, ready to answer."""
+    """A network that is ready to run."""
 
     name: str
-    """One of ENGINES, "auto" excepted."""
+    """One of ENGINES, but not "auto"."""
     device: str
     """Such as "cpu" or "cuda:0"."""
     dtype: str
@@ -24,19 +30,19 @@ class Engine(Protocol):
     default_batch_size: int
     """Images in a batch where the user names no number."""
     concurrency: int
-    """How many threads gain from calling `logits` at the same time, which as many may do."""
+    """How many threads gain from calling `infer` at the same time. As many may call it."""
 
     def allocate(self, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
-        """Room for a batch, not cleared: C-contiguous, and where the device reads it quickest."""
+        """An array for a batch, not cleared: C-contiguous, in memory that the device reads quickest."""
         ...
 
-    def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The network's answer to a batch.
+    def infer(self, crops: NDArray[np.uint8]) -> Outputs:
+        """Runs the network on a batch.
 
         Args:
-            crops: (N, H, W, 3) uint8, 0..255, RGB, C-contiguous. Scaling and normalising are the engine's.
+            crops: (N, H, W, 3) uint8, 0..255, RGB, C-contiguous. The engine scales and normalises them.
 
         Returns:
-            (N, number of classes) float32, raw.
+            LOGITS, float32.
         """
         ...

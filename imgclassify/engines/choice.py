@@ -10,7 +10,7 @@ from imgclassify.engines.probing import ProbedEngine
 from imgclassify.errors import UsageError
 
 if TYPE_CHECKING:
-    from imgclassify.hub import Network
+    from imgclassify.hub.network import Network
 
 ACCELERATOR_START_S = 5.0
 """What it takes until a GPU answers, where the CPU without torch would have begun: importing torch, starting CUDA,
@@ -62,19 +62,19 @@ def create_engine(
         UsageError: the engine that the user named cannot.
         UnavailableError: the network cannot be built, or not be run on the device or in the dtype.
     """
-    place, where = _choose_device(network, device, num_images)
-    name, why = _choose_engine(network, engine, place, dtype)
-    if name == "onnxruntime" and place == "auto":  # which has no other device
-        place, where = "cpu", ""
-    if name == "torch" and place == "auto" and not _torch_finds_accelerator():
-        place, where = "cpu", "torch finds no GPU"
-        name, why = _choose_engine(network, engine, place, dtype)
-    started = _build_engine(network, name, device=place, dtype=dtype, num_images=num_images)
-    reason = "; ".join(part for part in (where, why) if part)
+    chosen_device, device_reason = _choose_device(network, device, num_images)
+    name, engine_reason = _choose_engine(network, engine, chosen_device, dtype)
+    if name == "onnxruntime" and chosen_device == "auto":  # it runs on the CPU alone
+        chosen_device, device_reason = "cpu", ""
+    if name == "torch" and chosen_device == "auto" and not _torch_finds_accelerator():
+        chosen_device, device_reason = "cpu", "torch finds no GPU"
+        name, engine_reason = _choose_engine(network, engine, chosen_device, dtype)
+    built = _build_engine(network, name, device=chosen_device, dtype=dtype, num_images=num_images)
+    reason = "; ".join(part for part in (device_reason, engine_reason) if part)
     if network.num_classes is not None:
-        return EngineSelection(started, network.num_classes, reason)
-    foreign = ProbedEngine(started, network.preprocess.crop_size)
-    return EngineSelection(foreign, foreign.num_classes, reason)
+        return EngineSelection(built, network.num_classes, reason)
+    probed = ProbedEngine(built, network.preprocess.crop_size)
+    return EngineSelection(probed, probed.num_classes, reason)
 
 
 def _choose_device(network: Network, device: str, num_images: int | None) -> tuple[str, str]:
@@ -145,5 +145,5 @@ def _build_engine(network: Network, name: str, *, device: str, dtype: str, num_i
 
     assert network.backends.build_torch is not None
     return TorchEngine(
-        network.backends.build_torch, network.preprocess, device=device, dtype=dtype, movable=not network.quantized
+        network.backends.build_torch, network.preprocess, device=device, dtype=dtype, quantized=network.quantized
     )

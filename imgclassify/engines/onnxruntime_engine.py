@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from imgclassify.engines import devices
+from imgclassify.engines import LOGITS, Outputs, devices
 from imgclassify.errors import CheckpointError, DeviceError, first_line
 from imgclassify.graphs.graph import SessionConfig
 
@@ -78,8 +78,8 @@ class OnnxruntimeEngine:
 
         return np.empty(shape, np.uint8)
 
-    def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See Engine.logits.
+    def infer(self, crops: NDArray[np.uint8]) -> Outputs:
+        """See Engine.infer.
 
         Raises:
             CheckpointError: what the graph returns is not (N, classes).
@@ -89,7 +89,7 @@ class OnnxruntimeEngine:
         images = crops if self._takes_bytes else self.normalize_crops(crops)
         size = self._batch_size or len(images)
         outputs = [self._run_batch(images[start : start + size], size) for start in range(0, len(images), size)]
-        return np.concatenate(outputs).astype(np.float32, copy=False)
+        return {LOGITS: np.concatenate(outputs).astype(np.float32, copy=False)}
 
     def normalize_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
         """(N, H, W, 3) uint8 → the graph's float input: `(x / 255 - mean) / std`, computed in float32."""

@@ -1,5 +1,5 @@
-"""Networks of unknown making: asked once, on made-up crops, how many classes they have and whether they end in
-softmax."""
+"""Networks that nothing describes: how many classes they have, and whether they end in softmax, is tried once on
+four made-up crops."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
-from imgclassify.engines import Engine
+from imgclassify.engines import LOGITS, Engine, Outputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class ProbedEngine:
-    """An engine around another whose network may end in softmax."""
+    """An engine whose network may end in softmax. Its logits are then the logarithms of the probabilities."""
 
     def __init__(self, engine: Engine, crop_size: tuple[int, int]) -> None:
-        """Asks the network.
+        """Runs the network once.
 
         Raises:
-            CheckpointError: it cannot answer crops of that size, or is no classifier.
+            CheckpointError: it refuses crops of that size, or is no classifier.
         """
         self._engine = engine
         self.name = engine.name
@@ -30,22 +30,24 @@ class ProbedEngine:
         self.default_batch_size = engine.default_batch_size
         self.concurrency = engine.concurrency
         self.allocate = engine.allocate
-        self._ends_in_softmax = False
         with redirect_stdout(sys.stderr):
-            answers = self.logits(_probe_crops(crop_size))
-        self.num_classes = answers.shape[1]
-        self._ends_in_softmax = _are_probabilities(answers)
+            outputs = engine.infer(_probe_crops(crop_size))[LOGITS]
+        self.num_classes = outputs.shape[1]
+        self._ends_in_softmax = _are_probabilities(outputs)
 
-    def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See Engine.logits. Of probabilities the logarithm, whose softmax they are."""
+    def infer(self, crops: NDArray[np.uint8]) -> Outputs:
+        """See Engine.infer."""
         import numpy as np
 
-        answers = self._engine.logits(crops)
-        return np.log(np.maximum(answers, np.finfo(np.float32).tiny)) if self._ends_in_softmax else answers
+        outputs = self._engine.infer(crops)
+        if not self._ends_in_softmax:
+            return outputs
+        # The softmax of the logarithms of probabilities is these probabilities.
+        return outputs | {LOGITS: np.log(np.maximum(outputs[LOGITS], np.finfo(np.float32).tiny))}
 
 
 def _probe_crops(crop_size: tuple[int, int]) -> NDArray[np.uint8]:
-    """(4, H, W, 3) uint8: black, white, and noise twice, which no network answers alike."""
+    """(4, H, W, 3) uint8: one black, one white, and two of noise."""
     import numpy as np
 
     crops = np.random.default_rng(0).integers(0, 256, (4, *crop_size, 3), dtype=np.uint8)
@@ -53,8 +55,8 @@ def _probe_crops(crop_size: tuple[int, int]) -> NDArray[np.uint8]:
     return crops
 
 
-def _are_probabilities(answers: NDArray[np.float32]) -> bool:
-    """Whether every row is one of probabilities; logits are not that by chance."""
+def _are_probabilities(outputs: NDArray[np.float32]) -> bool:
+    """Whether every row is at least 0 and sums to 1. Logits of four different crops never are that by chance."""
     import numpy as np
 
-    return answers.shape[1] > 1 and bool((answers >= 0).all()) and np.allclose(answers.sum(axis=1), 1, atol=1e-2)
+    return outputs.shape[1] > 1 and bool((outputs >= 0).all()) and np.allclose(outputs.sum(axis=1), 1, atol=1e-2)

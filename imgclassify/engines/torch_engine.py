@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from imgclassify.engines import LOGITS, Outputs
 from imgclassify.engines.cuda_streams import CudaGraphPolicy, CudaRuntime, CudaStream, DefaultStream, DeviceStream
 from imgclassify.errors import CheckpointError, DeviceError, first_line
 
@@ -39,13 +40,13 @@ class TorchEngine:
         *,
         device: str = "auto",
         dtype: str = "float32",
-        movable: bool = True,
+        quantized: bool = False,
     ) -> None:
         """Builds the network and moves it to the device.
 
         Args:
             build: makes the network, with its weights, on the CPU.
-            movable: False for a quantized network, which knows only the CPU and its own types.
+            quantized: whether the network is quantized, and runs only on the CPU and in its own types.
 
         Raises:
             DeviceError: this machine lacks the device, or the network cannot run there or in that dtype.
@@ -53,7 +54,7 @@ class TorchEngine:
         """
         import torch
 
-        if not movable:
+        if quantized:
             _require_cpu_float32(device, dtype)
             device = "cpu"
         self._device = find_device(device)
@@ -63,7 +64,7 @@ class TorchEngine:
         _require_dtype(self._device, dtype)
         self.default_batch_size = _CPU_BATCH_SIZE if self._device.type == "cpu" else _ACCELERATOR_BATCH_SIZE
         network = build().eval()
-        self._network = self._move_network(network) if movable else network
+        self._network = network if quantized else self._move_network(network)
         self._white = torch.tensor(255.0, device=self._device)
         self._mean = torch.tensor(preprocess.mean, device=self._device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocess.std, device=self._device).view(1, 3, 1, 1)
@@ -87,19 +88,22 @@ class TorchEngine:
         pinned: NDArray[np.uint8] = self._cuda.allocate_pinned(shape, torch.uint8).numpy()
         return pinned
 
-    def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See Engine.logits. A batch that does not fit the device's memory is halved until it does.
+    def infer(self, crops: NDArray[np.uint8]) -> Outputs:
+        """See Engine.infer. A batch that does not fit the device's memory is halved until it does.
 
         Raises:
             DeviceError: not even one image fits.
             CheckpointError: the network refuses the crops, or what it returns is not (N, classes).
         """
+        return {LOGITS: self._infer_logits(crops)}
+
+    def _infer_logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         import numpy as np
         import torch
 
         if len(crops) > self._max_batch:
             most = self._max_batch
-            return np.concatenate([self.logits(crops[at : at + most]) for at in range(0, len(crops), most)])
+            return np.concatenate([self._infer_logits(crops[at : at + most]) for at in range(0, len(crops), most)])
         try:
             return self._infer_on_stream(crops)
         except torch.OutOfMemoryError as error:
@@ -111,27 +115,27 @@ class TorchEngine:
                         hint="free some, or use a smaller model, --dtype float16, or --device cpu",
                     ) from error
                 self._max_batch = min(self._max_batch, len(crops) // 2)
-        # Not within the handler, whose error holds on to the failed attempt's lane and tensors.
-        return self.logits(crops)
+        # Outside the handler, whose error keeps the tensors of the failed attempt alive.
+        return self._infer_logits(crops)
 
     def _infer_on_stream(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """By a lane that no other thread uses, kept from one batch to the next, and from one thread to another."""
+        """Uses a stream that no other thread uses, and keeps it for the next batch of any thread."""
         try:
-            lane = self._idle_streams.pop()
+            stream = self._idle_streams.pop()
         except IndexError:
-            compute = self._compute_logits
-            lane = (
-                DefaultStream(compute)
-                if self._cuda is None
-                else CudaStream(compute, self._cuda, self._graph_policy)
-            )
+            stream = self._create_stream()
         try:
-            return lane.infer(crops)
+            return stream.infer(crops)
         finally:
-            self._idle_streams.append(lane)
+            self._idle_streams.append(stream)
+
+    def _create_stream(self) -> DeviceStream:
+        if self._cuda is None:
+            return DefaultStream(self._compute_logits)
+        return CudaStream(self._compute_logits, self._cuda, self._graph_policy)
 
     def _drop_graphs(self) -> bool:
-        """Whether any was there to drop. Idle lanes go with theirs; one at work drops it at its next batch."""
+        """Drops every CUDA graph; False where there was none. A stream at work drops its own at its next batch."""
         there_were = self._graph_policy.disable()
         self._idle_streams = []
         return there_were

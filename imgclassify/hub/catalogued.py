@@ -1,4 +1,4 @@
-"""Catalogued models: NAME, NAME@WEIGHTS."""
+"""Catalogued models: NAME, NAME@WEIGHTS, torchvision:NAME."""
 
 from __future__ import annotations
 
@@ -6,43 +6,44 @@ from functools import partial
 
 from imgclassify import catalog, checkpoints, weights
 from imgclassify.catalog import ModelManifest
-from imgclassify.hub import architectures, backends
+from imgclassify.hub import architectures
+from imgclassify.hub.backends import backends_for
 from imgclassify.hub.network import LoadOptions, Network, labels_for_manifest
+from imgclassify.hub.reference import ModelReference, ReferenceLoader
 
 
-def find_manifest(reference: str) -> ModelManifest:
-    """The manifest of NAME or NAME@WEIGHTS, `torchvision:` before it or not.
+class CataloguedLoader(ReferenceLoader):
+    """See ReferenceLoader. Weights come from the manifest's URL, and are verified."""
 
-    Raises:
-        UnknownModelError: no such model or weights; the nearest are listed.
-    """
-    name, at, version = reference.removeprefix("torchvision:").partition("@")
-    return catalog.find_model(name, version if at else None)
+    def find_architecture(self, reference: ModelReference) -> ModelManifest:
+        name, at, version = reference.value.partition("@")
+        return catalog.find_model(name, version if at else None)
 
-
-def load_catalogued(reference: str, options: LoadOptions) -> Network:
-    """See hub.load."""
-    manifest = find_manifest(reference)
-    labels = labels_for_manifest(manifest, options, manifest.num_classes)
-    preprocess = options.overrides.apply_to(manifest.preprocess)
-    file = weights.fetch_weights(manifest.url, manifest.sha256, offline=options.offline, progress=options.progress)
-    read = architectures.read_quantized if architectures.is_quantized(manifest) else checkpoints.open_lazy
-    return Network(
-        model=manifest.name if manifest.default else manifest.reference,
-        architecture=manifest.architecture,
-        weights=manifest.weights,
-        path=file.path,
-        sha256=file.sha256,
-        preprocess=preprocess,
-        labels=labels,
-        num_classes=manifest.num_classes,
-        quantized=architectures.is_quantized(manifest),
-        gmacs=manifest.metadata.gflops if manifest.metadata else None,
-        backends=backends.backends_for(
-            manifest,
-            preprocess,
-            partial(read, file.path),
-            source_name=f"the checkpoint {file.path.name}",
+    def load_network(self, reference: ModelReference, options: LoadOptions) -> Network:
+        manifest = self.find_architecture(reference)
+        labels = labels_for_manifest(manifest, options, manifest.num_classes)
+        preprocess = options.overrides.apply_to(manifest.preprocess)
+        file = weights.fetch_weights(
+            manifest.url, manifest.sha256, offline=options.offline, progress=options.progress
+        )
+        quantized = architectures.is_quantized(manifest)
+        read = architectures.read_quantized if quantized else checkpoints.open_lazy
+        return Network(
+            model=manifest.name if manifest.default else manifest.reference,
+            architecture=manifest.architecture,
+            weights=manifest.weights,
+            path=file.path,
+            sha256=file.sha256,
+            preprocess=preprocess,
+            labels=labels,
             num_classes=manifest.num_classes,
-        ),
-    )
+            quantized=quantized,
+            gmacs=manifest.metadata.gflops if manifest.metadata else None,
+            backends=backends_for(
+                manifest,
+                preprocess,
+                partial(read, file.path),
+                source_name=f"the checkpoint {file.path.name}",
+                num_classes=manifest.num_classes,
+            ),
+        )

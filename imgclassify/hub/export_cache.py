@@ -1,6 +1,8 @@
-"""Networks that `imgclassify models prepare` has made graphs of: exported once, checked against torch, and kept in
-the cache with their parameters and all else that a Network needs. Nothing of torch or of a repository's code is
-needed any more to run one."""
+"""Graphs that `imgclassify models prepare` makes: exported once, checked against torch, and kept in the cache.
+
+Parameters, preprocessing and labels are kept beside a graph, so that neither torch nor a repository's code is
+needed to run it.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgclassify import __version__, checkpoints, files, paths, weights
+from imgclassify import checkpoints, files, paths, weights
 from imgclassify import labels as label_sets
+from imgclassify._version import __version__
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import CheckpointError, UnavailableError, UsageError, WeightsError, first_line
-from imgclassify.graphs import graph as graphs
-from imgclassify.graphs.graph import SessionConfig
-from imgclassify.hub import catalogued
-from imgclassify.hub import reference as references
+from imgclassify.graphs.graph import SessionConfig, read_graph
 from imgclassify.hub.backends import Backends
+from imgclassify.hub.loader import load_unprepared
 from imgclassify.hub.network import LoadOptions, Network
+from imgclassify.hub.reference import ModelReference
 from imgclassify.labels import Label, LabelSet
-from imgclassify.telemetry import disable_telemetry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,80 +63,85 @@ class PreparedModel:
     """Whether its files are as they were written, and by the packages that are installed now."""
 
 
-def find_prepared(reference: str, options: LoadOptions) -> Network | None:
-    """The prepared network of a model reference, or None. One that is damaged, or whose weights have changed since,
-    is passed over with a warning."""
-    place = paths.prepared_folder() / _cache_key(reference, options)
-    if not place.is_dir():
+def find_prepared(reference: ModelReference, options: LoadOptions) -> Network | None:
+    """The prepared network of a model reference, or None.
+
+    One that is damaged, or whose weights have changed since, is not used, with a warning.
+    """
+    folder = _cache_folder(reference, options)
+    if not folder.is_dir():
         return None
     try:
-        return _read_network(place, reference, options)
+        return _read_network(folder, reference, options)
     except _DAMAGE as error:
         logger.warning(
-            "what was prepared of %s is not used: %s; `imgclassify models prepare` makes it anew", reference, error
+            "the prepared graph of %s is not used: %s; `imgclassify models prepare` makes it again",
+            reference.text,
+            error,
         )
         return None
 
 
-def prepare_model(reference: str, options: LoadOptions) -> Path:
-    """Makes a graph of what a model reference means, and gives the folder it is kept in.
+def prepare_model(reference: ModelReference, options: LoadOptions) -> Path:
+    """Makes a graph of a model, and returns the folder that it is kept in.
 
-    One that is there and whole is left as it is. Two processes that prepare the same do it one after the other; one
-    that is stopped leaves nothing that another would take for whole.
+    A valid one that is there is kept. Two processes that prepare the same model do it one after the other. A
+    process that is stopped leaves nothing that another would use.
 
     Raises:
-        UsageError: the network needs none: it runs without torch already.
-        CheckpointError: it cannot be a graph, or its graph does not answer as torch does.
+        UsageError: the model runs without torch already.
+        CheckpointError: the network cannot be exported, or its graph gives other probabilities than torch.
         UnavailableError: it cannot be loaded, the exporter is not installed, or the cache cannot be written.
     """
-    disable_telemetry()
-    # Where another process is at the same, its result will do.
-    place = paths.prepared_folder() / _cache_key(reference, options)
-    with files.lock_file(place, "prepare it", hint="set XDG_CACHE_HOME to another folder"):
+    folder = _cache_folder(reference, options)
+    with files.lock_file(folder, "prepare it", hint="set XDG_CACHE_HOME to another folder"):
+        # Another process may have prepared it while this one waited.
         if find_prepared(reference, options):
-            return place
-        network = references.load_reference(reference, options)
+            return folder
+        network = load_unprepared(reference, options)
         if network.backends.open_session is not None:
-            raise UsageError(f"{reference} needs no preparing: it runs without torch", hint="predict with it")
+            raise UsageError(f"{reference.text} needs no preparing: it runs without torch", hint="predict with it")
         if network.quantized:
             raise CheckpointError(
-                f"{reference} is quantized, and has operators that no graph has", hint="it runs in torch as it is"
+                f"{reference.text} is quantized, and has operators that no graph has",
+                hint="it runs in torch as it is",
             )
-        draft = place.with_name(f"{place.name}.{os.getpid()}.partial")
-        for left in (*paths.prepared_folder().glob(f"{place.name}.*.partial"), draft):
+        draft = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+        for left in (*paths.prepared_folder().glob(f"{folder.name}.*.partial"), draft):
             shutil.rmtree(left, ignore_errors=True)
         try:
             draft.mkdir()
             _write_files(draft, reference, options, network)
-            shutil.rmtree(place, ignore_errors=True)
-            draft.rename(place)
+            shutil.rmtree(folder, ignore_errors=True)
+            draft.rename(folder)
         except OSError as error:
             raise UnavailableError(
                 f"cannot write {draft}: {error.strerror or error}", hint="make room, or set XDG_CACHE_HOME"
             ) from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-    return place
+    return folder
 
 
 def list_prepared() -> Iterator[PreparedModel]:
-    """All that is in the cache, what no longer serves among it."""
-    for place in sorted(path for path in paths.prepared_folder().glob("*") if path.is_dir()):
-        size = sum(file.stat().st_size for file in place.iterdir() if file.is_file())
+    """Everything in the cache, also what cannot be used any more."""
+    for folder in sorted(path for path in paths.prepared_folder().glob("*") if path.is_dir()):
+        size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
         try:
-            record = json.loads((place / _RECORD).read_bytes())
-            asked = record["asked"]
-            whole = asked["versions"] == _package_versions() and bool(_check_files(place, record))
-            yield PreparedModel(place, asked["reference"], asked["arch"], size, whole)
+            record = json.loads((folder / _RECORD).read_bytes())
+            key = record["asked"]
+            _check_files(folder, record)
+            valid = key["versions"] == _package_versions()
+            yield PreparedModel(folder, key["reference"], key["arch"], size, valid)
         except _DAMAGE:
-            yield PreparedModel(place, "", None, size, valid=False)
+            yield PreparedModel(folder, "", None, size, valid=False)
 
 
 def remove_prepared(entry: PreparedModel) -> None:
     """Removes one from the cache.
 
     Raises:
-        WeightsError: it cannot be.
+        WeightsError: it cannot be removed.
     """
     try:
         shutil.rmtree(entry.folder)
@@ -144,38 +150,29 @@ def remove_prepared(entry: PreparedModel) -> None:
         raise WeightsError(f"cannot remove {entry.folder}: {error.strerror}", hint="remove it by hand") from error
 
 
-# What is asked for ------------------------------------------------------------------------------------------
+# The key ----------------------------------------------------------------------------------------------------
 
 
-def _cache_key(reference: str, options: LoadOptions) -> str:
-    """A folder's name for all that the graph depends on but the weights, which the record tells."""
+def _cache_folder(reference: ModelReference, options: LoadOptions) -> Path:
+    """Where the graph of a model is kept: a name for all that it depends on but the weights, which the record
+    has."""
     text = json.dumps(_key_fields(reference, options), sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return paths.prepared_folder() / digest[:32]
 
 
-def _key_fields(reference: str, options: LoadOptions) -> dict[str, Any]:
+def _key_fields(reference: ModelReference, options: LoadOptions) -> dict[str, Any]:
+    models = [reference, *([ModelReference.parse(options.arch)] if options.arch else [])]
     return {
         "format": _FORMAT,
-        "reference": str(Path(reference).absolute()) if references.is_file(reference) else reference,
         "arch": options.arch,
         "crop_size": list(options.overrides.crop_size) if options.overrides.crop_size else None,
-        "code": _code_digest(reference),
-        "manifests": [_manifest_text(name) for name in (reference, options.arch) if name],
+        "manifests": [
+            repr(model.loader().find_architecture(model)) if model.kind.in_catalog else "" for model in models
+        ],
         "versions": _package_versions(),
+        **reference.loader().cache_key(reference),
     }
-
-
-def _manifest_text(name: str) -> str:
-    """All that the catalog says of a model that it knows."""
-    return repr(catalogued.find_manifest(name)) if references.is_catalogued(name) else ""
-
-
-def _code_digest(reference: str) -> str:
-    """The digest of a torch.hub repository's code, on which everything depends; nothing of another reference."""
-    from imgclassify.hub import torch_hub
-
-    scheme, _, rest = reference.partition(":")
-    return torch_hub.code_digest(rest) if scheme == "hub" else ""
 
 
 def _package_versions() -> dict[str, str]:
@@ -191,9 +188,9 @@ def _package_versions() -> dict[str, str]:
 # Reading ----------------------------------------------------------------------------------------------------
 
 
-def _read_network(place: Path, reference: str, options: LoadOptions) -> Network:
-    record = json.loads((place / _RECORD).read_bytes())
-    _check_files(place, record)
+def _read_network(folder: Path, reference: ModelReference, options: LoadOptions) -> Network:
+    record = json.loads((folder / _RECORD).read_bytes())
+    _check_files(folder, record)
     described = record["network"]
     path = Path(described["path"]) if described["path"] else None
     if path and weights.sha256_of(path) != described["sha256"]:
@@ -201,10 +198,6 @@ def _read_network(place: Path, reference: str, options: LoadOptions) -> Network:
     spec: dict[str, Any] = described["preprocess"]
     tuples = {name: tuple(value) for name, value in spec.items() if isinstance(value, list)}
     preprocess = options.overrides.apply_to(PreprocessSpec(**(spec | tuples)))
-    names = [Label(**{**label, "synonyms": tuple(label["synonyms"])}) for label in described["labels"]["labels"]]
-    own_labels = LabelSet(described["labels"]["name"], tuple(names))
-    num_classes = described["num_classes"]
-    labels = label_sets.load_labels(options.labels, num_classes=num_classes) if options.labels else own_labels
     return Network(
         model=described["model"],
         architecture=described["architecture"],
@@ -212,44 +205,53 @@ def _read_network(place: Path, reference: str, options: LoadOptions) -> Network:
         path=path,
         sha256=described["sha256"],
         preprocess=preprocess,
-        labels=labels,
-        num_classes=num_classes,
+        labels=_read_labels(described, options),
+        num_classes=described["num_classes"],
         backends=Backends(
-            partial(_build_torch, reference, options), partial(_open_session, place, preprocess, record["outputs"])
+            lambda: _build_torch(reference, options),
+            partial(_open_session, folder, preprocess, record["outputs"]),
         ),
         gmacs=described["gmacs"],
     )
 
 
-def _check_files(place: Path, record: dict[str, Any]) -> dict[str, str]:
-    digests: dict[str, str] = record["sha256"]
-    for name, digest in digests.items():
-        if weights.sha256_of(place / name) != digest:
-            raise ValueError(f"{place / name} is damaged")
-    return digests
+def _read_labels(described: dict[str, Any], options: LoadOptions) -> LabelSet | None:
+    if not options.with_labels:
+        return None
+    if options.labels:
+        return label_sets.load_labels(options.labels, num_classes=described["num_classes"])
+    own = described["labels"]
+    names = [Label(**{**label, "synonyms": tuple(label["synonyms"])}) for label in own["labels"]]
+    return LabelSet(own["name"], tuple(names))
 
 
-def _build_torch(reference: str, options: LoadOptions) -> torch.nn.Module:
-    build = references.load_reference(reference, options).backends.build_torch
+def _check_files(folder: Path, record: dict[str, Any]) -> None:
+    for name, digest in record["sha256"].items():
+        if weights.sha256_of(folder / name) != digest:
+            raise ValueError(f"{folder / name} is damaged")
+
+
+def _build_torch(reference: ModelReference, options: LoadOptions) -> torch.nn.Module:
+    build = load_unprepared(reference, options).backends.build_torch
     assert build is not None
     return build()
 
 
 def _open_session(
-    place: Path, preprocess: PreprocessSpec, outputs: int, plan: SessionConfig
+    folder: Path, preprocess: PreprocessSpec, outputs: int, config: SessionConfig
 ) -> onnxruntime.InferenceSession:
-    graph = graphs.read_graph(place / _GRAPH)
-    parameters = checkpoints.open_lazy(place / _PARAMETERS)
+    graph = read_graph(folder / _GRAPH)
+    parameters = checkpoints.open_lazy(folder / _PARAMETERS)
     return graph.open_session(
-        parameters, preprocess, source_name=str(place / _PARAMETERS), num_classes=outputs, config=plan
+        parameters, preprocess, source_name=str(folder / _PARAMETERS), num_classes=outputs, config=config
     )
 
 
 # Writing ----------------------------------------------------------------------------------------------------
 
 
-def _write_files(draft: Path, reference: str, options: LoadOptions, network: Network) -> None:
-    """The files of a network, the record of them last."""
+def _write_files(draft: Path, reference: ModelReference, options: LoadOptions, network: Network) -> None:
+    """Writes the files of a network, and the record of them last."""
     from safetensors.numpy import save_file
 
     from imgclassify.graphs.export import export_graph
@@ -257,13 +259,13 @@ def _write_files(draft: Path, reference: str, options: LoadOptions, network: Net
     height, width = network.preprocess.crop_size
     if height != width:
         raise UsageError(
-            f"graphs are of square crops, and {reference} takes {height}×{width}", hint="use --engine torch"
+            f"graphs are of square crops, and {reference.text} takes {height}×{width}", hint="use --engine torch"
         )
     assert network.backends.build_torch is not None
     module = network.backends.build_torch().float().eval()
     metadata = {"architecture": network.architecture, "provider": "prepared", "options": {}}
     (draft / _GRAPH).write_bytes(export_graph(module, crop_size=height, file_name=_GRAPH, metadata=metadata))
-    wanted = graphs.read_graph(draft / _GRAPH).parameters
+    wanted = read_graph(draft / _GRAPH).parameters
     parameters = {name: tensor.numpy() for name, tensor in module.state_dict().items() if name in wanted}
     save_file({name: _as_contiguous(array) for name, array in parameters.items()}, draft / _PARAMETERS)
     outputs = _compare_with_torch(draft, network, module)
@@ -280,10 +282,10 @@ def _write_files(draft: Path, reference: str, options: LoadOptions, network: Net
 
 
 def _compare_with_torch(draft: Path, network: Network, module: torch.nn.Module) -> int:
-    """Holds the graph's answers against the network's own; gives the number of its outputs.
+    """Compares the graph's probabilities with the network's own. Returns the number of its outputs.
 
     Raises:
-        CheckpointError: they differ by more than rounding.
+        CheckpointError: they differ by more than MAX_DIFFERENCE.
     """
     import numpy as np
     import torch
@@ -296,23 +298,19 @@ def _compare_with_torch(draft: Path, network: Network, module: torch.nn.Module) 
     )
     with torch.inference_mode():
         output = module((torch.from_numpy(crops).permute(0, 3, 1, 2) / 255 - mean) / std)
-    expected = getattr(output, "logits", output).numpy()
+    expected = getattr(output, "logits", output)
     outputs: int = expected.shape[1]
-    found = _run_graph(_open_session(draft, network.preprocess, outputs, SessionConfig(threads=1)), crops)
-    difference = float(np.abs(_softmax(found) - _softmax(expected)).max()) if found.shape == expected.shape else 1.0
-    if not difference <= MAX_DIFFERENCE:
+    session = _open_session(draft, network.preprocess, outputs, SessionConfig(threads=1))
+    found = torch.from_numpy(_run_graph(session, crops))
+    difference = 1.0
+    if found.shape == expected.shape:
+        difference = float((found.double().softmax(dim=1) - expected.double().softmax(dim=1)).abs().max())
+    if not difference <= MAX_DIFFERENCE:  # also where it is not a number
         raise CheckpointError(
             f"the graph of {network.model} does not answer as torch does: probabilities differ by {difference:.2g}",
             hint="it runs in torch as it is",
         )
     return outputs
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    import numpy as np
-
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
 def _run_graph(session: onnxruntime.InferenceSession, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -328,6 +326,7 @@ def _run_graph(session: onnxruntime.InferenceSession, crops: NDArray[np.uint8]) 
 
 
 def _describe_network(network: Network) -> dict[str, Any]:
+    assert network.labels is not None  # prepare_model asks for them
     return {
         "model": network.model,
         "architecture": network.architecture,

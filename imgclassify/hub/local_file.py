@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgclassify import catalog, checkpoints, weights
 from imgclassify.errors import CheckpointError, UntrustedCodeError, UsageError, first_line
@@ -15,30 +15,39 @@ from imgclassify.graphs.onnx_file import OnnxFile
 from imgclassify.hub import architectures, backends, from_arch
 from imgclassify.hub.backends import Backends
 from imgclassify.hub.network import LoadOptions, Network, labels_for_manifest
+from imgclassify.hub.reference import ModelReference, ReferenceLoader
 
 if TYPE_CHECKING:
     import onnxruntime
     import torch
 
 
-def load_file(reference: str, options: LoadOptions) -> Network:
-    """See hub.load."""
-    path = Path(os.path.expanduser(reference))  # noqa: PTH111 - Path.expanduser raises where there is no such user
-    if path.exists() and not path.is_file():
-        raise CheckpointError(f"{reference!r} is a folder, pipe or device", hint="give the file itself")
-    if not path.is_file():
-        near = ", ".join(
-            manifest.name for manifest in catalog.filter_models(catalog.load_manifests(), path.stem)[:3]
-        )
-        raise CheckpointError(
-            f"no such model file: {reference!r}",
-            hint="check the path" + (f"; catalogued models have no suffix: {near}" if near else ""),
-        )
-    if path.suffix.lower() == ".onnx":
-        return _load_onnx(reference, path, options)
-    if checkpoints.is_torchscript(path):
-        return _load_torchscript_file(reference, path, options)
-    return _load_checkpoint(reference, path, options)
+class FileLoader(ReferenceLoader):
+    """See ReferenceLoader. What a file is, its suffix and its content say."""
+
+    def load_network(self, reference: ModelReference, options: LoadOptions) -> Network:
+        path = Path(os.path.expanduser(reference.value))  # noqa: PTH111 - Path.expanduser raises for unknown users
+        _require_file(path, reference.value)
+        if path.suffix.lower() == ".onnx":
+            return _load_onnx(reference.value, path, options)
+        if checkpoints.is_torchscript(path):
+            return _load_torchscript(reference.value, path, options)
+        return _load_checkpoint(reference.value, path, options)
+
+    def cache_key(self, reference: ModelReference) -> dict[str, Any]:
+        return super().cache_key(reference) | {"reference": str(Path(reference.value).absolute())}
+
+
+def _require_file(path: Path, name: str) -> None:
+    if path.is_file():
+        return
+    if path.exists():
+        raise CheckpointError(f"{name!r} is a folder, pipe or device", hint="give the file itself")
+    near = ", ".join(manifest.name for manifest in catalog.filter_models(catalog.load_manifests(), path.stem)[:3])
+    raise CheckpointError(
+        f"no such model file: {name!r}",
+        hint="check the path" + (f"; catalogued models have no suffix: {near}" if near else ""),
+    )
 
 
 def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Network:
@@ -97,7 +106,7 @@ def _open_onnx(file: OnnxFile, config: SessionConfig) -> onnxruntime.InferenceSe
     return session
 
 
-def _load_torchscript_file(reference: str, path: Path, options: LoadOptions) -> Network:
+def _load_torchscript(reference: str, path: Path, options: LoadOptions) -> Network:
     if not options.trust:
         raise UntrustedCodeError(
             f"{reference!r} is a TorchScript program, which can read and write the files of this machine",

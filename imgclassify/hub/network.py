@@ -101,6 +101,8 @@ class LoadOptions:
     """A catalogued or `timm:` architecture, for what does not name its own."""
     labels: str | None = None
     """A label set's name or a file, in place of the model's own."""
+    with_labels: bool = True
+    """Whether labels are needed. Without, a model that has none is loaded too."""
     overrides: PreprocessOverrides = PreprocessOverrides()
     offline: bool = False
     """Never open a socket."""
@@ -122,7 +124,8 @@ class Network:
     sha256: str | None
     """Its full digest."""
     preprocess: PreprocessSpec
-    labels: LabelSet
+    labels: LabelSet | None
+    """None where LoadOptions.with_labels is False."""
     num_classes: int | None
     """None where only running the network tells."""
     backends: Backends
@@ -133,13 +136,15 @@ class Network:
     """Giga multiply-accumulates for one image, where somebody states them."""
 
 
-def labels_for_manifest(manifest: ModelManifest, options: LoadOptions, num_classes: int | None) -> LabelSet:
-    """The user's label set if there is one, else the manifest's; checked against the number of classes if given.
+def labels_for_manifest(manifest: ModelManifest, options: LoadOptions, num_classes: int | None) -> LabelSet | None:
+    """The user's label set, else the manifest's, if labels are needed. Checked against `num_classes` if given.
 
     Raises:
-        LabelsError: it cannot be read, or its count is another.
+        LabelsError: it cannot be read, or has another number of classes.
         UsageError: neither the user nor the manifest names one.
     """
+    if not options.with_labels:
+        return None
     name = options.labels or manifest.label_set
     if not name:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""timm's models: timm:NAME. The weights come from the Hugging Face hub, preprocessing and labels from timm."""
+"""timm's models: timm:NAME."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from imgclassify.errors import (
 from imgclassify.hub import architectures
 from imgclassify.hub.backends import PREPARE_HINT, Backends
 from imgclassify.hub.network import LoadOptions, Network
+from imgclassify.hub.reference import ModelReference, ReferenceLoader
 from imgclassify.labels import Label, LabelSet
 
 if TYPE_CHECKING:
@@ -34,53 +35,49 @@ _FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
 """What timm's repositories call their weights, the preferred first."""
 
 
-def load_timm(name: str, options: LoadOptions) -> Network:
-    """See hub.load. `name` is the reference without `timm:`."""
-    config = _pretrained_cfg(name)
-    full_name = ".".join(filter(None, (config["architecture"], config.get("tag"))))
-    num_classes = config["num_classes"]
-    if not num_classes:
-        raise CheckpointError(
-            f"timm:{full_name} hands out features and has no classes",
-            hint="choose a model with a classifier, such as one whose name ends in in1k",
+class TimmLoader(ReferenceLoader):
+    """See ReferenceLoader. Weights come from the Hugging Face hub; preprocessing and labels from timm."""
+
+    def load_network(self, reference: ModelReference, options: LoadOptions) -> Network:
+        config = _pretrained_cfg(reference.value)
+        full_name = ".".join(filter(None, (config["architecture"], config.get("tag"))))
+        num_classes = config["num_classes"]
+        if not num_classes:
+            raise CheckpointError(
+                f"timm:{full_name} hands out features and has no classes",
+                hint="choose a model with a classifier, such as one whose name ends in in1k",
+            )
+        labels = _load_labels(config, options) if options.with_labels else None
+        path = _weights_file(full_name, config, options)
+        return Network(
+            model=f"timm:{full_name}",
+            architecture=config["architecture"],
+            weights=config.get("tag") or config["architecture"],
+            path=path,
+            sha256=_verified_digest(path),
+            preprocess=options.overrides.apply_to(preprocess_spec(config)),
+            labels=labels,
+            num_classes=num_classes,
+            backends=Backends(
+                partial(_build_network, full_name, path), None, "timm's networks run in torch", PREPARE_HINT
+            ),
         )
-    labels = label_sets.load_labels(options.labels) if options.labels else _timm_labels(config)
-    labels.require_num_classes(num_classes)
-    path = _weights_file(full_name, config, options)
-    return Network(
-        model=f"timm:{full_name}",
-        architecture=config["architecture"],
-        weights=config.get("tag") or config["architecture"],
-        path=path,
-        sha256=_verified_digest(path),
-        preprocess=options.overrides.apply_to(preprocess_spec(config)),
-        labels=labels,
-        num_classes=num_classes,
-        backends=Backends(
-            partial(_build_network, full_name, path), None, "timm's networks run in torch", PREPARE_HINT
-        ),
-    )
 
-
-def timm_manifest(name: str) -> ModelManifest:
-    """A timm architecture as a manifest without weights, for a user's own checkpoint of it.
-
-    Raises:
-        UnknownModelError: timm has no such model; the nearest are listed.
-    """
-    config = _pretrained_cfg(name)
-    return ModelManifest(
-        name=f"timm:{config['architecture']}",
-        weights=config.get("tag") or "",
-        default=True,
-        architecture=config["architecture"],
-        provider="timm",
-        url="",
-        sha256="",
-        num_classes=config["num_classes"] or 1000,
-        label_set="imagenet1k" if _imagenet_subset(config) == "imagenet-1k" else "",
-        preprocess=preprocess_spec(config),
-    )
+    def find_architecture(self, reference: ModelReference) -> ModelManifest:
+        """A manifest without weights, for a user's own checkpoint of a timm architecture."""
+        config = _pretrained_cfg(reference.value)
+        return ModelManifest(
+            name=f"timm:{config['architecture']}",
+            weights=config.get("tag") or "",
+            default=True,
+            architecture=config["architecture"],
+            provider="timm",
+            url="",
+            sha256="",
+            num_classes=config["num_classes"] or 1000,
+            label_set="imagenet1k" if _imagenet_subset(config) == "imagenet-1k" else "",
+            preprocess=preprocess_spec(config),
+        )
 
 
 def preprocess_spec(config: dict[str, Any]) -> PreprocessSpec:
@@ -125,8 +122,16 @@ def _unknown_model(name: str, *, found: bool) -> UnknownModelError:
     near = near or [candidate for candidate in valid if candidate.startswith(name[:4])][:5]
     return UnknownModelError(
         f"timm has no pretrained weights for {name!r}" if found else f"unknown model 'timm:{name}'",
-        hint="the nearest: " + ", ".join(f"timm:{candidate}" for candidate in near),
+        hint="the nearest: " + ", ".join(f"timm:{candidate}" for candidate in near)
+        if near
+        else "give a name that timm.list_models(pretrained=True) lists, such as timm:resnet18.a1_in1k",
     )
+
+
+def _load_labels(config: dict[str, Any], options: LoadOptions) -> LabelSet:
+    labels = label_sets.load_labels(options.labels) if options.labels else _timm_labels(config)
+    labels.require_num_classes(config["num_classes"])
+    return labels
 
 
 def _timm_labels(config: dict[str, Any]) -> LabelSet:

@@ -27,6 +27,7 @@ from imgclassify.errors import (
 from imgclassify.hub import from_arch
 from imgclassify.hub.backends import PREPARE_HINT, Backends
 from imgclassify.hub.network import LoadOptions, Network
+from imgclassify.hub.reference import ModelReference, ReferenceLoader
 
 if TYPE_CHECKING:
     import torch
@@ -35,56 +36,65 @@ _TIMEOUT_S = 30.0
 """torch.hub sets none of its own."""
 
 
-def load_torch_hub(rest: str, options: LoadOptions) -> Network:
-    """See hub.load. `rest` is the reference without `hub:`."""
-    reference = f"hub:{rest}"
-    repository, slash, entrypoint = rest.rpartition("/")
+class TorchHubLoader(ReferenceLoader):
+    """See ReferenceLoader. Weights are what the repository's own code loads."""
+
+    def load_network(self, reference: ModelReference, options: LoadOptions) -> Network:
+        repository, entrypoint = _split_reference(reference)
+        if not options.trust:
+            raise UntrustedCodeError(
+                f"{reference.text} runs Python code of {repository!r} on this machine",
+                hint="read that code; if you trust it, add --trust",
+            )
+        preprocess, labels = from_arch.preprocess_and_labels(reference.text, options)
+        local = _is_local(repository)
+        folder = _local_folder(repository) if local else _cached_folder(repository, options.offline)
+        build = partial(
+            _build_network,
+            str(folder or repository),
+            entrypoint,
+            "local" if folder else "github",
+            offline=options.offline,
+        )
+        return Network(
+            model=reference.text,
+            architecture=entrypoint,
+            weights=entrypoint,
+            path=None,
+            sha256=None,
+            preprocess=preprocess,
+            labels=labels,
+            num_classes=None,
+            backends=Backends(build, None, "torch.hub's networks run in torch", PREPARE_HINT),
+        )
+
+    def cache_key(self, reference: ModelReference) -> dict[str, Any]:
+        return super().cache_key(reference) | {"code": _code_digest(reference.value.rpartition("/")[0])}
+
+
+def _split_reference(reference: ModelReference) -> tuple[str, str]:
+    """(repository, entrypoint).
+
+    Raises:
+        UsageError: it is malformed.
+    """
+    repository, slash, entrypoint = reference.value.rpartition("/")
     if not (slash and repository and entrypoint):
         raise UsageError(
-            f"malformed model reference {reference!r}",
+            f"malformed model reference {reference.text!r}",
             hint="write hub:owner/repo/entrypoint, hub:owner/repo:ref/entrypoint, or hub:./folder/entrypoint",
         )
-    local = _is_local(repository)
-    if not local and len(repository.split(":")[0].split("/")) != 2:
+    if not _is_local(repository) and len(repository.split(":")[0].split("/")) != 2:
         raise UsageError(
-            f"malformed model reference {reference!r}: {repository!r} is no owner/repo",
+            f"malformed model reference {reference.text!r}: {repository!r} is no owner/repo",
             hint="write hub:owner/repo/entrypoint, or hub:./folder/entrypoint for a folder",
         )
-    if not options.trust:
-        raise UntrustedCodeError(
-            f"{reference} runs Python code of {repository!r} on this machine",
-            hint="read that code; if you trust it, add --trust",
-        )
-    preprocess, labels = from_arch.preprocess_and_labels(reference, options)
-    folder = _local_folder(repository) if local else _cached_folder(repository, options.offline)
-    return Network(
-        model=reference,
-        architecture=entrypoint,
-        weights=entrypoint,
-        path=None,
-        sha256=None,
-        preprocess=preprocess,
-        labels=labels,
-        num_classes=None,
-        backends=Backends(
-            partial(
-                _build_network,
-                str(folder or repository),
-                entrypoint,
-                "local" if folder else "github",
-                offline=options.offline,
-            ),
-            None,
-            "torch.hub's networks run in torch",
-            PREPARE_HINT,
-        ),
-    )
+    return repository, entrypoint
 
 
-def code_digest(rest: str) -> str:
-    """A digest of the repository's files, as far as they lie on this machine: the content of its code, the sizes
-    and times of the rest, such as weights; `rest` as in `load`."""
-    repository = rest.rpartition("/")[0]
+def _code_digest(repository: str) -> str:
+    """A digest of the repository's files that lie on this machine: the content of its code, and the sizes and times
+    of the rest, such as weights."""
     folders = [_absolute_path(repository)] if _is_local(repository) else _cache_folders(repository)
     digest = hashlib.sha256()
     for file in sorted(file for folder in folders for file in folder.rglob("*") if file.is_file()):

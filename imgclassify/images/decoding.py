@@ -32,6 +32,7 @@ from imgclassify.errors import (
     UnsupportedImageError,
     first_line,
 )
+from imgclassify.images import MAX_PIXELS
 from imgclassify.images.truncation import is_truncated
 from imgclassify.sources import MAX_BYTES, Source
 
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from imgclassify.catalog import Size
-
-MAX_PIXELS = 2**28
-"""Limit on width × height: 268 megapixels, 1 GiB once decoded. Cameras of 200 megapixels pass."""
 
 MAX_SCANS = 100
 """Limit on the scans of a JPEG. Encoders make ten; each takes the time of the whole picture, and a few bytes."""

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from PIL import Image, JpegImagePlugin
 
-from imgclassify.errors import DeviceError, ImageTooLargeError, first_line
+from imgclassify import images
+from imgclassify.errors import DeviceError, first_line
 from imgclassify.images import decoding, preprocessing
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class GpuDecoder:
         spec: PreprocessSpec,
         device: str,
         *,
-        max_pixels: int = decoding.MAX_PIXELS,
+        max_pixels: int = images.MAX_PIXELS,
         decode_batch: BatchDecoder | None = None,
     ) -> None:
         """Tries the device's decoder on a small picture.
@@ -112,7 +113,7 @@ class GpuDecoder:
             (crop height, crop width, 3) uint8, 0..255, C-contiguous; and the picture's (width, height), upright.
 
         Raises:
-            ImageError: as `images.load` and `preprocess.crop` do, which have the last word on every file.
+            ImageError: as `decoding.load_image` and `preprocessing.resize_and_crop`, which decide about every file.
         """
         with source.open() as stream:
             try:
@@ -123,12 +124,7 @@ class GpuDecoder:
                 logger.debug("%s is not decoded on the GPU: %s", source.name, first_line(error))
             stream.seek(0)
             image = decoding.decode_image(stream, max_pixels=self._max_pixels)
-        try:
-            return preprocessing.resize_and_crop(image, self._spec), image.size
-        except MemoryError as error:
-            raise ImageTooLargeError(
-                f"too large for this machine's memory: {image.width}×{image.height}"
-            ) from error
+        return preprocessing.resize_and_crop(image, self._spec), image.size
 
     def _crop_on_gpu(self, jpeg: _Jpeg) -> NDArray[np.uint8]:
         import torch

@@ -35,14 +35,17 @@ from imgclassify.errors import (
     UsageError,
     first_line,
 )
-from imgclassify.images import cropping, decoding
+from imgclassify.images import MAX_PIXELS, TIME_LIMIT
+from imgclassify.images.cropping import create_preprocessor
+from imgclassify.images.inputs import input_from_source
 from imgclassify.sources import Source
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from imgclassify.images.cropping import ImageInput, Preprocessor
+    from imgclassify.images.cropping import Preprocessor
+    from imgclassify.images.inputs import ImageInput
 
 _BYTES_PER_PIXEL = 32
 """A worker's memory for each pixel that is allowed; the hungriest decoder (JPEG 2000, four channels) takes 24."""
@@ -80,8 +83,8 @@ class IsolatedPreprocessor:
         decode_mode: str,
         spec: PreprocessSpec,
         *,
-        max_pixels: int = decoding.MAX_PIXELS,
-        time_limit: float = cropping.TIME_LIMIT,
+        max_pixels: int = MAX_PIXELS,
+        time_limit: float = TIME_LIMIT,
     ) -> None:
         """Starts no worker yet.
 
@@ -96,7 +99,7 @@ class IsolatedPreprocessor:
         if not hasattr(signal, "setitimer"):
             raise UsageError("isolate is for Linux and macOS", hint="leave out --isolate")
         self._time_limit = time_limit
-        self._here = cropping.create_preprocessor(decode_mode, spec, "cpu", max_pixels=max_pixels)
+        self._here = create_preprocessor(decode_mode, spec, "cpu", max_pixels=max_pixels)
         self._pool = _WorkerPool(
             {"decode": decode_mode, "spec": asdict(spec), "max_pixels": max_pixels, "time_limit": time_limit}
         )
@@ -341,7 +344,7 @@ def _serve_requests(requests: IO[bytes], answers: IO[bytes]) -> None:
         name: tuple(value) if isinstance(value, list) else value for name, value in setup["spec"].items()
     }
     spec = PreprocessSpec(**fields)
-    crop = cropping.create_preprocessor(setup["decode"], spec, "cpu", max_pixels=setup["max_pixels"])
+    crop = create_preprocessor(setup["decode"], spec, "cpu", max_pixels=setup["max_pixels"])
     out = np.empty((*spec.crop_size, 3), np.uint8)
     _set_limits(setup["max_pixels"])
     _send_frame(answers, {}, b"")
@@ -364,7 +367,7 @@ def _handle_request(
     crop: Preprocessor, request: dict[str, Any], content: bytes, out: NDArray[np.uint8]
 ) -> dict[str, Any]:
     try:
-        width, height = crop(cropping.input_from_source(_source_of_request(request, content)), out)
+        width, height = crop(input_from_source(_source_of_request(request, content)), out)
     except ImageError as error:
         return {"error": error.type, "message": str(error)}
     except Exception as error:  # noqa: BLE001 - what would end the run elsewhere ends one picture here

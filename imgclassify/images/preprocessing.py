@@ -1,9 +1,14 @@
-"""RGB image + PreprocessSpec → uint8 crop, (H, W, 3): resize and crop exactly as torchvision and timm do on PIL
-images, or nearly so and faster. Scaling to floats and normalising belong to the engines."""
+"""RGB image + PreprocessSpec → uint8 crop, (H, W, 3): resize and centre crop.
+
+The bytes are those that torchvision and timm compute from PIL images; the fast way gives nearly these. Scaling to
+floats and normalising belong to the engines.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
@@ -27,7 +32,10 @@ _RESAMPLING = {
 
 LARGE_RESIZE = 2**24
 """Pixels after enlarging beyond which only the part that the crop keeps is computed. A strip of 1×100,000 pixels
-would otherwise become one of 256×25,600,000, in gigabytes."""
+would otherwise become one of 256×25,600,000, which takes gigabytes."""
+
+_WIDEST_FILTER = 3
+"""Pixels to each side that a resampling filter reaches: Lanczos's."""
 
 
 def resize_and_crop(
@@ -40,18 +48,27 @@ def resize_and_crop(
         out: (crop height, crop width, 3) uint8, to be written to, such as a row of a batch.
 
     Returns:
-        `out`, or a new array of its shape, C-contiguous; 0..255, the same bytes as the model's own pipeline has
-        before it scales to floats.
+        `out`, or a new array of its shape, C-contiguous, 0..255. The bytes are those that the model's own pipeline
+        has before it scales to floats, except where `is_approximate` says otherwise.
 
     Raises:
-        ImageTooLargeError: a strip so long that "nearest" would need gigabytes; no other interpolation does.
+        ImageTooLargeError: this machine has not enough memory.
     """
-    height, width = resized = resized_size((image.height, image.width), spec)
-    if height * width > max(LARGE_RESIZE, image.height * image.width) and spec.crop_mode == "center":
-        image = _resize_window(image, resized, spec)
-    elif (image.width, image.height) != (width, height):
-        image = image.resize((width, height), _RESAMPLING[spec.interpolation])
-    return _to_array(center_crop(image, spec.crop_size, _fill_color(spec)), out)
+    size = (image.height, image.width)
+    height, width = resized_size(size, spec)
+    with _memory_errors(image.size):
+        if is_approximate(size, spec):
+            image = _resize_window(image, (height, width), spec)
+        elif (image.width, image.height) != (width, height):
+            image = image.resize((width, height), _RESAMPLING[spec.interpolation])
+        return _to_array(center_crop(image, spec.crop_size, _fill_color(spec)), out)
+
+
+def is_approximate(size: Size, spec: PreprocessSpec) -> bool:
+    """Whether an image of (height, width) is a strip so long that only the crop's part of it is resized. Its values
+    then differ by up to 2 of 255 from those of the whole resize, which no machine could hold."""
+    height, width = resized_size(size, spec)
+    return height * width > max(LARGE_RESIZE, size[0] * size[1]) and spec.crop_mode == "center"
 
 
 def resize_and_crop_fast(
@@ -61,30 +78,43 @@ def resize_and_crop_fast(
     *,
     out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
-    """What `crop` makes of a picture, in one pass and from a smaller scale of it: close to it, not the same bits.
+    """What `resize_and_crop` computes, in one pass and from a smaller scale of the image: close, not the same
+    bytes.
 
-    Two passes are needed where the picture does not fill the crop's frame.
+    It takes two passes where the image does not fill the crop.
 
     Args:
-        image: mode RGB, the picture or a reduced one, as from `images.load_reduced`.
-        whole: (width, height) of the picture itself, from which the place of the crop is computed.
-        out: as in `crop`.
+        image: mode RGB, the image or a reduced one, as from `decoding.load_reduced_image`.
+        whole: (width, height) of the image itself, from which the place of the crop is computed.
+        out: as in `resize_and_crop`.
 
     Returns:
-        As `crop`.
+        As `resize_and_crop`.
+
+    Raises:
+        ImageTooLargeError: this machine has not enough memory.
     """
     height, width = resized_size((whole[1], whole[0]), spec)
     crop_height, crop_width = spec.crop_size
     resampling = _RESAMPLING[spec.interpolation]
     extent = _scaled_extent(image, whole)
-    if crop_height <= height and crop_width <= width:
-        left, right = _kept_range(extent[0], image.width, width, crop_width)
-        top, bottom = _kept_range(extent[1], image.height, height, crop_height)
-        return _to_array(image.resize((crop_width, crop_height), resampling, (left, top, right, bottom)), out)
-    if image.size == whole:
-        return resize_and_crop(image, spec, out=out)
-    image = image.resize((width, height), resampling, (0, 0, *extent))
-    return _to_array(center_crop(image, spec.crop_size, _fill_color(spec)), out)
+    with _memory_errors(whole):
+        if crop_height <= height and crop_width <= width:
+            left, right = _kept_range(extent[0], image.width, width, crop_width)
+            top, bottom = _kept_range(extent[1], image.height, height, crop_height)
+            return _to_array(image.resize((crop_width, crop_height), resampling, (left, top, right, bottom)), out)
+        if image.size == whole:
+            return resize_and_crop(image, spec, out=out)
+        image = image.resize((width, height), resampling, (0, 0, *extent))
+        return _to_array(center_crop(image, spec.crop_size, _fill_color(spec)), out)
+
+
+@contextmanager
+def _memory_errors(size: tuple[int, int]) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError as error:
+        raise ImageTooLargeError(f"too large for this machine's memory: {size[0]}×{size[1]}") from error
 
 
 def _scaled_extent(image: Image.Image, whole: tuple[int, int]) -> tuple[float, float]:
@@ -154,117 +184,21 @@ def _crop_start(side: int, crop: int) -> int:
 
 
 def _resize_window(image: Image.Image, resized: Size, spec: PreprocessSpec) -> Image.Image:
-    """`image.resize` to (height, width), of which only the rows or columns along the longer side that a centre crop
-    keeps are computed; the same bits.
+    """The part of `image.resize` to (height, width) that a centre crop keeps.
 
-    Enlarging, Pillow resizes each row first and each column second, rounding to bytes in between (shrinking, newer
-    releases may turn that round); and so does this: the longer side here, the other by Pillow itself.
+    The image is first cut to the pixels that this part depends on. Pillow has a box's corners as 32-bit floats,
+    which are exact enough only near 0.
     """
-    import numpy as np
-
-    if spec.interpolation == "nearest":
-        raise ImageTooLargeError(
-            f"{image.width}×{image.height} pixels resized to {resized[1]}×{resized[0]} would need gigabytes"
-        )
-    height, width = resized
+    sides = []
+    for side, target, crop in zip(image.size, reversed(resized), reversed(spec.crop_size), strict=True):
+        kept, scale = min(crop, target), side / target
+        begin = _crop_start(target, kept) * scale
+        margin = math.ceil(_WIDEST_FILTER * max(scale, 1))
+        first, last = max(0, int(begin) - margin), min(side, int(begin + kept * scale) + margin + 1)
+        sides.append((kept, first, last, begin - first, min(begin + kept * scale, last) - first))
+    (width, x0, x1, left, right), (height, y0, y1, top, bottom) = sides
+    # Enlarging, Pillow resizes the width first, and rounds to bytes in between. Of a part it might do otherwise.
     resampling = _RESAMPLING[spec.interpolation]
-    crop_height, crop_width = spec.crop_size
-    if height > width:
-        kept = min(crop_height, height)
-        start, weights = _resample_weights(image.height, height, _crop_start(height, kept), kept, spec)
-        rows = image.crop((0, start, image.width, start + weights.shape[1]))
-        rows = rows.resize((width, rows.height), resampling)
-        return Image.fromarray(_weighted_rows(np.asarray(rows), weights))
-    kept = min(crop_width, width)
-    start, weights = _resample_weights(image.width, width, _crop_start(width, kept), kept, spec)
-    columns = np.asarray(image.crop((start, 0, start + weights.shape[1], image.height)))
-    turned = _weighted_rows(columns.transpose(1, 0, 2), weights).transpose(1, 0, 2)
-    return Image.fromarray(np.ascontiguousarray(turned)).resize((kept, height), resampling)
-
-
-_PRECISION_BITS = 32 - 8 - 2
-"""Pillow's Resample.c: bits after the point of a weight."""
-
-
-def _resample_weights(
-    size: int, resized: int, first: int, count: int, spec: PreprocessSpec
-) -> tuple[int, NDArray[np.int64]]:
-    """Pillow's fixed-point weights (Resample.c, precompute_coeffs, normalize_coeffs_8bpc) for `count` pixels from
-    `first` on, of a side of `size` pixels resized to `resized`.
-
-    Returns:
-        (the first source pixel that any of them needs, weights of (count, source pixels)).
-    """
-    import numpy as np
-
-    scale = size / resized
-    filter_scale = max(scale, 1.0)
-    support = _SUPPORTS[spec.interpolation] * filter_scale
-    rows: list[tuple[int, list[int]]] = []
-    for index in range(first, first + count):
-        center = (index + 0.5) * scale
-        begin = max(int(center - support + 0.5), 0)
-        end = min(int(center + support + 0.5), size)
-        reciprocal = 1.0 / filter_scale
-        exact = [
-            _FILTERS[spec.interpolation]((position - center + 0.5) * reciprocal) for position in range(begin, end)
-        ]
-        total = 0.0
-        for weight in exact:
-            total += weight
-        fixed = [weight / total * (1 << _PRECISION_BITS) if total else weight for weight in exact]
-        rows.append((begin, [int(weight - 0.5) if weight < 0 else int(weight + 0.5) for weight in fixed]))
-    start = min(begin for begin, _ in rows)
-    stop = max(begin + len(weights) for begin, weights in rows)
-    matrix = np.zeros((count, stop - start), np.int64)
-    for row, (begin, weights) in enumerate(rows):
-        matrix[row, begin - start : begin - start + len(weights)] = weights
-    return start, matrix
-
-
-def _weighted_rows(pixels: NDArray[np.uint8], weights: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """(rows, columns, 3) uint8 → (len(weights), columns, 3) uint8, rounded and clipped as Pillow does."""
-    import numpy as np
-
-    # In float64, whose 53 bits hold these sums of whole numbers exactly, a product of matrices is quick.
-    flat = pixels.reshape(len(pixels), -1).astype(np.float64)
-    sums = (weights.astype(np.float64) @ flat).astype(np.int64)
-    rounded = (sums + (1 << (_PRECISION_BITS - 1))) >> _PRECISION_BITS
-    return rounded.clip(0, 255).astype(np.uint8).reshape(len(weights), *pixels.shape[1:])
-
-
-def _bilinear(x: float) -> float:
-    return max(1.0 - abs(x), 0.0)
-
-
-def _bicubic(x: float) -> float:
-    x, a = abs(x), -0.5
-    if x < 1.0:
-        return ((a + 2.0) * x - (a + 3.0)) * x * x + 1
-    return (((x - 5) * x + 8) * x - 4) * a if x < 2.0 else 0.0
-
-
-def _sinc(x: float) -> float:
-    return math.sin(x * math.pi) / (x * math.pi) if x else 1.0
-
-
-def _lanczos(x: float) -> float:
-    return _sinc(x) * _sinc(x / 3) if -3.0 <= x < 3.0 else 0.0
-
-
-_FLOAT_054, _FLOAT_046 = 0.5400000214576721, 0.46000000834465027
-"""Hamming's 0.54 and 0.46, which Pillow has as C floats."""
-
-
-def _hamming(x: float) -> float:
-    x = abs(x)
-    return _sinc(x) * (_FLOAT_054 + _FLOAT_046 * math.cos(x * math.pi)) if x < 1.0 else 0.0
-
-
-def _box(x: float) -> float:
-    return 1.0 if -0.5 < x <= 0.5 else 0.0
-
-
-_FILTERS = {"box": _box, "bilinear": _bilinear, "hamming": _hamming, "bicubic": _bicubic, "lanczos": _lanczos}
-_SUPPORTS = {"box": 0.5, "bilinear": 1.0, "hamming": 1.0, "bicubic": 2.0, "lanczos": 3.0}
-"""Half the width of each filter, in pixels of the smaller of the two sides."""
+    part = image.crop((x0, y0, x1, y1))
+    part = part.resize((width, part.height), resampling, (left, 0, right, part.height))
+    return part.resize((width, height), resampling, (0, top, width, bottom))

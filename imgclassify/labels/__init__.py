@@ -113,6 +113,13 @@ class LabelSet:
         ranked = [(_match_rank(label, wanted, phrase), label) for label in self.labels]
         return [label for rank, label in sorted(ranked, key=itemgetter(0)) if rank < _NO_MATCH]
 
+    def digest(self) -> str:
+        """SHA-256 of its wnids and labels, in order: 64 hex digits."""
+        from hashlib import sha256
+
+        lines = "\n".join(f"{label.wnid or ''}\t{label.label}" for label in self.labels)
+        return sha256(lines.encode(errors="surrogatepass")).hexdigest()
+
     def require_num_classes(self, num_classes: int) -> None:
         """Raises LabelsError unless the set names exactly `num_classes` classes."""
         if len(self) != num_classes:

@@ -1,4 +1,5 @@
-"""ImageResults out: one file per format. Nothing here sees a tensor or an image."""
+"""Records out. `formats.py` lists the formats, each of which has a file of its own; `records.py` says what a kind
+of record is. Nothing here sees a tensor or an image."""
 
 from __future__ import annotations
 
@@ -6,26 +7,26 @@ import errno
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from imgclassify.errors import UsageError
-from imgclassify.output.atomic import is_replaceable, report_io_errors
-from imgclassify.results import ImageResult, RunInfo
+from imgclassify.output.formats import OutputFormat, list_formats
 
-FORMATS = ("table", "json", "jsonl", "csv", "tsv", "parquet", "sqlite")
-KEPT_FORMATS = ("jsonl", "csv", "tsv", "parquet", "sqlite")
-"""Those whose files a stopped run can go on with. A table cannot be read back, and a JSON document is one value."""
-FILE_FORMATS = ("parquet", "sqlite")
-"""Those that cannot be streamed."""
-_OTHER_ENDINGS = {"txt": "table", "ndjson": "jsonl", "db": "sqlite", "sqlite3": "sqlite"}
+if TYPE_CHECKING:
+    from imgclassify.output.records import R, RecordType
+    from imgclassify.results import RunInfo
 
 
 class Writer(Protocol):
-    """Takes results as they come. Whatever happens inside the `with`, what was written is whole when it ends."""
+    """Writes the records of a streamable format to a text stream.
+
+    It is created with (stream, provenance, record type), and used in a with statement. When that ends, for whatever
+    reason, the stream holds whole records.
+    """
 
     def __enter__(self) -> Self: ...
 
-    def write(self, result: ImageResult) -> None: ...
+    def write(self, record: Any) -> None: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -33,7 +34,7 @@ class Writer(Protocol):
 
 
 class Output(Protocol):
-    """What a run's records are handed to. Used in a with statement."""
+    """Where the records of a run go. Used in a with statement."""
 
     def __enter__(self) -> Self: ...
 
@@ -43,122 +44,95 @@ class Output(Protocol):
 
     @property
     def on_terminal(self) -> bool:
-        """Whether the records are read by someone as they come."""
+        """Whether somebody reads the records as they come."""
         ...
 
     @property
     def unfinished(self) -> Path | None:
-        """Where the records of a stopped run are, if it can be gone on with."""
+        """The file with the records of a stopped run, if it can be resumed."""
         ...
 
     resumed: int
-    """Records that were there and stay."""
+    """Records that were there before this run, and stay."""
     resumed_failed: int
-    """Of them, those of pictures that failed."""
+    """Of them, those of sources that failed."""
 
     @property
     def resumed_device(self) -> str | None:
-        """What the records that were there were computed on; None where there were none, or they do not say."""
+        """The device that the earlier records were computed on; None where there are none, or they do not say."""
         ...
 
     @property
     def count(self) -> int:
-        """Records, all in all."""
+        """All records, earlier ones too."""
         ...
 
     @property
     def failed(self) -> int:
-        """Of them, those of pictures that failed."""
+        """Of them, those of sources that failed."""
         ...
 
     def claim_record(self, source: str) -> bool:
-        """Whether a source has its record; asked once each time that the source is named."""
+        """Whether an earlier run has left a record for this source. Each record counts once: call it once for each
+        time that the source is named."""
         ...
 
-    def begin(self, run: RunInfo, top_k: int) -> None:
-        """To be called before the first record is written."""
+    def begin(self, run: RunInfo, settings: dict[str, int]) -> None:
+        """Called before the first record is written.
+
+        Args:
+            settings: those that the record type names.
+        """
         ...
 
-    def write(self, result: ImageResult) -> None: ...
+    def write(self, record: Any) -> None: ...
 
     def complete(self) -> None:
-        """To be called when every source has its record."""
+        """Called when every source has its record."""
         ...
 
 
-def open_output(path: Path | None, format_name: str, *, resume: bool = False, retry_errors: bool = False) -> Output:
-    """The output that a run's records go to.
+def open_output(
+    record_type: RecordType[R],
+    path: Path | None,
+    output_format: OutputFormat,
+    *,
+    resume: bool = False,
+    retry_errors: bool = False,
+) -> Output:
+    """The output for the records of a run.
 
     Args:
         path: None and "-" are stdout.
-        format_name: one of FORMATS.
         resume: go on with the records that are there.
-        retry_errors: but for the failed ones, which are answered again.
+        retry_errors: as `resume`, but classify the failed sources again.
 
     Raises:
-        UsageError: it cannot be written, cannot be resumed, or holds what `resume` was not given for.
+        UsageError: it cannot be written, cannot be resumed, or holds the records of a stopped run without `resume`.
     """
     if path is not None and str(path) != "-":
+        from imgclassify.files import is_replaceable
+        from imgclassify.output.text_stream import report_io_errors
+
         with report_io_errors(path):
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             replaceable = is_replaceable(path)
-        if replaceable and format_name in KEPT_FORMATS:
+        if replaceable and output_format.resumable:
             from imgclassify.output.resumable import ResumableOutput
 
-            return ResumableOutput(path, format_name, resume=resume, retry_errors=retry_errors)
-        where = repr(str(path))
+            return ResumableOutput(path, output_format, record_type, resume=resume, retry_errors=retry_errors)
+        place = repr(str(path))
     else:
-        where = "stdout"
+        place = "stdout"
     if resume:
+        resumable = ", ".join(each.name for each in list_formats(record_type) if each.resumable)
         raise UsageError(
-            f"a run that writes {format_name} to {where} cannot be resumed",
-            hint=f"name a file with --output, in one of the formats {', '.join(KEPT_FORMATS)}",
+            f"a run that writes {output_format.name} to {place} cannot be resumed",
+            hint=f"name a file with --output, in one of the formats {resumable}",
         )
-    if format_name in FILE_FORMATS:
-        raise UsageError(f"{format_name} cannot be written to {where}", hint="name a file with --output")
+    if not output_format.streamable:
+        raise UsageError(f"{output_format.name} cannot be written to {place}", hint="name a file with --output")
     from imgclassify.output.streamed import StreamedOutput
 
-    return StreamedOutput(path, format_name)
-
-
-def open_writer(name: str, stream: TextIO, run: RunInfo, *, top_k: int) -> Writer:
-    """The writer of a format that can be streamed.
-
-    Args:
-        name: one of FORMATS, but none of FILE_FORMATS.
-        top_k: how many predictions the records have, for formats with fixed columns.
-    """
-    if name == "json":
-        from imgclassify.output.json_document import JsonDocumentWriter
-
-        return JsonDocumentWriter(stream, run)
-    if name == "jsonl":
-        from imgclassify.output.json_lines import JsonLinesWriter
-
-        return JsonLinesWriter(stream)
-    if name in ("csv", "tsv"):
-        from imgclassify.output.delimited import DELIMITERS, DelimitedWriter
-
-        return DelimitedWriter(stream, top_k=top_k, delimiter=DELIMITERS[name])
-    if name == "table":
-        from imgclassify.output.table import TableWriter
-
-        return TableWriter(stream)
-    raise UsageError(f"unknown format {name!r}", hint=f"use one of {', '.join(FORMATS)}")
-
-
-def format_of(path: Path) -> str:
-    """The format that a file's ending names.
-
-    Raises:
-        UsageError: it names none.
-    """
-    suffix = path.suffix.lower().removeprefix(".")
-    suffix = _OTHER_ENDINGS.get(suffix, suffix)
-    if suffix in FORMATS:
-        return suffix
-    raise UsageError(
-        f"the ending of {str(path)!r} names no format",
-        hint=f"add --format with one of {', '.join(FORMATS)}, or end the name in one of them",
-    )
+    return StreamedOutput(path, output_format, record_type)

@@ -1,4 +1,4 @@
-"""csv and tsv: a header, then one row an image, its predictions side by side."""
+"""csv and tsv: a header, then one row per image, its predictions side by side."""
 
 from __future__ import annotations
 
@@ -6,96 +6,57 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, ClassVar, Self, TextIO
 
-from imgclassify.results import ImageResult
+from imgclassify.output.provenance import Provenance
+from imgclassify.output.records import R, Ranked, Record, RecordType, Scalar, Struct
 
-DELIMITERS = {"csv": ",", "tsv": "\t"}
 _LONGEST_FIELD = 2**31 - 1
 """A URL may be longer than the csv module's own limit."""
-PREDICTION_FIELDS = ("class_index", "wnid", "label", "probability")
 
 
-def read_delimited(stream: TextIO, delimiter: str) -> Iterator[ImageResult]:
-    """What a DelimitedWriter wrote.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    csv.field_size_limit(_LONGEST_FIELD)
-    rows = csv.DictReader(_whole_lines(stream), delimiter=delimiter, strict=True)
-    try:
-        columns = list(rows.fieldnames or ())
-        if columns != _columns(sum(name.startswith("label_") for name in columns)):
-            raise ValueError("its columns are not those that imgclassify writes")
-        for row in rows:
-            if None in row or None in row.values():
-                raise ValueError("it has too few fields, or too many")
-            yield ImageResult.from_dict(_record(row))
-    except (csv.Error, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the record that ends in line {rows.line_num} is damaged: {error}") from error
+def read_csv(stream: TextIO, record_type: RecordType[R]) -> Iterator[R]:
+    """What a CsvWriter wrote. Raises ValueError where it is something else."""
+    return _read_delimited(stream, record_type, CsvWriter.delimiter)
 
 
-def _columns(top_k: int) -> list[str]:
-    ranked = [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in PREDICTION_FIELDS]
-    return ["source", "model", "width", "height", *ranked, "error_type", "error_message"]
+def read_tsv(stream: TextIO, record_type: RecordType[R]) -> Iterator[R]:
+    """What a TsvWriter wrote. Raises ValueError where it is something else."""
+    return _read_delimited(stream, record_type, TsvWriter.delimiter)
 
 
-def _whole_lines(stream: TextIO) -> Iterator[str]:
-    line = "\n"
-    for line in stream:
-        yield line
-    if not line.endswith("\n"):
-        raise ValueError("the file ends within it")
-
-
-def _record(row: dict[str, str]) -> dict[str, Any]:
-    """As ImageResult.to_dict gives it."""
-    failed = bool(row["error_type"])
-    ranks = range(1, sum(name.startswith("label_") for name in row) + 1)
-    return {
-        "source": row["source"],
-        "model": row["model"],
-        "width": None if failed else int(row["width"]),
-        "height": None if failed else int(row["height"]),
-        "predictions": [_prediction(row, rank) for rank in ranks if row[f"class_index_{rank}"]],
-        "error": {"type": row["error_type"], "message": row["error_message"]} if failed else None,
-    }
-
-
-def _prediction(row: dict[str, str], rank: int) -> dict[str, Any]:
-    index, wnid, label, probability = (row[f"{name}_{rank}"] for name in PREDICTION_FIELDS)
-    return {
-        "rank": rank,
-        "class_index": int(index),
-        "wnid": wnid or None,
-        "label": label,
-        "probability": float(probability),
-    }
-
-
-class DelimitedWriter:
+class CsvWriter:
     """See output.Writer. Quoting is RFC 4180's, as Python's csv module writes and reads it."""
 
-    def __init__(self, stream: TextIO, *, top_k: int, delimiter: str) -> None:
+    delimiter: ClassVar[str] = ","
+
+    def __init__(self, stream: TextIO, provenance: Provenance, record_type: RecordType[Any]) -> None:
         self._stream = stream
-        self._top_k = top_k
+        self._fields = record_type.fields
+        self._counts = provenance.settings
         self._line = io.StringIO()
         # The module quotes a carriage return only where one ends the lines.
-        self._writer = csv.writer(self._line, delimiter=delimiter, lineterminator="\r\n")
+        self._writer = csv.writer(self._line, delimiter=self.delimiter, lineterminator="\r\n")
 
     def __enter__(self) -> Self:
-        self._write_row(_columns(self._top_k))
+        self._write_row([name for field in self._fields for name in _column_names(field, self._counts)])
         return self
 
-    def write(self, result: ImageResult) -> None:
-        row: list[object] = [result.source, result.model, result.width, result.height]
-        for prediction in result.predictions:
-            row += [getattr(prediction, name) for name in PREDICTION_FIELDS]
-        row += [None] * (len(PREDICTION_FIELDS) * (self._top_k - len(result.predictions)))
-        row += [result.error.type, result.error.message] if result.error else [None, None]
+    def write(self, record: Record) -> None:
+        values = record.to_dict()
+        row: list[object] = []
+        for field in self._fields:
+            row += self._field_values(field, values[field.name])
         self._write_row(row)
         self._stream.flush()
+
+    def _field_values(self, field: Any, value: Any) -> list[object]:
+        if isinstance(field, Scalar):
+            return [value]
+        if isinstance(field, Struct):
+            return [value[part.name] if value else None for part in field.fields]
+        row = [entry[part.name] for entry in value for part in field.fields]
+        return row + [None] * (len(field.fields) * self._counts[field.length] - len(row))
 
     def _write_row(self, row: Sequence[object]) -> None:
         self._writer.writerow(row)
@@ -107,3 +68,65 @@ class DelimitedWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stream.flush()
+
+
+class TsvWriter(CsvWriter):
+    """See CsvWriter. Fields are separated by tabs."""
+
+    delimiter = "\t"
+
+
+def _column_names(field: Any, counts: dict[str, int]) -> list[str]:
+    if isinstance(field, Scalar):
+        return [field.name]
+    if isinstance(field, Struct):
+        return [f"{field.name}_{part.name}" for part in field.fields]
+    return [f"{part.name}_{rank}" for rank in range(1, counts[field.length] + 1) for part in field.fields]
+
+
+def _read_delimited(stream: TextIO, record_type: RecordType[R], delimiter: str) -> Iterator[R]:
+    csv.field_size_limit(_LONGEST_FIELD)
+    rows = csv.DictReader(_whole_lines(stream), delimiter=delimiter, strict=True)
+    try:
+        columns = list(rows.fieldnames or ())
+        counts = {field.length: _count_ranks(field, columns) for field in record_type.ranked}
+        if columns != [name for field in record_type.fields for name in _column_names(field, counts)]:
+            raise ValueError("its columns are not those that imgclassify writes")
+        for row in rows:
+            if None in row or None in row.values():
+                raise ValueError("it has too few fields, or too many")
+            yield record_type.from_dict({field.name: _parse_field(field, row) for field in record_type.fields})
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the record that ends in line {rows.line_num} is damaged: {error}") from error
+
+
+def _whole_lines(stream: TextIO) -> Iterator[str]:
+    line = "\n"
+    for line in stream:
+        yield line
+    if not line.endswith("\n"):
+        raise ValueError("the file ends within it")
+
+
+def _count_ranks(field: Ranked, columns: Sequence[str]) -> int:
+    return sum(name.startswith(f"{field.fields[0].name}_") for name in columns)
+
+
+def _parse_field(field: Any, row: dict[str, str]) -> Any:
+    if isinstance(field, Scalar):
+        return _parse_scalar(field, row[field.name])
+    if isinstance(field, Struct):
+        parts = {part.name: row[f"{field.name}_{part.name}"] for part in field.fields}
+        return parts if parts[field.fields[0].name] else None
+    entries = []
+    for rank in range(1, _count_ranks(field, list(row)) + 1):
+        texts = {part: row[f"{part.name}_{rank}"] for part in field.fields}
+        if texts[field.fields[0]]:
+            entries.append({"rank": rank} | {part.name: _parse_scalar(part, text) for part, text in texts.items()})
+    return entries
+
+
+def _parse_scalar(field: Scalar, text: str) -> object:
+    if not text and field.nullable:
+        return None
+    return {"text": str, "integer": int, "real": float}[field.kind](text)

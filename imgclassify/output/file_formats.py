@@ -1,111 +1,97 @@
-"""How an output is written whole, and read back: the forms of the formats that a run can be resumed from."""
+"""Formats that are written as a whole file, and read back when a run is resumed."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Protocol, TextIO
 
-from imgclassify.errors import UsageError
-from imgclassify.output.atomic import atomic_write
-from imgclassify.output.delimited import DELIMITERS, DelimitedWriter, read_delimited
-from imgclassify.output.json_lines import JsonLinesWriter, read_json_lines
+from imgclassify.files import atomic_write
+from imgclassify.output.formats import OutputFormat
 from imgclassify.output.provenance import Provenance
-from imgclassify.results import ImageResult
+from imgclassify.output.records import R, RecordType
 
 
-class FileFormat(Protocol):
-    def check(self, path: Path) -> None:
-        """
+class FileFormat(Protocol[R]):
+    """Writes and reads whole files of one kind of record."""
+
+    def check_target(self, path: Path) -> None:
+        """Called before a run, and again before the file at `path` is replaced.
+
         Raises:
-            UsageError: a package is missing, or what lies there should not be replaced.
+            UsageError: a package is missing, or the file that is there should not be replaced.
         """
         ...
 
-    def save(self, path: Path, provenance: Provenance, results: Iterable[ImageResult]) -> None:
-        """Writes a file. OSError where it cannot be written."""
-        ...
-
-    def invalidate_sidecar(self, path: Path) -> None:
-        """Makes way for a new file at `path`: what lies beside the one that is there no longer holds."""
+    def save(self, path: Path, provenance: Provenance, records: Iterable[R]) -> None:
+        """Writes a file. Raises OSError where it cannot be written."""
         ...
 
     def save_sidecar(self, path: Path, provenance: Provenance) -> None:
-        """Writes what the file at `path` cannot itself hold."""
+        """Writes, beside the file at `path`, what the file itself cannot hold."""
         ...
 
-    def load(self, path: Path) -> tuple[Provenance, Iterator[ImageResult]]:
-        """What a file holds. Exceptions of any kind, also while the results are taken, where it is damaged."""
+    def load(self, path: Path) -> tuple[Provenance, Iterator[R]]:
+        """What a file holds. Raises any exception where it is damaged, also while the records are taken."""
         ...
 
 
-def file_format(format_name: str) -> FileFormat:
-    """That of one of KEPT_FORMATS."""
-    if format_name == "sqlite":
-        from imgclassify.output.sqlite import SqliteFileFormat
+def open_file_format(output_format: OutputFormat, record_type: RecordType[R]) -> FileFormat[R]:
+    """The FileFormat of a resumable format.
 
-        return SqliteFileFormat()
-    if format_name == "parquet":
-        if not find_spec("pyarrow"):
-            raise UsageError("parquet needs an extra package", hint="pip install 'imgclassify[parquet]'")
-        from imgclassify.output.parquet import ParquetFileFormat
-
-        return ParquetFileFormat()
-    return TextFileFormat(format_name)
+    Raises:
+        UsageError: a package is missing.
+    """
+    if output_format.file_format:
+        found: FileFormat[R] = output_format.load(output_format.file_format)(record_type)
+        return found
+    return TextFileFormat(output_format, record_type)
 
 
 class TextFileFormat:
-    """One record a line; the provenance lies in a file beside."""
+    """A text format. The provenance is in a file beside, NAME.run.json."""
 
-    def __init__(self, format_name: str) -> None:
-        self._format = format_name
+    def __init__(self, output_format: OutputFormat, record_type: RecordType[R]) -> None:
+        assert output_format.writer is not None
+        assert output_format.reader is not None
+        self._record_type = record_type
+        self._create_writer = output_format.load(output_format.writer)
+        self._read_stream = output_format.load(output_format.reader)
 
-    def check(self, path: Path) -> None:
-        _beside(path).exists()  # not where the name would be too long
+    def check_target(self, path: Path) -> None:
+        _sidecar(path).exists()  # raises OSError where the name would be too long
 
-    def save(self, path: Path, provenance: Provenance, results: Iterable[ImageResult]) -> None:
-        with _text(path, "w") as stream, self._writer(stream, provenance.top_k) as writer:
-            for result in results:
-                writer.write(result)
-
-    def invalidate_sidecar(self, path: Path) -> None:
-        _beside(path).unlink(missing_ok=True)
+    def save(self, path: Path, provenance: Provenance, records: Iterable[R]) -> None:
+        with _open(path, "w") as stream, self._create_writer(stream, provenance, self._record_type) as writer:
+            for record in records:
+                writer.write(record)
 
     def save_sidecar(self, path: Path, provenance: Provenance) -> None:
-        with atomic_write(_beside(path)) as draft:
+        with atomic_write(_sidecar(path), locked=True) as draft:
             draft.write_text(json.dumps(provenance.to_dict(), indent=1) + "\n", encoding="utf-8")
 
-    def load(self, path: Path) -> tuple[Provenance, Iterator[ImageResult]]:
+    def load(self, path: Path) -> tuple[Provenance, Iterator[R]]:
         try:
-            provenance = Provenance.from_dict(json.loads(_beside(path).read_bytes()))
+            value = json.loads(_sidecar(path).read_bytes())
         except FileNotFoundError:
-            raise ValueError(f"{_beside(path).name!r}, which says what it rests on, is not beside it") from None
-        return provenance, self._read(path, provenance.model)
+            raise ValueError(f"{_sidecar(path).name!r}, which says what it rests on, is not beside it") from None
+        provenance = Provenance.from_dict(value, self._record_type)
+        return provenance, self._read_records(path, provenance)
 
-    def _writer(self, stream: TextIO, top_k: int) -> DelimitedWriter | JsonLinesWriter:
-        if self._format == "jsonl":
-            return JsonLinesWriter(stream)
-        return DelimitedWriter(stream, top_k=top_k, delimiter=DELIMITERS[self._format])
-
-    def _read(self, path: Path, model: object) -> Iterator[ImageResult]:
-        with _text(path, "r") as stream:
-            if self._format == "jsonl":
-                results = read_json_lines(stream)
-            else:
-                results = read_delimited(stream, DELIMITERS[self._format])
-            for result in results:
-                if result.model != model:
+    def _read_records(self, path: Path, provenance: Provenance) -> Iterator[R]:
+        with _open(path, "r") as stream:
+            for record in self._read_stream(stream, self._record_type):
+                if not provenance.describes(record):
                     raise ValueError(
-                        f"a record is of the model {result.model!r}, and the file beside it of {model!r}"
+                        f"a record is of the model {record.model!r}, and the file beside it of {provenance.model!r}"
                     )
-                yield result
+                yield record
 
 
-def _text(path: Path, mode: Literal["r", "w"]) -> TextIO:
+def _open(path: Path, mode: Literal["r", "w"]) -> TextIO:
     return path.open(mode, encoding="utf-8", errors="surrogateescape", newline="")
 
 
-def _beside(path: Path) -> Path:
+def _sidecar(path: Path) -> Path:
     return path.with_name(path.name + ".run.json")

@@ -1,51 +1,50 @@
-"""The file beside an unfinished output: its records so far, one line of JSON each, whatever the output's format.
+"""The file beside an unfinished output: its records so far, one JSON line each, whatever the output's format.
 
-Only ever added to, whole lines at a time, so that a process killed at any moment leaves at most a torn last line.
+Whole lines are appended, and nothing else is done to it. So a process that is killed at any moment leaves at most a
+torn last line.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Generic
 
 from imgclassify.errors import UsageError
-from imgclassify.output.atomic import report_io_errors
-from imgclassify.output.json_lines import to_json
+from imgclassify.output.json_lines import from_packed_json, to_packed_json
 from imgclassify.output.provenance import SCHEMA, Provenance
-from imgclassify.results import ImageResult
+from imgclassify.output.records import R, RecordType
+from imgclassify.output.text_stream import report_io_errors
 
 SYNC_SECONDS = 5.0
-"""How often the records are forced to the disk, for the sake of a machine that loses its power, and the file is
-looked for where it was."""
+"""How often the records are forced to the disk, in case the machine loses power, and the file's name is checked."""
 
 _CLOSED = -1
 """In place of a descriptor."""
 
-_SESSION = "session"
-"""The key of a line that is no record: another process goes on from here, and how."""
+_MARKER_KEY = "session"
+"""The key of a line that is a ResumeMarker and no record."""
 
-_FIRST = f'{{"schema": "{SCHEMA}"'.encode()
+_FIRST_BYTES = f'{{"schema": "{SCHEMA}"'.encode()
 """What a journal begins with."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResumeMarker:
-    """A mark among the records: from here on another process added them."""
+    """A mark among the records: another process added those behind it."""
 
     retries: bool
-    """Whether a record behind the mark takes the place of a failed one before it that has the same source."""
+    """Whether a record behind the mark replaces a failed one before it that has the same source."""
 
 
-class Journal:
+class Journal(Generic[R]):
     """A first line with the provenance, then records and marks. One process at a time has it open."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, record_type: RecordType[R]) -> None:
         """Opens the file or makes it, and drops a torn last line.
 
         Raises:
@@ -54,6 +53,7 @@ class Journal:
         self.path = path
         self.provenance: Provenance | None = None
         """None while it is empty."""
+        self._record_type = record_type
         with report_io_errors(path):
             self._descriptor = _open_locked(path)
         try:
@@ -65,16 +65,19 @@ class Journal:
         self._synced = time.monotonic()
 
     def begin(self, provenance: Provenance) -> None:
-        """Writes the first line, of an empty journal."""
+        """Writes the first line of an empty journal."""
         self._append(provenance.to_dict())
         self.provenance = provenance
 
-    def add(self, entry: ImageResult | ResumeMarker) -> None:
+    def add(self, entry: R | ResumeMarker) -> None:
         """
         Raises:
-            UsageError: it cannot be written; what was written before is whole.
+            UsageError: it cannot be written. What was written before is whole.
         """
-        self._append({_SESSION: {"retries": entry.retries}} if isinstance(entry, ResumeMarker) else entry.to_dict())
+        if isinstance(entry, ResumeMarker):
+            self._append({_MARKER_KEY: {"retries": entry.retries}})
+        else:
+            self._append(entry.to_dict())
         if time.monotonic() > self._synced + SYNC_SECONDS:
             self.sync()
 
@@ -89,34 +92,33 @@ class Journal:
             if not _is_at(self._descriptor, self.path):
                 raise FileNotFoundError(None, "it was moved or removed while it was being written")
 
-    def entries(self) -> Iterator[tuple[int, ImageResult | ResumeMarker]]:
-        """All that was added, in order, each with where its line begins. A line that is damaged is passed over, and
-        the picture whose record it was counts as not answered."""
+    def entries(self) -> Iterator[tuple[int, R | ResumeMarker]]:
+        """Everything that was added, in order, each with the place where its line begins. A damaged line is left
+        out, and its source counts as one without a record."""
         with report_io_errors(self.path, "read"), self.path.open("rb") as stream:
             position = len(stream.readline())
             for line in stream:
-                entry = _parse_line(line)
-                if isinstance(entry, ResumeMarker) or (entry and self._is_ours(entry)):
+                entry = self._parse_line(line)
+                if isinstance(entry, ResumeMarker) or (
+                    entry and self.provenance and self.provenance.describes(entry)
+                ):
                     yield position, entry
                 position += len(line)
 
-    def _is_ours(self, result: ImageResult) -> bool:
-        return self.provenance is not None and result.model == self.provenance.model
-
-    def records_at(self, positions: Iterable[int]) -> Iterator[ImageResult]:
+    def records_at(self, positions: Iterable[int]) -> Iterator[R]:
         """The records whose lines begin there."""
         with report_io_errors(self.path, "read"), self.path.open("rb") as stream:
             for position in positions:
                 stream.seek(position)
-                yield ImageResult.from_dict(json.loads(stream.readline()))
+                yield self._record_type.from_dict(from_packed_json(stream.readline()))
 
     def clear(self) -> None:
         with report_io_errors(self.path):
             os.ftruncate(self._descriptor, 0)
         self.provenance = None
 
-    def replace_journal(self, other: Journal) -> None:
-        """Gets the name of the other one, which is closed."""
+    def replace_journal(self, other: Journal[R]) -> None:
+        """Takes the name of the other one, which is closed."""
         with report_io_errors(other.path):
             if sys.platform == "win32":  # which renames no open file
                 self._release()
@@ -150,7 +152,7 @@ class Journal:
             self._descriptor = _CLOSED
 
     def _append(self, line: dict[str, Any]) -> None:
-        content = (to_json(line) + "\n").encode()
+        content = (to_packed_json(line) + "\n").encode()
         with report_io_errors(self.path):
             written = 0
             try:
@@ -165,11 +167,13 @@ class Journal:
         with self.path.open("rb") as stream:
             first = stream.readline()
             whole = _end_of_last_line(stream)
-        if whole == 0 and (first.startswith(_FIRST) or _FIRST.startswith(first) or not first.strip(b"\0")):
+        if whole == 0 and (
+            first.startswith(_FIRST_BYTES) or _FIRST_BYTES.startswith(first) or not first.strip(b"\0")
+        ):
             os.ftruncate(self._descriptor, 0)
             return
         try:
-            self.provenance = Provenance.from_dict(json.loads(first))
+            self.provenance = Provenance.from_dict(from_packed_json(first), self._record_type)
         except (ValueError, RecursionError) as error:
             raise UsageError(
                 f"{str(self.path)!r} is no unfinished output of imgclassify: {error}",
@@ -177,16 +181,15 @@ class Journal:
             ) from error
         os.ftruncate(self._descriptor, whole)
 
-
-def _parse_line(line: bytes) -> ImageResult | ResumeMarker | None:
-    """None where the line is damaged."""
-    try:
-        value = json.loads(line)
-        if isinstance(value, dict) and isinstance(session := value.get(_SESSION), dict):
-            return ResumeMarker(retries=session.get("retries") is True)
-        return ImageResult.from_dict(value)
-    except (ValueError, RecursionError):
-        return None
+    def _parse_line(self, line: bytes) -> R | ResumeMarker | None:
+        """None where the line is damaged."""
+        try:
+            value = from_packed_json(line)
+            if isinstance(value, dict) and isinstance(marker := value.get(_MARKER_KEY), dict):
+                return ResumeMarker(retries=marker.get("retries") is True)
+            return self._record_type.from_dict(value)
+        except (ValueError, RecursionError):
+            return None
 
 
 def _end_of_last_line(stream: BinaryIO) -> int:

@@ -1,30 +1,31 @@
-"""json: one document with the run's provenance, streamed, and valid even when interrupted."""
+"""json: one document with the run's provenance. It is streamed, and valid even when interrupted."""
 
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from imgclassify.output.json_lines import to_json
-from imgclassify.results import SCHEMA, ImageResult, RunInfo
+from imgclassify.output.provenance import Provenance
+from imgclassify.output.records import Record, RecordType
 
 
 class JsonDocumentWriter:
-    """See output.Writer. The document's shape is that of run.schema.json beside this file."""
+    """See output.Writer. run.schema.json beside this file describes a document of predictions."""
 
-    def __init__(self, stream: TextIO, run: RunInfo) -> None:
+    def __init__(self, stream: TextIO, provenance: Provenance, record_type: RecordType[Any]) -> None:
         self._stream = stream
-        self._run = run
+        self._head = (
+            f'{{"schema": {to_json(record_type.schema)},\n "run": {to_json(provenance.run)},\n "results": ['
+        )
         self._separator = "\n"
 
     def __enter__(self) -> Self:
-        self._stream.write(
-            f'{{"schema": {to_json(SCHEMA)},\n "run": {to_json(self._run.to_dict())},\n "results": ['
-        )
+        self._stream.write(self._head)
         return self
 
-    def write(self, result: ImageResult) -> None:
-        self._stream.write(self._separator + to_json(result.to_dict()))
+    def write(self, record: Record) -> None:
+        self._stream.write(self._separator + to_json(record.to_dict()))
         self._separator = ",\n"
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""parquet: a row an image, its predictions a list of structs. Written in row groups as they fill."""
+"""parquet: one row per image, its predictions a list of structs. Written in row groups."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from imgclassify.output.provenance import Provenance
-from imgclassify.results import ImageResult
+from imgclassify.output.records import Field, R, Ranked, Record, RecordType, Scalar, Struct
 
 if TYPE_CHECKING:
     import pyarrow
@@ -20,49 +20,52 @@ ROW_GROUP = 8192
 _METADATA_KEY = b"imgclassify"
 
 
-class ParquetFileFormat:
-    """See forms.Form. The provenance is in the file's metadata."""
+class ParquetFileFormat(Generic[R]):
+    """See file_formats.FileFormat. The provenance is in the file's metadata."""
 
-    def check(self, path: Path) -> None:
+    def __init__(self, record_type: RecordType[R]) -> None:
+        self._record_type = record_type
+
+    def check_target(self, path: Path) -> None:
         pass
 
-    def save(self, path: Path, provenance: Provenance, results: Iterable[ImageResult]) -> None:
+    def save(self, path: Path, provenance: Provenance, records: Iterable[R]) -> None:
         import pyarrow
         import pyarrow.parquet
 
-        schema = _schema().with_metadata({_METADATA_KEY: json.dumps(provenance.to_dict()).encode()})
-        rows = map(_row, results)
+        metadata = {_METADATA_KEY: json.dumps(provenance.to_dict()).encode()}
+        schema = _schema(self._record_type, provenance.settings).with_metadata(metadata)
+        rows = map(_to_row, records)
         # Opened here, since pyarrow takes no name that is not UTF-8.
         with path.open("wb") as stream, pyarrow.parquet.ParquetWriter(stream, schema, compression="zstd") as writer:
             while group := list(islice(rows, ROW_GROUP)):
                 writer.write_table(pyarrow.Table.from_pylist(group, schema))
 
-    def invalidate_sidecar(self, path: Path) -> None:
-        pass
-
     def save_sidecar(self, path: Path, provenance: Provenance) -> None:
         pass
 
-    def load(self, path: Path) -> tuple[Provenance, Iterator[ImageResult]]:
+    def load(self, path: Path) -> tuple[Provenance, Iterator[R]]:
         import pyarrow.parquet
 
         with path.open("rb") as stream:
             metadata = pyarrow.parquet.read_schema(stream).metadata or {}
-        return Provenance.from_dict(json.loads(metadata.get(_METADATA_KEY, b"null"))), _results(path)
+        value = json.loads(metadata.get(_METADATA_KEY, b"null"))
+        return Provenance.from_dict(value, self._record_type), self._read_records(path)
+
+    def _read_records(self, path: Path) -> Iterator[R]:
+        import pyarrow.parquet
+
+        with path.open("rb") as stream, pyarrow.parquet.ParquetFile(stream) as file:
+            for group in range(file.num_row_groups):
+                for row in file.read_row_group(group).to_pylist():
+                    name = row.pop("source_bytes")
+                    if name is not None:
+                        row["source"] = name.decode(errors="surrogateescape")
+                    yield self._record_type.from_dict(row)
 
 
-def _results(path: Path) -> Iterator[ImageResult]:
-    import pyarrow.parquet
-
-    with path.open("rb") as stream, pyarrow.parquet.ParquetFile(stream) as file:
-        for group in range(file.num_row_groups):
-            for row in file.read_row_group(group).to_pylist():
-                name = row.pop("source_bytes")
-                yield ImageResult.from_dict(row if name is None else row | {"source": _decoded(name)})
-
-
-def _row(result: ImageResult) -> dict[str, Any]:
-    row = result.to_dict()
+def _to_row(record: Record) -> dict[str, Any]:
+    row = record.to_dict()
     row["model"] = row["model"].encode(errors="backslashreplace").decode()
     try:
         row["source"].encode()
@@ -72,30 +75,23 @@ def _row(result: ImageResult) -> dict[str, Any]:
     return row
 
 
-def _decoded(name: bytes) -> str:
-    return name.decode(errors="surrogateescape")
-
-
-def _schema() -> pyarrow.Schema:
+def _schema(record_type: RecordType[Any], settings: dict[str, int]) -> pyarrow.Schema:
     import pyarrow
 
-    prediction = pyarrow.struct(
-        {
-            "rank": pyarrow.int32(),
-            "class_index": pyarrow.int32(),
-            "wnid": pyarrow.string(),
-            "label": pyarrow.string(),
-            "probability": pyarrow.float64(),
-        }
-    )
-    return pyarrow.schema(
-        {
-            "source": pyarrow.string(),
-            "source_bytes": pyarrow.binary(),
-            "model": pyarrow.string(),
-            "width": pyarrow.int32(),
-            "height": pyarrow.int32(),
-            "predictions": pyarrow.list_(prediction),
-            "error": pyarrow.struct({"type": pyarrow.string(), "message": pyarrow.string()}),
-        }
-    )
+    source, *others = record_type.fields
+    columns = {source.name: _column_type(source, settings), "source_bytes": pyarrow.binary()}
+    return pyarrow.schema(columns | {field.name: _column_type(field, settings) for field in others})
+
+
+def _column_type(field: Field, settings: dict[str, int]) -> pyarrow.DataType:
+    import pyarrow
+
+    kinds = {"text": pyarrow.string(), "integer": pyarrow.int32(), "real": pyarrow.float64()}
+    if isinstance(field, Scalar):
+        return kinds[field.kind]
+    if isinstance(field, Struct):
+        return pyarrow.struct({part.name: kinds[part.kind] for part in field.fields})
+    if isinstance(field, Ranked):
+        parts = {part.name: kinds[part.kind] for part in field.fields}
+        return pyarrow.list_(pyarrow.struct({"rank": pyarrow.int32()} | parts))
+    return pyarrow.list_(pyarrow.float32(), settings[field.length])

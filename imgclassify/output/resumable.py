@@ -1,4 +1,4 @@
-"""An output that a stopped run can go on with: NAME appears when its run is complete; until then NAME.partial, a
+"""An output that a stopped run can go on with. NAME appears when its run is complete. Until then NAME.partial, a
 journal, holds the records so far."""
 
 from __future__ import annotations
@@ -8,14 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Generic, Self
 
 from imgclassify.errors import UsageError, first_line
-from imgclassify.output import file_formats
-from imgclassify.output.atomic import atomic_write, report_io_errors, temp_path
+from imgclassify.files import atomic_write, temp_path
+from imgclassify.output.file_formats import FileFormat, open_file_format
+from imgclassify.output.formats import OutputFormat
 from imgclassify.output.journal import Journal, ResumeMarker
 from imgclassify.output.provenance import Provenance
-from imgclassify.results import ImageResult, RunInfo
+from imgclassify.output.records import R, RecordType
+from imgclassify.output.text_stream import report_io_errors
+from imgclassify.results import RunInfo
 
 if TYPE_CHECKING:
     from imgclassify.output.resume_index import ResumeIndex
@@ -23,24 +26,34 @@ if TYPE_CHECKING:
 _PARTIAL = ".partial"
 
 
-class ResumableOutput:
+class ResumableOutput(Generic[R]):
     """See output.Output."""
 
     on_terminal = False
 
-    def __init__(self, path: Path, format_name: str, *, resume: bool, retry_errors: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        output_format: OutputFormat,
+        record_type: RecordType[R],
+        *,
+        resume: bool,
+        retry_errors: bool,
+    ) -> None:
         """
         Args:
-            path: whose format is `format_name`, one of KEPT_FORMATS.
+            output_format: a resumable one.
             resume: go on with the records that are there, if there are any.
-            retry_errors: the failed ones among them are to be answered again; their records are replaced.
+            retry_errors: classify the failed sources among them again, and replace their records.
 
         Raises:
-            UsageError: the place cannot be written, another process writes to it, or it holds the records of a
-                stopped run and `resume` is False.
+            UsageError: the file cannot be written, another process writes to it, or it holds the records of a
+            stopped
+                run and `resume` is False.
         """
         self._name = path
-        self._form = file_formats.file_format(format_name)
+        self._record_type = record_type
+        self._format: FileFormat[R] = open_file_format(output_format, record_type)
         self._marker = ResumeMarker(retries=retry_errors) if resume else None
         self._index: ResumeIndex | None = None
         self._former: Provenance | None = None
@@ -52,10 +65,9 @@ class ResumableOutput:
                 f"{str(path)!r} is the name of a stopped run's records", hint=f"leave out the {_PARTIAL} at its end"
             )
         with report_io_errors(path):
-            # What a link points to is replaced, and not the link.
-            self._target = path.resolve()
-            self._form.check(self._target)
-        self._journal = Journal(self._target.with_name(self._target.name + _PARTIAL))
+            self._target = path.resolve()  # a link stays; the file that it points to is replaced
+            self._format.check_target(self._target)
+        self._journal = Journal(self._target.with_name(self._target.name + _PARTIAL), record_type)
         try:
             self._match_permissions(self._journal)
             self._load_state()
@@ -65,7 +77,7 @@ class ResumableOutput:
 
     @property
     def unfinished(self) -> Path | None:
-        """Where the records of a stopped run are; None where there are none."""
+        """See output.Output."""
         return self._journal.path if self._journal.path.exists() else None
 
     @property
@@ -76,56 +88,59 @@ class ResumableOutput:
 
     @property
     def count(self) -> int:
-        """Records, all in all."""
+        """See output.Output."""
         return self._index.count() if self._index else self._written
 
     @property
     def failed(self) -> int:
-        """Of them, those of pictures that failed."""
+        """See output.Output."""
         return self._index.count(failed=True) if self._index else self._failed
 
     def claim_record(self, source: str) -> bool:
-        """Whether the output has a source's record; asked once each time that the source is named."""
+        """See output.Output."""
         return self._index is not None and self._index.claim(source)
 
-    def begin(self, run: RunInfo, top_k: int) -> None:
-        """
+    def begin(self, run: RunInfo, settings: dict[str, int]) -> None:
+        """See output.Output.
+
         Raises:
-            UsageError: the records that are there rest on something else.
+            UsageError: the records that are there are of another model, or of other settings.
         """
-        self._now = Provenance.of(run, top_k)
-        if self._former and (differences := self._former.differences(self._now)):
+        self._now = Provenance.from_run(run, settings)
+        if self._former and (differences := self._former.differences(self._now, self._record_type)):
             raise UsageError(
                 f"cannot go on with {str(self._name)!r}: {'; '.join(differences)}",
                 hint="use the settings it was made with, or choose another --output",
             )
 
-    def write(self, result: ImageResult) -> None:
+    def write(self, record: R) -> None:
+        """See output.Output."""
         if not self._written:
             self._open_journal()
-        self._journal.add(result)
+        self._journal.add(record)
         self._written += 1
-        self._failed += result.error is not None
+        self._failed += record.error is not None
         if self._index:
-            self._index.add(0, result)
+            self._index.add(0, record)
 
     def complete(self) -> None:
-        """Puts the output in its place. To be called when every source has its record.
+        """Writes the whole file, and removes the journal.
 
         Raises:
-            UsageError: it cannot be written; the records are kept.
+            UsageError: the file cannot be written. The journal is kept.
         """
         if self._journal.provenance is None:
             if self._former:
                 return  # it was complete before, and nothing has been added
             self._open_journal()
         self._journal.sync()
-        assert self._journal.provenance is not None
-        with report_io_errors(self._name):
-            with atomic_write(self._target) as draft:
-                self._form.save(draft, self._journal.provenance, self._iter_records())
-                self._form.invalidate_sidecar(self._target)
-            self._form.save_sidecar(self._target, self._journal.provenance)
+        provenance = self._journal.provenance
+        assert provenance is not None
+        with report_io_errors(self._name), atomic_write(self._target, locked=True) as draft:
+            self._format.save(draft, provenance, self._iter_records())
+            self._format.check_target(self._target)
+            # Before the file: a process that is killed in between leaves the journal, which says all of it.
+            self._format.save_sidecar(self._target, provenance)
         self._journal.remove()
 
     def __enter__(self) -> Self:
@@ -137,7 +152,7 @@ class ResumableOutput:
         self._journal.close()
 
     def _load_state(self) -> None:
-        """Finds out what is answered already."""
+        """Finds out which sources have records already."""
         if self._marker is None:
             if next(self._journal.entries(), None):
                 raise UsageError(
@@ -152,30 +167,30 @@ class ResumableOutput:
             self._former = self._journal.provenance
             self._index = ResumeIndex(self._journal.entries())
         elif self._target.exists():
-            self._former, results = self._load_complete()
-            self._index = ResumeIndex((0, result) for result in results)
+            self._former, records = self._load_complete()
+            self._index = ResumeIndex((0, record) for record in records)
         if self._index:
             self._index.add(0, self._marker)
             self.resumed = self._index.count(settled=True)
             self.resumed_failed = self._index.count(settled=True, failed=True)
 
-    def _match_permissions(self, journal: Journal) -> None:
-        """Who may not read what is there should not read what will be."""
+    def _match_permissions(self, journal: Journal[R]) -> None:
+        """Nobody who may not read the file may read its journal."""
         with report_io_errors(self._name):
             if self._target.exists():
                 mode = stat.S_IMODE(self._target.stat().st_mode)
                 journal.path.chmod(mode | stat.S_IRUSR | stat.S_IWUSR)
 
-    def _load_complete(self) -> tuple[Provenance, Iterator[ImageResult]]:
-        """What the complete output holds."""
+    def _load_complete(self) -> tuple[Provenance, Iterator[R]]:
+        """What the complete file holds."""
 
-        def told_results() -> Iterator[ImageResult]:
-            with self._reading():
-                yield from results
+        def checked_records() -> Iterator[R]:
+            with self._report_damage():
+                yield from records
 
-        with self._reading():
-            provenance, results = self._form.load(self._target)
-        return provenance, told_results()
+        with self._report_damage():
+            provenance, records = self._format.load(self._target)
+        return provenance, checked_records()
 
     def _open_journal(self) -> None:
         """Makes the journal ready for the records of this run."""
@@ -189,16 +204,16 @@ class ResumableOutput:
             self._journal.add(self._marker)
 
     def _rebuild_journal(self) -> None:
-        """Has the records of the complete output in the journal. Until they all are, there is none."""
+        """Copies the records of the complete file to a journal, which takes its name once it has them all."""
         with report_io_errors(self._name):
             temp_path(self._target).unlink(missing_ok=True)
-        copy = Journal(temp_path(self._target))
+        copy = Journal(temp_path(self._target), self._record_type)
         try:
             self._match_permissions(copy)
-            provenance, results = self._load_complete()
+            provenance, records = self._load_complete()
             copy.begin(provenance)
-            for result in results:
-                copy.add(result)
+            for record in records:
+                copy.add(record)
             copy.sync()
             copy.replace_journal(self._journal)
         except BaseException:
@@ -206,11 +221,11 @@ class ResumableOutput:
             raise
         self._journal = copy
 
-    def _iter_records(self) -> Iterator[ImageResult]:
-        """One record a source, for each time it was named."""
+    def _iter_records(self) -> Iterator[R]:
+        """The records of the whole run, in order, those that were replaced left out."""
         if not (self._index and self._index.replaces):
             for _, entry in self._journal.entries():
-                if isinstance(entry, ImageResult):
+                if not isinstance(entry, ResumeMarker):
                     yield entry
             return
         from imgclassify.output.resume_index import ResumeIndex
@@ -219,7 +234,7 @@ class ResumableOutput:
         yield from self._journal.records_at(positions)
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
+    def _report_damage(self) -> Iterator[None]:
         try:
             yield
         except UsageError:

@@ -1,4 +1,4 @@
-"""Which sources have their records, over any number of stopped runs."""
+"""Which sources have records already, over any number of stopped runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from threading import Lock
 
 from imgclassify.errors import UsageError
 from imgclassify.output.journal import ResumeMarker
-from imgclassify.results import ImageResult
+from imgclassify.output.records import Record
 
 _TABLE = """
 CREATE TABLE slot (
@@ -28,10 +28,10 @@ _REPLACE = f"UPDATE slot SET position = ?, failed = ?, again = 0 {_FIRST.format(
 
 
 class ResumeIndex:
-    """One slot for each time a source was answered, in order. Holds the names on disk, in memory only some MiB."""
+    """One slot per record, in order. The names are in a temporary database on disk; memory holds a few MiB."""
 
-    def __init__(self, entries: Iterable[tuple[int, ImageResult | ResumeMarker]]) -> None:
-        # A database without a name is the process's own, and vanishes with it. One thread after another uses it.
+    def __init__(self, entries: Iterable[tuple[int, Record | ResumeMarker]]) -> None:
+        # A database without a name belongs to this process alone, and is deleted with it.
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._turn = Lock()
         self._retrying = False
@@ -42,10 +42,10 @@ class ResumeIndex:
         for position, entry in entries:
             self.add(position, entry)
 
-    def add(self, position: int, entry: ImageResult | ResumeMarker) -> None:
+    def add(self, position: int, entry: Record | ResumeMarker) -> None:
         """
         Args:
-            position: any number, handed back by `positions`.
+            position: any number. `positions` returns it.
         """
         if isinstance(entry, ResumeMarker):
             self._retrying = entry.retries
@@ -57,17 +57,18 @@ class ResumeIndex:
             self._execute("INSERT INTO slot (position, failed, source) VALUES (?, ?, ?)", *values)
 
     def count(self, *, failed: bool = False, settled: bool = False) -> int:
-        """Slots: all, or those that failed, or those that are not to be answered again."""
+        """How many slots there are: all, or those that failed, or those that no retry will replace."""
         conditions = ["1", *(["failed"] if failed else []), *(["NOT again"] if settled else [])]
         (count,) = self._execute(f"SELECT count(*) FROM slot WHERE {' AND '.join(conditions)}").fetchone()
         return int(count)
 
     def claim(self, source: str) -> bool:
-        """Whether this source has its record: as often as it was answered, and no more often."""
+        """Marks one record of `source` as used, and returns True. Returns False once as many have been used as
+        there are, so that a source that is named twice is classified twice."""
         return bool(self._execute(_TAKE, _key(source)).rowcount)
 
     def positions(self) -> Iterator[int]:
-        """Of the latest record in each slot."""
+        """The position of the latest record in each slot."""
         return (position for (position,) in self._execute("SELECT position FROM slot ORDER BY id"))
 
     def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:

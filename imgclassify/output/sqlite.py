@@ -1,4 +1,4 @@
-"""sqlite: a table of images, one of their predictions, and the run they are of."""
+"""sqlite: a table of images, one of their predictions, and the run that they are of."""
 
 from __future__ import annotations
 
@@ -7,148 +7,189 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 from imgclassify.errors import UsageError
 from imgclassify.output.provenance import Provenance
-from imgclassify.results import ImageResult
+from imgclassify.output.records import R, Ranked, Record, RecordType, Scalar, Struct
 
 _APPLICATION = 0x696D6763
-"""What SQLite's application_id is in our files: "imgc"."""
+"""SQLite's application_id of our files: "imgc"."""
 
-_TABLES = f"""
-PRAGMA application_id = {_APPLICATION};
-CREATE TABLE run (provenance TEXT NOT NULL); -- JSON
-CREATE TABLE images (
-    id INTEGER PRIMARY KEY, -- in input order, from 1 on
-    source TEXT NOT NULL, -- a BLOB of the name's bytes where they are not UTF-8
-    model TEXT NOT NULL,
-    width INTEGER, -- pixels of the upright image
-    height INTEGER,
-    error_type TEXT, -- NULL where it was answered
-    error_message TEXT
-);
-CREATE TABLE predictions (
-    image_id INTEGER NOT NULL REFERENCES images (id),
-    rank INTEGER NOT NULL, -- 1 is the most probable
-    class_index INTEGER NOT NULL,
-    wnid TEXT,
-    label TEXT NOT NULL,
-    probability REAL NOT NULL,
-    PRIMARY KEY (image_id, rank)
-) WITHOUT ROWID;
-"""
-_INDEXES = """
-CREATE INDEX images_source ON images (source);
-CREATE INDEX images_error_type ON images (error_type) WHERE error_type IS NOT NULL;
-CREATE INDEX predictions_label ON predictions (label, probability);
-CREATE INDEX predictions_wnid ON predictions (wnid, probability);
-"""
-_OF_PREDICTION = ("rank", "class_index", "wnid", "label", "probability")
-_SELECT = f"""
-SELECT id, source, model, width, height, error_type, error_message, {", ".join(_OF_PREDICTION)}
-FROM images LEFT JOIN predictions ON image_id = id ORDER BY id, rank
-"""
 _SIDE_FILES = ("-wal", "-journal")
 """What SQLite has beside a database that someone is writing to."""
 
+_TYPES = {"text": "TEXT", "integer": "INTEGER", "real": "REAL"}
 
-class SqliteFileFormat:
-    """See forms.Form."""
 
-    def check(self, path: Path) -> None:
+class SqliteFileFormat(Generic[R]):
+    """See file_formats.FileFormat. The provenance is in the table `run`."""
+
+    def __init__(self, record_type: RecordType[R]) -> None:
+        self._record_type = record_type
+        self._tables = {"run", "images", *(field.name for field in record_type.ranked)}
+
+    def check_target(self, path: Path) -> None:
         for suffix in _SIDE_FILES:
             if path.with_name(path.name + suffix).exists():
                 raise UsageError(
                     f"{str(path)!r} is being written to by another program: {path.name + suffix!r} lies beside it",
                     hint="close it there, or choose another --output",
                 )
-        if path.is_file() and path.stat().st_size and not _is_ours(path):
+        if path.is_file() and path.stat().st_size and not self._is_ours(path):
             raise UsageError(
                 f"{str(path)!r} is a database of something else, or has further tables, and would be replaced",
                 hint="choose another --output",
             )
 
-    def invalidate_sidecar(self, path: Path) -> None:
-        self.check(path)
-
-    def save(self, path: Path, provenance: Provenance, results: Iterable[ImageResult]) -> None:
+    def save(self, path: Path, provenance: Provenance, records: Iterable[R]) -> None:
         try:
             with closing(sqlite3.connect(path, isolation_level=None)) as database:
                 # Nobody reads a draft, and one that is not finished is thrown away.
                 database.execute("PRAGMA journal_mode = OFF")
                 database.execute("PRAGMA synchronous = OFF")
-                database.executescript(_TABLES)
+                database.executescript(_create_tables(self._record_type))
                 database.execute("BEGIN")
                 database.execute("INSERT INTO run VALUES (?)", (json.dumps(provenance.to_dict()),))
-                for number, result in enumerate(results, start=1):
-                    _insert(database, number, result)
+                for number, record in enumerate(records, start=1):
+                    self._insert(database, number, record)
                 database.execute("COMMIT")
-                database.executescript(_INDEXES)
+                database.executescript(_create_indexes(self._record_type))
         except sqlite3.OperationalError as error:
             raise OSError(str(error)) from error
 
     def save_sidecar(self, path: Path, provenance: Provenance) -> None:
         pass
 
-    def load(self, path: Path) -> tuple[Provenance, Iterator[ImageResult]]:
-        with closing(_opened(path)) as database:
+    def load(self, path: Path) -> tuple[Provenance, Iterator[R]]:
+        with closing(_open_read_only(path)) as database:
             (provenance,) = database.execute("SELECT provenance FROM run").fetchone()
-        return Provenance.from_dict(json.loads(provenance)), _results(path)
+        return Provenance.from_dict(json.loads(provenance), self._record_type), self._read_records(path)
+
+    def _insert(self, database: sqlite3.Connection, number: int, record: Record) -> None:
+        values = record.to_dict()
+        row: list[object] = [number]
+        for field in self._record_type.fields:
+            if isinstance(field, Scalar):
+                row.append(_to_sql(values[field.name]))
+            elif isinstance(field, Struct):
+                struct = values[field.name]
+                row += [struct[part.name] if struct else None for part in field.fields]
+        database.execute(f"INSERT INTO images VALUES ({_marks(len(row))})", row)
+        for ranked in self._record_type.ranked:
+            names = ("rank", *(part.name for part in ranked.fields))
+            rows = [(number, *(entry[name] for name in names)) for entry in values[ranked.name]]
+            database.executemany(f"INSERT INTO {ranked.name} VALUES ({_marks(1 + len(names))})", rows)
+
+    def _read_records(self, path: Path) -> Iterator[R]:
+        fields = self._record_type.fields
+        with closing(_open_read_only(path)) as database:
+            lists = {field.name: _RankedRows(database, field) for field in self._record_type.ranked}
+            for number, *row in database.execute("SELECT * FROM images ORDER BY id"):
+                cells = iter(row)
+                record: dict[str, Any] = {}
+                for field in fields:
+                    if isinstance(field, Scalar):
+                        record[field.name] = _from_sql(next(cells))
+                    elif isinstance(field, Struct):
+                        parts = {part.name: next(cells) for part in field.fields}
+                        record[field.name] = parts if parts[field.fields[0].name] else None
+                    else:
+                        record[field.name] = lists[field.name].of_image(number)
+                yield self._record_type.from_dict(record)
+
+    def _is_ours(self, path: Path) -> bool:
+        try:
+            with closing(_open_read_only(path)) as database:
+                (application,) = database.execute("PRAGMA application_id").fetchone()
+                names = database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+                return application == _APPLICATION and {name for (name,) in names} == self._tables
+        except sqlite3.Error:
+            return False
 
 
-def _insert(database: sqlite3.Connection, number: int, result: ImageResult) -> None:
-    error = (result.error.type, result.error.message) if result.error else (None, None)
-    values = (number, _text(result.source), _text(result.model), result.width, result.height, *error)
-    database.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", values)
-    database.executemany(
-        "INSERT INTO predictions VALUES (?, ?, ?, ?, ?, ?)",
-        ((number, *(getattr(each, name) for name in _OF_PREDICTION)) for each in result.predictions),
-    )
+class _RankedRows:
+    """The rows of a ranked field's table, image by image."""
+
+    def __init__(self, database: sqlite3.Connection, field: Ranked) -> None:
+        self._names = ["rank", *(part.name for part in field.fields)]
+        rows = database.execute(f"SELECT * FROM {field.name} ORDER BY image_id, rank")
+        self._groups = groupby(rows, key=itemgetter(0))
+        self._next = self._take_group()
+
+    def of_image(self, number: int) -> list[dict[str, Any]]:
+        """Those of one image; images are asked for in order."""
+        image, entries = self._next
+        if image != number:
+            return []
+        self._next = self._take_group()
+        return entries
+
+    def _take_group(self) -> tuple[int | None, list[dict[str, Any]]]:
+        image, rows = next(self._groups, (None, []))
+        return image, [dict(zip(self._names, row[1:], strict=True)) for row in rows]
 
 
-def _results(path: Path) -> Iterator[ImageResult]:
-    with closing(_opened(path)) as database:
-        for _, rows in groupby(database.execute(_SELECT), key=lambda row: row[0]):
-            yield ImageResult.from_dict(_record(list(rows)))
+def _create_tables(record_type: RecordType[Any]) -> str:
+    columns: list[Scalar] = []
+    for field in record_type.fields:
+        if isinstance(field, Scalar):
+            columns.append(field)
+        elif isinstance(field, Struct):
+            columns += [part._replace(name=f"{field.name}_{part.name}") for part in field.fields]
+    *lines, last = map(_column_line, columns)
+    script = f"""
+PRAGMA application_id = {_APPLICATION};
+CREATE TABLE run (provenance TEXT NOT NULL); -- JSON
+CREATE TABLE images (
+    id INTEGER PRIMARY KEY, -- in input order, from 1 on
+{"".join(lines)}{last.replace(",", "", 1)});
+"""
+    for ranked in record_type.ranked:
+        script += f"""CREATE TABLE {ranked.name} (
+    image_id INTEGER NOT NULL REFERENCES images (id),
+    rank INTEGER NOT NULL, -- 1 is the most probable
+{"".join(map(_column_line, ranked.fields))}    PRIMARY KEY (image_id, rank)
+) WITHOUT ROWID;
+"""
+    return script
 
 
-def _record(rows: list[tuple[Any, ...]]) -> dict[str, Any]:
-    """As ImageResult.to_dict gives it, of the rows that join an image with its predictions."""
-    _, source, model, width, height, error_type, message, *_ = rows[0]
-    predictions = [dict(zip(_OF_PREDICTION, row[-len(_OF_PREDICTION) :], strict=True)) for row in rows]
-    return {
-        "source": _name(source),
-        "model": _name(model),
-        "width": width,
-        "height": height,
-        "predictions": [] if error_type else predictions,
-        "error": {"type": error_type, "message": message} if error_type else None,
-    }
+def _column_line(column: Scalar) -> str:
+    words = f"{column.name} {_TYPES[column.kind]}" + ("" if column.nullable else " NOT NULL")
+    return f"    {words},{' -- ' + column.comment if column.comment else ''}\n"
 
 
-def _opened(path: Path) -> sqlite3.Connection:
+def _create_indexes(record_type: RecordType[Any]) -> str:
+    """By source, by type of error, and by each text of a ranked table with its number."""
+    script = "\nCREATE INDEX images_source ON images (source);\n"
+    script += "CREATE INDEX images_error_type ON images (error_type) WHERE error_type IS NOT NULL;\n"
+    for ranked in record_type.ranked:
+        numbers = "".join(f", {part.name}" for part in ranked.fields if part.kind == "real")
+        for name in sorted(part.name for part in ranked.fields if part.kind == "text"):
+            script += f"CREATE INDEX {ranked.name}_{name} ON {ranked.name} ({name}{numbers});\n"
+    return script
+
+
+def _open_read_only(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
 
 
-def _is_ours(path: Path) -> bool:
-    try:
-        with closing(_opened(path)) as database:
-            (application,) = database.execute("PRAGMA application_id").fetchone()
-            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-            return application == _APPLICATION and tables == {"run", "images", "predictions"}
-    except sqlite3.Error:
-        return False
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)
 
 
-def _text(name: str) -> str | bytes:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return name.encode(errors="surrogateescape")
-    return name
+def _to_sql(value: object) -> object:
+    """Text that is not UTF-8 as its bytes."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return value.encode(errors="surrogateescape")
+    return value
 
 
-def _name(value: str | bytes) -> str:
+def _from_sql(value: object) -> object:
     return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value

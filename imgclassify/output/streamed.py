@@ -1,50 +1,64 @@
-"""An output whose records are seen as they come, and which no later run can go on with."""
+"""An output whose records are written as they come, and that cannot be resumed: stdout, a device, or a file in a
+format that cannot be read back."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Generic, Self, TextIO
 
-from imgclassify.output import open_writer
-from imgclassify.output.atomic import open_text
-from imgclassify.results import ImageResult, RunInfo
+from imgclassify.output.formats import OutputFormat
+from imgclassify.output.provenance import Provenance
+from imgclassify.output.records import R, RecordType
+from imgclassify.output.text_stream import open_text
+from imgclassify.results import RunInfo
 
 
-class StreamedOutput:
-    """See output.Output. stdout or a device; or, of a table or a document, a file that is put in its place whatever
-    ends the run."""
+class StreamedOutput(Generic[R]):
+    """See output.Output."""
 
     unfinished = None
     resumed_device = None
 
-    def __init__(self, path: Path | None, format_name: str) -> None:
+    def __init__(self, path: Path | None, output_format: OutputFormat, record_type: RecordType[R]) -> None:
+        """
+        Args:
+            output_format: a streamable one.
+        """
+        assert output_format.writer is not None
         self._path = path
-        self._format = format_name
+        self._record_type = record_type
+        self._create_writer = output_format.load(output_format.writer)
         self._stack = ExitStack()
         self._stream: TextIO | None = None
+        self._writer: Any = None
         self.resumed = self.resumed_failed = 0
         self.count = self.failed = 0
 
     @property
     def on_terminal(self) -> bool:
+        """See output.Output."""
         return self._stream is not None and self._stream.isatty()
 
     def claim_record(self, source: str) -> bool:
+        """See output.Output."""
         return False
 
-    def begin(self, run: RunInfo, top_k: int) -> None:
+    def begin(self, run: RunInfo, settings: dict[str, int]) -> None:
+        """See output.Output."""
         self._stream = self._stack.enter_context(open_text(self._path))
-        self._writer = self._stack.enter_context(open_writer(self._format, self._stream, run, top_k=top_k))
+        provenance = Provenance.from_run(run, settings)
+        self._writer = self._stack.enter_context(self._create_writer(self._stream, provenance, self._record_type))
 
-    def write(self, result: ImageResult) -> None:
-        self._writer.write(result)
+    def write(self, record: R) -> None:
+        """See output.Output."""
+        self._writer.write(record)
         self.count += 1
-        self.failed += result.error is not None
+        self.failed += record.error is not None
 
     def complete(self) -> None:
-        pass
+        """See output.Output."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""table: for people. One picture gets its ranks, labels, percentages and bars; many get a row each."""
+"""table: for people. One image gets its ranks, labels, percentages and bars. Many get a row each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Self, TextIO
 from rich.cells import cell_len, set_cell_size
 
 from imgclassify.errors import make_printable
+from imgclassify.output.provenance import Provenance
+from imgclassify.output.records import RecordType
 from imgclassify.output.terminal import Line, LinePrinter
 from imgclassify.results import ImageResult, Prediction
 
@@ -20,9 +22,10 @@ _PIPE_WIDTH = 100
 
 
 class TableWriter:
-    """See output.Writer. Rows are printed as they come; a terminal's width is kept to, a pipe's lines are whole."""
+    """See output.Writer. Rows are printed as they come. On a terminal they are cut at its width; in a pipe they are
+    whole."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, provenance: Provenance, record_type: RecordType[ImageResult]) -> None:
         self._stream = stream
         self._printer = LinePrinter(stream)
         self._terminal = self._printer.width is not None
@@ -35,7 +38,7 @@ class TableWriter:
 
     def write(self, result: ImageResult) -> None:
         self._count += 1
-        # Only the second picture tells whether the first was the only one.
+        # Only the second image tells whether the first was the only one.
         if self._count == 1:
             self._first = result
             return

@@ -1,4 +1,4 @@
-"""imgclassify doctor --compare."""
+"""imgclassify compare."""
 
 from __future__ import annotations
 
@@ -35,11 +35,16 @@ class Stub:
             raise UsageError(f"the {engine} engine cannot run {model}", hint="use another")
         self.made.append({"model": model, **options})
         self.step = 0.2 if options["dtype"] == "bfloat16" else 0.0
-        self.fails = options["decode"] == "gpu"
-        decode = "gpu" if options["decode"] == "gpu" else "fast" if options["fast_decode"] else "exact"
+        self.fails = options["decode_device"] == "gpu"
+        decode_mode = "gpu" if self.fails else "fast" if options["fast_decode"] else "exact"
         device = "cpu" if options["device"] == "auto" else options["device"]
         self.run = SimpleNamespace(
-            model=model, weights="V1", engine=engine, device=device, dtype=options["dtype"], decode=decode
+            model=model,
+            weights="V1",
+            engine=engine,
+            device=device,
+            dtype=options["dtype"],
+            decode_mode=decode_mode,
         )
 
     def stream(self, sources: Iterable[Source]) -> Iterator[ImageResult]:
@@ -64,7 +69,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> type[Stub]:
 
 
 def test_a_setting_is_held_against_the_exact_way(run: Run, album: Path, stub: type[Stub]) -> None:
-    outcome = run("doctor", "--compare", "net", album, "--dtype", "bfloat16", "--batch-size", "4", "--json")
+    outcome = run("compare", "net", album, "--dtype", "bfloat16", "--batch-size", "4", "--json")
     assert outcome.status == 1  # a picture is broken
     document = json.loads(outcome.out)
     way = {"engine": "onnxruntime", "device": "cpu", "dtype": "float32", "decode": "exact"}
@@ -84,7 +89,7 @@ def test_a_setting_is_held_against_the_exact_way(run: Run, album: Path, stub: ty
 
 
 def test_a_table_says_the_same(run: Run, album: Path, stub: type[Stub]) -> None:
-    outcome = run("doctor", "--compare", "net", album, "--dtype", "bfloat16")
+    outcome = run("compare", "net", album, "--dtype", "bfloat16")
     for words in (
         "net (V1)",
         "onnxruntime, cpu, float32, exact decoding",
@@ -92,7 +97,7 @@ def test_a_table_says_the_same(run: Run, album: Path, stub: type[Stub]) -> None:
         "4 compared, 1 failed",
         "50.00 %, 2 of 4 changed",
         "0.8 of a probability",
-        "0.4, of each picture's largest",
+        "0.4, of each image's largest",
         "cat 90.00 %  dog 70.00 %",
         "cat 90.00 %  dog 90.00 %",
     ):
@@ -111,12 +116,12 @@ def test_a_table_says_the_same(run: Run, album: Path, stub: type[Stub]) -> None:
 def test_each_setting_is_one_that_may_differ(
     run: Run, album: Path, stub: type[Stub], option: list[str], changed: dict[str, str]
 ) -> None:
-    document = json.loads(run("doctor", "--compare", "net", album, "--json", *option).out)
+    document = json.loads(run("compare", "net", album, "--json", *option).out)
     assert document["other"] == {**document["exact"], **changed}
 
 
 def test_a_picture_that_fails_one_way_only_is_told(run: Run, album: Path, stub: type[Stub]) -> None:
-    outcome = run("doctor", "--compare", "net", album, "--decode", "gpu")
+    outcome = run("compare", "net", album, "--decode", "gpu")
     assert outcome.status == 1
     assert "3 compared, 2 failed (1 of them one way only)" in outcome.out
 
@@ -125,7 +130,7 @@ def test_a_picture_that_fails_one_way_only_is_told(run: Run, album: Path, stub: 
 def test_where_no_setting_differs_the_engines_are_compared(
     run: Run, album: Path, stub: type[Stub], option: list[str]
 ) -> None:
-    document = json.loads(run("doctor", "--compare", "net", album, "--json", *option).out)
+    document = json.loads(run("compare", "net", album, "--json", *option).out)
     assert (document["exact"]["engine"], document["other"]["engine"]) == ("onnxruntime", "torch")
 
 
@@ -133,14 +138,14 @@ def test_where_only_one_engine_can_there_is_nothing_to_compare(
     run: Run, album: Path, stub: type[Stub], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stub, "engines", ("torch",))
-    outcome = run("doctor", "--compare", "net", album)
+    outcome = run("compare", "net", album)
     assert outcome.status == 2
     assert "nothing to compare" in outcome.err
     assert "the onnxruntime engine cannot run net" in outcome.err
 
 
 def test_a_limit_takes_the_first_pictures(run: Run, album: Path, stub: type[Stub]) -> None:
-    outcome = run("doctor", "--compare", "net", album, "--dtype", "bfloat16", "--limit", "2", "--json")
+    outcome = run("compare", "net", album, "--dtype", "bfloat16", "--limit", "2", "--json")
     assert outcome.status == 0
     assert json.loads(outcome.out)["compared"] == 2
 
@@ -148,19 +153,21 @@ def test_a_limit_takes_the_first_pictures(run: Run, album: Path, stub: type[Stub
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["--compare", "net"], 2, "needs pictures"),
-        (["--compare", "net", "-"], 2, "only once"),
-        (["--compare", "net", "EMPTY"], 4, "no image was found"),
-        (["--compare", "net", "EMPTY", "--limit", "0"], 2, "limit"),
-        (["--compare", "net", "EMPTY", "--batch-size", "x"], 2, "batch-size"),
-        (["--fast-decode"], 2, "--compare"),
-        (["photos"], 2, "--compare"),
+        (["net"], 2, "no image was named"),
+        (["net", "-"], 2, "only once"),
+        (["net", "--files-from", "-"], 2, "only once"),
+        (["net", "EMPTY"], 4, "no image was found"),
+        (["net", "EMPTY", "--limit", "0"], 2, "limit"),
+        (["net", "PHOTO", "--batch-size", "x"], 2, "batch-size"),
+        (["--fast-decode"], 2, "MODEL"),
     ],
 )
 def test_wrong_usage_is_told(
-    run: Run, stub: type[Stub], tmp_path: Path, arguments: list[str], status: int, words: str
+    run: Run, stub: type[Stub], photo: Path, tmp_path: Path, arguments: list[str], status: int, words: str
 ) -> None:
-    outcome = run("doctor", *(str(tmp_path) if argument == "EMPTY" else argument for argument in arguments))
+    (tmp_path / "empty").mkdir()
+    places = {"EMPTY": str(tmp_path / "empty"), "PHOTO": str(photo)}
+    outcome = run("compare", *(places.get(argument, argument) for argument in arguments))
     assert outcome.status == status
     assert words in outcome.err
     assert outcome.out == ""
@@ -178,14 +185,12 @@ def test_a_folder_that_grows_meanwhile_is_not_compared(
         yield from stream(self, sources)
 
     monkeypatch.setattr(stub, "stream", growing)
-    outcome = run("doctor", "--compare", "net", album, "--dtype", "bfloat16")
+    outcome = run("compare", "net", album, "--dtype", "bfloat16")
     assert outcome.status == 3
     assert "the pictures changed while they were compared" in outcome.err
 
 
-def test_without_it_doctor_tells_of_the_engine_and_of_what_export_needs(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_doctor_tells_of_the_engine_and_of_what_export_needs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def version(package: str) -> str:
         if package == "onnxscript":
             raise PackageNotFoundError(package)
@@ -226,7 +231,7 @@ def test_the_cpus_extensions_are_read_from_the_system(
 def test_fast_decoding_is_compared_with_a_real_model(run: Run, tmp_path: Path) -> None:
     for index in range(3):
         noise(1400, 1100, seed=index).save(tmp_path / f"{index}.jpg", quality=90)
-    outcome = run("doctor", "--compare", "efficientnet_lite0", tmp_path, "--fast-decode", "--json")
+    outcome = run("compare", "efficientnet_lite0", tmp_path, "--fast-decode", "--json")
     assert outcome.status == 0, outcome.err
     document = json.loads(outcome.out)
     assert (document["exact"]["decode"], document["other"]["decode"]) == ("exact", "fast")

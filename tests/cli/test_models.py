@@ -12,7 +12,6 @@ from servers import FileServer
 
 from imgclassify import catalog, weights
 from imgclassify.cli.commands import doctor
-from imgclassify.cli.commands.models import SortOrder
 
 from .conftest import Run
 
@@ -39,8 +38,10 @@ def test_list_is_a_table_or_json_filtered_and_sorted(run: Run) -> None:
     assert len(json.loads(run("models", "list", "--json").out)) == 129
 
 
-def test_the_orders_are_the_catalogs() -> None:
-    assert {order.value for order in SortOrder} == set(catalog.SORT_KEYS)
+def test_an_unknown_order_lists_the_catalogs(run: Run) -> None:
+    outcome = run("models", "list", "--sort", "age")
+    assert outcome.status == 2
+    assert all(order in outcome.err for order in catalog.SORT_KEYS)
 
 
 def test_list_of_nothing_names_the_nearest(run: Run) -> None:

@@ -184,7 +184,7 @@ def test_verbose_says_what_runs_where_on_stderr(run: Run, photo: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "complaint"),
     [
-        (["predict"], 2, "no picture was named"),
+        (["predict"], 2, "no image was named"),
         (["predict", "PHOTO", "--top-k", "0"], 2, "top_k is 0"),
         (["predict", "PHOTO", "--batch-size", "many"], 2, "--batch-size is 'many'"),
         (["predict", "PHOTO", "--mean", "1,2"], 2, "--mean is '1,2'"),

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import pytest
 from conftest import noise
+from outputs import file_format
 from servers import FileServer, trickled
 
 from imgclassify.classifier import Classifier
-from imgclassify.output.file_formats import file_format
 from imgclassify.results import ImageResult
 
 from .conftest import ALBUM, Run, process
@@ -115,7 +115,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
             running.stderr.readline()  # the model is loaded
             time.sleep(0.5)
             running.send_signal(signal.SIGINT)
-            assert b"once more stops at once" in running.stderr.readline()
+            assert b"to stop at once" in running.stderr.readline()
             running.send_signal(signal.SIGINT)
             begun = time.monotonic()
             assert running.wait(timeout=30) == 130
@@ -326,9 +326,7 @@ def test_a_resumed_run_chooses_by_the_number_of_all_its_pictures(
     noise(50, 50).save(album / "new.jpg")
     run(*arguments, "--resume")
     run(*arguments, "--retry-errors")
-    monkeypatch.setattr(
-        "imgclassify.cli.commands.predict._LOOK_AHEAD", 5
-    )  # an undisturbed run would not have counted six
+    monkeypatch.setattr("imgclassify.cli.run.LOOK_AHEAD", 5)  # an undisturbed run would not have counted six
     run(*arguments, "--resume")
     assert expected_images == [5, 5, 6, 6, None]
 
@@ -431,12 +429,12 @@ def test_a_summary_goes_to_a_device_or_a_link_and_replaces_neither(run: Run, pho
 def test_a_network_that_prints_where_nobody_reads_ends_no_run(many: Path, tmp_path: Path) -> None:
     code = f"""
         import sys
-        from imgclassify.classifier import Classifier
-        answer = Classifier._answer
+        from imgclassify.runner import ModelRunner
+        infer = ModelRunner._infer
         def chatty(self, *arguments):
             print("hello")
-            return answer(self, *arguments)
-        Classifier._answer = chatty
+            return infer(self, *arguments)
+        ModelRunner._infer = chatty
         sys.argv[1:] = ["predict", {str(many)!r}, "-o", {str(tmp_path / "out.jsonl")!r}]
         from imgclassify.cli import main
         main()
@@ -461,7 +459,7 @@ def test_off_a_terminal_a_plain_line_now_and_then_says_how_far_it_is(
     many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     monkeypatch.setattr("imgclassify.cli.progress.PLAIN_SECONDS", 0.02)
-    monkeypatch.setattr("imgclassify.cli.commands.predict._LOOK_AHEAD", 1)  # so that it has to be counted
+    monkeypatch.setattr("imgclassify.cli.run.LOOK_AHEAD", 1)  # so that it has to be counted
     done = run("predict", many, "-o", tmp_path / "out.csv")
     assert re.search(rf"^\d+ of {MANY} images, [\d.]+/s, \d+ failed, [\d.]+ s left$", done.err, re.MULTILINE)
     assert "\x1b" not in done.err

@@ -17,7 +17,7 @@ from PIL import Image, PngImagePlugin
 
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import DecoderCrashedError, DecoderTimeoutError, ImageError
-from imgclassify.images import cropping
+from imgclassify.images import inputs
 from imgclassify.images.isolation import IsolatedPreprocessor
 from imgclassify.sources import Source
 
@@ -270,7 +270,7 @@ def target() -> Target:
 
 def _outcome(cropper: IsolatedPreprocessor, source: Source, out: np.ndarray) -> str:
     try:
-        width, height = cropper(cropping.input_from_source(source), out)
+        width, height = cropper(inputs.input_from_source(source), out)
     except (DecoderCrashedError, DecoderTimeoutError) as error:
         raise FindingError(f"{error.type}: {error}") from error
     except ImageError as error:

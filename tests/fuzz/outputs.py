@@ -10,11 +10,10 @@ from pathlib import Path
 from fuzz import harness
 from fuzz.harness import FindingError, Input, Target
 from fuzz.mutations import mutated
+from outputs import file_format, open_output
 from test_output import GOOD, RUN
 
 from imgclassify.errors import UsageError
-from imgclassify.output import open_output
-from imgclassify.output.file_formats import file_format
 from imgclassify.output.json_lines import to_json
 from imgclassify.results import ImageFailure, ImageResult
 
@@ -42,7 +41,7 @@ def _run(folder: Path, name: str, answers: list[ImageResult], *, complete: bool)
     path = folder / f"out.{format_name}"
     with open_output(path, format_name, resume=True, retry_errors=not complete) as output:
         wanted = [answer for answer in answers if not output.claim_record(answer.source)]
-        output.begin(RUN, 2)
+        output.begin(RUN, {"top_k": 2})
         for answer in wanted:
             output.write(answer)
         if complete:

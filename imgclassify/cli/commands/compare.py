@@ -1,19 +1,21 @@
-"""imgclassify doctor --compare: a faster setting held against the exact one, on the user's own pictures."""
-
-from __future__ import annotations
+"""imgclassify compare: what a faster setting changes in a model's answers, on the user's own images."""
 
 import json as jsonlib
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imgclassify.cli import console, options, progress
-from imgclassify.cli.progress import SourceCount
+from imgclassify.cli.console import download_progress, print_message
+from imgclassify.cli.inputs import SourceInputs
+from imgclassify.cli.option_groups import with_option_groups
+from imgclassify.cli.option_values import complete_model
+from imgclassify.cli.options import ConsoleOptions, Json, LoadingOptions, Offline, RunningOptions, SourceOptions
+from imgclassify.cli.progress import SourceCount, show_progress
 from imgclassify.cli.stats import RunStats
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import ExitStatus, NoImagesError, UnavailableError, UsageError
@@ -24,238 +26,128 @@ if TYPE_CHECKING:
     from imgclassify.results import RunInfo
     from imgclassify.sources import Source
 
-_PANEL = "Comparing"
-
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--compare",
-        autocompletion=options.complete_model,
-        metavar="REF",
-        rich_help_panel=_PANEL,
-        show_default=False,
-        help="Compare a setting with the exact one, with this model, on the pictures named: how many first answers "
-        "stay, how far probabilities move.",
-    ),
-]
-Pictures = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="SOURCE", show_default=False, help="With --compare: files, folders (recursive), globs, archives."
-    ),
-]
-Arch = Annotated[
-    str | None,
-    typer.Option(
-        "--arch",
-        autocompletion=options.complete_model,
-        metavar="NAME",
-        rich_help_panel=_PANEL,
-        show_default=False,
-        help="The architecture of a file's weights.",
-    ),
-]
-Labels = Annotated[
-    str | None,
-    typer.Option(
-        "--labels",
-        metavar="NAME|FILE",
-        rich_help_panel=_PANEL,
-        show_default=False,
-        help="A label set or a file of labels, instead of the model's own.",
-    ),
-]
-Dtype = Annotated[
-    str,
-    typer.Option(
-        "--dtype",
-        metavar="float32|bfloat16|float16",
-        rich_help_panel=_PANEL,
-        help="The setting to compare: what to compute in.",
-    ),
-]
-Engine = Annotated[
-    str,
-    typer.Option(
-        "--engine",
-        metavar="auto|torch|onnxruntime",
-        rich_help_panel=_PANEL,
-        help="The setting to compare: what runs the network.",
-    ),
-]
-Device = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        metavar="auto|cpu|cuda|cuda:N|mps",
-        rich_help_panel=_PANEL,
-        help="The setting to compare: where to run.",
-    ),
-]
-FastDecode = Annotated[
-    bool,
-    typer.Option(
-        "--fast-decode",
-        rich_help_panel=_PANEL,
-        help="The setting to compare: large JPEGs decoded at a smaller scale.",
-    ),
-]
-Decode = Annotated[
-    str,
-    typer.Option(
-        "--decode",
-        metavar="cpu|gpu",
-        rich_help_panel=_PANEL,
-        help="The setting to compare: where JPEGs are decoded.",
-    ),
-]
-BatchSize = Annotated[
-    str, typer.Option("--batch-size", metavar="N|auto", rich_help_panel=_PANEL, help="Images in a batch.")
-]
-Limit = Annotated[
-    int | None,
-    typer.Option(
-        "--limit",
-        metavar="N",
-        min=1,
-        rich_help_panel=_PANEL,
-        show_default=False,
-        help="Compare the first N pictures. Default: all.",
-    ),
-]
+app = typer.Typer(add_completion=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """How a model is run, under the names of Classifier's arguments; by default the exact way."""
+@app.command()
+@with_option_groups
+def compare(
+    *,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", autocompletion=complete_model, show_default=False, help="The model.")
+    ],
+    sources: SourceOptions,
+    running: RunningOptions,
+    loading: LoadingOptions,
+    console: ConsoleOptions,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit", metavar="N", min=1, show_default=False, help="Compare the first N images. Default: all."
+        ),
+    ] = None,
+    json: Json = False,
+    offline: Offline = False,
+) -> None:
+    """Compare a setting with the exact one: how many top-1 labels stay, how far probabilities move.
 
-    dtype: str = "float32"
-    engine: str = "auto"
-    device: str = "auto"
-    fast_decode: bool = False
-    decode: str = "cpu"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is compared on what."""
-
-    model: str
-    pictures: list[str]
-    setting: Setting = Setting()
-    arch: str | None = None
-    labels: str | None = None
-    batch_size: int | None = None
-    limit: int | None = None
-
-
-def compare(request: Request, *, json: bool) -> ExitStatus:
-    """Runs both ways over the pictures, prints what differs, and says how it went.
-
-    Raises:
-        UsageError: no picture is named, or there is nothing to compare.
-        NoImagesError: none is found.
-        UnavailableError: the model cannot be had or not be run so, either way.
+    The setting is --dtype, --engine, --device, --fast-decode or --decode. Without one, one engine is compared with
+    the other.
     """
+    console.configure()
+    if "-" in (*(sources.sources or []), sources.files_from):
+        raise UsageError("standard input can be read only once", hint="name a file or folder to compare on")
+    inputs = SourceInputs(sources, offline=offline)
+
+    def find_images(*, quietly: bool = True) -> "Iterator[Source]":
+        """The images, found anew for each who asks: both settings read them at their own pace."""
+        return islice(inputs.expand_quietly() if quietly else inputs.open_sources(), limit)
+
+    if next(find_images(), None) is None:
+        raise NoImagesError("no image was found", hint="docs/images.md lists the formats that are opened")
+
+    def create_classifier(settings: RunningOptions) -> "Classifier":
+        from imgclassify.classifier import Classifier
+
+        with download_progress() as progress:
+            return Classifier(
+                model,
+                arch=loading.arch,
+                labels=loading.labels,
+                trust=loading.trust,
+                top_k=sys.maxsize,  # all classes
+                offline=offline,
+                progress=progress,
+                **settings.classifier_arguments(),
+            )
+
     from imgclassify.comparison import Comparison, pair_results
 
-    if not request.pictures:
-        raise UsageError("--compare needs pictures", hint="name a folder or files behind the model")
-    if "-" in request.pictures:
-        raise UsageError("standard input can be read only once", hint="name a file or folder to compare on")
-    if next(_sources(request, quietly=True), None) is None:
-        raise NoImagesError("no image was found", hint="docs/images.md lists the formats that are opened")
-    exact, other = _classifiers(request)
-    console.print_message(f"comparing {_describe(other.run)} with {_describe(exact.run)}")
+    exact, other = _create_both(create_classifier, running)
+    print_message(f"comparing {_describe(other.run)} with {_describe(exact.run)}")
     comparison = Comparison()
-    answers = pair_results(exact.stream(_sources(request)), other.stream(_sources(request, quietly=True)))
-    tally = RunStats()
-    total = SourceCount(None, lambda: sum(1 for _ in _sources(request, quietly=True)))
-    with closing(answers), progress.show_progress(tally, total, on_terminal=False):
-        for first, second in answers:
+    stats = RunStats()
+    pairs = pair_results(exact.stream(find_images(quietly=False)), other.stream(find_images()))
+    total = SourceCount(None, lambda: sum(1 for _ in find_images()))
+    with closing(pairs), show_progress(stats, total, on_terminal=False):
+        for first, second in pairs:
             comparison.add(first, second)
-            tally.add_record(first if first.error else second)
+            stats.add_record(first if first.error else second)
     if json:
         typer.echo(jsonlib.dumps(_document(exact.run, other.run, comparison), indent=1))
     else:
-        _print(exact.run, other.run, comparison)
-    return ExitStatus.SOME_IMAGES_FAILED if comparison.failed else ExitStatus.OK
+        _print_comparison(exact.run, other.run, comparison)
+    raise typer.Exit(int(ExitStatus.SOME_IMAGES_FAILED if comparison.failed else ExitStatus.OK))
 
 
-def _classifiers(request: Request) -> tuple[Classifier, Classifier]:
-    """(the exact way, the other one). Where the user named no way that differs, the other is another engine.
+def _create_both(create_classifier: Any, running: RunningOptions) -> "tuple[Classifier, Classifier]":
+    """(the exact classifier, the other one). Without a setting that differs, the other uses another engine.
 
     Raises:
-        UsageError: no engine but one can run the model, so that nothing differs.
+        UsageError: only one engine can run the model, so that there is nothing to compare.
     """
-    exact = _classifier(request, Setting())
-    other = _classifier(request, request.setting) if request.setting != Setting() else exact
-    if _way(exact.run) != _way(other.run):
+    exact_options = RunningOptions(batch_size=running.batch_size, workers=running.workers)
+    exact = create_classifier(exact_options)
+    other = create_classifier(running) if running != exact_options else exact
+    if _settings_of(exact.run) != _settings_of(other.run):
         return exact, other
     engine = "torch" if exact.run.engine == "onnxruntime" else "onnxruntime"
-    setting = Setting(engine=engine, device="cpu" if engine == "onnxruntime" else "auto")
+    device = "cpu" if engine == "onnxruntime" else "auto"
     try:
-        return exact, _classifier(request, setting)
+        return exact, create_classifier(replace(exact_options, engine=engine, device=device))
     except (UsageError, UnavailableError) as error:
         raise UsageError(
-            f"nothing to compare: {_describe(exact.run)} is the exact way, and {error}",
+            f"nothing to compare: {_describe(exact.run)} is the exact setting, and {error}",
             hint="name another: --fast-decode, --dtype bfloat16, --device cuda, --decode gpu",
         ) from error
 
 
-def _classifier(request: Request, setting: Setting) -> Classifier:
-    from imgclassify.classifier import Classifier
-
-    with console.download_progress() as download_progress:
-        return Classifier(
-            request.model,
-            arch=request.arch,
-            labels=request.labels,
-            top_k=sys.maxsize,  # all classes
-            batch_size=request.batch_size,
-            progress=download_progress,
-            **asdict(setting),
-        )
+def _settings_of(run: "RunInfo") -> dict[str, str]:
+    return {"engine": run.engine, "device": run.device, "dtype": run.dtype, "decode": run.decode_mode}
 
 
-def _sources(request: Request, *, quietly: bool = False) -> Iterator[Source]:
-    """The pictures, found anew by each who asks: both ways read them at their own pace."""
-    from imgclassify.sources import expand
-
-    notice = _ignore if quietly else console.print_message
-    return islice(expand(request.pictures, notice=notice), request.limit)
+def _describe(run: "RunInfo") -> str:
+    return ", ".join([run.engine, run.device, run.dtype, f"{run.decode_mode} decoding"])
 
 
-def _ignore(_message: str) -> None:
-    pass
-
-
-def _way(run: RunInfo) -> dict[str, str]:
-    return {"engine": run.engine, "device": run.device, "dtype": run.dtype, "decode": run.decode}
-
-
-def _describe(run: RunInfo) -> str:
-    return ", ".join([run.engine, run.device, run.dtype, f"{run.decode} decoding"])
-
-
-def _document(exact: RunInfo, other: RunInfo, comparison: Comparison) -> dict[str, Any]:
+def _document(exact: "RunInfo", other: "RunInfo", comparison: "Comparison") -> dict[str, Any]:
     return {
         "model": exact.model,
         "weights": exact.weights,
-        "exact": _way(exact),
-        "other": _way(other),
+        "exact": _settings_of(exact),
+        "other": _settings_of(other),
         **comparison.to_dict(),
     }
 
 
-def _print(exact: RunInfo, other: RunInfo, comparison: Comparison) -> None:
+def _print_comparison(exact: "RunInfo", other: "RunInfo", comparison: "Comparison") -> None:
     failed = f", {comparison.failed} failed" if comparison.failed else ""
     once = f" ({comparison.failed_once} of them one way only)" if comparison.failed_once else ""
     rows = [
         ["model", f"{exact.model} ({exact.weights})"],
         ["exact", _describe(exact)],
         ["other", _describe(other)],
-        ["pictures", f"{comparison.compared} compared{failed}{once}"],
+        ["images", f"{comparison.compared} compared{failed}{once}"],
     ]
     if comparison.agreement is not None and comparison.mean_change is not None:
         largest = comparison.largest_change_source
@@ -263,14 +155,14 @@ def _print(exact: RunInfo, other: RunInfo, comparison: Comparison) -> None:
         rows += [
             ["same top-1", f"{100 * comparison.agreement:.2f} %, {different} of {comparison.compared} changed"],
             ["largest change", f"{comparison.largest_change:.2g} of a probability, {largest}"],
-            ["mean change", f"{comparison.mean_change:.2g}, of each picture's largest"],
+            ["mean change", f"{comparison.mean_change:.2g}, of each image's largest"],
         ]
     print_table([], rows)
     if comparison.changed:
         typer.echo()
-        print_table(["changed", "exact", "other"], map(_row, comparison.changed))
+        print_table(["changed", "exact", "other"], map(_change_row, comparison.changed))
 
 
-def _row(change: Change) -> list[str]:
-    answers = (f"{answer.label} {100 * answer.probability:.2f} %" for answer in (change.exact, change.other))
-    return [change.source, *answers]
+def _change_row(change: "Change") -> list[str]:
+    labels = (f"{each.label} {100 * each.probability:.2f} %" for each in (change.exact, change.other))
+    return [change.source, *labels]

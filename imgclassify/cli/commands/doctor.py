@@ -1,5 +1,4 @@
-"""imgclassify doctor: what is installed, which devices, which folders, what is wrong and how to mend it; and, with
---compare, what a faster setting changes (cli/compare.py)."""
+"""imgclassify doctor: what is installed, which devices and folders there are, and what is wrong."""
 
 from __future__ import annotations
 
@@ -15,28 +14,13 @@ from pathlib import Path
 
 import typer
 
-from imgclassify import __version__, catalog, labels, paths, weights
-from imgclassify.cli import console, options
-from imgclassify.cli.commands import compare as comparing
-from imgclassify.cli.commands.compare import (
-    Arch,
-    BatchSize,
-    Decode,
-    Device,
-    Dtype,
-    Engine,
-    FastDecode,
-    Labels,
-    Limit,
-    Model,
-    Pictures,
-    Request,
-    Setting,
-)
-from imgclassify.cli.options import Debug, Json, NoProgress
+from imgclassify import catalog, labels, paths, weights
+from imgclassify._version import __version__
+from imgclassify.cli import console
+from imgclassify.cli.options import Debug, Json
 from imgclassify.cli.tables import print_table
-from imgclassify.errors import ImgclassifyError, UnavailableError, UsageError, WeightsError
-from imgclassify.weights.downloads import public_url
+from imgclassify.errors import ImgclassifyError, UnavailableError, WeightsError
+from imgclassify.hub.reference import ModelReference
 
 _PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "pillow", "numpy", "safetensors", "requests")
 _EXPORT = "pip install 'imgclassify[export]' for `models prepare`, which makes graphs of networks that have none"
@@ -73,55 +57,25 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def doctor(
-    pictures: Pictures = None,
-    compare: Model = None,
-    dtype: Dtype = "float32",
-    engine: Engine = "auto",
-    device: Device = "auto",
-    fast_decode: FastDecode = False,
-    decode: Decode = "cpu",
-    arch: Arch = None,
-    labels: Labels = None,
-    batch_size: BatchSize = "auto",
-    limit: Limit = None,
-    json: Json = False,
-    no_progress: NoProgress = False,
-    debug: Debug = False,
-) -> None:
-    """Look at this installation: packages, devices, folders, models; say what is wrong and how to mend it.
+def doctor(json: Json = False, debug: Debug = False) -> None:
+    """Check this installation: packages, devices, folders, models. Say what is wrong and what to do.
 
     Exit status 3 if anything is wrong.
-
-    With --compare, tell instead what a setting changes in a model's answers on pictures of yours.
-
-    The setting is held against float32 and exact decoding; where none is given, one engine against the other.
     """
-    console.configure_console(be_debug=debug, show_progress=not no_progress)
-    setting = Setting(dtype=dtype, engine=engine, device=device, fast_decode=fast_decode, decode=decode)
-    size = options.parse_number("--batch-size", batch_size)
-    request = Request(compare or "", pictures or [], setting, arch, labels, size, limit)
-    if compare is not None:
-        raise typer.Exit(int(comparing.compare(request, json=json)))
-    if request != Request("", []):
-        raise UsageError("pictures and settings go with --compare", hint="add --compare MODEL, or leave them out")
-    _run_checks(json)
-
-
-def _run_checks(json: bool) -> None:
-    findings = [
-        finding for part in (_check_packages, _check_devices, _check_folders, _check_models) for finding in part()
+    console.configure_console(be_debug=debug)
+    checks = [
+        check for part in (_check_packages, _check_devices, _check_folders, _check_models) for check in part()
     ]
     if json:
-        typer.echo(jsonlib.dumps([asdict(finding) for finding in findings], indent=1))
+        typer.echo(jsonlib.dumps([asdict(check) for check in checks], indent=1))
     else:
-        print_table([], [["✓" if finding.ok else "✗", finding.what, finding.state] for finding in findings])
-        for finding in findings:
-            if finding.remedy:
-                console.print_message(f"{finding.what}: {finding.remedy}")
-    wrong = sum(not finding.ok for finding in findings)
+        print_table([], [["✓" if check.ok else "✗", check.what, check.state] for check in checks])
+        for check in checks:
+            if check.remedy:
+                console.print_message(f"{check.what}: {check.remedy}")
+    wrong = sum(not check.ok for check in checks)
     if wrong:
-        raise UnavailableError(f"{wrong} of {len(findings)} findings are wrong", hint="each says how to mend it")
+        raise UnavailableError(f"{wrong} of {len(checks)} findings are wrong", hint="each says how to mend it")
 
 
 def _check_packages() -> Iterator[Check]:
@@ -199,15 +153,12 @@ def _check_folders() -> Iterator[Check]:
 
 
 def _check_variable(variable: str) -> str:
-    from imgclassify import hub
-    from imgclassify.hub import catalogued
-
     value = os.environ[variable]
-    if variable == "IMGCLASSIFY_MODEL" and hub.is_catalogued(value):
-        catalogued.find_manifest(value)
+    if variable == "IMGCLASSIFY_MODEL" and (reference := ModelReference.parse(value)).kind.in_catalog:
+        reference.loader().find_architecture(reference)
     if variable == "IMGCLASSIFY_MIRROR" and not value.startswith(("https://", "http://", "file://")):
-        raise WeightsError(f"{public_url(value)} begins with none of https://, http://, file://")
-    return public_url(value)
+        raise WeightsError(f"{weights.public_url(value)} begins with none of https://, http://, file://")
+    return weights.public_url(value)
 
 
 def _check_writable(what: str, folder: Path, remedy: str) -> Check:

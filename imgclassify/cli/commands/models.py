@@ -1,35 +1,23 @@
 """imgclassify models: what there is, and what of it lies on this machine."""
 
-from __future__ import annotations
-
 import json as jsonlib
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from imgclassify import catalog, weights
-from imgclassify.cli import COMMANDS, console, options
-from imgclassify.cli.options import Debug, Json, NoProgress, Offline, Quiet, complete_model
+from imgclassify.cli import COMMANDS, console
+from imgclassify.cli.option_groups import with_option_groups
+from imgclassify.cli.option_values import complete_model, parse_size
+from imgclassify.cli.options import Debug, Json, LoadingOptions, NoProgress, Offline, Quiet
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import HashMismatchError, UnavailableError, UsageError, WeightsError
-from imgclassify.weights.downloads import public_url
+from imgclassify.hub.reference import ModelReference
 
 if TYPE_CHECKING:
     from imgclassify.catalog import ModelManifest
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=COMMANDS["models"])
-
-
-class SortOrder(StrEnum):
-    """The orders of a listing, as catalog.SORT_KEYS has them."""
-
-    NAME = "name"
-    ACC1 = "acc1"
-    ACC5 = "acc5"
-    PARAMS = "params"
-    GFLOPS = "gflops"
-    SIZE = "size"
 
 
 References = Annotated[
@@ -47,19 +35,27 @@ def list_models(
         typer.Argument(help="Part of a name, or a glob such as 'resnet*'.", show_default=False),
     ] = None,
     sort: Annotated[
-        SortOrder, typer.Option("--sort", help="Accuracies best first, costs cheapest first.")
-    ] = SortOrder.NAME,
+        str,
+        typer.Option(
+            "--sort",
+            metavar="|".join(catalog.SORT_KEYS),
+            autocompletion=lambda incomplete: [key for key in catalog.SORT_KEYS if key.startswith(incomplete)],
+            help="Accuracies best first, costs cheapest first.",
+        ),
+    ] = "name",
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """The catalogued models. A star marks an architecture's default weights."""
     console.configure_console(be_debug=debug)
+    if sort not in catalog.SORT_KEYS:
+        raise UsageError(f"unknown order {sort!r}", hint=f"use one of {', '.join(catalog.SORT_KEYS)}")
     found = catalog.load_manifests()
     if pattern is not None:
         found = catalog.filter_models(found, pattern)
         if not found:
             catalog.find_model(pattern)  # raises, with the nearest names
-    found.sort(key=catalog.SORT_KEYS[sort.value])
+    found.sort(key=catalog.SORT_KEYS[sort])
     if json:
         typer.echo(jsonlib.dumps([_describe_manifest(manifest) for manifest in found], indent=1))
         return
@@ -114,16 +110,18 @@ def pull(
 ) -> None:
     """Fetch and verify weights; prints where each file lies."""
     console.configure_console(be_quiet=quiet, be_debug=debug, show_progress=not no_progress)
-    from imgclassify import hub
+    from imgclassify.hub.loader import load_network
+    from imgclassify.hub.network import LoadOptions
 
-    for reference in references:
-        if reference.startswith("hub:") or hub.is_file(reference):
-            raise UsageError(f"{reference!r} has no weights to pull", hint="name a catalogued or timm: model")
+    models = [ModelReference.parse(reference) for reference in references]
+    for model in models:
+        if not model.kind.has_cached_weights:
+            raise UsageError(f"{model.text!r} has no weights to pull", hint="name a catalogued or timm: model")
     failed = 0
-    for reference in references:
+    for model in models:
         try:
             with console.download_progress() as progress:
-                network = hub.load_network(reference, hub.LoadOptions(offline=offline, progress=progress))
+                network = load_network(model, LoadOptions(offline=offline, progress=progress))
         except UnavailableError as error:
             if len(references) == 1:
                 raise
@@ -136,6 +134,7 @@ def pull(
 
 
 @app.command()
+@with_option_groups
 def prepare(
     reference: Annotated[
         str,
@@ -146,23 +145,13 @@ def prepare(
             show_default=False,
         ),
     ],
-    arch: Annotated[
-        str | None,
-        typer.Option("--arch", metavar="NAME", help="The architecture, as for predict.", show_default=False),
-    ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option("--labels", metavar="NAME|FILE", help="The label set, as for predict.", show_default=False),
-    ] = None,
+    loading: LoadingOptions,
     crop_size: Annotated[
         str | None,
         typer.Option(
             "--crop-size", metavar="N", help="Another crop than the model's own, pixels.", show_default=False
         ),
     ] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Let a torch.hub repository or a TorchScript file run its own code.")
-    ] = False,
     offline: Offline = False,
     no_progress: NoProgress = False,
     quiet: Quiet = False,
@@ -173,16 +162,23 @@ def prepare(
     Its answers are held against torch's before it is kept. Needs imgclassify's extra "export".
     """
     console.configure_console(be_quiet=quiet, be_debug=debug, show_progress=not no_progress)
-    from imgclassify import hub
-    from imgclassify.hub import export_cache
+    from imgclassify.hub.export_cache import prepare_model
+    from imgclassify.hub.network import LoadOptions, PreprocessOverrides
 
-    side = options.parse_size("--crop-size", crop_size)
-    overrides = hub.PreprocessOverrides(crop_size=(side, side) if isinstance(side, int) else side)
+    side = parse_size("--crop-size", crop_size)
+    overrides = PreprocessOverrides(crop_size=(side, side) if isinstance(side, int) else side)
     with console.download_progress() as progress:
-        asked = hub.LoadOptions(
-            arch=arch, labels=labels, overrides=overrides, offline=offline, trust=trust, progress=progress
+        folder = prepare_model(
+            ModelReference.parse(reference),
+            LoadOptions(
+                arch=loading.arch,
+                labels=loading.labels,
+                trust=loading.trust,
+                overrides=overrides,
+                offline=offline,
+                progress=progress,
+            ),
         )
-        folder = export_cache.prepare_model(reference, asked)
     typer.echo(str(folder))
 
 
@@ -238,23 +234,21 @@ def path(references: References, debug: Debug = False) -> None:
             console.print_message(f"{manifest.reference} is not there yet; `imgclassify models pull` fetches it")
 
 
-def _find_manifest(reference: str) -> ModelManifest:
-    from imgclassify import hub
-    from imgclassify.hub import catalogued
-
-    if not hub.is_catalogued(reference):
+def _find_manifest(reference: str) -> "ModelManifest":
+    model = ModelReference.parse(reference)
+    if not model.kind.in_catalog:
         raise UsageError(
             f"{reference!r} is not in the catalog",
             hint="timm's weights lie in the Hugging Face cache (HF_HOME), torch.hub's repositories in torch's",
         )
-    return catalogued.find_manifest(reference)
+    return model.loader().find_architecture(model)
 
 
-def _describe_manifest(manifest: ModelManifest) -> dict[str, Any]:
-    return manifest.to_dict() | {"url": public_url(manifest.url), "cached": weights.is_cached(manifest.url)}
+def _describe_manifest(manifest: "ModelManifest") -> dict[str, Any]:
+    return manifest.to_dict() | {"url": weights.public_url(manifest.url), "cached": weights.is_cached(manifest.url)}
 
 
-def _table_row(manifest: ModelManifest) -> list[str]:
+def _table_row(manifest: "ModelManifest") -> list[str]:
     metadata = manifest.metadata
     numbers = ["", "", "", "", ""]
     if metadata:
@@ -269,14 +263,14 @@ def _table_row(manifest: ModelManifest) -> list[str]:
     return [manifest.name, manifest.weights, star, *numbers, "yes" if weights.is_cached(manifest.url) else ""]
 
 
-def _detail_rows(manifest: ModelManifest, others: list[str]) -> list[list[str]]:
+def _detail_rows(manifest: "ModelManifest", others: list[str]) -> list[list[str]]:
     rows = [
         ["model", manifest.name],
         ["weights", manifest.weights + (" (default)" if manifest.default else "")],
         ["other weights", ", ".join(others) or "none"],
         ["architecture", f"{manifest.architecture} ({manifest.provider})"],
         ["labels", f"{manifest.label_set}, {manifest.num_classes} classes"],
-        ["url", public_url(manifest.url)],
+        ["url", weights.public_url(manifest.url)],
         ["sha256", f"{manifest.sha256}{'…' if len(manifest.sha256) < 64 else ''}"],
         [
             "file",

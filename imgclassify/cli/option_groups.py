@@ -1,0 +1,45 @@
+"""Typer commands whose parameters are groups of options."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from functools import wraps
+from typing import Any
+
+
+def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """A command for Typer, from one whose parameters may be dataclasses of options.
+
+    Each field of such a dataclass becomes an option of the command line. The command gets the dataclass:
+
+        @dataclass
+        class ModelOptions:
+            arch: Annotated[str | None, typer.Option("--arch")] = None
+
+        @app.command()
+        @with_option_groups
+        def predict(model: ModelOptions) -> None: ...
+    """
+    groups: dict[str, type] = {}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if is_dataclass(parameter.annotation):
+            assert isinstance(parameter.annotation, type)
+            groups[parameter.name] = parameter.annotation
+            parameters += [
+                parameter.replace(name=field.name, annotation=field.type, default=field.default)
+                for field in fields(parameter.annotation)
+            ]
+        else:
+            parameters.append(parameter)
+
+    @wraps(command)
+    def command_of_options(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        command(**values)
+
+    # What Typer, and tools/make_docs.py, read.
+    command_of_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command_of_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command_of_options

@@ -1,0 +1,91 @@
+"""Everything that a caller may hand over as an image, under a name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from imgclassify import sources
+from imgclassify.errors import ImageError, UsageError
+from imgclassify.images import MAX_PIXELS, decoding
+from imgclassify.sources import Source
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | Source"
+    """A path or URL, the bytes of an image file or an open file, a PIL image, an array, or a Source."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInput:
+    """One image: to be opened, in memory already, or known to be broken."""
+
+    name: str
+    source: Source | None = None
+    image: Image.Image | None = None
+    """Upright, mode RGB."""
+    error: ImageError | None = None
+
+    def load_image(self, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+        """The image, upright, in mode RGB.
+
+        Raises:
+            ImageError: it cannot be decoded.
+        """
+        if self.error:
+            raise self.error
+        if self.source:
+            return decoding.load_image(self.source, max_pixels=max_pixels)
+        assert self.image is not None
+        return self.image
+
+
+_IMAGE_ATTRIBUTES = ("read", "__array__", "__array_interface__")
+"""What files, arrays and PIL images have. All of them can be iterated, and are one image all the same."""
+
+
+def is_batch(images: Any) -> bool:
+    """Whether it is an iterable of images rather than one image."""
+    single = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Source)
+    single = single or any(hasattr(type(images), attribute) for attribute in _IMAGE_ATTRIBUTES)
+    return not single and isinstance(images, Iterable)
+
+
+def as_input(image: Any, index: int, *, offline: bool) -> ImageInput:
+    """An image to be decoded on another thread. What its owner may change meanwhile is copied now.
+
+    Args:
+        index: the image's place in its batch, for the name of one that has none.
+
+    Raises:
+        UsageError: it is nothing that an image can be.
+    """
+    if isinstance(image, str | os.PathLike):
+        return input_from_source(sources.single_source(os.fspath(image), offline=offline))
+    if isinstance(image, Source):
+        return input_from_source(image)
+    if hasattr(type(image), "read"):
+        image = image.read()
+    if isinstance(image, bytes | bytearray | memoryview):
+        return input_from_source(Source(f"bytes:{index}", partial(BytesIO, bytes(image))))
+    if not any(hasattr(type(image), attribute) for attribute in _IMAGE_ATTRIBUTES):
+        raise UsageError(
+            f"a picture cannot be a {type(image).__name__}",
+            hint="give a path, bytes, a PIL image, an (H, W, 3) uint8 array, or an iterable of these",
+        )
+    try:
+        rgb = decoding.image_from_memory(image)
+    except ImageError as error:
+        return ImageInput(f"image:{index}", error=error)
+    return ImageInput(f"image:{index}", image=rgb.copy() if rgb is image else rgb)
+
+
+def input_from_source(source: Source) -> ImageInput:
+    return ImageInput(source.name, source)
