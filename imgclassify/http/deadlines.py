@@ -1,6 +1,4 @@
-"""Limits on what a web server may take: requests' own are on each silence, and one that drips keeps to them.
-
-Importing this imports requests, so it is imported where something is about to be fetched."""
+"""Deadlines for a server's response, which requests itself does not keep."""
 
 from __future__ import annotations
 
@@ -12,12 +10,12 @@ from http.client import HTTPResponse
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from requests import Response
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
-    from requests import Response
     from urllib3 import PoolManager, ProxyManager
 
 _REDIRECT_BYTES = 4096
@@ -28,11 +26,12 @@ class TooSlowError(TimeoutError):
 
 
 class DeadlineAdapter(HTTPAdapter):
-    """requests' own adapter, with a limit on the seconds that the headers of an answer may take in all, and that
-    any one call of `response.raw.read1` may. What takes longer fails as of a silent server; `too_slow` tells which.
+    """requests' own adapter, with a limit on the seconds that the headers of a response may take in all, and on
+    those that any one call of `response.raw.read1` may take. requests' own limits are on each silence, and a server
+    that sends a byte now and then keeps to them. What takes longer fails with a TooSlowError at its root.
 
-    The body's rate and length are its reader's concern, who reads it by read1: whatever the server does, each call
-    comes back in time. The body of a redirect, of which requests would read all there is, is left out.
+    The body's rate and length are the reader's concern. The body of a redirect, of which requests would read all
+    there is, is left out.
     """
 
     def __init__(self, seconds: float, **options: Any) -> None:
@@ -73,14 +72,6 @@ class DeadlineAdapter(HTTPAdapter):
         manager.pool_classes_by_scheme = {
             scheme: limited(pool) for scheme, pool in manager.pool_classes_by_scheme.items()
         }
-
-
-def too_slow(error: BaseException) -> TooSlowError | None:
-    """The TooSlowError that led to an error of requests' or urllib3's, if one did."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, TooSlowError):
-        cause = cause.__cause__ or cause.__context__
-    return cause
 
 
 class _Response(HTTPResponse):
