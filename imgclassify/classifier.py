@@ -103,7 +103,7 @@ class Classifier:
         require_positive(top_k=top_k)
         if offline is None:
             offline = os.environ.get("IMGCLASSIFY_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-        self._runner = ModelRunner.load(
+        self.runner = ModelRunner.load(
             _require_name("model", EMBEDDED_MODEL if model is None else os.fspath(model)),
             LoadOptions(
                 arch=arch,
@@ -132,12 +132,12 @@ class Classifier:
                 num_images=num_images,
             ),
         )
-        labels_found = self._runner.network.labels
+        labels_found = self.runner.network.labels
         assert labels_found is not None  # LoadOptions asks for them
-        labels_found.require_num_classes(self._runner.num_classes)
+        labels_found.require_num_classes(self.runner.num_classes)
         self.labels: LabelSet = labels_found
-        self.top_k: int = min(top_k, self._runner.num_classes)
-        self.run: RunInfo = self._runner.run_info
+        self.top_k: int = min(top_k, self.runner.num_classes)
+        self.run: RunInfo = self.runner.run_info
         """Everything that this classifier's answers depend on."""
         self._offline = offline
 
@@ -165,7 +165,7 @@ class Classifier:
         """
         if is_batch(images):
             return self._run(as_input(image, index, offline=self._offline) for index, image in enumerate(images))
-        return self._to_result(self._runner.run_one(as_input(images, 0, offline=self._offline)))
+        return self._to_result(self.runner.run_one(as_input(images, 0, offline=self._offline)))
 
     def stream(
         self, sources: Iterable[Source], *, stop_event: Event | None = None
@@ -179,12 +179,12 @@ class Classifier:
 
     def close(self) -> None:
         """Ends the processes of `isolate`. They also end with this object, and with the program."""
-        self._runner.close()
+        self.runner.close()
 
     def _run(
         self, images: Iterable[ImageInput], stop_event: Event | None = None
     ) -> Generator[ImageResult, None, None]:
-        outputs = self._runner.run(images, stop_event=stop_event)
+        outputs = self.runner.run(images, stop_event=stop_event)
         try:
             for image in outputs:
                 yield self._to_result(image)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from imgclassify.images.cropping import Preprocessor
     from imgclassify.images.inputs import ImageInput
 
+__all__ = ["ImageOutputs", "ModelRunner", "RunnerOptions"]
+
 
 @dataclass(frozen=True, slots=True)
 class RunnerOptions:

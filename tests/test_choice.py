@@ -22,8 +22,8 @@ def network() -> Network:
 def chosen(
     network: Network, *, engine: str = "auto", device: str = "auto", dtype: str = "float32", images: Any
 ) -> Any:
-    place, where = choice._choose_device(network, device, images)
-    name, why = choice._choose_engine(network, engine, place, dtype)
+    place, where = choice.choose_device(network, device, images)
+    name, why = choice.choose_engine(network, engine, place, dtype)
     return name, place, where, why
 
 

@@ -73,7 +73,7 @@ def prepare(reference: str | Path, options: LoadOptions) -> Path:
 
 
 def key(reference: str, options: LoadOptions) -> str:
-    return export_cache._cache_folder(ModelReference.parse(reference), options).name
+    return export_cache.cache_folder_of(ModelReference.parse(reference), options).name
 
 
 def repository(folder: Path, answer: str = "self.head(features) * 9") -> str:

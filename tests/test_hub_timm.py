@@ -161,14 +161,14 @@ def test_a_cached_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path)
     blob.write_bytes(b"tampered")
     (tmp_path / "model.safetensors").symlink_to(blob)
     with pytest.raises(HashMismatchError, match=f"{'a' * 64}, found {hashlib.sha256(b'tampered').hexdigest()}"):
-        timm_registry._verified_digest(tmp_path / "model.safetensors")
+        timm_registry.verified_digest(tmp_path / "model.safetensors")
 
 
 def test_a_thousand_features_are_not_taken_for_imagenets_classes() -> None:
     config = timm.get_pretrained_cfg("resmlp_12_224.fb_dino").to_dict()
     assert config["num_classes"] == 1000
     with pytest.raises(LabelsError, match="1000 classes of 'resmlp_12_224'"):
-        timm_registry._timm_labels(config)
+        timm_registry.timm_labels(config)
 
 
 def test_arch_beside_a_timm_model_is_a_usage_error() -> None:
@@ -189,7 +189,7 @@ def test_a_feature_extractor_is_refused_as_no_classifier() -> None:
 
 def test_labels_of_larger_sets_come_from_timms_metadata() -> None:
     config = timm.get_pretrained_cfg("vit_base_patch16_224.augreg_in21k").to_dict()
-    labels = timm_registry._timm_labels(config)
+    labels = timm_registry.timm_labels(config)
     assert len(labels) == config["num_classes"] == 21843
     known = next(label for label in labels.labels if label.wnid == "n02099601")
     assert known.label == "golden retriever"

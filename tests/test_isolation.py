@@ -615,4 +615,4 @@ def test_no_error_of_ours_is_unknown_to_the_pipe() -> None:
     for kind in kinds:
         kinds += kind.__subclasses__()
     for kind in kinds[1:]:
-        assert type(isolation._image_error(kind.type, "words")) is kind  # type: ignore[attr-defined]
+        assert type(isolation.error_of_type(kind.type, "words")) is kind  # type: ignore[attr-defined]

@@ -39,7 +39,7 @@ FULL = (
 line_texts = (
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), max_size=20)
     .map(lambda text: ("x" + text).strip())
-    .filter(lambda text: labels._header_delimiter(text) is None)
+    .filter(lambda text: labels.parsing.header_delimiter(text) is None)
 )
 # Anything that a document or a quoted cell can hold.
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(
@@ -806,7 +806,7 @@ def test_a_file_of_more_than_labels_takes_little_time_and_memory(kind: str, tmp_
 @pytest.mark.parametrize(
     "text",
     [
-        "\n".join(f"class {number}" for number in range(labels.MAX_CLASSES)),
+        "\n".join(f"class {number}" for number in range(labels.parsing.MAX_CLASSES)),
         "label" + ",x" * 999 + "\n" + "a" + "," * 999,
     ],
     ids=["classes", "columns"],

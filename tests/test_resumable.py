@@ -728,7 +728,7 @@ def test_what_failed_and_what_is_there_is_counted_over_all_runs(tmp_path: Path) 
         assert (output.count, output.failed, output.resumed) == (4, 2, 1)
 
 
-# The ledger -------------------------------------------------------------------------------------------------
+# The index -------------------------------------------------------------------------------------------------
 
 
 def test_the_names_of_records_are_not_in_memory() -> None:
@@ -740,9 +740,9 @@ def test_the_names_of_records_are_not_in_memory() -> None:
         from imgclassify.output.resume_index import _TAKE, ResumeIndex
         ResumeIndex([(0, GOOD)])
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        ledger = ResumeIndex((0, replace(GOOD, source=f"{index:0200d}")) for index in range(200_000))
-        assert ledger.count() == 200_000
-        assert ledger.claim(f"{7:0200d}") and not ledger.claim(f"{7:0200d}") and not ledger.claim("other")
+        index = ResumeIndex((0, replace(GOOD, source=f"{index:0200d}")) for index in range(200_000))
+        assert index.count() == 200_000
+        assert index.claim(f"{7:0200d}") and not index.claim(f"{7:0200d}") and not index.claim("other")
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
@@ -753,19 +753,19 @@ def test_the_names_of_records_are_not_in_memory() -> None:
 
 
 def test_a_name_given_ten_thousand_times_takes_no_longer_than_others() -> None:
-    ledger = ResumeIndex((0, good("same")) for _ in range(10_000))
-    plan = ledger._database.execute("EXPLAIN QUERY PLAN " + _TAKE, (b"same",)).fetchall()
+    index = ResumeIndex((0, good("same")) for _ in range(10_000))
+    plan = index._database.execute("EXPLAIN QUERY PLAN " + _TAKE, (b"same",)).fetchall()
     assert not any("TEMP B-TREE" in step[-1] for step in plan)
-    assert sum(ledger.claim("same") for _ in range(10_001)) == 10_000
+    assert sum(index.claim("same") for _ in range(10_001)) == 10_000
 
 
 def test_a_full_folder_for_temporary_files_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger = ResumeIndex([])
-    ledger._database.close()
-    ledger._database = sqlite3.connect(
+    index = ResumeIndex([])
+    index._database.close()
+    index._database = sqlite3.connect(
         "file::memory:?mode=ro", uri=True
     )  # any operation fails as a full disk's does
     with pytest.raises(UsageError, match="temporary files") as raised:
-        ledger.add(0, GOOD)
+        index.add(0, GOOD)
     assert "SQLITE_TMPDIR" in str(raised.value.hint)
-    ledger._database.close()
+    index._database.close()

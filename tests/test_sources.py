@@ -1567,11 +1567,11 @@ def test_pathspec_is_imported_for_patterns_alone():
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(client, "BACKOFF_SECONDS", 0.0)
-    urls._shared_session.cache_clear()
+    urls.shared_session.cache_clear()
     with FileServer(files={f"{name}.jpg": f"content of {name}".encode() for name in "abcdefgh"}) as files:
         yield files
-        urls._shared_session().close()
-        urls._shared_session.cache_clear()
+        urls.shared_session().close()
+        urls.shared_session.cache_clear()
 
 
 @pytest.fixture

@@ -14,33 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from imgclassify.checkpoints.pickled import (
-    check_safe,
-    list_archive,
-    read_pickled,
-    unreadable_checkpoint,
-    unsafe_checkpoint,
-)
+from imgclassify.checkpoints.pickled import check_safe as check_safe
+from imgclassify.checkpoints.pickled import list_archive, read_pickled
+from imgclassify.checkpoints.pickled import unreadable_checkpoint as unreadable_checkpoint
+from imgclassify.checkpoints.pickled import unsafe_checkpoint as unsafe_checkpoint
 from imgclassify.checkpoints.safetensors import read_safetensors
-from imgclassify.checkpoints.storage import Tensor
-from imgclassify.errors import CheckpointError, first_line, make_printable
-
-__all__ = [
-    "StateDict",
-    "Tensor",
-    "check_matches",
-    "check_safe",
-    "check_unchanged",
-    "find_state_dict",
-    "is_torchscript",
-    "load_arrays",
-    "materialize",
-    "open_lazy",
-    "parameter_shapes",
-    "rename_parameters",
-    "unreadable_checkpoint",
-    "unsafe_checkpoint",
-]
+from imgclassify.checkpoints.storage import Tensor as Tensor
+from imgclassify.errors import CheckpointError, describe_error, make_printable
 
 logger = logging.getLogger("imgclassify")
 
@@ -102,7 +82,7 @@ def materialize(state_dict: StateDict, *, source_name: str) -> StateDict:
         for name, value in state_dict.items():
             found[name] = value.to_array() if isinstance(value, Tensor) else value
     except (ValueError, TypeError) as error:
-        raise unreadable_checkpoint(source_name, first_line(error)) from error
+        raise unreadable_checkpoint(source_name, describe_error(error)) from error
     check_unchanged(state_dict, source_name=source_name)
     _copy_metadata(state_dict, found)
     return found

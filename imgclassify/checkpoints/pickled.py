@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgclassify.checkpoints.storage import BFLOAT16, MAX_SIDES, MappedFile, Storage, Tensor
 from imgclassify.checkpoints.unpickler import KEYS, MAX_ARGUMENTS, Unpickler
-from imgclassify.errors import CheckpointError, first_line, make_printable
+from imgclassify.errors import CheckpointError, describe_error, make_printable
 
 if TYPE_CHECKING:
     from zipfile import ZipInfo
@@ -74,7 +74,7 @@ def read_pickled(path: Path) -> Any:
     except _UnsafeError as error:
         raise unsafe_checkpoint(path, str(error)) from error
     except Exception as error:  # damaged bytes lead the unpickler to almost any exception
-        raise unreadable_checkpoint(repr(str(path)), first_line(error)) from error
+        raise unreadable_checkpoint(repr(str(path)), describe_error(error)) from error
 
 
 def check_safe(path: Path) -> None:
@@ -95,7 +95,7 @@ def check_safe(path: Path) -> None:
     except _UnsafeError as error:
         raise unsafe_checkpoint(path, str(error)) from error
     except Exception as error:
-        raise unreadable_checkpoint(repr(str(path)), first_line(error)) from error
+        raise unreadable_checkpoint(repr(str(path)), describe_error(error)) from error
 
 
 def unsafe_checkpoint(path: Path, name: str) -> CheckpointError:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imgclassify.checkpoints.storage import BFLOAT16, MAX_SIDES, MappedFile, Storage, Tensor, c_strides
-from imgclassify.errors import CheckpointError, first_line
+from imgclassify.errors import CheckpointError, describe_error
 
 _LENGTH_BYTES = 8
 _MAX_INDEX = 2**24
@@ -61,4 +61,4 @@ def _parse_tensor(file: MappedFile, data: int, entry: dict[str, Any]) -> Tensor:
 
 
 def _describe_error(error: Exception) -> str:
-    return f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
+    return f"it has no {error}" if isinstance(error, KeyError) else describe_error(error)

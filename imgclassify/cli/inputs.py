@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from imgclassify.cli import console
-from imgclassify.errors import UsageError, first_line
+from imgclassify.errors import UsageError, describe_error
 
 if TYPE_CHECKING:
     from imgclassify.cli.options import SourceOptions
@@ -61,7 +61,7 @@ class SourceInputs:
 
     def expand_quietly(self) -> Iterator[Source]:
         """The sources, found again. Prints nothing, counts nothing, and leaves stdin alone."""
-        return self._expand_all(self._create_selection(), _ignore_notice, BytesIO())
+        return self._expand_all(self._create_selection(), lambda _message: None, BytesIO())
 
     def _create_selection(self) -> Selection:
         from imgclassify.sources import Selection
@@ -103,7 +103,7 @@ def _open_list(path: str) -> BinaryIO:
         return Path(path).open("rb")
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"cannot read the list {path!r}: {first_line(error)}", hint="check --files-from"
+            f"cannot read the list {path!r}: {describe_error(error)}", hint="check --files-from"
         ) from error
 
 
@@ -116,7 +116,3 @@ def _open_stdin() -> BinaryIO:
         return io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
     except (OSError, ValueError):
         return sys.stdin.buffer
-
-
-def _ignore_notice(_message: str) -> None:
-    pass

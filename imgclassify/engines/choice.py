@@ -62,13 +62,13 @@ def create_engine(
         UsageError: the engine that the user named cannot.
         UnavailableError: the network cannot be built, or not be run on the device or in the dtype.
     """
-    chosen_device, device_reason = _choose_device(network, device, num_images)
-    name, engine_reason = _choose_engine(network, engine, chosen_device, dtype)
+    chosen_device, device_reason = choose_device(network, device, num_images)
+    name, engine_reason = choose_engine(network, engine, chosen_device, dtype)
     if name == "onnxruntime" and chosen_device == "auto":  # it runs on the CPU alone
         chosen_device, device_reason = "cpu", ""
     if name == "torch" and chosen_device == "auto" and not _torch_finds_accelerator():
         chosen_device, device_reason = "cpu", "torch finds no GPU"
-        name, engine_reason = _choose_engine(network, engine, chosen_device, dtype)
+        name, engine_reason = choose_engine(network, engine, chosen_device, dtype)
     built = _build_engine(network, name, device=chosen_device, dtype=dtype, num_images=num_images)
     reason = "; ".join(part for part in (device_reason, engine_reason) if part)
     if network.num_classes is not None:
@@ -77,7 +77,7 @@ def create_engine(
     return EngineSelection(probed, probed.num_classes, reason)
 
 
-def _choose_device(network: Network, device: str, num_images: int | None) -> tuple[str, str]:
+def choose_device(network: Network, device: str, num_images: int | None) -> tuple[str, str]:
     """ "cpu", "auto" (the accelerator, which torch knows best) or what the user named; and why."""
     if device != "auto":
         return device, f"--device {device} was asked for"
@@ -95,7 +95,7 @@ def _choose_device(network: Network, device: str, num_images: int | None) -> tup
     return "cpu", f"{what} {are} answered before the GPU would have started"
 
 
-def _choose_engine(network: Network, engine: str, device: str, dtype: str) -> tuple[str, str]:
+def choose_engine(network: Network, engine: str, device: str, dtype: str) -> tuple[str, str]:
     """ "torch" or "onnxruntime", and why.
 
     Raises:

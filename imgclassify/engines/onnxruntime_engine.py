@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from imgclassify.engines import LOGITS, Outputs, devices
-from imgclassify.errors import CheckpointError, DeviceError, first_line
-from imgclassify.graphs.graph import SessionConfig
+from imgclassify.errors import CheckpointError, DeviceError, describe_error
+from imgclassify.graphs.session import SessionConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,7 +112,7 @@ class OnnxruntimeEngine:
         except Exception as error:  # onnxruntime's exceptions share no other base
             height, width = images.shape[1:3] if images.shape[3] == 3 else images.shape[2:4]
             raise CheckpointError(
-                f"{self._name} cannot answer crops of {height}×{width}: {first_line(error)}",
+                f"{self._name} cannot answer crops of {height}×{width}: {describe_error(error)}",
                 hint="give the --crop-size that it was trained with",
             ) from error
         if output.ndim != 2 or len(output) != size:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from imgclassify.engines import LOGITS, Outputs
 from imgclassify.engines.cuda_streams import CudaGraphPolicy, CudaRuntime, CudaStream, DefaultStream, DeviceStream
-from imgclassify.errors import CheckpointError, DeviceError, first_line
+from imgclassify.errors import CheckpointError, DeviceError, describe_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -160,7 +160,7 @@ class TorchEngine:
         except Exception as error:  # a network's forward raises what it likes
             height, width = images.shape[2:]
             raise CheckpointError(
-                f"the network cannot answer crops of {height}×{width}: {first_line(error)}",
+                f"the network cannot answer crops of {height}×{width}: {describe_error(error)}",
                 hint="leave --crop-size to the model; `imgclassify models show` tells its own",
             ) from error
         # A scripted GoogLeNet or Inception always hands out its auxiliary answers too.
@@ -178,7 +178,7 @@ class TorchEngine:
             ) from error
         except (RuntimeError, NotImplementedError, TypeError) as error:
             raise CheckpointError(
-                f"the network cannot be moved to {self.device} in {self.dtype}: {first_line(error)}",
+                f"the network cannot be moved to {self.device} in {self.dtype}: {describe_error(error)}",
                 hint="its checkpoint may hold tensors of a kind that no network computes with",
             ) from error
 
@@ -235,7 +235,7 @@ def _require_dtype(device: torch.device, dtype: str) -> None:
         torch.nn.functional.conv2d(one, one)
     except (RuntimeError, TypeError) as error:
         raise DeviceError(
-            f"{device} cannot compute in {dtype}: {first_line(error)}", hint=f"use --dtype {others}"
+            f"{device} cannot compute in {dtype}: {describe_error(error)}", hint=f"use --dtype {others}"
         ) from error
     if not _has_native_dtype(device, dtype):
         logger.warning(

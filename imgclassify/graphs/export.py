@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imgclassify.errors import CheckpointError, UnavailableError, first_line
+from imgclassify.errors import CheckpointError, UnavailableError, describe_error
 from imgclassify.graphs.graph import BATCH_COUNTER_SUFFIX, BIAS, METADATA_KEY, SCALE
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _trace_network(network: torch.nn.Module, crop_size: int) -> tuple[onnx.Model
                 verbose=False,
             )
         except Exception as error:
-            raise _export_error(first_line(_root_cause(error))) from error
+            raise _export_error(describe_error(_root_cause(error))) from error
         assert program is not None
         stored = {"network." + name: name for name in _state_tensors(network)} | {"scale": SCALE, "bias": BIAS}
         initializers = program.model.graph.initializers

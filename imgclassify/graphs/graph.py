@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from imgclassify import checkpoints, paths
 from imgclassify.checkpoints import Tensor
-from imgclassify.errors import CheckpointError, ResourceError, first_line
+from imgclassify.errors import CheckpointError, ResourceError, describe_error
 from imgclassify.graphs import protobuf
+from imgclassify.graphs.session import SessionConfig
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -52,29 +53,6 @@ class Parameter:
     dtype: str
 
 
-@dataclass(frozen=True, slots=True)
-class SessionConfig:
-    """How a session is to compute."""
-
-    threads: int
-    """How many one call computes with."""
-    single_run: bool = False
-    """For a single call, for which optimising the graph would not pay."""
-
-    def session_options(self) -> onnxruntime.SessionOptions:
-        import onnxruntime
-
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 4
-        settings.intra_op_num_threads = self.threads
-        settings.inter_op_num_threads = 1
-        # A waiting thread that spins would take the processor from those that decode.
-        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if self.single_run:
-            settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return settings
-
-
 class Graph:
     """One graph, as it lies in a file."""
 
@@ -93,7 +71,7 @@ class Graph:
         if len(described) != 1 or not described[0].keys() >= _METADATA_KEYS:
             raise ValueError(f"{path.name} is no graph of imgclassify's")
         self.description: dict[str, Any] = described[0]
-        """What _DESCRIBED names, at the least."""
+        """It has _METADATA_KEYS, at the least."""
 
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
@@ -119,7 +97,7 @@ class Graph:
         return sizes[-1]
 
     def check_parameters(self, state_dict: StateDict, *, source_name: str, num_classes: int | None = None) -> None:
-        """Holds a checkpoint's names and shapes against the graph's.
+        """Compares a checkpoint's names and shapes with the graph's.
 
         Raises:
             CheckpointError: they differ; the first that do are listed.
@@ -153,7 +131,7 @@ class Graph:
         onnxruntime maps what lies in the checkpoint as the graph wants it, and is handed copies of the rest.
 
         Args:
-            where: names the checkpoint in errors.
+            source_name: names the checkpoint in errors.
 
         Raises:
             CheckpointError: names, shapes or kinds of numbers differ; the first that do are listed.
@@ -175,7 +153,7 @@ class Graph:
         except Exception as error:  # onnxruntime's exceptions share no other base
             checkpoints.check_unchanged(state_dict, source_name=source_name)
             raise CheckpointError(
-                f"onnxruntime cannot run {self._path.name} with {source_name}: {first_line(error)}",
+                f"onnxruntime cannot run {self._path.name} with {source_name}: {describe_error(error)}",
                 hint="use --engine torch, and please report it",
             ) from error
         # It has opened the file by its name, and read from the places that another version of it may have had.
@@ -199,7 +177,7 @@ class Graph:
                         continue
                     value = value.to_array()
                 except (ValueError, TypeError) as error:
-                    raise checkpoints.unreadable_checkpoint(source_name, first_line(error)) from error
+                    raise checkpoints.unreadable_checkpoint(source_name, describe_error(error)) from error
             array = _as_dtype(value, wanted.dtype, name, source_name)
             if name in (SCALE, BIAS):
                 given.inline[name] = array.tobytes()
@@ -297,7 +275,7 @@ def read_graph(path: Path) -> Graph:
         return Graph(path, path.read_bytes())
     except (OSError, ValueError, KeyError) as error:
         raise ResourceError(
-            f"cannot read the graph {path}: {first_line(error)}",
+            f"cannot read the graph {path}: {describe_error(error)}",
             hint="reinstall it: pip install --force-reinstall --no-deps imgclassify",
         ) from error
 

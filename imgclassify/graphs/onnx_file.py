@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from pathlib import Path, PureWindowsPath
 
 from imgclassify.checkpoints.storage import MappedFile
-from imgclassify.errors import CheckpointError, first_line, make_printable
+from imgclassify.errors import CheckpointError, describe_error, make_printable
 from imgclassify.graphs import protobuf
 
 MAX_NODES = 50_000
@@ -65,7 +65,7 @@ class OnnxFile:
             for name in sorted(self.external):
                 _check_location(path, name)
         except (OSError, ValueError) as error:
-            raise unreadable_onnx(path, first_line(error)) from error
+            raise unreadable_onnx(path, describe_error(error)) from error
 
     def check_unchanged(self) -> None:
         """To be asked when onnxruntime has read it.

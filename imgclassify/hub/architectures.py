@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgclassify import checkpoints
-from imgclassify.errors import CheckpointError, UnavailableError, first_line
+from imgclassify.errors import CheckpointError, UnavailableError, describe_error
 from imgclassify.graphs.graph import BATCH_COUNTER_SUFFIX
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def read_quantized(path: Path) -> StateDict:
         raise (
             checkpoints.unsafe_checkpoint(path, unsafe.group(1))
             if unsafe
-            else checkpoints.unreadable_checkpoint(repr(str(path)), first_line(error))
+            else checkpoints.unreadable_checkpoint(repr(str(path)), describe_error(error))
         ) from error
     return checkpoints.find_state_dict(content, path)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from imgclassify import checkpoints
 from imgclassify.catalog import ModelManifest, PreprocessSpec
 from imgclassify.checkpoints import StateDict
-from imgclassify.graphs import graph as graphs
-from imgclassify.graphs.graph import Graph, SessionConfig
+from imgclassify.graphs.graph import Graph, find_graph
+from imgclassify.graphs.session import SessionConfig
 from imgclassify.hub import architectures
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ def backends_for(
 
     Args:
         read: reads the checkpoint.
-        where: names it in errors.
+        source_name: names it in errors.
     """
     build = partial(_build_torch, manifest, read, source_name=source_name, num_classes=num_classes)
     if architectures.is_quantized(manifest):
         return Backends(build, None, "quantized networks run in torch alone")
-    graph = graphs.find_graph(manifest, preprocess)
+    graph = find_graph(manifest, preprocess)
     if graph is None:
         height, width = preprocess.crop_size
         missing = f"no graph of {manifest.architecture} for crops of {height}×{width} comes with imgclassify"
@@ -71,7 +71,7 @@ def count_classes(
     Raises:
         CheckpointError: it has no parameter that tells; the first names that differ are listed.
     """
-    graph = None if architectures.is_quantized(manifest) else graphs.find_graph(manifest, preprocess)
+    graph = None if architectures.is_quantized(manifest) else find_graph(manifest, preprocess)
     if graph is None:
         return architectures.count_classes(manifest, state_dict, source_name=source_name)
     return graph.count_classes(checkpoints.rename_parameters(state_dict, manifest.rename), source_name=source_name)

@@ -22,8 +22,9 @@ from imgclassify import checkpoints, files, paths, weights
 from imgclassify import labels as label_sets
 from imgclassify._version import __version__
 from imgclassify.catalog import PreprocessSpec
-from imgclassify.errors import CheckpointError, UnavailableError, UsageError, WeightsError, first_line
-from imgclassify.graphs.graph import SessionConfig, read_graph
+from imgclassify.errors import CheckpointError, UnavailableError, UsageError, WeightsError, describe_error
+from imgclassify.graphs.graph import read_graph
+from imgclassify.graphs.session import SessionConfig
 from imgclassify.hub.backends import Backends
 from imgclassify.hub.loader import load_unprepared
 from imgclassify.hub.network import LoadOptions, Network
@@ -68,7 +69,7 @@ def find_prepared(reference: ModelReference, options: LoadOptions) -> Network | 
 
     One that is damaged, or whose weights have changed since, is not used, with a warning.
     """
-    folder = _cache_folder(reference, options)
+    folder = cache_folder_of(reference, options)
     if not folder.is_dir():
         return None
     try:
@@ -93,7 +94,7 @@ def prepare_model(reference: ModelReference, options: LoadOptions) -> Path:
         CheckpointError: the network cannot be exported, or its graph gives other probabilities than torch.
         UnavailableError: it cannot be loaded, the exporter is not installed, or the cache cannot be written.
     """
-    folder = _cache_folder(reference, options)
+    folder = cache_folder_of(reference, options)
     with files.lock_file(folder, "prepare it", hint="set XDG_CACHE_HOME to another folder"):
         # Another process may have prepared it while this one waited.
         if find_prepared(reference, options):
@@ -153,7 +154,7 @@ def remove_prepared(entry: PreparedModel) -> None:
 # The key ----------------------------------------------------------------------------------------------------
 
 
-def _cache_folder(reference: ModelReference, options: LoadOptions) -> Path:
+def cache_folder_of(reference: ModelReference, options: LoadOptions) -> Path:
     """Where the graph of a model is kept: a name for all that it depends on but the weights, which the record
     has."""
     text = json.dumps(_key_fields(reference, options), sort_keys=True)
@@ -321,7 +322,7 @@ def _run_graph(session: onnxruntime.InferenceSession, crops: NDArray[np.uint8]) 
         return np.concatenate([session.run(None, {"crops": part})[0] for part in (crops[:1], crops[1:])])
     except Exception as error:  # onnxruntime's exceptions share no other base
         raise CheckpointError(
-            f"the graph does not run: {first_line(error)}", hint="it runs in torch as it is"
+            f"the graph does not run: {describe_error(error)}", hint="it runs in torch as it is"
         ) from error
 
 

@@ -8,6 +8,8 @@ from imgclassify.hub.network import LoadOptions, Network
 from imgclassify.hub.reference import ModelReference
 from imgclassify.telemetry import disable_telemetry
 
+__all__ = ["load_network"]
+
 
 def load_network(reference: ModelReference | str, options: LoadOptions) -> Network:
     """The network that a model reference names, or the one that `models prepare` has made of it.

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgclassify import catalog, checkpoints, weights
-from imgclassify.errors import CheckpointError, UntrustedCodeError, UsageError, first_line
+from imgclassify.errors import CheckpointError, UntrustedCodeError, UsageError, describe_error
 from imgclassify.graphs import onnx_file
-from imgclassify.graphs.graph import SessionConfig
 from imgclassify.graphs.onnx_file import OnnxFile
+from imgclassify.graphs.session import SessionConfig
 from imgclassify.hub import architectures, backends, from_arch
 from imgclassify.hub.backends import Backends
 from imgclassify.hub.network import LoadOptions, Network, labels_for_manifest
@@ -101,7 +101,7 @@ def _open_onnx(file: OnnxFile, config: SessionConfig) -> onnxruntime.InferenceSe
         settings = config.session_options()
         session = onnxruntime.InferenceSession(str(file.path), settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no other base
-        raise onnx_file.unreadable_onnx(file.path, first_line(error)) from error
+        raise onnx_file.unreadable_onnx(file.path, describe_error(error)) from error
     file.check_unchanged()
     return session
 
@@ -139,6 +139,6 @@ def _read_torchscript(path: Path) -> torch.nn.Module:
             return network
     except Exception as error:  # what a program does as it is loaded may fail in any way
         raise CheckpointError(
-            f"cannot read {str(path)!r} as TorchScript: {first_line(error)}",
+            f"cannot read {str(path)!r} as TorchScript: {describe_error(error)}",
             hint="export or fetch the file again",
         ) from error

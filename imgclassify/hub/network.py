@@ -17,6 +17,8 @@ from imgclassify.labels import LabelSet
 if TYPE_CHECKING:
     from imgclassify.weights import Progress
 
+__all__ = ["Backends", "LoadOptions", "Network", "PreprocessOverrides"]
+
 logger = logging.getLogger("imgclassify")
 
 

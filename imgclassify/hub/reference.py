@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from imgclassify.catalog import ModelManifest
     from imgclassify.hub.network import LoadOptions, Network
 
+__all__ = ["KINDS", "ModelReference", "ReferenceKind", "ReferenceLoader", "reference_forms"]
+
 FILE_SUFFIXES = (".pth", ".pt", ".safetensors", ".onnx", ".bin", ".ckpt", ".tar")
 """A name with one of these is a file's, in lower or upper case."""
 

@@ -20,7 +20,7 @@ from imgclassify.errors import (
     LabelsError,
     OfflineError,
     UnknownModelError,
-    first_line,
+    describe_error,
 )
 from imgclassify.hub import architectures
 from imgclassify.hub.backends import PREPARE_HINT, Backends
@@ -54,7 +54,7 @@ class TimmLoader(ReferenceLoader):
             architecture=config["architecture"],
             weights=config.get("tag") or config["architecture"],
             path=path,
-            sha256=_verified_digest(path),
+            sha256=verified_digest(path),
             preprocess=options.overrides.apply_to(preprocess_spec(config)),
             labels=labels,
             num_classes=num_classes,
@@ -129,12 +129,12 @@ def _unknown_model(name: str, *, found: bool) -> UnknownModelError:
 
 
 def _load_labels(config: dict[str, Any], options: LoadOptions) -> LabelSet:
-    labels = label_sets.load_labels(options.labels) if options.labels else _timm_labels(config)
+    labels = label_sets.load_labels(options.labels) if options.labels else timm_labels(config)
     labels.require_num_classes(config["num_classes"])
     return labels
 
 
-def _timm_labels(config: dict[str, Any]) -> LabelSet:
+def timm_labels(config: dict[str, Any]) -> LabelSet:
     """timm's metadata: the configuration's own label names, or those of the ImageNet subset it was trained on."""
     from timm.data import ImageNetInfo
 
@@ -178,7 +178,7 @@ def _imagenet_subset(config: dict[str, Any]) -> str | None:
     return subset
 
 
-def _verified_digest(path: Path) -> str:
+def verified_digest(path: Path) -> str:
     """The file's SHA-256; the Hugging Face cache calls large files by what it should be.
 
     Raises:
@@ -243,7 +243,7 @@ def _download_file(repository: str, file_name: str, revision: str, *, quiet: boo
     except Exception as error:  # noqa: BLE001 - its HTTP library's exceptions share no base from release to release
         reason = error
     raise DownloadError(
-        f"cannot fetch {file_name} of {repository} from the Hugging Face hub: {first_line(reason)}",
+        f"cannot fetch {file_name} of {repository} from the Hugging Face hub: {describe_error(reason)}",
         hint="check the network; HF_ENDPOINT names a mirror, HF_TOKEN a token for what needs one",
     ) from reason
 
@@ -256,7 +256,7 @@ def _build_network(name: str, path: Path) -> torch.nn.Module:
         network: torch.nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source)
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{path.name} does not fit timm:{name}: {first_line(error)}",
+            f"{path.name} does not fit timm:{name}: {describe_error(error)}",
             hint="remove it from the Hugging Face cache to have it fetched again",
         ) from error
     return network

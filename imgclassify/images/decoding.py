@@ -30,7 +30,7 @@ from imgclassify.errors import (
     NotAnImageError,
     TruncatedImageError,
     UnsupportedImageError,
-    first_line,
+    describe_error,
 )
 from imgclassify.images import MAX_PIXELS
 from imgclassify.images.truncation import is_truncated
@@ -222,7 +222,7 @@ def image_from_memory(picture: Image.Image | ArrayLike) -> Image.Image:
     try:
         array = np.asarray(picture).copy()  # whose pixels the image may share
     except (RuntimeError, TypeError, ValueError) as error:
-        raise UnsupportedImageError(f"a {type(picture).__name__} is no array: {first_line(error)}") from error
+        raise UnsupportedImageError(f"a {type(picture).__name__} is no array: {describe_error(error)}") from error
     if array.dtype != np.uint8 or array.shape[2:] not in ((), (3,)) or array.ndim < 2 or not array.size:
         raise UnsupportedImageError(
             f"an array must be (H, W, 3) or (H, W) uint8, and this is {array.shape} {array.dtype}"
@@ -378,7 +378,7 @@ def _to_image_error(error: Exception, format_name: str, stream: BinaryIO | None)
     """The image error that stands for what a decoder raised over the stream, if it was over one."""
     if isinstance(error, Image.DecompressionBombError):  # raised inside some readers
         return ImageTooLargeError(f"more pixels than Pillow opens in a {format_name} file")
-    words = first_line(error)
+    words = describe_error(error)
     if _DECODERS_LIMIT in words:
         return ImageTooLargeError(f"beyond a limit of its decoder: {words.rpartition(_DECODERS_LIMIT)[2]}")
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(words):
@@ -391,7 +391,7 @@ def _to_image_error(error: Exception, format_name: str, stream: BinaryIO | None)
 
 
 def _describe_failure(error: Exception) -> str:
-    words = first_line(error)
+    words = describe_error(error)
     # Pillow wraps what its parsers raise at the end of the data in a SyntaxError.
     if isinstance(error.__cause__ or error, struct.error | IndexError | EOFError) or "runcated" in words:
         return "a part of it ends too early"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 from PIL import Image, JpegImagePlugin
 
 from imgclassify import images
-from imgclassify.errors import DeviceError, first_line
+from imgclassify.errors import DeviceError, describe_error
 from imgclassify.images import decoding, preprocessing
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class GpuDecoder:
                 if jpeg is not None:
                     return self._crop_on_gpu(jpeg), jpeg.upright_size[::-1]
             except Exception as error:  # noqa: BLE001 - nvJPEG fails in many ways, and is not the last resort
-                logger.debug("%s is not decoded on the GPU: %s", source.name, first_line(error))
+                logger.debug("%s is not decoded on the GPU: %s", source.name, describe_error(error))
             stream.seek(0)
             image = decoding.decode_image(stream, max_pixels=self._max_pixels)
         return preprocessing.resize_and_crop(image, self._spec), image.size
@@ -274,7 +274,7 @@ def _create_nvjpeg_decoder(device: str) -> BatchDecoder:
         decode([torch.frombuffer(bytearray(example.getvalue()), dtype=torch.uint8)])
     except Exception as error:
         raise DeviceError(
-            f"JPEGs cannot be decoded on {device}: {first_line(error)}",
+            f"JPEGs cannot be decoded on {device}: {describe_error(error)}",
             hint="torch and torchvision must be their CUDA builds; or leave out --decode gpu",
         ) from error
     return decode

@@ -33,7 +33,7 @@ from imgclassify.errors import (
     ImageTooLargeError,
     UnavailableError,
     UsageError,
-    first_line,
+    describe_error,
 )
 from imgclassify.images import MAX_PIXELS, TIME_LIMIT
 from imgclassify.images.cropping import create_preprocessor
@@ -213,7 +213,7 @@ def _start_worker(setup: dict[str, Any]) -> _Worker:
         try:
             return _Worker(setup)
         except OSError as error:
-            reason, status = first_line(error), -1
+            reason, status = describe_error(error), -1
         except _WorkerEndedError as error:
             (status,) = error.args
             reason = f"it {_describe_exit(status)}"
@@ -281,7 +281,7 @@ class _Worker:
         answer = self._exchange(request, content)
         try:
             if "error" in answer:
-                error = _image_error(answer["error"], answer["message"])
+                error = error_of_type(answer["error"], answer["message"])
             else:
                 error = None
                 size = int(answer["width"]), int(answer["height"])
@@ -317,7 +317,7 @@ class _Worker:
         return self._process.wait()
 
 
-def _image_error(kind: str, message: str) -> ImageError:
+def error_of_type(kind: str, message: str) -> ImageError:
     for error in vars(errors).values():
         if isinstance(error, type) and issubclass(error, ImageError) and getattr(error, "type", None) == kind:
             return error(str(message))
@@ -371,7 +371,7 @@ def _handle_request(
     except ImageError as error:
         return {"error": error.type, "message": str(error)}
     except Exception as error:  # noqa: BLE001 - what would end the run elsewhere ends one picture here
-        return {"error": DecoderCrashedError.type, "message": f"its decoder failed: {first_line(error)}"}
+        return {"error": DecoderCrashedError.type, "message": f"its decoder failed: {describe_error(error)}"}
     return {"width": width, "height": height}
 
 

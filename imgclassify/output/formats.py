@@ -14,6 +14,8 @@ from imgclassify.plugins import load_plugins
 if TYPE_CHECKING:
     from imgclassify.output.records import RecordType
 
+__all__ = ["FORMATS", "OutputFormat", "find_format", "format_of_path", "list_formats"]
+
 PLUGIN_GROUP = "imgclassify.output_formats"
 """The entry points by which another package adds an OutputFormat."""
 

@@ -48,7 +48,7 @@ class Provenance:
 
     def differences(self, now: Provenance, record_type: RecordType[Any]) -> list[str]:
         """What changes records and is not the same `now`, each in words."""
-        former, present = (each._compared_values(record_type) for each in (self, now))
+        former, present = (_compared_values(each, record_type) for each in (self, now))
         names = [name for name in former | present if former.get(name) != present.get(name)]
         return [f"{name} was {former.get(name)!r} and is {present.get(name)!r}" for name in names]
 
@@ -56,8 +56,9 @@ class Provenance:
         """Whether the record names this run's model."""
         return record.model == self.model
 
-    def _compared_values(self, record_type: RecordType[Any]) -> dict[str, Any]:
-        return _flatten({name: self.run.get(name) for name in record_type.compared} | self.settings)
+
+def _compared_values(provenance: Provenance, record_type: RecordType[Any]) -> dict[str, Any]:
+    return _flatten({name: provenance.run.get(name) for name in record_type.compared} | provenance.settings)
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

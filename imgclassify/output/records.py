@@ -8,6 +8,23 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from imgclassify.results import SCHEMA, ImageFailure, ImageResult
 
+__all__ = [
+    "ERROR",
+    "HEIGHT",
+    "MODEL",
+    "PREDICTIONS",
+    "SOURCE",
+    "WIDTH",
+    "Field",
+    "R",
+    "Ranked",
+    "Record",
+    "RecordType",
+    "Scalar",
+    "Struct",
+    "Vector",
+]
+
 
 class Record(Protocol):
     """One source's record: its answer, or its error."""

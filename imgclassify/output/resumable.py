@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self
 
-from imgclassify.errors import UsageError, first_line
+from imgclassify.errors import UsageError, describe_error
 from imgclassify.files import atomic_write, temp_path
 from imgclassify.output.file_formats import FileFormat, open_file_format
 from imgclassify.output.formats import OutputFormat
@@ -241,6 +241,6 @@ class ResumableOutput(Generic[R]):
             raise
         except Exception as error:  # over damaged files the libraries raise whatever they like
             raise UsageError(
-                f"cannot go on with {str(self._name)!r}: {first_line(error)}",
+                f"cannot go on with {str(self._name)!r}: {describe_error(error)}",
                 hint="choose another --output, or leave out --resume to replace it",
             ) from error

@@ -37,14 +37,10 @@ READ_TIMEOUT = 60.0
 """Seconds without a byte from the server before a download is given up."""
 
 
-def _no_notice(_message: str) -> None:
-    pass
-
-
 def expand(
     names: Iterable[str],
     *,
-    notice: Notice = _no_notice,
+    notice: Notice = lambda _message: None,
     stdin: BinaryIO | None = None,
     timeout: tuple[float, float] = (CONNECT_TIMEOUT, READ_TIMEOUT),
     from_file: bool = False,

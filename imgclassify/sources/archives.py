@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from imgclassify.errors import ImageNotFoundError, ImageUnreadableError
+from imgclassify.errors import ImageNotFoundError, ImageUnreadableError, describe_error
 from imgclassify.sources.archive_errors import archive_errors
-from imgclassify.sources.source import Source, describe_error, raise_error
+from imgclassify.sources.source import Source, raise_error
 from imgclassify.sources.tars import tar_members
 from imgclassify.sources.zips import zip_members
 

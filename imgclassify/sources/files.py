@@ -11,8 +11,8 @@ from functools import partial
 from io import BytesIO
 from typing import BinaryIO
 
-from imgclassify.errors import ImageNotFoundError, ImageUnreadableError, NotAFileError
-from imgclassify.sources.source import Source, describe_error, read_all
+from imgclassify.errors import ImageNotFoundError, ImageUnreadableError, NotAFileError, describe_error
+from imgclassify.sources.source import Source, read_all
 
 _DESCRIPTORS = ("/dev/fd/", "/dev/stdin", "/proc/")
 """Under these the system names what this process has open; to another process they mean something else."""

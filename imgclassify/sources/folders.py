@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
-from imgclassify.errors import ImageUnreadableError
+from imgclassify.errors import ImageUnreadableError, describe_error
 from imgclassify.sources.files import file_source
 from imgclassify.sources.selection import Selection
-from imgclassify.sources.source import IMAGE_SUFFIXES, Source, describe_error, file_suffix, raise_error
+from imgclassify.sources.source import IMAGE_SUFFIXES, Source, file_suffix, raise_error
 
 
 class _Folder(NamedTuple):

@@ -10,7 +10,7 @@ from io import BytesIO
 from itertools import chain
 from typing import IO, BinaryIO, NoReturn
 
-from imgclassify.errors import ImageError, ImageTooLargeError, ImageUnreadableError
+from imgclassify.errors import ImageError, ImageTooLargeError, ImageUnreadableError, describe_error
 
 _SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -69,12 +69,6 @@ def join_chunks(chunks: Iterable[bytes], name: str) -> bytes:
 def check_size(size: int, name: str) -> None:
     if size > MAX_BYTES:
         raise ImageTooLargeError(f"{name!r} is larger than {MAX_BYTES // 2**20} MiB")
-
-
-def describe_error(error: BaseException) -> str:
-    """The error in a few words: the system's where it has some, else the first line of its own."""
-    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(words).splitlines()[0].rstrip(":")
 
 
 def raise_error(error: type[ImageError], message: str) -> NoReturn:

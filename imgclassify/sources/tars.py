@@ -17,14 +17,13 @@ from functools import partial
 from io import BytesIO
 from typing import Any, BinaryIO, Self
 
-from imgclassify.errors import ImageError, ImageNotFoundError, ImageUnreadableError
+from imgclassify.errors import ImageError, ImageNotFoundError, ImageUnreadableError, describe_error
 from imgclassify.sources.archive_errors import ZSTANDARD, archive_errors
 from imgclassify.sources.source import (
     CHUNK_BYTES,
     Opener,
     Source,
     check_size,
-    describe_error,
     raise_error,
     read_all,
 )

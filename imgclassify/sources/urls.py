@@ -41,7 +41,7 @@ def open_url(url: str, timeout: tuple[float, float]) -> BinaryIO:
 
 
 def _fetch_bytes(url: str, timeout: tuple[float, float]) -> bytes:
-    with client.send_get(_shared_session(), url, timeout=timeout) as response:
+    with client.send_get(shared_session(), url, timeout=timeout) as response:
         client.check_status(response, HTTPStatus.OK)
         encoding = response.headers.get("Content-Encoding", "").strip().lower()
         if encoding not in _ENCODINGS:
@@ -57,6 +57,6 @@ def _fetch_bytes(url: str, timeout: tuple[float, float]) -> bytes:
 
 
 @cache
-def _shared_session() -> requests.Session:
+def shared_session() -> requests.Session:
     """One pool of connections for all threads."""
     return client.create_session(client.IMAGES, max_connections=_MAX_CONNECTIONS)

@@ -12,9 +12,9 @@ from functools import partial
 from io import BytesIO
 from typing import IO, BinaryIO
 
-from imgclassify.errors import ImageUnreadableError
+from imgclassify.errors import ImageUnreadableError, describe_error
 from imgclassify.sources.archive_errors import archive_errors
-from imgclassify.sources.source import Source, check_size, describe_error, read_all
+from imgclassify.sources.source import Source, check_size, read_all
 
 
 def zip_members(path: str, accepts: Callable[[str], bool]) -> Iterator[Source]:

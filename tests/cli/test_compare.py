@@ -197,7 +197,7 @@ def test_doctor_tells_of_the_engine_and_of_what_export_needs(run: Run, monkeypat
         return "1.2.3"
 
     monkeypatch.setattr(doctor, "version", version)
-    monkeypatch.setattr(doctor, "_cpu_extensions", lambda: ["AVX2", "VNNI"])
+    monkeypatch.setattr(doctor, "cpu_extensions", lambda: ["AVX2", "VNNI"])
     outcome = run("doctor", "--json")
     findings = {(finding["what"], finding["state"]): finding for finding in json.loads(outcome.out)}
     assert findings["onnxruntime", "engine loads; the CPU has AVX2, VNNI"]["ok"]
@@ -225,7 +225,7 @@ def test_the_cpus_extensions_are_read_from_the_system(
         return cpuinfo
 
     monkeypatch.setattr(Path, "read_text", read_text)
-    assert doctor._cpu_extensions() == extensions
+    assert doctor.cpu_extensions() == extensions
 
 
 def test_fast_decoding_is_compared_with_a_real_model(run: Run, tmp_path: Path) -> None:

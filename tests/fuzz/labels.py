@@ -71,7 +71,7 @@ def seeds() -> list[bytes]:
 def attempt(content: bytes) -> str:
     """What becomes of a label file: "labels" or "refused". Whatever else is raised is a finding."""
     try:
-        label_set = LabelSet("it", labels.parse_labels(labels._decode_text(content, "it"), "it"))
+        label_set = LabelSet("it", labels.parse_labels(labels.decode_text(content, "it"), "it"))
     except LabelsError as error:
         if not str(error).startswith("it: ") or len(str(error)) > 2000:
             raise FindingError(f"an error of {len(str(error))} characters: {str(error)[:80]}") from error

@@ -70,7 +70,7 @@ def attempt(content: bytes) -> str:
         file = Path(folder, "own.toml")
         file.write_bytes(content)
         try:
-            models = catalog.parse_manifests(catalog._read_manifest(file), str(file))
+            models = catalog.parse_manifests(catalog.read_manifest_file(file), str(file))
         except ManifestError as error:
             if str(file) not in str(error):
                 raise FindingError(f"an error that names no file: {error}") from error

@@ -112,11 +112,11 @@ def _load_onnxruntime() -> str:
     import onnxruntime
 
     onnxruntime.SessionOptions()
-    extensions = _cpu_extensions()
+    extensions = cpu_extensions()
     return "engine loads" + (f"; the CPU has {', '.join(extensions)}" if extensions else "")
 
 
-def _cpu_extensions() -> list[str]:
+def cpu_extensions() -> list[str]:
     """Those of _CPU_EXTENSIONS that the first processor has; none where the system does not say."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()

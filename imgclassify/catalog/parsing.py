@@ -1,0 +1,236 @@
+"""TOML text → manifests, every key checked."""
+
+from __future__ import annotations
+
+import math
+import re
+import reprlib
+import tomllib
+import warnings
+from typing import Any, cast
+
+from imgclassify.catalog.manifest import (
+    CROP_MODES,
+    INTERPOLATIONS,
+    MAX_SIDE,
+    PROVIDERS,
+    RGB,
+    ModelManifest,
+    ModelMetadata,
+    PreprocessSpec,
+    Size,
+)
+from imgclassify.errors import ManifestError
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
+_WEIGHTS_OPTIONS = (
+    "weights",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint_path",
+    "cache_dir",
+)
+"""Arguments by which builders read weights themselves: unverified, and of old, in timm, by running code."""
+_DEEP_KEY = re.compile(r"""(?:\.[\t ]*+(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[\t ]*+){32}""")
+"""A key such as a.b.c, but of more parts, over which tomllib's time grows with their square."""
+_MAX_LEVEL = 1e30
+_KIND_NAMES = {
+    str: "a string",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list: "an array",
+    dict: "a table",
+}
+
+
+def parse_manifests(text: str, origin: str) -> list[ModelManifest]:
+    """The models of one manifest file. `origin` names the file in errors and in the result.
+
+    Raises:
+        ManifestError: not TOML, or a key is unknown, missing, or of the wrong type or value; names file and key.
+    """
+    try:
+        if _DEEP_KEY.search(text):
+            raise RecursionError
+        document = tomllib.loads(text)
+    except RecursionError:
+        raise ManifestError(f"{origin}: nested too deep", hint="mend the file, or move it away") from None
+    except ValueError as error:  # of TOML's own, and of Python's own limit on the digits of a number
+        raise ManifestError(f"{origin}: not TOML: {error}", hint="mend the file, or move it away") from error
+    root = _TomlTable(document, origin, "")
+    entries = root.take_value("models", list)
+    root.check_empty()
+    return [
+        _parse_model(_TomlTable(entry, origin, f"models[{index}]"), origin)
+        if isinstance(entry, dict)
+        else root.reject("models", "an array of tables")
+        for index, entry in enumerate(entries)
+    ]
+
+
+class _TomlTable:
+    """A TOML table being taken apart: each key is taken once, of a stated type, and none may be left over."""
+
+    def __init__(self, values: dict[str, Any], origin: str, place: str) -> None:
+        self._values = dict(values)
+        self._origin = origin
+        self._place = place
+
+    def reject(self, key: str, wanted: str) -> Any:
+        raise ManifestError(
+            f"{self._origin}: {self._key_path(key)} must be {wanted}", hint="docs/models.md describes each key"
+        )
+
+    def take_value(self, key: str, kind: type | tuple[type, ...], *, default: Any = ...) -> Any:
+        if key not in self._values:
+            if default is not ...:
+                return default
+            raise ManifestError(
+                f"{self._origin}: missing key {self._key_path(key)}", hint="docs/models.md describes each key"
+            )
+        value = self._values.pop(key)
+        # bool is an int to Python, and is none to a reader of the file.
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            self.reject(key, " or ".join(_KIND_NAMES[each] for each in kinds))
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            self.reject(key, "a number of 64 bits")
+        return value
+
+    def take_float(self, key: str) -> float:
+        value = float(self.take_value(key, (int, float)))
+        return value if math.isfinite(value) else cast(float, self.reject(key, "a finite number"))
+
+    def take_positive(self, key: str) -> int:
+        value = cast(int, self.take_value(key, int))
+        return value if value > 0 else cast(int, self.reject(key, "above zero"))
+
+    def take_choice(self, key: str, words: tuple[str, ...], *, default: Any = ...) -> str:
+        value = cast(str, self.take_value(key, str, default=default))
+        return value if value in words else cast(str, self.reject(key, f"one of {', '.join(words)}"))
+
+    def take_matching(self, key: str, pattern: str, wanted: str) -> str:
+        value = cast(str, self.take_value(key, str))
+        return value if re.fullmatch(pattern, value) else cast(str, self.reject(key, wanted))
+
+    def take_size(self, key: str) -> Size:
+        value = self.take_value(key, (int, list))
+        pair = [value, value] if isinstance(value, int) else value
+        if not _is_size(pair):
+            self.reject(key, f"a number of pixels up to {MAX_SIDE}, or [height, width]")
+        return (pair[0], pair[1])
+
+    def take_rgb(self, key: str) -> RGB:
+        value = self.take_value(key, list)
+        # Beyond float's own range there are whole numbers still.
+        if len(value) != 3 or not all(type(part) in (int, float) and abs(part) <= _MAX_LEVEL for part in value):
+            self.reject(key, "three numbers, for red, green and blue")
+        return (float(value[0]), float(value[1]), float(value[2]))
+
+    def take_table(self, key: str, *, default: Any = ...) -> _TomlTable | None:
+        value = self.take_value(key, dict, default=default)
+        return None if value is None else _TomlTable(value, self._origin, self._key_path(key))
+
+    def check_empty(self) -> None:
+        if self._values:
+            key = next(iter(self._values))
+            raise ManifestError(
+                f"{self._origin}: unknown key {self._key_path(key)}", hint="docs/models.md describes each key"
+            )
+
+    def _key_path(self, key: str) -> str:
+        return f"{self._place}.{key}" if self._place else key
+
+
+def _is_size(pair: list[Any]) -> bool:
+    return len(pair) == 2 and all(type(side) is int and 0 < side <= MAX_SIDE for side in pair)
+
+
+def _parse_model(table: _TomlTable, origin: str) -> ModelManifest:
+    manifest = ModelManifest(
+        name=table.take_matching("name", _NAME, "ASCII letters, digits, and _ . + -"),
+        weights=table.take_matching("weights", _NAME, "ASCII letters, digits, and _ . + -"),
+        default=table.take_value("default", bool),
+        # timm would fetch or read what has a colon in its name.
+        architecture=table.take_matching("architecture", _NAME, "ASCII letters, digits, and _ . + -"),
+        provider=table.take_choice("provider", PROVIDERS),
+        url=table.take_matching(
+            "url", r"(https?://|file://|package:)[^\x00-\x20]+", "an http, https, file or package: URL"
+        ),
+        sha256=table.take_matching("sha256", r"([0-9a-f]{8,64})?", "8 to 64 lower-case hex digits, or empty"),
+        num_classes=table.take_positive("num_classes"),
+        label_set=table.take_value("label_set", str),
+        preprocess=_parse_preprocess(cast(_TomlTable, table.take_table("preprocess"))),
+        options=_parse_options(table),
+        rename=_parse_rename(table),
+        metadata=_parse_metadata(table.take_table("metadata", default=None)),
+        origin=origin,
+    )
+    table.check_empty()
+    return manifest
+
+
+def _parse_preprocess(table: _TomlTable) -> PreprocessSpec:
+    spec = PreprocessSpec(
+        resize_size=_parse_resize_size(table),
+        crop_size=table.take_size("crop_size"),
+        interpolation=table.take_choice("interpolation", INTERPOLATIONS),
+        antialias=table.take_value("antialias", bool),
+        mean=table.take_rgb("mean"),
+        std=table.take_rgb("std"),
+        crop_mode=table.take_choice("crop_mode", CROP_MODES, default="center"),
+    )
+    if min(spec.std) <= 0:
+        table.reject("std", "three numbers above zero")
+    table.check_empty()
+    return spec
+
+
+def _parse_resize_size(table: _TomlTable) -> int | Size:
+    value = table.take_value("resize_size", (int, list))
+    if isinstance(value, int) and 0 < value <= MAX_SIDE:
+        return value
+    if isinstance(value, list) and _is_size(value):
+        return (value[0], value[1])
+    return cast(int, table.reject("resize_size", f"the short side in pixels up to {MAX_SIDE}, or [height, width]"))
+
+
+def _parse_options(table: _TomlTable) -> dict[str, Any]:
+    options: dict[str, Any] = table.take_value("options", dict, default={})
+    for name in _WEIGHTS_OPTIONS:
+        if name in options:
+            table.reject("options", f"without {name}: weights come from url alone")
+    return options
+
+
+def _parse_metadata(table: _TomlTable | None) -> ModelMetadata | None:
+    if table is None:
+        return None
+    metadata = ModelMetadata(
+        num_params=table.take_positive("num_params"),
+        gflops=table.take_float("gflops"),
+        acc1=table.take_float("acc1"),
+        acc5=table.take_float("acc5"),
+        min_size=table.take_size("min_size"),
+        file_size_mib=table.take_float("file_size_mib"),
+        license=table.take_value("license", str),
+        recipe=table.take_value("recipe", str),
+    )
+    table.check_empty()
+    return metadata
+
+
+def _parse_rename(table: _TomlTable) -> tuple[tuple[str, str], ...]:
+    pairs = table.take_value("rename", list, default=[])
+    for pair in pairs:
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
+            table.reject("rename", "an array of [pattern, replacement] pairs")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about notation that a later Python may read otherwise
+                re.sub(pair[0], pair[1], "")
+        except (re.error, IndexError, RecursionError, OverflowError) as error:
+            table.reject("rename", f"made of valid regular expressions ({reprlib.repr(pair)}: {error})")
+    return tuple((pattern, replacement) for pattern, replacement in pairs)
