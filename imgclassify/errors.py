@@ -32,6 +32,37 @@ ImgclassifyError
 from enum import IntEnum
 from typing import ClassVar
 
+__all__ = [
+    "CheckpointError",
+    "CorruptImageError",
+    "DecoderCrashedError",
+    "DecoderTimeoutError",
+    "DeviceError",
+    "DownloadError",
+    "ExitStatus",
+    "HashMismatchError",
+    "ImageEmptyError",
+    "ImageError",
+    "ImageNotFoundError",
+    "ImageTooLargeError",
+    "ImageUnreadableError",
+    "ImgclassifyError",
+    "LabelsError",
+    "ManifestError",
+    "NoImagesError",
+    "NotAFileError",
+    "NotAnImageError",
+    "OfflineError",
+    "ResourceError",
+    "TruncatedImageError",
+    "UnavailableError",
+    "UnknownModelError",
+    "UnsupportedImageError",
+    "UntrustedCodeError",
+    "UsageError",
+    "WeightsError",
+]
+
 
 class ExitStatus(IntEnum):
     """What the process returns to its caller."""
@@ -171,9 +202,10 @@ class DecoderTimeoutError(ImageError):
     type = "decoder_timeout"
 
 
-def first_line(error: BaseException) -> str:
-    """What another library's exception says, on one line; its type's name where it says nothing."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+def describe_error(error: BaseException) -> str:
+    """Another library's exception in a few words: the system's, else the first line of its own, else its type."""
+    words = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "") or type(error).__name__
+    return str(words).rstrip(":")
 
 
 def make_printable(text: str) -> str:

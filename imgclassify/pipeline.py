@@ -56,20 +56,20 @@ def run_pipeline(
     concurrency: int = 1,
     stop_event: Event | None = None,
 ) -> Generator[Result, None, None]:
-    """One result an item, in the items' order.
+    """One result for each item, in the items' order.
 
-    Memory does not grow with the items: each has one of `rows` rows from when it is prepared until its result is
-    taken. Items that come slowly are answered as they come. Closing the iterator stops the threads, but for what
-    one of them may be waiting for. Whatever `items`, `prepare` or `answer` raises is raised here, in its item's
-    place.
+    Memory does not grow with the number of items. An item holds one of `num_slots` slots from when it is prepared
+    until its result is taken. Items that come slowly are computed as they come. Closing the iterator stops the
+    threads, except for what one of them may be waiting for. Whatever `items`, `prepare` or `compute` raises is raised
+    here, in its item's place.
 
     Args:
         items: iterated on a thread of its own.
-        prepare: called with an item and its row, on one of `workers` threads; hands back what a batch is made of,
-            or Done with the result itself.
-        answer: called with 1 to `batch_size` prepared items and their rows, which ascend, on one of `concurrency`
-            threads; one result each, in order.
-        ending: once it is set no further item is taken; those that were have their results.
+        prepare: called with an item and its slot, on one of `workers` threads. Returns what a batch is made of, or
+            Completed with the result itself.
+        compute: called with 1 to `batch_size` prepared items and their slots, in ascending order, on one of
+            `concurrency` threads. Returns one result each, in order.
+        stop_event: once it is set no further item is taken. Those that were taken have their results.
     """
     executor = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="prepare")
     line: _Scheduler[Prepared, Result] = _Scheduler(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TypeVar
 
-from imgclassify.errors import UnavailableError, first_line
+from imgclassify.errors import UnavailableError, describe_error
 
 Row = TypeVar("Row")
 
@@ -31,10 +31,10 @@ def load_plugins(group: str, row: type[Row]) -> tuple[Row, ...]:
         try:
             entry = point.load()
             if not isinstance(entry, row):
-                raise TypeError(f"it is a {type(entry).__name__}, not a {row.__name__}")
+                raise TypeError(f"it is a {type(entry).__name__}; {row.__name__} is expected")
         except Exception as error:  # importing a package may raise anything
             raise UnavailableError(
-                f"the plugin {point.value!r} of {package} cannot be used: {first_line(error)}",
+                f"the plugin {point.value!r} of {package} cannot be used: {describe_error(error)}",
                 hint=f"update or remove it: pip uninstall {package}; docs/plugins.md says what it must be",
             ) from error
         rows.append(entry)

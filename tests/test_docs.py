@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -34,12 +35,22 @@ def test_every_page_is_reached_from_the_readme() -> None:
     assert [page.name for page in (ROOT / "docs").glob("*.md") if f"docs/{page.name}" not in readme] == []
 
 
-@pytest.mark.parametrize("tool", ["make_cli_docs.py", "make_labels.py"])
+@pytest.mark.parametrize("tool", ["make_docs.py", "make_labels.py"])
 def test_generated_files_are_fresh(tool: str) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "tools" / tool, "--check"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_docstrings_explain_parameters_that_are_there() -> None:
+    for path in (ROOT / "imgclassify").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", ast.get_docstring(node) or "", re.M | re.S)
+                explained = re.findall(r"^    (\w+)(?:, (\w+))*:", section[1], re.M) if section else []
+                known = {argument.arg for argument in ast.walk(node.args) if isinstance(argument, ast.arg)}
+                assert {name for names in explained for name in names if name} <= known, f"{path} {node.name}"
 
 
 def test_the_readmes_example_prints_what_it_shows() -> None:

@@ -39,9 +39,9 @@ class Unpickler:
     ) -> None:
         """
         Args:
-            known: gives what a (module, name) stands for, a value or a function; raises where that is nothing. The
-                function's costs may not grow with what it is given.
-            persistent: gives what a persistent id stands for, which may be anything; the same goes for its costs.
+            find_global: returns the value or function that (module, name) stands for, or raises. The function's cost
+                may not grow with what it is given.
+            load_persistent: returns what a persistent id stands for, which may be anything. The same limit on cost.
         """
         self.position = 0
         """In bytes; behind the pickles read so far."""

@@ -56,7 +56,7 @@ def create_engine(
     """The engine that runs a network, with the network built in it.
 
     Args:
-        images: how many pictures it will be asked for; None where nobody knows, which is taken for many.
+        num_images: how many images it will be asked for. None: unknown, and taken for many.
 
     Raises:
         UsageError: the engine that the user named cannot.

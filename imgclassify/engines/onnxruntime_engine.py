@@ -48,7 +48,7 @@ class OnnxruntimeEngine:
         Args:
             open_session: opens the session.
             name: names the graph in errors.
-            images: how many it will be asked for, where that is known.
+            num_images: how many images it will be asked for, if that is known.
 
         Raises:
             DeviceError: a device other than the CPU, or a dtype that is not the graph's.

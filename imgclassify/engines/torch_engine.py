@@ -1,5 +1,7 @@
-"""The torch engine: CUDA, MPS and the CPU, in float32, bfloat16 or float16. How a batch gets to the device and back
-is in lanes.py."""
+"""The torch engine: CUDA, MPS and the CPU, in float32, bfloat16 or float16.
+
+cuda_streams.py has how a batch gets to the device and back.
+"""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def build_network(
     """The manifest's architecture with a state_dict in it, on the CPU.
 
     Args:
-        where: names the checkpoint in errors.
+        source_name: names the checkpoint in errors.
 
     Raises:
         CheckpointError: names or shapes differ; the first that do are listed.

@@ -194,7 +194,7 @@ def load_reduced_image(
 def decode_reduced_image(
     stream: BinaryIO, resized: Callable[[Size], Size], *, max_pixels: int = MAX_PIXELS
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """What `load_reduced` does, from a seekable binary stream at its start, which stays open.
+    """What `load_reduced_image` does, from a seekable binary stream at its start. The stream stays open.
 
     Raises:
         ImageError: as in `decode`; the limit is on the whole picture's pixels.

@@ -1,5 +1,7 @@
-"""Source → uint8 crop with JPEGs decoded, turned and resized on the GPU; whatever the GPU is not for, or fails at,
-goes the exact way of images.py and preprocess.py."""
+"""Source → uint8 crop, with JPEGs decoded, turned upright and resized on the GPU.
+
+Whatever the GPU cannot decode, or fails at, is decoded exactly (decoding.py, preprocessing.py).
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,7 @@ class GpuDecoder:
 
     The resize follows Pillow's steps in float32, where Pillow has whole numbers: that alone changes one value in a
     hundred, by 1 level of 255 (tests hold it to that, with libjpeg in nvJPEG's place). nvJPEG's own arithmetic
-    differs from libjpeg's beyond that, where colours are enlarged above all: `imgclassify doctor --compare`
+    differs from libjpeg's beyond that, where colours are enlarged above all: `imgclassify compare`
     measures what the whole changes in answers.
 
     Any number of threads may call `crop`; what they want decoded at the same time is decoded in one call.
@@ -84,9 +86,9 @@ class GpuDecoder:
         """Tries the device's decoder on a small picture.
 
         Args:
-            device: "cuda" or "cuda:N"; any of torch's where `decode` is given.
-            max_pixels: as in `images.decode`.
-            decode: stands in for nvJPEG.
+            device: "cuda" or "cuda:N". Any of torch's devices if `decode_batch` is given.
+            max_pixels: as in `decoding.decode_image`.
+            decode_batch: stands in for nvJPEG.
 
         Raises:
             DeviceError: the device, or the installed torchvision, cannot decode JPEGs.

@@ -71,11 +71,11 @@ _WORKER_PROGRAM = (
 
 
 class IsolatedPreprocessor:
-    """A `pictures.Cropper` that has each picture cropped by one of its workers, of which there are as many as
-    threads call it at the same time. The same bytes as without.
+    """A `cropping.Preprocessor` that lets worker processes do the work: as many as there are threads that call it at
+    the same time. The bytes are the same as without.
 
-    A picture is blamed for a crash, or a want of memory, by a worker that has had no other: one that has may owe it
-    to a neighbour.
+    An image is blamed for a crash, or for a lack of memory, only by a worker that has had no other image: else an
+    earlier one may have caused it.
     """
 
     def __init__(
@@ -89,12 +89,12 @@ class IsolatedPreprocessor:
         """Starts no worker yet.
 
         Args:
-            decode: "exact" or "fast".
-            max_pixels: as in `images.decode`; a worker's memory is limited in proportion to it.
-            time_limit: seconds for one picture, from when a worker has its request.
+            decode_mode: "exact" or "fast".
+            max_pixels: as in `decoding.decode_image`. A worker's memory is limited in proportion to it.
+            time_limit: seconds for one image, from when a worker has its request.
 
         Raises:
-            UsageError: this system has not what it takes.
+            UsageError: this system is neither Linux nor macOS.
         """
         if not hasattr(signal, "setitimer"):
             raise UsageError("isolate is for Linux and macOS", hint="leave out --isolate")

@@ -30,8 +30,8 @@ def is_truncated(stream: BinaryIO, format_name: str, message: str) -> bool:
 
     Args:
         stream: seekable; left at any place.
-        format_name: one of `images.FORMATS`.
-        words: the decoder's own about its failure, which are all there is to a format without sizes (PPM).
+        format_name: one of `decoding.FORMATS`.
+        message: the decoder's. A format without sizes (PPM) has nothing else to go by.
     """
     if format_name == "PPM":
         return any(part in message for part in ("truncated", "not enough image data", "Reached EOF"))
