@@ -60,8 +60,8 @@ def run_pipeline(
 
     Memory does not grow with the number of items. An item holds one of `num_slots` slots from when it is prepared
     until its result is taken. Items that come slowly are computed as they come. Closing the iterator stops the
-    threads, except for what one of them may be waiting for. Whatever `items`, `prepare` or `compute` raises is raised
-    here, in its item's place.
+    threads, except for what one of them may be waiting for. Whatever `items`, `prepare` or `compute` raises is
+    raised here, in its item's place.
 
     Args:
         items: iterated on a thread of its own.

@@ -39,9 +39,9 @@ class Unpickler:
     ) -> None:
         """
         Args:
-            find_global: returns the value or function that (module, name) stands for, or raises. The function's cost
-                may not grow with what it is given.
-            load_persistent: returns what a persistent id stands for, which may be anything. The same limit on cost.
+            find_global: returns the value or function that (module, name) stands for, or raises. The function's
+                cost may not grow with what it is given.
+            load_persistent: returns what a persistent id, of any type, stands for. The same limit on its cost.
         """
         self.position = 0
         """In bytes; behind the pickles read so far."""

@@ -71,8 +71,9 @@ _WORKER_PROGRAM = (
 
 
 class IsolatedPreprocessor:
-    """A `cropping.Preprocessor` that lets worker processes do the work: as many as there are threads that call it at
-    the same time. The bytes are the same as without.
+    """A `cropping.Preprocessor` that lets worker processes do the work, one for each thread that calls it.
+
+    The crops are the same as without workers.
 
     An image is blamed for a crash, or for a lack of memory, only by a worker that has had no other image: else an
     earlier one may have caused it.

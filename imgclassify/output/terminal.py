@@ -61,7 +61,7 @@ def _console(stream: TextIO) -> Console:
 
     class ResultsConsole(Console):
         def on_broken_pipe(self) -> None:
-            """rich would end the process with status 1; a reader that has gone is no failure (cli/error_handling.py)."""
+            """rich would exit with status 1. A closed pipe is no failure (cli/error_handling.py)."""
             raise BrokenPipeError
 
     return ResultsConsole(
