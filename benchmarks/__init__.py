@@ -1,1 +1,1 @@
-"""imgclassify measured beside what else one would write: `python -m benchmarks`, from a checkout."""
+"""Compares imgclassify with the programs one would write instead: `python -m benchmarks`, in a checkout."""

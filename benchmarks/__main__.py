@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measures, and prints the report in Markdown; progress goes to stderr."""
+"""Runs the benchmarks and prints a report in Markdown. Progress goes to stderr."""
 
 from __future__ import annotations
 

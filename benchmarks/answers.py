@@ -1,4 +1,4 @@
-"""The answers that programs gave for the same photographs, and how far they agree."""
+"""Reads the predictions of several programs for the same photographs, and compares them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 
 Answer = dict[int, float]
-"""Class index → probability, the most probable first."""
+"""Class index → probability, most probable first."""
 
 
 def read(path: Path) -> dict[str, Answer]:
-    """Photograph's file name → answer, from our JSON Lines or a reference's CSV (name, class index, probability).
+    """Reads predictions by the photograph's file name.
 
-    A photograph that we could not answer has an empty one.
+    Args:
+        path: the JSON Lines of imgclassify, or the CSV of a reference program (name, class index, probability).
+
+    Returns:
+        File name → predictions, which are empty if imgclassify failed for the photograph.
     """
     with path.open(encoding="utf-8", newline="") as file:
         if path.suffix == ".jsonl":
@@ -30,13 +34,13 @@ def _ours(record: Mapping[str, object]) -> Answer:
 
 
 def agreement(answers: Mapping[str, Answer], reference: Mapping[str, Answer]) -> float:
-    """The share of the reference's photographs whose most probable class is the same, 0..1."""
+    """Returns the share (0..1) of the reference's photographs whose most probable class is the same."""
     same = sum(_first(answers.get(name, {})) == _first(answer) for name, answer in reference.items())
     return same / len(reference)
 
 
 def largest_change(answers: Mapping[str, Answer], reference: Mapping[str, Answer]) -> float:
-    """The largest difference of a probability that both give."""
+    """Returns the largest difference between the probabilities that both give for the same class."""
     return max(
         (
             abs(answers[name][index] - probability)

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.architectures`: every torchvision architecture, its graph in onnxruntime beside torch.
+"""Compares onnxruntime with torch for every torchvision architecture: `python -m benchmarks.architectures`.
 
-Networks are built and compared in processes of their own, since the process that measures must stay small.
+Networks are built and compared in other processes, because the process that measures must stay small.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ if TYPE_CHECKING:
     from imgclassify.hub.network import Network
 
 Row = dict[str, Any]
-"""What is known of one architecture at one crop size."""
+"""The measurements of one architecture at one crop size."""
 
 PAGE = layout.ROOT / "docs" / "architectures.md"
 PHOTOGRAPH = layout.EXAMPLES / "cat.jpg"
 BLOCKS = (1, 8, 32)
-"""Pixels to a side of a noise crop's blocks. Crops of one kind of noise would have all but the same features."""
+"""Sides in pixels of the blocks of noise crops. With one size, all crops would have almost equal features."""
 NETWORKS_PER_PROCESS = 8
 REPEATS = 3
 LARGE = 300 * MIB
-"""A checkpoint from which on each engine answers once."""
+"""Bytes. With a larger checkpoint, each engine is measured only once."""
 BATCH_NORM_BIAS = 0.35
-"""What batch norm's random biases are about. Around 0, rounding would grow tenfold more from layer to layer."""
+"""The mean of batch norm's random biases. With 0, rounding errors would grow ten times more per layer."""
 LOGIT_SPREAD = 2.0
-"""The standard deviation of the logits of a trained network, by and large."""
+"""The approximate standard deviation of the logits of a trained network."""
 
 
 def references() -> list[str]:
-    """NAME of each architecture, and NAME@WEIGHTS of further ones at another crop size."""
+    """Returns NAME of each architecture, and NAME@WEIGHTS of those that also exist with another crop size."""
     found: dict[tuple[str, int], ModelManifest] = {}
     shipped = [each for each in catalog.load_manifests() if each.origin.startswith("models/")]
     for manifest in sorted(shipped, key=lambda each: (each.name, not each.default)):
@@ -61,11 +61,11 @@ def references() -> list[str]:
     return [each.name if each.default else each.reference for each in found.values()]
 
 
-# ------------------------------------------------------------------------------------- in a process of its own
+# ------------------------------------------------------------------------------------------ in another process
 
 
 def compare(reference: str, checkpoint: Path) -> Row:
-    """Writes a checkpoint of seeded weights, and has both engines answer the same crops with it."""
+    """Writes a checkpoint with seeded weights, and compares the outputs of both engines for the same crops."""
     import torch
 
     from imgclassify.hub import architectures
@@ -99,8 +99,11 @@ def _manifest(reference: str) -> ModelManifest:
 
 
 def _differences(network: Network) -> Row:
-    """The largest ones: of a batch as a folder's, and of one crop as a single picture's, whose graph is opened
-    otherwise."""
+    """Returns the largest differences between the engines.
+
+    They are taken over a batch, as for a folder, and a single crop, as for a single image. The onnxruntime
+    engine opens the graph with other settings for a single image.
+    """
     import numpy as np
 
     from imgclassify.classifier import softmax
@@ -127,7 +130,7 @@ def _differences(network: Network) -> Row:
 
 
 def crops(side: int) -> NDArray[np.uint8]:
-    """(3, side, side, 3) uint8: seeded noise, one crop for each size of BLOCKS."""
+    """Returns uint8 crops (3, side, side, 3) of seeded noise, one for each size in BLOCKS."""
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -139,8 +142,11 @@ def crops(side: int) -> NDArray[np.uint8]:
 
 
 def seeded(manifest: ModelManifest) -> torch.nn.Module:
-    """The architecture with random weights, the same in each run, in which every parameter counts: branches and
-    heads that begin as zeros are filled, activations kept at usual sizes from layer to layer, logits too."""
+    """Builds the architecture with random weights, which are the same in each run.
+
+    Every parameter affects the outputs: branches and heads that are initialised with zeros get random values
+    too. Activations and logits keep a usual size from layer to layer.
+    """
     import torch
 
     from imgclassify.hub import architectures
@@ -165,12 +171,12 @@ def _quantized(manifest: ModelManifest) -> torch.nn.Module:
 
     torch.manual_seed(0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, of what torchvision still uses
+        warnings.simplefilter("ignore")  # torch warns about functions that torchvision still uses
         return architectures.create_network(manifest)
 
 
 def _without_initialisation() -> Any:
-    """Builders then leave memory as it is; filling it once is enough for gigabytes."""
+    """Makes builders leave the weights uninitialised. Filling gigabytes of weights once takes long enough."""
     from unittest.mock import patch
 
     import torch
@@ -190,13 +196,16 @@ def _fill(name: str, parameter: torch.Tensor) -> None:
         parameter.uniform_(0.1, 0.3)
     elif name in ("class_token", "pos_embedding", "relative_position_bias_table"):
         parameter.normal_(0, 0.5)
-    elif name != "logit_scale":  # which is computed, and a usual one
+    elif name != "logit_scale":  # this is computed, and has a usual value
         raise ValueError(f"no random values are known for parameters called {name!r}")
 
 
 def _calibrate(network: torch.nn.Module, images: torch.Tensor) -> None:
-    """One pass through the network, which scales each layer's weights to answers of standard deviation 1, and gives
-    batch norm the statistics of what it sees; then the head, by the logits."""
+    """Scales the weights of each linear and convolutional layer to outputs with a standard deviation of 1.
+
+    This takes one pass, in which batch norm gets the statistics of its inputs. At the end, the head is scaled
+    until the logits have a standard deviation of LOGIT_SPREAD.
+    """
     import torch
 
     def scale(layer: torch.nn.Module, _: object, answer: torch.Tensor) -> torch.Tensor:
@@ -207,7 +216,7 @@ def _calibrate(network: torch.nn.Module, images: torch.Tensor) -> None:
     def observe(norm: torch.nn.Module, given: tuple[torch.Tensor]) -> None:
         variance, mean = torch.var_mean(given[0], dim=(0, 2, 3))
         norm.running_mean.copy_(mean)
-        # A channel that is always the same here must not come out a hundredfold elsewhere.
+        # Without a minimum, a channel that is constant here would become very large for other images.
         norm.running_var.copy_(variance.clamp(min=float(variance.mean()) / 100))
 
     layers = [each for each in network.modules() if isinstance(each, torch.nn.Linear | torch.nn.Conv2d)]
@@ -227,11 +236,11 @@ def _multiply(layer: torch.nn.Module, factor: torch.Tensor) -> None:
         parameter.mul_(factor)
 
 
-# ------------------------------------------------------------------------------------------- in the small process
+# ---------------------------------------------------------------------------------------- in the small process
 
 
 def _comparer(work: Workspace) -> ProcessPoolExecutor:
-    """One process, which idles while others are timed; a fresh one now and then gives memory back."""
+    """Returns a pool of one process. It idles during measurements, and is sometimes replaced to free memory."""
     spawn = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(
         1, spawn, initializer=_enter, initargs=(work.environment(),), max_tasks_per_child=NETWORKS_PER_PROCESS
@@ -239,7 +248,7 @@ def _comparer(work: Workspace) -> ProcessPoolExecutor:
 
 
 def measure(reference: str, work: Workspace, comparer: ProcessPoolExecutor, *, torch_times: bool) -> Row:
-    """The whole row of an architecture; of a further crop size the differences alone."""
+    """Returns the whole row of an architecture, or only the differences for a further crop size."""
     checkpoint = work.folder / f"{reference}.pth"
     try:
         row: Row = comparer.submit(compare, reference, checkpoint).result()
@@ -253,7 +262,7 @@ def measure(reference: str, work: Workspace, comparer: ProcessPoolExecutor, *, t
 
 
 def _times(reference: str, checkpoint: Path, engines: Sequence[str], work: Workspace) -> Row:
-    """The first answer in whole processes: onnxruntime several times, torch in between once."""
+    """Measures whole processes that classify one image: onnxruntime several times, and torch once."""
     repeats = 1 if checkpoint.stat().st_size > LARGE else REPEATS
     runs: dict[str, list[Any]] = {engine: [] for engine in engines}
     for engine in [*engines, *[engine for engine in engines if engine == "onnxruntime"] * (repeats - 1)]:
@@ -275,7 +284,7 @@ def _median(row: Row, engine: str, what: str) -> float | None:
 
 
 def document(rows: Mapping[str, Row]) -> str:
-    """What stands between the page's markers."""
+    """Returns the text between the page's markers."""
     described = machine.describe()
     lines = [f"- {key}: {described[key]}" for key in ("Processor", "Cores", "Memory", "System", "Python")]
     versions = dict(each.split(" ") for each in described["Packages"].split(", "))
@@ -339,7 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for reference in (each for each in known if each in asked):
             try:
                 rows[reference] = measure(reference, work, comparer, torch_times=not chosen.no_torch_times)
-            except Exception as error:  # noqa: BLE001 - the others are not to be lost for one
+            except Exception as error:  # noqa: BLE001 - one failure must not lose the other results
                 _say(f"{reference}: {type(error).__name__}: {error}")
                 continue
             _say(f"{reference}: {_said(rows[reference])}")

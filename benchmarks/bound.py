@@ -1,6 +1,7 @@
-"""What the machine itself can do: the network alone and decoding alone, images per second, as one JSON object.
+"""Measures what the machine can do: images per second of the network alone and of decoding alone, as JSON.
 
-`python -m benchmarks.bound FOLDER --weights FILE`; a process of its own, with nothing of ours in it but the graph.
+`python -m benchmarks.bound FOLDER --weights FILE` is a separate process that uses nothing of imgclassify but
+the graph.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from benchmarks.machine import cores
 RESIZE_SIZE, CROP_SIZE = 256, 224
 BATCHES = (1, 4, 8, 16, 32)
 _TRIAL = 0.2
-"""The share of the seconds that each way of running the network is tried for, before the best is measured."""
+"""The share of `--seconds` for which each way to run the network is tried, before the best one is measured."""
 
 Work = Callable[[int], int]
-"""Does the piece of work of that number, and gives how many images it was."""
+"""A function that does the piece of work with the given number, and returns how many images that was."""
 
 
 def rate(work: Work, threads: int, seconds: float) -> float:
-    """Images per second of `threads` threads that do `work` over and over."""
+    """Returns the images per second of `threads` threads that do `work` again and again."""
     work(0)
     numbers: Iterator[int] = count()
     done = [0] * threads
@@ -53,7 +54,7 @@ def rate(work: Work, threads: int, seconds: float) -> float:
 
 
 def prepare(path: Path) -> NDArray[np.uint8]:
-    """Decode, resize and crop as anyone would with Pillow: (H, W, 3) uint8."""
+    """Decodes, resizes and crops an image as is usual with Pillow. Returns (H, W, 3) uint8."""
     with Image.open(path) as opened:
         image = opened.convert("RGB")
     short, long = sorted(image.size)
@@ -65,7 +66,7 @@ def prepare(path: Path) -> NDArray[np.uint8]:
 
 
 def decode_rates(paths: list[Path], seconds: float) -> dict[str, float]:
-    """Of one thread, and of one a core."""
+    """Returns the images per second of one thread, and of one thread per core."""
 
     def work(number: int) -> int:
         prepare(paths[number % len(paths)])
@@ -75,7 +76,7 @@ def decode_rates(paths: list[Path], seconds: float) -> dict[str, float]:
 
 
 def filled_graph(graph: Path, weights: Path) -> bytes:
-    """The weight-free graph with the weights in it, and the embedded model's normalisation: mean = std = 0.5."""
+    """Puts the weights into the weight-free graph, and the embedded model's normalisation: mean = std = 0.5."""
     parameters = load_file(weights)
     parameters["normalize.scale"] = np.full((1, 3, 1, 1), 1 / (255 * 0.5), np.float32)
     parameters["normalize.bias"] = np.full((1, 3, 1, 1), -1, np.float32)
@@ -88,7 +89,11 @@ def filled_graph(graph: Path, weights: Path) -> bytes:
 
 
 def network_rates(model: bytes, crops: NDArray[np.uint8], seconds: float) -> dict[str, float | str]:
-    """Of one core, and of all of them in the best of several ways: one call of many threads, or many of one."""
+    """Returns the images per second of one core, and of all cores.
+
+    For all cores, several ways are tried: one call with many threads, or many calls with one thread each, and
+    several batch sizes. The best is measured.
+    """
     single = _session(model, 1)
     ways = {
         f"{calls} × {threads} threads, batches of {batch}": (session, calls, batch)

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.imports [ARGUMENT…]`: what the imports of one command cost, by package, dearest first.
+"""Measures the import time of a command by package: `python -m benchmarks.imports [ARGUMENT…]`.
 
-By default those of `imgclassify predict examples/cat.jpg`. Times are Python's own (-X importtime, which costs some
-itself), the least of five runs.
+The longest time comes first. The default command is `imgclassify predict examples/cat.jpg`. The times are those
+of `python -X importtime`, which adds some time itself. Of five runs, the one with the least total is shown.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from benchmarks.layout import EXAMPLES
 _RUNS = 5
 _LINE = re.compile(r"^import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)$", re.MULTILINE)
 _LEAST_MS = 1.0
-"""Packages that cost less are summed up."""
+"""Milliseconds. Packages that take less are added up as the rest."""
 
 
 def costs(arguments: Sequence[str]) -> Counter[str]:
-    """Microseconds by package, in one run of `imgclassify` with these arguments."""
+    """Returns the microseconds by package, in one run of `imgclassify` with these arguments."""
     command = [sys.executable, "-X", "importtime", "-m", "imgclassify", *arguments]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True)
     found: Counter[str] = Counter()
@@ -32,7 +32,7 @@ def costs(arguments: Sequence[str]) -> Counter[str]:
 
 
 def table(cost: Counter[str]) -> str:
-    """The costs as Markdown."""
+    """Returns the times as a Markdown table."""
     rows = [(name, count / 1000) for name, count in cost.most_common() if count / 1000 >= _LEAST_MS]
     rows.append(("the rest", cost.total() / 1000 - sum(cost_ms for _, cost_ms in rows)))
     rows.append(("**all**", cost.total() / 1000))

@@ -1,4 +1,4 @@
-"""Names inside the folder that a benchmark works in."""
+"""Names the files and folders in a benchmark's working folder and in the checkout."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ EXAMPLES = ROOT / "examples"
 REFERENCES = ROOT / "benchmarks" / "references"
 PAGE = ROOT / "docs" / "performance.md"
 GRAPH = ROOT / "models" / "graphs" / "tf_efficientnet_lite0-224.onnx"
-"""The embedded model's."""
+"""The graph of the embedded model."""
 
 EMBEDDED_CHECKPOINT = "embedded.pth"
 EMBEDDED_SAFETENSORS = "embedded.safetensors"
 HUGGING_FACE_MODEL = "hugging_face"
 RESNET50 = "resnet50_seeded"
-"""The name of the ResNet-50 with random weights, as our manifest has it."""
+"""The name of the ResNet-50 with random weights in the benchmark's manifest."""
 TORCH_HOME = "torch"
 CONFIG_HOME = "config"
 MANIFEST = Path(CONFIG_HOME) / "imgclassify" / "models" / "benchmark.toml"
-"""Of that ResNet-50; written last of the weights."""
+"""The manifest of that ResNet-50. It is written after all weights, so if it exists, they are complete."""
 CACHE_HOME = "cache"
 EMPTY_CACHE_HOME = "empty_cache"
-"""Removed before each run that uses it."""
+"""A cache folder that is removed before each run that uses it."""
 ANSWERS = "answers"

@@ -1,4 +1,4 @@
-"""The machine and the packages that a benchmark ran on."""
+"""Describes the machine and the packages that a benchmark ran with."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from benchmarks.layout import ROOT
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "onnxruntime", "numpy", "Pillow")
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
-"""What decides how quickly a processor multiplies."""
+"""The processor features that determine how fast it multiplies."""
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe() -> dict[str, str]:
-    """What to say of this machine beside a measurement."""
+    """Returns the facts about this machine that a report lists."""
     return {
         "Processor": _processor(),
         "Cores": str(cores()),

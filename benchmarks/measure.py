@@ -1,6 +1,7 @@
-"""Whole processes measured: wall clock, processor time and peak memory, of several alternately.
+"""Measures wall-clock time, processor time and peak memory of whole processes, of several commands alternately.
 
-This process must stay small: what it starts inherits its peak until `exec`, and Linux counts that in (ru_maxrss).
+This process must stay small. A process that it starts has this process's memory until `exec`, and Linux
+includes that in its peak (ru_maxrss).
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from typing import Any
 TIMEOUT = 3600.0
 """Seconds after which a run counts as failed."""
 _SAMPLING_PAUSE = 0.05
-"""Seconds between two looks at the memory of a process and its children."""
+"""Seconds between two samples of the memory of a process and its children."""
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+"""The unit of ru_maxrss in bytes."""
 MIB = 2**20
 
 Say = Callable[[str], None]
@@ -35,29 +37,29 @@ class Case:
     name: str
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
-    """The whole of it."""
+    """The complete environment of the process; if empty, it is inherited."""
     answers: Path | None = None
-    """What the command writes its answers to."""
+    """The file to which the command writes its predictions."""
     removed_before: tuple[Path, ...] = ()
-    """Folders that each run must find absent."""
+    """Folders that are removed before each run."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One process, from its start to its end."""
+    """The measurements of one process, from its start to its end."""
 
     seconds: float
     cpu_seconds: float
-    """Of the process and of the children that it waited for."""
+    """Processor time of the process and of the children that it waited for."""
     max_rss: int
-    """Bytes; of the largest single process."""
+    """Peak memory in bytes of the largest single process."""
     status: int
     stdout: str
     stderr: str
 
     @property
     def failure(self) -> str | None:
-        """None, or what the process said last."""
+        """None if the process succeeded; otherwise the last line of its stderr, or its exit status."""
         if self.status == 0:
             return None
         lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
@@ -66,11 +68,11 @@ class Run:
 
 @dataclass
 class Measured:
-    """What is known of a case: one run to warm up and to watch its memory, and the runs that count."""
+    """The measurements of a case: a first run to warm up and to sample its memory, and the timed runs."""
 
     case: Case
     sampled_peak: int | None = None
-    """Bytes, of the process and its children together (PSS); None where /proc does not tell."""
+    """Peak memory in bytes of the process and its children together (PSS); None without /proc."""
     runs: list[Run] = field(default_factory=list)
     failure: str | None = None
 
@@ -80,13 +82,13 @@ class Measured:
 
     @property
     def peak(self) -> int | None:
-        """Bytes: the median of the kernel's own record, or what the children bring it to."""
+        """Peak memory in bytes: the median ru_maxrss, or the sampled peak (with children) if that is larger."""
         if self.failure:
             return None
         return max(int(statistics.median(run.max_rss for run in self.runs)), self.sampled_peak or 0)
 
     def record(self) -> dict[str, Any]:
-        """Every single measurement, for JSON."""
+        """Returns all measurements, for JSON."""
         return {
             "name": self.case.name,
             "command": list(self.case.command),
@@ -100,9 +102,10 @@ class Measured:
 
 
 def alternately(cases: Sequence[Case], repeats: int, folder: Path, say: Say) -> list[Measured]:
-    """Each case once with its memory watched, not timed, then `repeats` rounds of all, each begun one case later.
+    """Measures several cases alternately.
 
-    A case that fails is not run again.
+    First, each case runs once to sample its memory, without being timed. Then all cases run in `repeats`
+    rounds. Each round starts with the next case. A case that fails is not run again.
     """
     measured = [Measured(case) for case in cases]
     for each in measured:
@@ -130,7 +133,7 @@ def _measure(
 
 
 def run(case: Case, folder: Path, *, sampler: MemorySampler | None = None, timeout: float = TIMEOUT) -> Run:
-    """Runs a case in `folder`, and leaves its last stdout and stderr there."""
+    """Runs a case in `folder`, and leaves its output there in the files stdout and stderr."""
     for path in case.removed_before:
         shutil.rmtree(path, ignore_errors=True)
     with (
@@ -174,7 +177,7 @@ def run(case: Case, folder: Path, *, sampler: MemorySampler | None = None, timeo
 
 
 class MemorySampler:
-    """Watches what the processes of a session hold together, each shared page counted once (PSS)."""
+    """Samples the memory of all processes of a session together. Each shared page counts once (PSS)."""
 
     def __init__(self) -> None:
         self.peak: int | None = None
@@ -197,13 +200,13 @@ class MemorySampler:
 
 
 def _members(session: int) -> list[Path]:
-    """The folders in /proc of a session's processes."""
+    """Returns the folders in /proc of a session's processes."""
     members = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            # The command in parentheses may hold blanks; after it come state, parent, group and session.
+            # The command in parentheses may contain spaces. After it come state, parent, group and session.
             fields = (process / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
         if int(fields[3]) == session:
             members.append(process)

@@ -1,6 +1,6 @@
-"""Photographs made on the spot from the repository's examples: `python -m benchmarks.photos FOLDER --count N`.
+"""Makes photographs from the repository's examples: `python -m benchmarks.photos FOLDER --count N`.
 
-A process of its own, since it needs Pillow, and the process that measures must stay small.
+This is a separate process because it needs Pillow, and the process that measures must stay small.
 """
 
 from __future__ import annotations
@@ -19,15 +19,20 @@ from benchmarks.layout import EXAMPLES
 KINDS = ("web", "phone")
 PHONE_SIZE = (4032, 3024)
 _LARGE = 0.05
-"""The share of web photographs larger than the usual 500 pixels."""
+"""The share of web photographs that are larger than the usual 500 pixels."""
 
 
 def make(folder: Path, count: int, *, kind: str = "web", seed: int = 0) -> list[Path]:
-    """`count` JPEGs of seeded crops, flips, colours, sizes, grain and quality; the same bytes for the same seed and
-    the same Pillow.
+    """Makes `count` JPEG files with random crops, flips, colours, sizes, grain and quality.
+
+    The same seed and the same version of Pillow give the same bytes.
 
     Args:
-        kind: "web" is 500 pixels by some 375, as most of ImageNet is, and a few larger; "phone" 12 megapixels.
+        kind: "web" photographs have about 500 × 375 pixels, like most of ImageNet, and a few are larger.
+            "phone" photographs have 12 megapixels.
+
+    Returns:
+        The paths of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(os.cpu_count()) as processes:
@@ -64,7 +69,10 @@ def _web_size(random: np.random.Generator) -> tuple[int, int]:
 
 
 def _crop(picture: Image.Image, size: tuple[int, int], random: np.random.Generator) -> Image.Image:
-    """A random window of the size's shape, at least half as wide or as high as it can be, resized to the size."""
+    """Cuts out a random window with the aspect ratio of `size`, and resizes it to `size`.
+
+    The window has at least half of the largest possible width and height.
+    """
     width, height = size
     scale = random.uniform(0.5, 1.0) * min(picture.width / width, picture.height / height)
     left = random.uniform(0, picture.width - scale * width)
@@ -74,8 +82,10 @@ def _crop(picture: Image.Image, size: tuple[int, int], random: np.random.Generat
 
 
 def _grainy(picture: Image.Image, grain: float, random: np.random.Generator) -> Image.Image:
-    """With noise as a sensor's: what was enlarged has no fine detail, and would be quicker to decode than a
-    photograph."""
+    """Adds noise like that of a camera sensor.
+
+    An enlarged image has no fine detail. Without noise, it would decode faster than a photograph.
+    """
     pixels = np.asarray(picture, np.float32)
     noise = random.standard_normal(pixels.shape[:2], np.float32)[..., None]
     return Image.fromarray((pixels + grain * noise + 0.5).clip(0, 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Measurements as Markdown: a table of ratios, the measurements behind it, the machine."""
+"""Formats measurements as Markdown: the machine, a table of ratios, and the measurements they are based on."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Ratio:
-    """One number that says how we did, and what it is held against."""
+    """A result as one number, and the goal that it is compared with."""
 
     what: str
     value: float | None
-    """None where one of the two failed."""
+    """None if one of the two measurements failed."""
     unit: str = "×"
     at_least: float | None = None
     at_most: float | None = None
@@ -53,16 +53,16 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Part:
-    """The outcome of one part of the benchmark."""
+    """The results of one part of the benchmark."""
 
     title: str
     ratios: Sequence[Ratio]
     measured: Sequence[Measured]
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Further columns of the measurements' table: heading → case's name → text."""
+    """More columns for the table of measurements: heading → name of the case → text."""
     notes: Sequence[str] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Further measurements, for JSON."""
+    """More measurements, for JSON."""
 
     def record(self) -> dict[str, Any]:
         return {
@@ -75,7 +75,7 @@ class Part:
 
 
 def document(parts: Sequence[Part], machine: Mapping[str, str], setting: str) -> str:
-    """The whole report."""
+    """Returns the whole report."""
     lines = [f"- {key}: {value}" for key, value in machine.items()]
     lines += [f"- Measured: {setting}", ""]
     lines += table(
@@ -110,7 +110,10 @@ def _peak(measured: Measured) -> str:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table's lines, the columns aligned for who reads it as text; numbers on the right."""
+    """Returns the lines of a Markdown table. The columns are padded so that it can be read as text, too.
+
+    All columns except the first are aligned to the right.
+    """
     widths = [max(len(row[column]) for row in (headings, *rows)) for column in range(len(headings))]
     widths = [max(3, width) for width in widths]
 
@@ -129,7 +132,7 @@ def insert(page: Path, text: str) -> None:
     """Puts the report between the page's two markers.
 
     Raises:
-        ValueError: the page lacks them.
+        ValueError: the page does not have the markers.
     """
     content = page.read_text("utf-8")
     before, begin, rest = content.partition(BEGIN)

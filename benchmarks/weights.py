@@ -1,6 +1,6 @@
-"""The weights that every program in a benchmark reads, written once: `python -m benchmarks.weights FOLDER`.
+"""Writes the weights that all programs in a benchmark read: `python -m benchmarks.weights FOLDER`.
 
-A process of its own, since it needs torch, and the process that measures must stay small.
+This is a separate process because it needs torch, and the process that measures must stay small.
 """
 
 from __future__ import annotations
@@ -24,14 +24,19 @@ from imgclassify import catalog
 
 
 def write_all(folder: Path) -> None:
-    """The embedded model as timm and transformers want it, and a ResNet-50 of random weights where torchvision and
-    a manifest of the user's own look for it."""
+    """Writes the embedded model for timm and transformers, and a ResNet-50 with random weights for torchvision.
+
+    A manifest for imgclassify refers to the same ResNet-50.
+    """
     write_embedded(folder)
     write_resnet50(folder)
 
 
 def write_embedded(folder: Path) -> None:
-    """The installed checkpoint under timm's names; read by torch alone, so that nothing of ours vouches for it."""
+    """Writes the installed checkpoint with timm's names.
+
+    It is read with torch alone, so that the references do not depend on how imgclassify reads weights.
+    """
     manifest = catalog.find_model(catalog.EMBEDDED_MODEL)
     package, _, path = manifest.url.removeprefix("package:").partition("/")
     published = torch.load(str(files(package).joinpath(path)), weights_only=True)
@@ -47,18 +52,20 @@ def write_embedded(folder: Path) -> None:
     timm.models.save_for_hf(network, str(folder / layout.HUGGING_FACE_MODEL), safe_serialization=True)
     description = folder / layout.HUGGING_FACE_MODEL / "config.json"
     config = json.loads(description.read_text("utf-8"))
-    config.pop("model_args", None)  # transformers would give timm the number of classes twice
-    config["label_names"] = timm.data.ImageNetInfo().label_names()  # wnids: several descriptions occur twice
+    config.pop("model_args", None)  # transformers would pass the number of classes to timm twice
+    config["label_names"] = timm.data.ImageNetInfo().label_names()  # wnids: some descriptions occur twice
     description.write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
 def write_resnet50(folder: Path) -> None:
-    """Random weights in place of the published ones, which are 98 MiB to fetch: they cost the same to read and to
-    multiply."""
+    """Writes a ResNet-50 with random weights.
+
+    The published weights are a download of 98 MiB. Random weights take the same time to read and to multiply.
+    """
     torch.manual_seed(0)
     network = resnet50().eval()
     with torch.inference_mode():
-        network.fc.weight *= 2 / network(torch.randn(1, 3, 224, 224)).std()  # logits as a trained network's
+        network.fc.weight *= 2 / network(torch.randn(1, 3, 224, 224)).std()  # logits like a trained network's
     weights = ResNet50_Weights.DEFAULT
     checkpoint = folder / layout.TORCH_HOME / "hub" / "checkpoints" / weights.url.rpartition("/")[2]
     checkpoint.parent.mkdir(parents=True, exist_ok=True)

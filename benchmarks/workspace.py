@@ -1,4 +1,4 @@
-"""The folder that a benchmark works in: weights and photographs, and the environment of what runs there."""
+"""Prepares the working folder of a benchmark: weights, photographs, and the environment of the programs."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ _SETTINGS = (
     "PYTHONPROFILEIMPORTTIME",
     "OMP_NUM_THREADS",
 )
-"""What a user's shell may hold that would change a measurement."""
+"""Variables in a user's environment that would change a measurement."""
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder with all that the programs need."""
+    """A folder with everything that the programs need."""
 
     folder: Path
     say: Say
 
     def prepare_weights(self) -> None:
-        """Writes the weights, unless an earlier run has left them here."""
+        """Writes the weights, unless an earlier run has written them."""
         if not (self.folder / layout.MANIFEST).exists():
             self.say("writing the weights that all programs read")
             self._run_module("benchmarks.weights", str(self.folder))
 
     def photographs(self, count: int, given: Path | None = None) -> Path:
-        """A flat folder of `count` photographs: made, or those of the folder given, over and over."""
+        """Returns a flat folder of `count` photographs, either made or repeated from the folder `given`."""
         folder = self.folder / f"photographs_{'given_' if given else ''}{count}"
         if given:
             _remove(folder)
@@ -50,7 +50,7 @@ class Workspace:
         return folder
 
     def phone_photographs(self, count: int) -> Path:
-        """A flat folder of `count` 12-megapixel photographs, a quarter of them different."""
+        """Returns a flat folder of `count` 12-megapixel photographs, a quarter of which are different."""
         different = max(1, count // 4)
         originals = self.folder / f"phone_originals_{different}"
         self._make(originals, different, "phone")
@@ -60,7 +60,7 @@ class Workspace:
         return folder
 
     def enlarged(self, photographs: Path, count: int) -> Path:
-        """A folder of `count` photographs in sub-folders, each of which links to all of those given."""
+        """Returns a folder of `count` photographs in sub-folders that each link to all of `photographs`."""
         folder = self.folder / f"enlarged_{count}"
         _remove(folder)
         pictures = _pictures(photographs)
@@ -69,7 +69,10 @@ class Workspace:
         return folder
 
     def environment(self, *, cache: str = layout.CACHE_HOME) -> dict[str, str]:
-        """The caller's, with folders of our own in place of the user's, and no network."""
+        """Returns the caller's environment, with folders of the workspace instead of the user's.
+
+        Settings of imgclassify are left out, and Hugging Face libraries are offline.
+        """
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -85,7 +88,7 @@ class Workspace:
         }
 
     def answers(self, name: str) -> Path:
-        """Where a program is to write its answers."""
+        """Returns the path of the file to which a program must write its predictions."""
         folder = self.folder / layout.ANSWERS
         folder.mkdir(exist_ok=True)
         return folder / name
@@ -100,18 +103,18 @@ class Workspace:
         draft.rename(folder)
 
     def _run_module(self, module: str, *arguments: str) -> None:
-        # Errors belong on the terminal: nothing can be measured without what this makes.
+        # Errors must appear on the terminal, because nothing can be measured without these files.
         subprocess.run([sys.executable, "-m", module, *arguments], cwd=layout.ROOT, check=True, stdout=sys.stderr)
 
 
 def imgclassify() -> tuple[str, ...]:
-    """Our command: the installed script beside this Python, or the module."""
+    """Returns the command of imgclassify: the installed script beside this Python, or the module."""
     script = Path(sys.executable).with_name("imgclassify")
     return (str(script),) if script.exists() else (sys.executable, "-m", "imgclassify")
 
 
 def reference(name: str) -> tuple[str, ...]:
-    """The command of a reference program."""
+    """Returns the command of a reference program."""
     return (sys.executable, str(layout.REFERENCES / f"{name}.py"))
 
 
@@ -123,7 +126,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _link(pictures: Sequence[Path], folder: Path, count: int) -> None:
-    """Gives `count` hard links, or copies where the file system has none, in `folder`."""
+    """Makes `count` hard links in `folder`, or copies if the file system has no hard links."""
     folder.mkdir(parents=True)
     for number, picture in zip(range(count), cycle(pictures), strict=False):
         link = folder / f"photo_{number:05}{picture.suffix.lower()}"

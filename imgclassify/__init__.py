@@ -1,4 +1,4 @@
-"""imgclassify: pretrained image classifiers, from the command line and from Python.
+"""imgclassify classifies images with pretrained models, from the command line and from Python.
 
     from imgclassify import Classifier
 
@@ -6,7 +6,7 @@
     result = classifier.predict("dog.jpg")
     print(result.predictions[0].label, result.predictions[0].probability)
 
-Importing this module is cheap: what a name below needs is imported when the name is first used.
+Importing this module is cheap: each name below is imported when it is first used.
 """
 
 from importlib import import_module
@@ -34,6 +34,7 @@ _HOMES = {
     "PreprocessSpec": "catalog",
     "RunInfo": "results",
 }
+"""The module that defines each public name."""
 
 __all__ = [
     "Classifier",

@@ -1,16 +1,16 @@
-"""`python -m imgclassify`, and the console script's target."""
+"""Runs the command line, for `python -m imgclassify` and for the console script."""
 
 import sys
 
 
 def main() -> None:
-    """Runs the command line; an interrupt while it is still being imported ends quietly too."""
+    """Runs the command line. An interrupt ends it without a traceback, even during the imports."""
     try:
         from imgclassify.cli import main as run
 
         run()
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(130)  # ExitStatus.INTERRUPTED, without importing it
 
 
 if __name__ == "__main__":

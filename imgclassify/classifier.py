@@ -1,4 +1,4 @@
-"""The library's front door: a pretrained model that names what is in images."""
+"""The main class of the Python API: a pretrained model that predicts what images show."""
 
 from __future__ import annotations
 
@@ -32,12 +32,24 @@ DEFAULT_TOP_K = 5
 
 
 class Classifier:
-    """A pretrained model with its preprocessing and its labels.
+    """Classifies images with a pretrained model and the preprocessing and labels that belong to it.
 
-    classifier = Classifier("resnet50")
-    classifier.predict("dog.jpg").predictions[0].label
-    for result in classifier.predict(["a.jpg", "b.jpg"]):
-        print(result.source, result.error or result.predictions[0])
+    A single image gives a single result:
+
+        classifier = Classifier("resnet50")
+        result = classifier.predict("dog.jpg")
+        print(result.predictions[0].label, result.predictions[0].probability)
+
+    An iterable of images gives an iterator of results, in the same order:
+
+        for result in classifier.predict(["a.jpg", "b.jpg"]):
+            print(result.source, result.error or result.predictions[0])
+
+    Attributes:
+        labels: the LabelSet that names the classes.
+        top_k: predictions per image. It is at most the number of classes.
+        run: a RunInfo with everything that the predictions depend on, except the images.
+        runner: the ModelRunner that decodes the images and runs the network.
     """
 
     def __init__(
@@ -69,36 +81,44 @@ class Classifier:
     ) -> None:
         """Loads a model. Downloads its weights if they are not in the cache.
 
+        The arguments `resize_size`, `crop_size`, `interpolation`, `mean` and `std` replace values of the
+        model's own preprocessing. None keeps the model's value (docs/preprocessing.md).
+
         Args:
-            model: a model reference (docs/models.md). None is the embedded efficientnet_lite0.
+            model: a model reference (docs/models.md). None is the embedded model, efficientnet_lite0.
             arch: the architecture, for a file that does not name its own.
-            labels: the name of a label set, or a file of labels, instead of the model's own.
-            top_k: predictions per image, 1 or more. No more are given than there are classes.
-            device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-            dtype: "float32", "bfloat16" or "float16": what the network computes in.
+            labels: the name of a label set, or the path of a labels file, instead of the model's own labels.
+            top_k: predictions per image, 1 or more. An image never has more predictions than there are
+                classes.
+            device: "auto", "cpu", "cuda", "cuda:N" or "mps". With "auto", the device and the engine are those
+                that finish first (docs/engines.md).
+            dtype: "float32", "bfloat16" or "float16": the type that the network computes in.
             engine: "auto", "torch" or "onnxruntime".
-            batch_size: images in a batch. None chooses by device.
-            workers: decoding threads. None is one per processor.
-            fast_decode: decode large JPEGs at a smaller scale, and resize and crop in one pass. Quicker, and not to
-                the bit what the model was trained with (docs/preprocessing.md).
-            decode_device: "cpu", or "gpu" for JPEGs decoded and resized by nvJPEG on a CUDA device.
-            max_pixels: width × height beyond which an image is not decoded and has the error "image_too_large". PIL
-                images and arrays have no limit.
-            isolate: decode in processes of their own, so that a decoder that crashes, hangs or takes all memory
-                costs one image (docs/images.md).
-            time_limit: seconds for one image, under `isolate`.
-            num_images: how many images there will be, if that is known. "auto" chooses by it.
+            batch_size: images in a batch. None chooses by engine and device.
+            workers: decoding threads. None is one for each processor, but at most 32.
+            fast_decode: decode large JPEGs at a smaller scale, and resize and crop in one pass. This is
+                faster, but the pixels are not exactly those that the model was trained with
+                (docs/preprocessing.md).
+            decode_device: "cpu", or "gpu" to decode and resize JPEGs on a CUDA device with nvJPEG.
+            max_pixels: limit on width × height. A larger image is not decoded and gets the error
+                "image_too_large". PIL images and arrays have no limit.
+            isolate: decode in separate processes, so that a decoder that crashes, hangs or takes all memory
+                costs only one image (docs/images.md).
+            time_limit: seconds for one image, used only with `isolate`.
+            num_images: expected number of images, if known. It helps "auto" to choose the engine and the
+                device.
             resize_size: pixels of the short side, or (height, width).
             crop_size: pixels of a square, or (height, width).
             interpolation: "nearest", "box", "bilinear", "hamming", "bicubic" or "lanczos".
-            mean, std: for red, green and blue, of pixels scaled to 0..1. One number is for all three.
+            mean, std: for red, green and blue, of pixels scaled to 0..1. One number is used for all three.
             offline: never open a socket. None reads the environment variable IMGCLASSIFY_OFFLINE.
-            trust: let a torch.hub repository, or a TorchScript file, run its own code.
+            trust: let a torch.hub repository or a TorchScript file run its own code.
             progress: called with (file name, bytes so far, total bytes or None) during a download.
 
         Raises:
             UsageError: an argument is out of its range, or one that the model needs is missing.
-            UnavailableError: model, weights, labels or device cannot be had; its subclasses say which and why.
+            UnavailableError: the model, its weights, its labels or the device is unavailable. The subclasses
+                show which and why.
         """
         require_positive(top_k=top_k)
         if offline is None:
@@ -133,12 +153,12 @@ class Classifier:
             ),
         )
         labels_found = self.runner.network.labels
-        assert labels_found is not None  # LoadOptions asks for them
+        assert labels_found is not None  # LoadOptions.with_labels is True
         labels_found.require_num_classes(self.runner.num_classes)
         self.labels: LabelSet = labels_found
         self.top_k: int = min(top_k, self.runner.num_classes)
         self.run: RunInfo = self.runner.run_info
-        """Everything that this classifier's answers depend on."""
+        """Everything that this classifier's predictions depend on, except the images."""
         self._offline = offline
 
     @overload
@@ -148,20 +168,30 @@ class Classifier:
     def predict(self, images: Iterable[ImageLike]) -> Iterator[ImageResult]: ...
 
     def predict(self, images: Any) -> ImageResult | Iterator[ImageResult]:
-        """Names what is in an image, or in each of many.
+        """Predicts what an image shows, or what each of many images shows.
+
+        An image is one of these:
+
+        - a path or a URL
+        - the bytes of an image file, or a binary file that is open for reading
+        - a PIL image
+        - a uint8 array of shape (H, W, 3) in RGB or (H, W) in grey, 0..255
+        - a Source
 
         Args:
-            images: a path or URL, the bytes of an image file or a binary file open for reading, a PIL image, an
-            array
-                of (H, W, 3) or (H, W) uint8 in RGB, 0..255, or a Source. Or an iterable of any of these. It is read
-                while its images are classified, on a thread of its own.
+            images: one image, or an iterable of images. The iterable is read on a thread of its own while its
+                images are classified.
 
         Returns:
-            An ImageResult for one image. For an iterable, an iterator of one ImageResult each, in order.
+            An ImageResult for a single image. For an iterable, an iterator with one ImageResult for each
+            image, in the same order.
 
         Raises:
-            ImageError: the one image cannot be decoded. Among many, such an image has its error in its ImageResult,
-                and the rest goes on.
+            ImageError: the single image cannot be opened or decoded. In an iterable, such an image has its
+                error in its ImageResult, and the other images are still classified.
+            UsageError: a value is of a type that cannot be an image.
+            UnavailableError: the network cannot process the images, or under `isolate` no worker process can
+                be started.
         """
         if is_batch(images):
             return self._run(as_input(image, index, offline=self._offline) for index, image in enumerate(images))
@@ -170,15 +200,30 @@ class Classifier:
     def stream(
         self, sources: Iterable[Source], *, stop_event: Event | None = None
     ) -> Generator[ImageResult, None, None]:
-        """One ImageResult for each source, in order. Memory does not grow with their number.
+        """Classifies sources, such as those that `imgclassify.sources.expand` finds.
+
+        Memory use does not grow with the number of sources.
 
         Args:
-            stop_event: once it is set no further source is taken. Those that were taken have their results.
+            sources: iterated on a thread of its own.
+            stop_event: once it is set, no further source is taken. The sources taken before still get their
+                results.
+
+        Yields:
+            One ImageResult for each source, in order. A source that cannot be opened or decoded has an error
+            in its result.
+
+        Raises:
+            UnavailableError: as in `predict`.
         """
         return self._run(map(input_from_source, sources), stop_event)
 
     def close(self) -> None:
-        """Ends the processes of `isolate`. They also end with this object, and with the program."""
+        """Ends the worker processes of `isolate`.
+
+        They also end when this object is garbage-collected and when the program ends. A closed classifier can
+        still be used.
+        """
         self.runner.close()
 
     def _run(
@@ -207,14 +252,18 @@ class Classifier:
         predictions = []
         for rank, class_index in enumerate(top_k(probabilities, self.top_k), start=1):
             label = self.labels[class_index]
-            # By way of its text a float32 keeps the digits it has, without the further ones of a float64.
+            # Converted through its text, a float32 keeps its own digits: 0.1 does not become
+            # 0.10000000149011612.
             probability = float(str(probabilities[class_index]))
             predictions.append(Prediction(rank, class_index, label.wnid, label.label, probability))
         return tuple(predictions)
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits → probabilities along the last axis, each row summing to 1. Stable for logits of any size."""
+    """Converts logits to probabilities along the last axis, so that each row sums to 1.
+
+    The computation is stable for logits of any size.
+    """
     import numpy as np
 
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -223,24 +272,27 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def top_k(probabilities: NDArray[np.float32], count: int) -> list[int]:
-    """Class indices of the `count` largest, largest first. Of equal ones the lower index comes first."""
+    """Returns the class indices of the `count` largest probabilities, the largest first.
+
+    Of equal probabilities, the one with the lower index comes first.
+    """
     import numpy as np
 
     return [int(index) for index in np.argsort(-probabilities, kind="stable")[:count]]
 
 
 def _decode_mode(decode_device: str, fast_decode: bool) -> str:
-    """One of images.DECODE_MODES."""
+    """Returns one of images.DECODE_MODES."""
     if decode_device not in ("cpu", "gpu"):
-        raise UsageError(f"unknown decode {decode_device!r}", hint="use cpu or gpu")
+        raise UsageError(f"unknown decode device {decode_device!r}", hint="use cpu or gpu")
     if decode_device == "gpu" and fast_decode:
         raise UsageError(
-            "fast_decode is of the CPU's decoding", hint="leave out one of --fast-decode, --decode gpu"
+            "fast_decode works only with decoding on the CPU", hint="leave out --fast-decode or --decode gpu"
         )
     return "gpu" if decode_device == "gpu" else "fast" if fast_decode else "exact"
 
 
 def _require_name(what: str, name: str) -> str:
     if name == "":
-        raise UsageError(f"the name given for {what} is empty", hint="leave it out, or name one")
+        raise UsageError(f"the name given for {what} is empty", hint="give a name, or leave it out")
     return name

@@ -1,5 +1,8 @@
-"""Two ways of running a model held against each other on the same pictures: how often their first answers agree,
-and how far probabilities move. Only running numbers are kept."""
+"""Compares two runs of a model on the same images: how often their top predictions agree, and how much
+probabilities change.
+
+Only running totals are kept in memory.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from imgclassify.errors import UnavailableError
 from imgclassify.results import ImageResult, Prediction
 
 MAX_NAMED = 10
-"""Pictures with another first answer that are named; all of them are counted."""
+"""Maximum number of images with a different top prediction to list. All such images are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A picture whose first answer is another."""
+    """An image whose top prediction differs between the two runs."""
 
     source: str
     exact: Prediction
@@ -29,35 +32,35 @@ class Change:
 
 @dataclass(slots=True)
 class Comparison:
-    """What the pictures so far have shown."""
+    """The totals over the images compared so far."""
 
     compared: int = 0
-    """Pictures that both ways answered; all below is about these."""
+    """Images that both runs classified. All fields after `failed_once` are about these."""
     failed: int = 0
-    """Pictures that at least one way could not answer."""
+    """Images that at least one run could not classify."""
     failed_once: int = 0
-    """Those among the failed that the other way answered."""
+    """Images among `failed` that the other run classified."""
     agreed: int = 0
-    """Pictures whose first answer is the same."""
+    """Images whose top prediction is the same."""
     largest_change: float = 0.0
-    """Of the probability of any class of any picture, 0..1."""
+    """Largest change in the probability of any class of any image, 0..1."""
     largest_change_source: str | None = None
     changed: list[Change] = field(default_factory=list)
-    """The first MAX_NAMED pictures whose first answer is another."""
+    """The first MAX_NAMED images whose top prediction differs."""
     _sum: float = 0.0
 
     @property
     def agreement(self) -> float | None:
-        """The share of pictures whose first answer is the same, 0..1; None where none was compared."""
+        """The share of images whose top prediction is the same, 0..1. None if none was compared."""
         return self.agreed / self.compared if self.compared else None
 
     @property
     def mean_change(self) -> float | None:
-        """The mean over the pictures of each one's largest change, 0..1; None where none was compared."""
+        """The mean over the compared images of the largest change in each, 0..1. None if none was compared."""
         return self._sum / self.compared if self.compared else None
 
     def add(self, exact: ImageResult, other: ImageResult) -> None:
-        """Takes in one picture, answered both ways with the probabilities of all classes."""
+        """Adds one image to the totals. Each result has an error, or the probabilities of all classes."""
         if exact.error or other.error:
             self.failed += 1
             self.failed_once += not (exact.error and other.error)
@@ -88,7 +91,10 @@ class Comparison:
 
 
 def largest_change(exact: ImageResult, other: ImageResult) -> float:
-    """The largest difference of any class's probability, 0..1. Both have predictions of the same classes, all."""
+    """Returns the largest difference in the probability of any class, 0..1.
+
+    Both results must have predictions for all classes.
+    """
     probabilities = {prediction.class_index: prediction.probability for prediction in other.predictions}
     return max(
         abs(prediction.probability - probabilities[prediction.class_index]) for prediction in exact.predictions
@@ -98,16 +104,16 @@ def largest_change(exact: ImageResult, other: ImageResult) -> float:
 def pair_results(
     reference: Iterable[ImageResult], other: Iterable[ImageResult]
 ) -> Generator[tuple[ImageResult, ImageResult], None, None]:
-    """The two answers to each picture.
+    """Yields the two results for each image.
 
     Raises:
-        UnavailableError: the two streams are not about the same pictures in the same order.
+        UnavailableError: the two streams are not about the same images in the same order.
     """
     for first, second in zip_longest(reference, other):
         if first is None or second is None or first.source != second.source:
             names = " and ".join(repr(one.source) if one else "nothing" for one in (first, second))
             raise UnavailableError(
-                f"the pictures changed while they were compared: {names} in the same place",
-                hint="compare pictures that nobody adds to or removes from meanwhile",
+                f"the images changed while they were compared: {names} at the same position",
+                hint="run the comparison again, and do not add or remove images meanwhile",
             )
         yield first, second

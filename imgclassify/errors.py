@@ -1,27 +1,29 @@
-"""The errors a user can meet. Each says what was wrong and with which value; its hint says what to do next.
+"""Defines the exceptions that users can meet, with their exit statuses and error types.
+
+Each message says what was wrong, with the value. The hint says what to do next.
 
 ImgclassifyError
-├── UsageError              2    options that do not fit together, or that lack something
-├── NoImagesError           4    nothing among the sources is an image
+├── UsageError              2    options that conflict, or that need something missing
+├── NoImagesError           4    no image among the sources
 ├── UnavailableError        3    model, weights, labels or device unavailable or not as expected
-│   ├── ResourceError            the installation lacks its own data
-│   ├── ManifestError            a model manifest that does not parse
+│   ├── ResourceError            data that ships with imgclassify is missing
+│   ├── ManifestError            a model manifest that cannot be read or parsed
 │   ├── UnknownModelError        no such model, weights or architecture
 │   ├── UntrustedCodeError       code of a torch.hub repository or a TorchScript file, without --trust
-│   ├── WeightsError             weights that cannot be had
+│   ├── WeightsError             weights that cannot be used or obtained
 │   │   ├── OfflineError         not in the cache, and the network may not be used
-│   │   ├── DownloadError        the server did not hand the file over
-│   │   └── HashMismatchError    a file whose SHA-256 is not the published one
+│   │   ├── DownloadError        the server did not deliver the file
+│   │   └── HashMismatchError    a file whose SHA-256 is not the expected one
 │   ├── CheckpointError          a checkpoint that cannot be read, or does not fit its architecture
 │   ├── LabelsError              a label set that cannot be read, or does not fit its network
 │   └── DeviceError              a device, dtype or engine that this machine does not have
-└── ImageError              1    one image that could not be answered; becomes its error record
+└── ImageError              1    one image that could not be classified; becomes its error record
     ├── ImageNotFoundError       not_found
     ├── ImageUnreadableError     unreadable            permission, input/output or network failure
     ├── ImageEmptyError          empty
     ├── NotAnImageError          not_an_image
     ├── CorruptImageError        corrupt_image
-    │   └── TruncatedImageError  truncated_image       it ends too early
+    │   └── TruncatedImageError  truncated_image       the file ends too early
     ├── ImageTooLargeError       image_too_large
     ├── UnsupportedImageError    unsupported_image
     ├── NotAFileError            not_a_file            a pipe, socket or device
@@ -65,20 +67,20 @@ __all__ = [
 
 
 class ExitStatus(IntEnum):
-    """What the process returns to its caller."""
+    """The exit status of the process."""
 
     OK = 0
-    """Every image was answered."""
+    """Success: every image was classified."""
     SOME_IMAGES_FAILED = 1
-    """Some images failed; each has its record."""
+    """Some images failed. Each has a record with its error."""
     USAGE = 2
-    """Wrong usage."""
+    """The command line is wrong."""
     UNAVAILABLE = 3
-    """Model, weights, labels or device unavailable or not as expected."""
+    """The model, weights, labels or device are unavailable or not as expected."""
     NO_IMAGES = 4
     """No image was found among the sources."""
     HUNG_UP = 129
-    """Stopped by SIGHUP (128 + 1, as a shell reports it): its terminal was closed."""
+    """Stopped by SIGHUP (128 + 1, as a shell reports it), because the terminal was closed."""
     INTERRUPTED = 130
     """Stopped by SIGINT (128 + 2): Ctrl-C."""
     TERMINATED = 143
@@ -86,7 +88,7 @@ class ExitStatus(IntEnum):
 
 
 class ImgclassifyError(Exception):
-    """The root: `str(error)` says what was wrong, `error.hint` what to do next (or is None)."""
+    """The base class. `str(error)` says what was wrong. `error.hint` says what to do next, or is None."""
 
     exit_status: ClassVar[ExitStatus] = ExitStatus.UNAVAILABLE
 
@@ -152,7 +154,7 @@ class DeviceError(UnavailableError):
 
 
 class ImageError(ImgclassifyError):
-    """One image that could not be answered. `type` is the word its error record carries."""
+    """One image that could not be classified. `type` is the error type in its record."""
 
     exit_status = ExitStatus.SOME_IMAGES_FAILED
     type: ClassVar[str]
@@ -203,13 +205,17 @@ class DecoderTimeoutError(ImageError):
 
 
 def describe_error(error: BaseException) -> str:
-    """Another library's exception in a few words: the system's, else the first line of its own, else its type."""
+    """Describes an exception of another library in a few words.
+
+    Returns:
+        The operating system's text if there is one, else the first line of the exception's text, else its type.
+    """
     words = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "") or type(error).__name__
     return str(words).rstrip(":")
 
 
 def make_printable(text: str) -> str:
-    """Text safe for a terminal and for one line: what is not printable becomes its escape, such as \\x1b."""
+    """Replaces unprintable characters by escapes such as \\x1b. The text is then one line, safe to print."""
     if text.isprintable():
         return text
     return "".join(

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and by one process at a time."""
+"""Writes files atomically, locks them between processes, and checks what is at a path."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from pathlib import Path
 from imgclassify.errors import WeightsError
 
 NOTICE_SECONDS = 2.0
-"""How long another process is waited for in silence."""
+"""Seconds to wait for another process before a warning says so."""
 
 _LONGEST_NAME = 200
-"""Bytes. Of a longer name, which may have 255, a digest stands in the temporary file's name."""
+"""Longest file name, in bytes, that is part of the name of a temporary file. A longer name, which may have 255
+bytes, is replaced by its digest."""
 
 logger = logging.getLogger("imgclassify")
 
 
 def is_replaceable(path: Path) -> bool:
-    """Whether another file can take this one's place, or the place is empty. A device, pipe or folder cannot be
-    replaced."""
+    """Whether another file can be moved to `path`: it is a file, or does not exist.
+
+    A device, pipe or folder cannot be replaced.
+    """
     return path.is_file() or not path.exists()
 
 
 def temp_path(path: Path, tag: str = "") -> Path:
-    """Where a file is written until it is whole: beside it, hidden."""
+    """Returns the path of a hidden file beside `path`, to be written until it is complete."""
     name = path.name
     if len(os.fsencode(name)) > _LONGEST_NAME:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
@@ -37,12 +40,13 @@ def temp_path(path: Path, tag: str = "") -> Path:
 
 @contextmanager
 def atomic_write(target: Path, *, locked: bool = False) -> Iterator[Path]:
-    """Yields an empty file to be filled. At the end of the block it takes the target's place, and the target's
-    mode. If the block raises, the target stays as it was.
+    """Yields the path of an empty file for the block to fill, and replaces the target by it at the end.
+
+    An existing target's mode is kept. If the block raises an error, the target stays as it was.
 
     Args:
-        locked: whether no other process writes to the target at the same time. Then the temporary file always has
-            the same name, and what a killed process left of it is replaced.
+        locked: whether a lock ensures that no other process writes to the target at the same time. The
+            temporary file then always has the same name, so the next write removes what a killed process left.
     """
     draft = temp_path(target, "" if locked else f".{os.getpid()}")
     draft.unlink(missing_ok=True)
@@ -50,6 +54,7 @@ def atomic_write(target: Path, *, locked: bool = False) -> Iterator[Path]:
     try:
         draft.touch()
         if mode is not None:
+            # The block must be able to write even if the target is read-only.
             draft.chmod(mode | stat.S_IRUSR | stat.S_IWUSR)
         yield draft
         with draft.open("rb+") as stream:
@@ -63,15 +68,15 @@ def atomic_write(target: Path, *, locked: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def lock_file(path: Path, what: str, *, hint: str) -> Iterator[Path]:
-    """One process at a time changes `path`. Yields the lock's file, and makes the folder that it is in.
+    """Lets one process at a time change `path`. Creates its folder, and yields the path of the lock file.
 
     Args:
-        what: is done under the lock, such as "fetch it".
-        hint: what to do about a folder that cannot be written.
+        what: what the process does while it holds the lock, such as "fetch it", for the warning.
+        hint: the hint of the error if the folder cannot be written.
 
     Raises:
-        WeightsError: the folder cannot be written, or nothing in it locked. What goes wrong under the lock is
-            raised as it is.
+        WeightsError: the folder cannot be written, or no file in it can be locked. Errors in the block are
+            raised unchanged.
     """
     from filelock import FileLock, Timeout
 
@@ -95,10 +100,10 @@ def lock_file(path: Path, what: str, *, hint: str) -> Iterator[Path]:
 
 
 def is_endless(path: Path) -> bool:
-    """Whether what lies there is a pipe or a device, and may keep its reader waiting or reading for ever.
+    """Whether the path is a pipe, a device or the like, which a reader may wait for or read forever.
 
     Raises:
-        OSError: nothing can be said of it.
+        OSError: the path cannot be examined, for example because it does not exist.
     """
     mode = path.stat().st_mode
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

@@ -1,6 +1,6 @@
-"""Where things lie: the data shipped with the package (models/, labels/), and the user's own folders.
+"""Finds the data shipped with the package (models/, labels/), and the user's settings and cache folders.
 
-No other room composes such a path.
+No other module builds the paths of these folders.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 @cache
 def data_folder(name: str) -> Traversable:
-    """The shipped folder `name` ("models" or "labels").
+    """Returns the shipped folder `name` ("models" or "labels").
 
-    A wheel carries it as `imgclassify/_data/<name>`. An editable install has no such folder: then the
-    checkout's own is used, but only where a pyproject.toml stands beside it.
+    A wheel contains it as `imgclassify/_data/<name>`. An editable install has no such folder. The folder of the
+    checkout is then used, but only if there is a pyproject.toml beside it.
 
     Raises:
-        ResourceError: neither is there.
+        ResourceError: neither folder exists.
     """
-    from importlib.resources import files  # a command that needs no data starts without it
+    from importlib.resources import files  # not at the top: many commands need no data
 
     package = files("imgclassify")
     packaged = package / "_data" / name
@@ -42,23 +42,29 @@ def data_folder(name: str) -> Traversable:
 
 
 def config_folder() -> Path:
-    """The user's own settings: `$XDG_CONFIG_HOME/imgclassify`, else `~/.config/imgclassify`."""
+    """Returns the user's settings folder: `$XDG_CONFIG_HOME/imgclassify`, else `~/.config/imgclassify`."""
     return _xdg_folder("XDG_CONFIG_HOME", ".config") / "imgclassify"
 
 
 def cache_folder() -> Path:
-    """What can be made again: `$XDG_CACHE_HOME/imgclassify`, else `~/.cache/imgclassify`."""
+    """Returns the cache folder: `$XDG_CACHE_HOME/imgclassify`, else `~/.cache/imgclassify`.
+
+    All that is in it can be made again.
+    """
     return _xdg_folder("XDG_CACHE_HOME", ".cache") / "imgclassify"
 
 
 def prepared_folder() -> Path:
-    """The graphs that `imgclassify models prepare` has made."""
+    """Returns the folder of the graphs that `imgclassify models prepare` makes."""
     return cache_folder() / "prepared"
 
 
 def torch_hub_folder() -> Path:
-    """torch.hub's folder, by its own rule: `hub` in `$TORCH_HOME`, else in `$XDG_CACHE_HOME/torch`, else in
-    `~/.cache/torch`. Unlike XDG, torch takes relative folders and ~."""
+    """Returns the folder of torch.hub: `hub` in `$TORCH_HOME`, else in `$XDG_CACHE_HOME/torch`, else in
+    `~/.cache/torch`.
+
+    This is torch's own rule. Unlike the XDG specification, it allows relative folders and ~.
+    """
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("TORCH_HOME") or f"{cache}/torch"
     return Path(os.path.expanduser(home)) / "hub"  # noqa: PTH111 - without a home, Path.expanduser raises
@@ -66,7 +72,7 @@ def torch_hub_folder() -> Path:
 
 def _xdg_folder(variable: str, fallback: str) -> Path:
     value = os.environ.get(variable)
-    # The XDG specification has relative values ignored.
+    # The XDG specification says to ignore relative values.
     if value and Path(value).is_absolute():
         return Path(value)
     return Path(os.path.expanduser("~")) / fallback  # noqa: PTH111 - without a home, Path.home raises

@@ -1,7 +1,7 @@
-"""Overlap: items prepared on threads while batches of earlier ones are computed on others, with results in input
-order.
+"""Prepares items on threads while other threads compute batches of earlier items.
 
-Knows nothing of images; what is prepared and how a batch is answered are its caller's two functions.
+Results are in input order. This module does not depend on images: its caller passes one function that prepares
+an item, and one that computes a batch.
 """
 
 from __future__ import annotations
@@ -19,30 +19,32 @@ Prepared = TypeVar("Prepared")
 Result = TypeVar("Result")
 
 MAX_WORKERS = 32
-"""More threads than this wait for the interpreter's lock rather than decode."""
+"""Maximum number of threads that prepare. More would wait for the interpreter's lock instead of decoding."""
 
 BATCH_TIMEOUT_S = 0.05
-"""How long a batch that is not full waits for the next item, before it is answered as it is."""
+"""Seconds that a batch that is not full waits for the next item before it is computed as it is."""
 
 _SHUTDOWN_TIMEOUT_S = 1.0
-"""How long a closed stream waits for the batches that are being computed."""
+"""Seconds that closing the iterator waits for the batches that are being computed."""
 
 _PREFETCH_BATCHES = 2
-"""Batches prepared beyond those being computed, at the least: one about to be, one being filled."""
+"""Minimum number of batches besides those being computed: the next one, and one being filled."""
 
 _END = None
 
 
 @dataclass(frozen=True, slots=True)
 class Completed(Generic[Result]):
-    """An item that was answered while it was prepared, such as a broken file by its error record."""
+    """The result of an item that needs no computing, such as the error record of a broken file."""
 
     result: Result
 
 
 def num_slots(batch_size: int, concurrency: int, workers: int) -> int:
-    """How many items are in hand at the same time, each in a row of its own: a whole number of batches, in which no
-    thread lacks an item."""
+    """Returns the number of items in progress at the same time, each in its own slot.
+
+    It is a whole number of batches, and high enough that no thread lacks an item.
+    """
     return batch_size * (concurrency + max(_PREFETCH_BATCHES, 1 + -(-workers // batch_size)))
 
 
@@ -56,20 +58,20 @@ def run_pipeline(
     concurrency: int = 1,
     stop_event: Event | None = None,
 ) -> Generator[Result, None, None]:
-    """One result for each item, in the items' order.
+    """Yields one result for each item, in the order of the items.
 
-    Memory does not grow with the number of items. An item holds one of `num_slots` slots from when it is prepared
-    until its result is taken. Items that come slowly are computed as they come. Closing the iterator stops the
-    threads, except for what one of them may be waiting for. Whatever `items`, `prepare` or `compute` raises is
-    raised here, in its item's place.
+    Memory does not grow with the number of items. An item holds one of `num_slots` slots from its preparation
+    until its result is taken. If items arrive slowly, batches that are not full are computed. Closing the
+    iterator stops the threads, but cannot interrupt a call that one of them is waiting for. An error raised by
+    `items`, `prepare` or `compute` is raised here, in the position of its item.
 
     Args:
-        items: iterated on a thread of its own.
-        prepare: called with an item and its slot, on one of `workers` threads. Returns what a batch is made of, or
-            Completed with the result itself.
+        items: iterated on a separate thread.
+        prepare: called with an item and its slot, on one of `workers` threads. Returns the item's part
+            of a batch, or Completed with the result itself.
         compute: called with 1 to `batch_size` prepared items and their slots, in ascending order, on one of
-            `concurrency` threads. Returns one result each, in order.
-        stop_event: once it is set no further item is taken. Those that were taken have their results.
+            `concurrency` threads. Returns one result for each, in order.
+        stop_event: once it is set, no further item gets a slot. Items that have a slot still get their results.
     """
     executor = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="prepare")
     line: _Scheduler[Prepared, Result] = _Scheduler(
@@ -95,7 +97,7 @@ def run_pipeline(
 
 
 class _Scheduler(Generic[Prepared, Result]):
-    """What stands between the thread that iterates the items, those that compute, and who takes the results."""
+    """The queues between the thread that reads items, the threads that compute, and the consumer of results."""
 
     def __init__(self, batch_size: int, count: int, ending: Event) -> None:
         self._batch_size = batch_size
@@ -114,7 +116,7 @@ class _Scheduler(Generic[Prepared, Result]):
         prepare: Callable[[Item, int], Prepared | Completed[Result]],
         executor: ThreadPoolExecutor,
     ) -> None:
-        """Has each item prepared, waiting while every row is in use, until the end or `stop`."""
+        """Has items prepared until they end or the pipeline stops. Waits while every slot is in use."""
         row = 0
         try:
             for item in items:
@@ -131,9 +133,9 @@ class _Scheduler(Generic[Prepared, Result]):
             self._prepared.put(_END)
 
     def compute_batches(self, answer: Callable[[list[Prepared], list[int]], list[Result]]) -> None:
-        """Answers one batch after another, until the end or `stop`."""
+        """Computes one batch after another until the items end or the pipeline stops."""
         while True:
-            # By turns, so that the answers stand in line as the batches do.
+            # One thread at a time, so that the results are queued in the order of the batches.
             with self._turn:
                 block = self._next_batch()
                 if not block:
@@ -147,7 +149,7 @@ class _Scheduler(Generic[Prepared, Result]):
                 answered.set_exception(error)
 
     def iter_results(self) -> Iterator[Result]:
-        """The results, in order."""
+        """Yields the results, in order."""
         while (answered := self._answered.get()) is not None:
             results, failure = answered.result()
             for result in results:
@@ -157,25 +159,28 @@ class _Scheduler(Generic[Prepared, Result]):
                 raise failure
 
     def stop_threads(self) -> None:
+        """Makes all threads end as soon as they can. Results that are not yet computed are dropped."""
         self._stopped.set()
         self._prepared.put(_END)
 
     def _acquire_slot(self) -> bool:
-        """Waits for a free row; False where none is wanted any more."""
+        """Waits for a free slot. Returns False if the pipeline is stopping."""
         while not (self._stopped.is_set() or self._ending.is_set()):
             if self._free.acquire(timeout=BATCH_TIMEOUT_S):
                 return True
         return False
 
     def _next_batch(self) -> list[tuple[int, Future[Prepared | Completed[Result]]]]:
-        """The next 1 to `batch_size` items: one at the least, more if they follow without a pause and their rows
-        ascend; none at the end."""
+        """Returns the next 1 to `batch_size` items, or an empty list at the end.
+
+        There is more than one item if they follow without a pause and their slots ascend.
+        """
         block: list[tuple[int, Future[Prepared | Completed[Result]]]] = []
         while len(block) < self._batch_size and not self._ended and not self._stopped.is_set():
             try:
                 entry = self._prepared.get(timeout=BATCH_TIMEOUT_S)
             except Empty:
-                # The items' iterator may be waiting for its next one, and nothing can interrupt it.
+                # After a stop, the iterator may still wait for its next item, and nothing can interrupt it.
                 if block or self._ending.is_set():
                     break
                 continue
@@ -183,6 +188,7 @@ class _Scheduler(Generic[Prepared, Result]):
                 self._ended = True
             else:
                 block.append(entry)
+                # The next item has slot 0, and the slots of a batch must ascend.
                 if entry[0] == self._rows - 1:
                     break
         return [] if self._stopped.is_set() else block
@@ -192,13 +198,13 @@ class _Scheduler(Generic[Prepared, Result]):
         block: list[tuple[int, Future[Prepared | Completed[Result]]]],
         answer: Callable[[list[Prepared], list[int]], list[Result]],
     ) -> tuple[list[Result], BaseException | None]:
-        """The results of a block, up to the first item that failed, and that failure."""
+        """Returns the results of a block up to the first item that failed, and the error of that item."""
         entries: list[tuple[int, Prepared | Completed[Result]]] = []
         failure = None
         for row, future in block:
             try:
                 entries.append((row, future.result()))
-            except BaseException as error:  # noqa: BLE001 - raised again behind the results before it
+            except BaseException as error:  # noqa: BLE001 - raised again after the results before it
                 failure = error
                 break
         batch = [(row, entry) for row, entry in entries if not isinstance(entry, Completed)]

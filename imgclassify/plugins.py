@@ -1,4 +1,4 @@
-"""What other packages add by entry points: output formats, and kinds of model reference (docs/plugins.md)."""
+"""Loads the output formats and kinds of model reference that other packages add (docs/plugins.md)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Row = TypeVar("Row")
 
 @cache
 def load_plugins(group: str, row: type[Row]) -> tuple[Row, ...]:
-    """The rows that installed packages add to a table of imgclassify's.
+    """Returns the rows that installed packages add to one of imgclassify's tables.
 
-    The search takes some milliseconds. It is for a name that is not in the table, and for lists of all names.
+    This takes some milliseconds. Call this only for a name that is not in the table, or to list all names.
 
     Args:
-        group: the entry points' group.
-        row: the class of the table's rows.
+        group: the group of the entry points.
+        row: the class of the rows in the table.
 
     Raises:
-        UnavailableError: an entry point cannot be imported, or names something else.
+        UnavailableError: an entry point cannot be imported, or is not an instance of `row`.
     """
     from importlib.metadata import entry_points
 
@@ -35,7 +35,7 @@ def load_plugins(group: str, row: type[Row]) -> tuple[Row, ...]:
         except Exception as error:  # importing a package may raise anything
             raise UnavailableError(
                 f"the plugin {point.value!r} of {package} cannot be used: {describe_error(error)}",
-                hint=f"update or remove it: pip uninstall {package}; docs/plugins.md says what it must be",
+                hint=f"update or remove it: pip uninstall {package}; docs/plugins.md describes plugins",
             ) from error
         rows.append(entry)
     return tuple(rows)

@@ -1,4 +1,7 @@
-"""The values that flow out: frozen, plain, and free of tensors. How they are printed is output's concern."""
+"""Defines the results of classification: predictions, errors and the facts of a run, as frozen dataclasses.
+
+They contain no tensors. The code that writes them is in output/.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,21 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 SCHEMA = "imgclassify.run/1"
-"""Names the shape of a run document and its records; a breaking change raises the number."""
+"""Names the schema of a run document and its records. A breaking change increases the number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One class the network proposes for an image."""
+    """One class that the network predicts for an image."""
 
     rank: int
     """1 is the most probable."""
     class_index: int
     """0-based position among the network's logits."""
     wnid: str | None
-    """WordNet id such as "n02099601"; None where the label set has none."""
+    """WordNet id such as "n02099601". None if the label set has none."""
     label: str
-    """Human text."""
+    """The name of the class, for people."""
     probability: float
     """Softmax over all classes, 0..1."""
 
@@ -48,22 +51,22 @@ class ImageFailure:
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:
-    """The record of one image: its predictions, or its error, never both and never neither."""
+    """The record of one image. It has either predictions or an error."""
 
     source: str
-    """The name the user gave it by: a path, a URL, `archive!member`, or "-"."""
+    """The name that stands for the image: a path, a URL, `archive!member`, or "-"."""
     model: str
     width: int | None
-    """Pixels, after EXIF orientation; None where the image could not be opened."""
+    """Pixels, after EXIF orientation. None if the image could not be opened."""
     height: int | None
     predictions: tuple[Prediction, ...]
     """Most probable first."""
     error: ImageFailure | None = None
     approximate: bool = False
-    """Whether the image is a strip so long that it was resized only nearly as the model's own pipeline does."""
+    """Whether the image is a strip so long that resizing it only approximates the model's own pipeline."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as every machine format carries it (docs/output.md)."""
+        """Returns the record as all machine-readable formats contain it (docs/output.md)."""
         record = {
             "source": self.source,
             "model": self.model,
@@ -76,10 +79,10 @@ class ImageResult:
 
     @classmethod
     def from_dict(cls, record: Any) -> Self:
-        """The result whose record this is.
+        """Creates a result from its record, the inverse of `to_dict`.
 
         Raises:
-            ValueError: it is no whole record.
+            ValueError: the record is incomplete or invalid.
         """
         try:
             result = cls(
@@ -92,9 +95,9 @@ class ImageResult:
                 approximate=record.get("approximate", False) is True,
             )
         except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError("it lacks a field, or has one too many") from error
+            raise ValueError("it lacks a field, or has an unknown one") from error
         if not result._is_sound():
-            raise ValueError("a field holds what it cannot")
+            raise ValueError("a field has an invalid value")
         return result
 
     def _is_sound(self) -> bool:
@@ -119,30 +122,30 @@ class ImageResult:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """The provenance of a run: all that its answers depend on, the images apart."""
+    """The provenance of a run: all that its results depend on, except the images."""
 
     version: str
-    """imgclassify's own."""
+    """The version of imgclassify."""
     model: str
     architecture: str
     weights: str
-    """The weights' name, such as "IMAGENET1K_V2", or the file's."""
+    """The name of the weights, such as "IMAGENET1K_V2", or of their file."""
     weights_sha256: str | None
-    """Full digest, 64 hex digits; None where the weights came with a torch.hub repository's code."""
+    """Full digest, 64 hex digits. None if the weights came with the code of a torch.hub repository."""
     preprocess: dict[str, Any]
-    """PreprocessSpec under torchvision's field names."""
+    """The PreprocessSpec, under the field names of torchvision."""
     label_set: str | None
-    """None where the run has no labels."""
+    """None if the run has no labels."""
     label_set_sha256: str | None
-    """Of its wnids and labels, in order."""
+    """Digest of its wnids and labels, in order."""
     num_classes: int
     decode_mode: str
-    """"exact" to the bit, "fast" from a smaller scale of the image, or "gpu"."""
+    """"exact" (to the bit), "fast" (from a smaller scale of the image) or "gpu"."""
     engine: str
     device: str
     dtype: str
     reason: str
-    """Why this engine and this device."""
+    """Why this engine and this device were chosen."""
 
     def to_dict(self) -> dict[str, Any]:
         return {

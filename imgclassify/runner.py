@@ -1,6 +1,6 @@
-"""A network, its engine and its preprocessing: images in, arrays out, in order.
+"""Runs a network on images: decodes them, makes batches, and returns the output arrays in input order.
 
-What the arrays mean is not known here. The classifier makes labels of the logits.
+The meaning of the arrays is not known here. The classifier turns the logits into labels.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["ImageOutputs", "ModelRunner", "RunnerOptions"]
 
 @dataclass(frozen=True, slots=True)
 class RunnerOptions:
-    """How a network is run. `Classifier` explains each."""
+    """How to run a network. `Classifier` explains each option."""
 
     device: str = "auto"
     dtype: str = "float32"
@@ -52,11 +52,11 @@ class RunnerOptions:
     num_images: int | None = None
 
     def validate(self) -> None:
-        """Refuses what no network can be run with, before one is fetched.
+        """Rejects options that no network can be run with, before a network is fetched.
 
         Raises:
-            UsageError: an option is out of its range, or two do not go together.
-            DeviceError: this machine lacks the device.
+            UsageError: an option is out of its range, or two options exclude each other.
+            DeviceError: this machine does not have the device.
         """
         require_positive(
             batch_size=self.batch_size,
@@ -68,42 +68,47 @@ class RunnerOptions:
         if self.decode_mode not in DECODE_MODES:
             raise UsageError(f"unknown decode mode {self.decode_mode!r}", hint=f"use {', '.join(DECODE_MODES)}")
         if self.isolate and self.decode_mode == "gpu":
-            raise UsageError("isolate is of the CPU's decoding", hint="leave out one of --isolate, --decode gpu")
+            raise UsageError(
+                "isolate works only with decoding on the CPU", hint="leave out --isolate or --decode gpu"
+            )
         if not (isinstance(self.time_limit, int | float) and 0 < self.time_limit < math.inf):
             raise UsageError(
-                f"time_limit is {self.time_limit!r}, and must be a number of seconds above 0",
+                f"time_limit is {self.time_limit!r}, but must be a finite number of seconds above 0",
                 hint="give another time_limit",
             )
 
 
 @dataclass(frozen=True, slots=True)
 class ImageOutputs:
-    """What a network computed for one image, or why the image has no outputs."""
+    """The outputs of a network for one image, or the reason why there are none."""
 
     source: str
     """The image's name."""
     width: int | None = None
-    """Pixels, upright; None where the image could not be opened."""
+    """Pixels, of the upright image. None if the image could not be opened."""
     height: int | None = None
+    """Pixels, of the upright image, as the width."""
     approximate: bool = False
-    """Whether the crop is not exactly that of the model's own pipeline (`preprocessing.is_approximate`)."""
+    """Whether the image is such a long strip that its crop differs from that of the model's own pipeline
+    (`preprocessing.is_approximate`)."""
     arrays: dict[str, NDArray[np.float32]] | None = None
-    """The engine's outputs by name, such as "logits": (number of classes,). None where there is an error."""
+    """The engine's outputs by name, such as "logits": (number of classes,). None if there is an error."""
     error: ImageFailure | None = None
+    """None if there are outputs."""
 
 
 class ModelRunner:
-    """Runs a network on images, in batches, while further images are decoded on other threads.
+    """Runs a network on images in batches, while other threads decode further images.
 
-    Memory does not grow with the number of images.
+    Memory use does not grow with the number of images.
     """
 
     def __init__(self, network: Network, options: RunnerOptions) -> None:
-        """Builds the network in its engine.
+        """Chooses an engine and builds the network in it.
 
         Raises:
             UsageError: the engine that the user named cannot run the network.
-            UnavailableError: the network cannot be built, or not run on the device or in the dtype.
+            UnavailableError: the network cannot be built, or it cannot be run on the device or in the dtype.
         """
         selection = create_engine(
             network,
@@ -116,7 +121,7 @@ class ModelRunner:
         self.engine: Engine = selection.engine
         self.num_classes: int = selection.num_classes
         self.run_info = _describe_run(network, selection, options.decode_mode)
-        """Everything that the outputs depend on."""
+        """Everything that the outputs depend on, except the images."""
         self._spec = network.preprocess
         self._preprocess, self._close = self._create_preprocessor(options)
         self._batch_size = options.batch_size or self.engine.default_batch_size
@@ -128,16 +133,17 @@ class ModelRunner:
 
         Raises:
             UsageError: an option is out of its range, or one that the model needs is missing.
-            UnavailableError: model, weights, labels or device cannot be had; its subclasses say which and why.
+            UnavailableError: the model, its weights, its labels or the device is unavailable. The subclasses
+                show which and why.
         """
         options.validate()
         return cls(load_network(reference, load_options), options)
 
     def run_one(self, image: ImageInput) -> ImageOutputs:
-        """The outputs for one image.
+        """Runs the network on one image.
 
         Raises:
-            ImageError: it cannot be decoded.
+            ImageError: the image cannot be opened or decoded.
         """
         crops = self._allocate(1)
         opened = self._open(image, crops[0])
@@ -146,17 +152,22 @@ class ModelRunner:
     def run(
         self, images: Iterable[ImageInput], *, stop_event: Event | None = None
     ) -> Generator[ImageOutputs, None, None]:
-        """The outputs for each image, in order. One that cannot be decoded has its error.
+        """Runs the network on each image.
 
         Args:
-            images: iterated on a thread of its own.
-            stop_event: once it is set no further image is taken. Those that were taken have their outputs.
+            images: such as `images.inputs.as_input` makes. They are taken on a separate thread.
+            stop_event: once it is set, no further image is taken. The images taken before still get their
+                outputs.
+
+        Yields:
+            The outputs for each image, in order. An image that cannot be opened or decoded has an error
+            instead of arrays.
         """
         concurrency = self.engine.concurrency
         crops = self._allocate(pipeline.num_slots(self._batch_size, concurrency, self._workers))
 
         def compute(batch: list[ImageOutputs], slots: list[int]) -> list[ImageOutputs]:
-            # Slots without gaps are computed where they are, without a copy.
+            # Adjacent slots are passed as a view. Indexing with a list would copy the crops.
             contiguous = slots[-1] - slots[0] + 1 == len(slots)
             return self._infer(batch, crops[slots[0] : slots[-1] + 1] if contiguous else crops[slots])
 
@@ -171,13 +182,16 @@ class ModelRunner:
         )
 
     def close(self) -> None:
-        """Ends the processes that decode under `isolate`. They also end with this object, and with the program."""
+        """Ends the worker processes of `isolate`.
+
+        They also end when this object is garbage-collected and when the program ends.
+        """
         self._close()
 
     def _create_preprocessor(self, options: RunnerOptions) -> tuple[Preprocessor, Callable[[], object]]:
-        """(what decodes and crops, what ends its processes)."""
+        """Returns (preprocessor, function that ends its worker processes)."""
         if options.isolate:
-            from imgclassify.images.isolation import IsolatedPreprocessor  # a quick answer does without it
+            from imgclassify.images.isolation import IsolatedPreprocessor  # most runs do not need this import
 
             isolated = IsolatedPreprocessor(
                 options.decode_mode, self._spec, max_pixels=options.max_pixels, time_limit=options.time_limit
@@ -192,7 +206,7 @@ class ModelRunner:
         return self.engine.allocate((count, *self._spec.crop_size, 3))
 
     def _open(self, image: ImageInput, out: NDArray[np.uint8]) -> ImageOutputs:
-        """Writes the image's crop to `out`. The outputs are still missing."""
+        """Writes the image's crop to `out`. The result has no arrays yet."""
         width, height = self._preprocess(image, out)
         return ImageOutputs(image.name, width, height, is_approximate((height, width), self._spec))
 
@@ -211,8 +225,9 @@ class ModelRunner:
         outputs = self.engine.infer(crops)
         if not all(np.isfinite(array).all() for array in outputs.values()):
             raise CheckpointError(
-                f"the network answers with numbers that are not finite, in {self.engine.dtype}",
-                hint="a float16 network may overflow: use bfloat16 or float32; else its weights are damaged",
+                f"the network returns numbers that are not finite in {self.engine.dtype}",
+                hint="if this is float16, which may overflow, use bfloat16 or float32; otherwise the weights "
+                "are damaged",
             )
         return [
             ImageOutputs(
@@ -247,12 +262,13 @@ def _describe_run(network: Network, selection: EngineSelection, decode_mode: str
 
 
 def require_positive(**numbers: int | None) -> None:
-    """
+    """Checks numbers that must be positive. None stands for a number that is not given.
+
     Raises:
-        UsageError: one of them is given, and is not a whole number of at least 1.
+        UsageError: a number is given, but is not a whole number of at least 1.
     """
     for name, number in numbers.items():
         if number is not None and (not isinstance(number, int) or number < 1):
             raise UsageError(
-                f"{name} is {number!r}, and must be a whole number from 1 on", hint=f"give another {name}"
+                f"{name} is {number!r}, but must be a whole number of at least 1", hint=f"give another {name}"
             )

@@ -1,19 +1,19 @@
-"""Telemetry of dependencies, switched off."""
+"""Stops dependencies from sending usage data."""
 
 import os
 import sys
 
 _SWITCHES = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
-"""Environment variables of onnxruntime (1.32 and later) and of the Hugging Face client with its hf_xet."""
+"""Environment variables of onnxruntime (1.32 and later) and of the Hugging Face client, including hf_xet."""
 
 
 def disable_telemetry() -> None:
     """Stops onnxruntime and the Hugging Face client from sending usage data, in this process and its children.
 
-    Call it before either is imported: onnxruntime reads its variable once, when it is loaded.
+    Call this before either is imported: onnxruntime reads its variable once, when it is loaded.
     """
     for variable in _SWITCHES:
         os.environ[variable] = "1"
-    # A program that has imported the Hugging Face client before: it keeps what it read.
+    # If the program imported the Hugging Face client before, the client keeps the value that it read then.
     if constants := sys.modules.get("huggingface_hub.constants"):
         constants.HF_HUB_DISABLE_TELEMETRY = True  # type: ignore[attr-defined]

@@ -241,7 +241,7 @@ def test_wrong_manifest_is_refused_with_file_and_key(old: str, new: str, complai
         (
             "num_classes = 10",
             f"num_classes = 0x{'f' * 40}",
-            r"models\[0\]\.num_classes must be a number of 64 bits",
+            r"models\[0\]\.num_classes must be a 64-bit integer",
         ),
         ("num_classes = 10", f"num_classes = {'9' * 5000}", "not TOML"),
         ("resize_size = 256", "resize_size = 8193", "resize_size must be the short side in pixels up to 8192"),
@@ -289,7 +289,7 @@ def test_what_is_no_file_is_no_manifest(place: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     catalog.user_models_folder().mkdir(parents=True)
     (catalog.user_models_folder() / "odd.toml").symlink_to(tmp_path / place)
-    with pytest.raises(ManifestError, match=r"odd\.toml: it is no file"):
+    with pytest.raises(ManifestError, match=r"odd\.toml: it is not a file"):
         catalog.load_manifests()
 
 

@@ -38,7 +38,7 @@ def test_without_a_gpu_it_is_onnxruntime_on_the_cpu(
     images: int | None, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "detect_accelerator", lambda: None)
-    assert chosen(network, images=images) == ("onnxruntime", "cpu", "no GPU is here", "")
+    assert chosen(network, images=images) == ("onnxruntime", "cpu", "no GPU was found", "")
 
 
 @pytest.mark.usefixtures("gpu")
@@ -46,11 +46,11 @@ def test_one_picture_does_not_wait_for_the_gpu_and_thousands_do(network: Network
     assert chosen(network, images=1)[:3] == (
         "onnxruntime",
         "cpu",
-        "1 image is answered before the GPU would have started",
+        "1 image is classified before the GPU would have started",
     )
     assert chosen(network, images=100)[:2] == ("onnxruntime", "cpu")
     assert chosen(network, images=5000)[:3] == ("torch", "auto", "5000 images are worth starting the GPU for")
-    assert chosen(network, images=None)[:3] == ("torch", "auto", "a GPU is here")
+    assert chosen(network, images=None)[:3] == ("torch", "auto", "a GPU was found")
 
 
 @pytest.mark.usefixtures("gpu")
@@ -66,12 +66,12 @@ def test_a_costlier_network_is_worth_the_gpu_sooner() -> None:
 
 
 def test_what_the_user_names_is_taken(network: Network) -> None:
-    assert chosen(network, engine="torch", images=1)[::3] == ("torch", "--engine torch was asked for")
-    assert chosen(network, device="cpu", images=1)[:3] == ("onnxruntime", "cpu", "--device cpu was asked for")
-    assert chosen(network, device="cuda", images=1)[:3] == ("torch", "cuda", "--device cuda was asked for")
+    assert chosen(network, engine="torch", images=1)[::3] == ("torch", "--engine torch was requested")
+    assert chosen(network, device="cpu", images=1)[:3] == ("onnxruntime", "cpu", "--device cpu was requested")
+    assert chosen(network, device="cuda", images=1)[:3] == ("torch", "cuda", "--device cuda was requested")
     assert chosen(network, dtype="bfloat16", device="cpu", images=1)[::3] == (
         "torch",
-        "bfloat16 is computed by torch",
+        "bfloat16 runs in torch",
     )
 
 
@@ -86,7 +86,7 @@ def test_a_network_without_a_graph_goes_to_torch_and_says_why() -> None:
     run = Classifier(crop_size=192, device="cpu").run
     assert run.engine == "torch"
     assert run.reason == (
-        "--device cpu was asked for; no graph of tf_efficientnet_lite0 for crops of 192×192 comes with imgclassify"
+        "--device cpu was requested; no graph of tf_efficientnet_lite0 for crops of 192×192 comes with imgclassify"
     )
 
 

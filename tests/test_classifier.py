@@ -273,7 +273,7 @@ def test_the_run_names_everything_the_answers_depend_on(classifier: Classifier) 
     assert run["model"] == "efficientnet_lite0"
     assert run["weights"]["sha256"] == catalog.find_model("efficientnet_lite0").sha256
     assert (run["engine"], run["device"], run["dtype"]) == ("onnxruntime", "cpu", "float32")
-    assert (run["decode"], run["reason"]) == ("exact", "--device cpu was asked for")
+    assert (run["decode"], run["reason"]) == ("exact", "--device cpu was requested")
     assert (run["label_set"], run["num_classes"]) == ("imagenet1k", 1000)
 
 

@@ -107,7 +107,7 @@ def test_a_network_that_returns_no_logits_is_refused(output: Any) -> None:
         def forward(self, images: torch.Tensor) -> Any:
             return output(images)
 
-    with pytest.raises(CheckpointError, match="no image classifier"):
+    with pytest.raises(CheckpointError, match="not an image classifier"):
         infer(TorchEngine(Odd, SPEC, device="cpu"), crops(2))
 
 

@@ -422,7 +422,7 @@ class Clashing(Head):
     ("network", "reason"),
     [
         (Branching(), "data-dependent"),
-        (FixedBatch(), "no other number of images"),
+        (FixedBatch(), "only the number of images"),
         (Several(), "one tensor of float32 logits"),
         (FeatureMap(), "one tensor of float32 logits"),
         (Random(), "random numbers"),
@@ -435,7 +435,7 @@ def test_what_cannot_be_a_graph_is_refused_with_the_reason_and_a_remedy(network:
     with pytest.raises(CheckpointError, match=reason) as caught:
         small_graph(network)
     assert str(caught.value).isprintable()
-    assert caught.value.hint == "it can be used with --engine torch"
+    assert caught.value.hint == "use it with --engine torch"
 
 
 @pytest.mark.filterwarnings("ignore")

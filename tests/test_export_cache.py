@@ -99,7 +99,7 @@ def test_a_prepared_checkpoint_answers_as_torch_does_and_in_onnxruntime(checkpoi
     assert place.is_relative_to(paths.cache_folder())
     same(answers(str(checkpoint), arch=ARCH), wanted)
     run = Classifier(str(checkpoint), arch=ARCH, device="cpu").run
-    assert (run.engine, run.reason) == ("onnxruntime", "--device cpu was asked for")
+    assert (run.engine, run.reason) == ("onnxruntime", "--device cpu was requested")
     same(answers(str(checkpoint), arch=ARCH, engine="torch"), wanted)
 
 
@@ -170,7 +170,7 @@ def test_a_network_whose_graph_would_answer_otherwise_is_not_kept(tmp_path: Path
 
 def test_a_graph_that_answers_otherwise_is_not_kept(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export_cache, "MAX_DIFFERENCE", -1.0)
-    with pytest.raises(CheckpointError, match="does not answer as torch does"):
+    with pytest.raises(CheckpointError, match="differs from torch"):
         prepare(checkpoint, LoadOptions(arch=ARCH))
     assert kept() == []
 
@@ -185,7 +185,7 @@ def test_what_has_a_graph_needs_no_preparing(reference: str, tmp_path: Path) -> 
         file, digest = publish(tmp_path, seeded("squeezenet1_1"), "squeezenet")
         add_manifest("squeezenet1_1", "mine", file.as_uri(), digest)
         reference = "mine"
-    with pytest.raises(UsageError, match="needs no preparing"):
+    with pytest.raises(UsageError, match="does not need to be prepared"):
         prepare(reference, LoadOptions())
 
 

@@ -695,7 +695,7 @@ def test_weights_anywhere_else_are_not(location: str, folder: Path, monkeypatch:
     monkeypatch.setattr(onnxruntime, "InferenceSession", None)
     graph(folder / "net.onnx", external(location))
     with pytest.raises(
-        CheckpointError, match=r"net\.onnx' takes its weights from .*(outside its own|no file)"
+        CheckpointError, match=r"net\.onnx' reads its weights from .*(outside its own|not a file)"
     ) as error:
         opened(str(folder / "net.onnx"), arch="resnet18")
     assert str(error.value).isprintable()
@@ -738,14 +738,14 @@ def called(path: Path, made: list[onnx.FunctionProto]) -> Path:
 @pytest.mark.parametrize(("depth", "calls"), [(18, 2), (40, 2), (3, 1000), (3000, 1)])
 def test_functions_that_unfold_without_end_are_refused(depth: int, calls: int, tmp_path: Path) -> None:
     path = called(tmp_path / "net.onnx", functions(depth, calls=calls))
-    with pytest.raises(CheckpointError, match="unfold to more than"):
+    with pytest.raises(CheckpointError, match="expand to more than"):
         OnnxFile(path)
 
 
 def test_a_function_that_calls_itself_is_refused(tmp_path: Path) -> None:
     [first, second] = functions(2)
     first.node[0].op_type, first.node[0].domain = "f1", "own"
-    with pytest.raises(CheckpointError, match="unfold to more than"):
+    with pytest.raises(CheckpointError, match="expand to more than"):
         OnnxFile(called(tmp_path / "net.onnx", [first, second]))
 
 

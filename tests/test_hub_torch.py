@@ -174,9 +174,9 @@ def test_offline_says_where_the_repository_belongs() -> None:
         ("missing", UnknownModelError, "no entrypoint 'missing'"),
         ("raises", CheckpointError, "ZeroDivisionError: a fault of the repository"),
         ("no_network", CheckpointError, "returns a str, not a network"),
-        ("features", CheckpointError, "no image classifier"),
+        ("features", CheckpointError, "not an image classifier"),
         ("leaves", CheckpointError, "SystemExit: 0"),
-        ("broken", CheckpointError, "cannot answer crops of 224×224: .*missing 1 required"),
+        ("broken", CheckpointError, "cannot process crops of 224×224: .*missing 1 required"),
     ],
 )
 def test_faults_of_the_repository_are_told_in_a_sentence(

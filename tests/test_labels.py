@@ -146,7 +146,7 @@ def test_the_shipped_file_reads_the_same_as_a_users_file(imagenet1k: LabelSet) -
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda text: text.replace("gloss", "definition", 1), "the header is another"),
+        (lambda text: text.replace("gloss", "definition", 1), "the header is wrong"),
         (lambda text: text.replace("\n1\t", "\n3\t", 1), "line 3 does not describe class 1"),
         (lambda text: text.replace("n01443537", "01443537"), "line 3 does not describe class 1"),
         (lambda text: text.replace("goldfish\tgoldfish|", "\tgoldfish|"), "line 3 does not describe class 1"),
@@ -568,7 +568,7 @@ def test_any_text_is_labels_or_a_labels_error(text: str) -> None:
         ("\ntench\n", "line 1 is blank"),
         ("List of classes\n\n0, tench\n1, goldfish\n", "line 2 is blank"),
         # indices
-        ("0,tench\n1,goldfish\n1,shark\n", "line 3: class index 1 is line 2's"),
+        ("0,tench\n1,goldfish\n1,shark\n", "line 3: class index 1 is already used by line 2"),
         ("1,tench\n2,goldfish\n", "class index 0 is missing: 2 classes have 0 to 1, but line 2 has 2"),
         (
             "0: tench\n1: goldfish\n7: shark\n",
@@ -576,17 +576,17 @@ def test_any_text_is_labels_or_a_labels_error(text: str) -> None:
         ),
         ("4:3\n16:9\n", "class index 0 is missing"),
         ("0000000001234,x\n", "line 1: '0000000001234' is not a class index"),
-        ('{"0": "a", "00": "b"}', "['00']: class index 0 is ['0']'s"),
+        ('{"0": "a", "00": "b"}', "['00']: class index 0 is already used by ['0']"),
         ('{"0": "a", "2": "b"}', "class index 1 is missing: 2 classes have 0 to 1, but ['2'] has 2"),
-        ('{"0": "a", "0": "b"}', "the key '0' stands twice"),
-        ("{0: 'a', 1: 'b', 0: 'c'}", "the key 0 stands twice"),
+        ('{"0": "a", "0": "b"}', "the key '0' occurs twice"),
+        ("{0: 'a', 1: 'b', 0: 'c'}", "the key 0 occurs twice"),
         ('{"cat": "dog"}', "['cat']: 'cat' is not a class index"),
         ('{"-1": "a"}', "'-1' is not a class index"),
         ('{"²": "a"}', "'²' is not a class index"),
         ("{True: 'a'}", "True is not a class index"),
         (f"{{0x{'f' * 5000}: 'a'}}", "a huge number is not a class index"),
         ("{0.0: 'a'}", "0.0 is not a class index"),
-        ('{"cat": 0, "dog": 0}', "['dog']: class index 0 is ['cat']'s"),
+        ('{"cat": 0, "dog": 0}', "['dog']: class index 0 is already used by ['cat']"),
         ('[{"id": 0, "label": "a"}, {"label": "b"}]', "[1]: None is not a class index"),
         ("index,label\n0,a\n,b\n", "line 3: '' is not a class index"),
         ("id,label\nn01440764,a\n", "line 2: 'n01440764' is not a class index"),
@@ -603,12 +603,12 @@ def test_any_text_is_labels_or_a_labels_error(text: str) -> None:
         ('["a", "\\ud800"]', "[1]: the label is '\\ud800', not text"),
         ('[{"label": null}]', "[0]: the label is None, not text"),
         # columns
-        ("index,title\n0,a\n", "line 1: none of ['index', 'title'] is the label"),
-        ('[{"title": "a"}]', "[0]: none of ['title'] is the label"),
+        ("index,title\n0,a\n", "line 1: none of ['index', 'title'] names the label"),
+        ('[{"title": "a"}]', "[0]: none of ['title'] names the label"),
         ("class,name\n0,a\n", "line 1: 'class' and 'name' both name the label"),
         ('[{"label": "a", "Name": "b"}]', "[0]: 'label' and 'Name' both name the label"),
-        ("index,label\n0,tench, Tinca tinca\n", "line 2 has 3 columns, the header 2"),
-        ("index,label\n0,a\n\n1,b\n", "line 3 has 0 columns, the header 2"),
+        ("index,label\n0,tench, Tinca tinca\n", "line 2 has 3 columns, the header has 2"),
+        ("index,label\n0,a\n\n1,b\n", "line 3 has 0 columns, the header has 2"),
         ('index,label\n0,"a\n1,b\n', "unexpected end of data"),
         ('index,label\n0,"a"b\n', "line 2: "),
         # other values
@@ -737,7 +737,7 @@ def test_a_pipe_of_more_than_one_buffer_is_read_whole(tmp_path: Path) -> None:
 def test_a_pipe_that_nobody_writes_to_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(labels, "PIPE_SECONDS", 0.5)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(LabelsError, match=r"pipe': it is a pipe that has not ended within 0\.5 s"):
+    with pytest.raises(LabelsError, match=r"pipe': it is a pipe that did not end within 0\.5 s"):
         load_labels(tmp_path / "pipe")
 
 
@@ -747,7 +747,7 @@ def test_a_pipe_without_end_is_given_up(command: str, tmp_path: Path, monkeypatc
     monkeypatch.setattr(labels, "PIPE_SECONDS", 1.0)
     os.mkfifo(tmp_path / "pipe")
     with subprocess.Popen(["bash", "-c", f"{{ {command}; }} > {tmp_path / 'pipe'} 2> /dev/null"]) as writer:
-        with pytest.raises(LabelsError, match=r"more than 8,388,608 bytes|not ended within 1 s"):
+        with pytest.raises(LabelsError, match=r"more than 8,388,608 bytes|did not end within 1 s"):
             load_labels(tmp_path / "pipe")
         writer.wait(10)
 

@@ -46,7 +46,7 @@ RUN = RunInfo(
     engine="torch",
     device="cpu",
     dtype="float32",
-    reason="--engine torch was asked for",
+    reason="--engine torch was requested",
 )
 GOOD = ImageResult(
     'dogs/Größe, "x".jpg',

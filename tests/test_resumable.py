@@ -338,15 +338,15 @@ def test_any_number_of_stops_and_retries_answers_each_name_as_often_as_it_is_nam
 @pytest.mark.parametrize(
     ("change", "top_k", "words"),
     [
-        ({"model": "other"}, 2, "model was 'tiny' and is 'other'"),
-        ({"weights": "V2"}, 2, "weights.name was 'V1' and is 'V2'"),
+        ({"model": "other"}, 2, "model was 'tiny' and is now 'other'"),
+        ({"weights": "V2"}, 2, "weights.name was 'V1' and is now 'V2'"),
         ({"weights_sha256": "cd" * 32}, 2, "weights.sha256"),
-        ({"preprocess": RUN.preprocess | {"resize_size": 232}}, 2, "preprocess.resize_size was 256 and is 232"),
-        ({"label_set": "others"}, 2, "label_set was 'mine' and is 'others'"),
+        ({"preprocess": RUN.preprocess | {"resize_size": 232}}, 2, "preprocess.resize_size was 256 and is now 232"),
+        ({"label_set": "others"}, 2, "label_set was 'mine' and is now 'others'"),
         ({"label_set_sha256": "00" * 32}, 2, "label_set_sha256"),
-        ({"decode_mode": "fast"}, 2, "decode was 'exact' and is 'fast'"),
-        ({"dtype": "float16"}, 2, "dtype was 'float32' and is 'float16'"),
-        ({}, 3, "top_k was 2 and is 3"),
+        ({"decode_mode": "fast"}, 2, "decode was 'exact' and is now 'fast'"),
+        ({"dtype": "float16"}, 2, "dtype was 'float32' and is now 'float16'"),
+        ({}, 3, "top_k was 2 and is now 3"),
     ],
 )
 @pytest.mark.parametrize("complete", [False, True])
@@ -357,7 +357,7 @@ def test_records_of_another_kind_are_never_added(
     run(path, "csv", [GOOD], stop=not complete)
     before = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
     with (
-        pytest.raises(UsageError, match="cannot go on with") as raised,
+        pytest.raises(UsageError, match="cannot resume") as raised,
         open_output(path, "csv", resume=True) as output,
     ):
         output.begin(replace(RUN, **change), {"top_k": top_k})
@@ -377,7 +377,7 @@ def test_another_engine_device_or_version_is_no_other_kind(tmp_path: Path) -> No
 def test_a_stopped_runs_records_are_not_overwritten_unasked(name: str, tmp_path: Path) -> None:
     path = tmp_path / "out"
     run(path, name, [GOOD], stop=True)
-    with pytest.raises(UsageError, match="holds the records of a run that was stopped") as raised:
+    with pytest.raises(UsageError, match="holds the records of a stopped run") as raised:
         open_output(path, name)
     assert raised.value.hint
     assert "--resume" in raised.value.hint
@@ -434,7 +434,7 @@ def test_a_database_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     database.execute("CREATE TABLE precious (x)")
     database.commit()
     database.close()
-    with pytest.raises(UsageError, match="database of something else"):
+    with pytest.raises(UsageError, match="not a database of imgclassify"):
         open_output(path, "sqlite")
 
 
@@ -522,7 +522,7 @@ def test_a_file_that_is_no_journal_is_left_alone(content: bytes, tmp_path: Path)
     partial = tmp_path / "out.csv.partial"
     partial.write_bytes(content)
     for resume in (False, True):
-        with pytest.raises(UsageError, match="is no unfinished output"):
+        with pytest.raises(UsageError, match="is not an unfinished output"):
             open_output(tmp_path / "out.csv", "csv", resume=resume)
     assert partial.read_bytes() == content
 
@@ -621,7 +621,7 @@ def test_a_disk_that_fails_while_the_file_is_written_whole_loses_nothing(
             with pytest.raises(UsageError) if failed else nullcontext() as raised:
                 output.complete()
     if failed:
-        assert "make room" in raised.value.hint
+        assert "free some space" in raised.value.hint
     assert run(path, name, [good("a"), good("b"), good("c")]) == 0
     assert read(path, name) == [good("a"), good("b"), good("c")]
     assert {entry.name for entry in tmp_path.iterdir()} <= {"out", "out.run.json"}
@@ -701,7 +701,7 @@ def test_records_of_another_model_than_the_file_beside_says_are_refused(tmp_path
     run(tmp_path / "out.jsonl", "jsonl", [GOOD])
     beside = tmp_path / "out.jsonl.run.json"
     beside.write_text(beside.read_text("utf-8").replace('"model": "tiny"', '"model": "large"'), "utf-8")
-    with pytest.raises(UsageError, match="'tiny', and the file beside it of 'large'"):
+    with pytest.raises(UsageError, match="'tiny', but the sidecar names 'large'"):
         open_output(tmp_path / "out.jsonl", "jsonl", resume=True)
 
 

@@ -566,7 +566,7 @@ def test_what_a_silent_server_had_sent_is_kept(server: FileServer, monkeypatch: 
 def test_a_trickle_is_cut_off(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     set_policy(monkeypatch, minimum_rate=client.MinimumRate(0.1, 1_000_000))
     server.always = trickled(100, 0.02)
-    with pytest.raises(DownloadError, match="1000000 bytes a second"):
+    with pytest.raises(DownloadError, match="1000000 bytes per second"):
         weights.fetch_weights(server.url(NAME), sha256(CONTENT))
 
 

@@ -1,10 +1,11 @@
-"""Runs the same commands with two states of the code, and compares what they leave, byte for byte.
+"""Runs the same commands with two states of the code, and compares their results byte for byte.
 
     git worktree add /tmp/before <commit>
     python tools/compare_commands.py /tmp/before .
 
-Both states run in this Python's environment, in folders with the same content. Compared are exit status, stdout,
-stderr and every file that a command writes. Durations, rates and the paths of the two states are masked.
+Both states run in the environment of this Python, in folders with the same content. The exit status, stdout,
+stderr and every file that a command writes are compared. Durations, rates, keys of 32 hex digits and the paths
+of the two states are masked.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ MOVED = {
     ),
     "compare efficientnet_lite0 pictures": "doctor --compare efficientnet_lite0 pictures",
 }
-"""Commands that were called otherwise before."""
+"""Commands that have changed their name: the new command → the old one."""
 
 MASKS = (
     (re.compile(rb"\b\d+(\.\d+)? s\b"), b"N s"),
@@ -157,7 +158,7 @@ class Outcome(NamedTuple):
     files: dict[str, bytes]
 
 
-# What the commands work on ----------------------------------------------------------------------------------
+# The files that the commands use ---------------------------------------------------------------------------
 
 
 def make_inputs(folder: Path) -> None:
@@ -231,7 +232,11 @@ def make_models(folder: Path) -> None:
 
 
 def run(state: Path, command: str, folder: Path) -> Outcome:
-    """One command of a state, in a folder of inputs; gives the files that it wrote, and takes them away."""
+    """Runs a command of a state in a folder of inputs.
+
+    Collects the files that the command wrote, and deletes them. Files named stopped.* are kept, because later
+    commands resume them.
+    """
     words, _, stdin = command.partition(" < ")
     home = folder.parent / "home"
     environment = {
@@ -300,7 +305,7 @@ def main() -> None:
     differing: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         inputs = Path(temporary, "inputs")
-        # One path for both, since records and messages name files.
+        # Both states use the same path, because records and messages contain file names.
         folder = Path(temporary, "run", "folder")
         inputs.mkdir()
         make_inputs(inputs)

@@ -1,7 +1,7 @@
-"""Regenerates what the docs say of the code: docs/cli.md, and the tables between "generated" marks in other pages.
+"""Regenerates docs/cli.md, and the tables between "generated" marks in other pages, from the code.
 
 python tools/make_docs.py            write them
-python tools/make_docs.py --check    write nothing; exit 1 if one differs
+python tools/make_docs.py --check    write nothing; exit 1 if a page is out of date
 """
 
 import argparse
@@ -37,7 +37,7 @@ def cli_page() -> str:
 
 
 def iter_commands() -> Iterator[tuple[str, Callable[..., Any], str | None]]:
-    """(full name, function, epilog) of each command."""
+    """Yields (full name, function, epilog) of each command."""
     for name in COMMANDS:
         group: typer.Typer = import_module(f"imgclassify.cli.commands.{name}").app
         for info in group.registered_commands:
@@ -69,7 +69,7 @@ def argument_usage(parameter: inspect.Parameter, kind: Any, info: ArgumentInfo) 
 
 
 def option_names(parameter: inspect.Parameter, kind: Any, info: OptionInfo) -> str:
-    declared = [info.default, *(info.param_decls or ())]  # inside Annotated, the first name lands in `default`
+    declared = [info.default, *(info.param_decls or ())]  # in Annotated, the first name ends up in `default`
     names = ", ".join(f"`{name}`" for name in declared if isinstance(name, str))
     choices = [choice for part in (kind, *get_args(kind)) for choice in enum_values(part)]
     value = "" if kind is bool else info.metavar or "|".join(choices) or "TEXT"
@@ -111,21 +111,20 @@ def formats_table() -> str:
 
 
 def rooms_table() -> str:
-    """The rooms by the layers of the import contract, the highest first."""
+    """Returns a table of the rooms, sorted by the layers of the import contract, the highest first."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
     [layers] = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
-    rooms = [room for layer in layers for room in sorted(layer.split(" | "))]
+    rooms = {room: number for number, layer in enumerate(layers, 1) for room in sorted(layer.split(" | "))}
     graph = grimp.build_graph("imgclassify", exclude_type_checking_imports=True, cache_dir=None)
     for room in rooms:
         graph.squash_module(f"imgclassify.{room}")
     rows = []
-    for room in rooms:
+    for room, layer in rooms.items():
         imported = graph.find_modules_directly_imported_by(f"imgclassify.{room}")
         names = sorted({name.split(".")[1] for name in imported} - {room})
-        rows.append(
-            (f"`{room_path(room)}`", docstring_summary(f"imgclassify.{room}"), ", ".join(names) or "nothing")
-        )
-    return markdown_table(["room", "what is in it", "what it imports"], rows)
+        summary = docstring_summary(f"imgclassify.{room}")
+        rows.append((str(layer), f"`{room_path(room)}`", summary, ", ".join(names) or "nothing"))
+    return markdown_table(["layer", "room", "what is in it", "what it imports"], rows)
 
 
 def room_path(room: str) -> str:
@@ -133,7 +132,7 @@ def room_path(room: str) -> str:
 
 
 def public_modules_table() -> str:
-    """Every module that has an `__all__`, which makes it public."""
+    """Returns a table of the public modules: those that have an `__all__`."""
     rows = []
     for path in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -150,7 +149,7 @@ def public_names(path: Path) -> list[str]:
 
 
 def docstring_summary(module: str) -> str:
-    """The first sentence of a module's docstring."""
+    """Returns the first sentence of a module's docstring, without its full stop."""
     path = ROOT.joinpath(*module.split("."))
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""

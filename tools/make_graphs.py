@@ -1,11 +1,11 @@
-"""Regenerates models/graphs/: every catalogued float architecture, at each crop size, as a weight-free ONNX graph.
+"""Regenerates models/graphs/: weight-free ONNX graphs of all float architectures in the catalog, per crop size.
 
     python tools/make_graphs.py                 write them
     python tools/make_graphs.py --check         write nothing; exit 1 if a file differs
     python tools/make_graphs.py --only NAME …   only these architectures
 
-Needs the extra `export`. A graph is written only after it was shown that the number of classes stands nowhere in it
-but in the dimensions of its heads.
+Needs the extra `export`. A graph is written only if the number of classes appears nowhere in it except in the
+dimensions of its heads. To check that, it is also exported with another number of classes.
 """
 
 import argparse
@@ -29,7 +29,10 @@ OTHER_CLASSES = 7
 
 
 def wanted() -> dict[str, ModelManifest]:
-    """File name -> a manifest of the architecture and crop size; all such agree in what the graph depends on."""
+    """Maps each file name to a manifest with its architecture and crop size.
+
+    Other manifests with the same file name have the same provider and options, so the graph fits them too.
+    """
     found: dict[str, ModelManifest] = {}
     for manifest in catalog.load_manifests():
         if architectures.is_quantized(manifest) or not manifest.origin.startswith("models/"):
@@ -43,7 +46,10 @@ def wanted() -> dict[str, ModelManifest]:
 
 
 def bare(manifest: ModelManifest, num_classes: int) -> torch.nn.Module:
-    """The architecture with memory for its weights that nothing was written to: gigabytes cost nothing."""
+    """Builds the architecture without initialising its weights.
+
+    Their memory is only reserved, so even gigabytes of weights take no time.
+    """
     fillers = {name: _leave for name in dir(torch.nn.init) if name.endswith("_") and not name.startswith("_")}
     with patch.multiple(torch.nn.init, **fillers):
         return architectures.create_network(manifest, num_classes=num_classes)
@@ -56,6 +62,7 @@ def _leave(tensor: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
 def make(manifest: ModelManifest, file_name: str, num_classes: int | None = None) -> bytes:
     count = num_classes or manifest.num_classes
     network = bare(manifest, count)
+    # The heads are the tensors whose shape depends on the number of classes.
     shapes = {name: tensor.shape for name, tensor in bare(manifest, count + 1).state_dict().items()}
     return export_graph(
         network,
@@ -71,7 +78,7 @@ def make(manifest: ModelManifest, file_name: str, num_classes: int | None = None
 
 
 def with_classes(graph: bytes, count: int) -> bytes:
-    """The graph for another number of classes: only the heads' first dimension is another."""
+    """Returns the graph for another number of classes, by changing the first dimension of the heads."""
     model = onnx.ModelProto.FromString(graph)
     heads = json.loads(model.metadata_props[0].value)["heads"]
     for tensor in model.graph.initializer:

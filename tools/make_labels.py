@@ -1,11 +1,11 @@
 """Regenerates labels/imagenet1k.tsv: `python tools/make_labels.py`; `--check` exits 1 when the file differs.
 
-Labels are torchvision's categories. Wnids, lemmas and definitions are timm's copy of WordNet 3.0, because
-the development environment has it. Compared with WordNet 3.0's own data.noun (from Debian's wordnet-base),
-that copy was the same for all 1000 synsets: every lemma in WordNet's spelling and order (none holds a comma,
-so timm's ", " splits them without loss), and every gloss up to its first example sentence. 28 of WordNet's
-glosses go on with such examples ("the church was empty"); timm leaves them out, and so does the file: a
-definition is what tells one class from another.
+The labels are torchvision's categories. Wnids, lemmas and definitions come from timm's copy of WordNet 3.0,
+because the development environment has it. That copy was compared with WordNet 3.0's own data.noun (from
+Debian's wordnet-base). For all 1000 synsets it was the same: every lemma in WordNet's spelling and order, and
+every gloss up to its first example sentence. No lemma contains a comma, so splitting timm's text at ", " loses
+nothing. 28 of WordNet's glosses continue with such examples ("the church was empty"). timm leaves them out, and
+so does the file, because the definition alone distinguishes the classes.
 """
 
 import argparse
@@ -20,10 +20,10 @@ COLUMNS = ("class_index", "wnid", "label", "synonyms", "gloss")
 
 
 def imagenet1k() -> str:
-    """The file's text: a header line, then one line a class, in class-index order.
+    """Returns the text of the file: a header line, then one line per class, in class-index order.
 
     Raises:
-        ValueError: the two sources disagree on the classes, or a value would break the format.
+        ValueError: torchvision and timm disagree on the classes, or a value would break the format.
     """
     info = ImageNetInfo("imagenet-1k")
     rows = [COLUMNS]
@@ -33,7 +33,7 @@ def imagenet1k() -> str:
         lemmas = info.label_name_to_description(wnid)
         gloss = info.label_name_to_description(wnid, detailed=True).removeprefix(f"{lemmas}: ")
         synonyms = lemmas.split(", ")
-        # torchvision tells namesakes apart with a word more: "crane bird", "maillot tank suit".
+        # torchvision adds a word to names that occur twice: "crane bird", "maillot tank suit".
         if not label.startswith(synonyms[0]):
             raise ValueError(f"class {class_index}: torchvision's {label!r} is not {wnid}, {lemmas!r}")
         if any(set("|,") & set(synonym) for synonym in synonyms):

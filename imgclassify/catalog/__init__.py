@@ -1,6 +1,6 @@
-"""The catalog: models/*.toml, and the user's own files of the same form, as ModelManifest values.
+"""Reads the model catalog: the manifests in models/*.toml and in the user's own files of the same form.
 
-A manifest binds weights, preprocessing and label set; none of the three is inferred from another.
+A manifest ties weights, preprocessing and a label set together. None of the three is inferred from another.
 """
 
 from __future__ import annotations
@@ -47,14 +47,15 @@ __all__ = [
 ]
 
 MAX_FILE_BYTES = 2**20
-"""A larger file of the user's is refused; torchvision's 177 models take an eighth of it."""
+"""Larger manifest files of the user are rejected. All 129 shipped manifests together take a tenth of it."""
 
 
 def load_manifests() -> list[ModelManifest]:
-    """Every model, the shipped ones and the user's own, by name and then weights.
+    """Reads the manifests of all models, shipped and the user's own, sorted by name and then weights.
 
     Raises:
-        ManifestError: a file does not parse, or two define the same `name@WEIGHTS`.
+        ManifestError: a file cannot be read or parsed, or two define the same `name@WEIGHTS` or two default
+            weights for one name.
     """
     return _check_unique(
         manifest for origin, text in _manifest_files() for manifest in parse_manifests(text, origin)
@@ -62,13 +63,13 @@ def load_manifests() -> list[ModelManifest]:
 
 
 def find_model(name: str, weights: str | None = None) -> ModelManifest:
-    """The model of that name, with those weights or its default ones.
+    """Returns the manifest with this name and these weights, or with the name's default weights.
 
     Raises:
-        UnknownModelError: no such name or weights; the nearest valid ones are listed.
-        ManifestError: a file that may define it does not parse.
+        UnknownModelError: there is no such name or weights. The hint lists the nearest valid ones.
+        ManifestError: a file cannot be read, or one that mentions the name cannot be parsed.
     """
-    # Parsing only the files that mention the name keeps a single look-up at a millisecond.
+    # Only files that mention the name are parsed, so that looking up one model takes a millisecond.
     mention = re.compile(rf"""["']{re.escape(name)}["']""")
     candidates = _check_unique(
         manifest
@@ -87,13 +88,17 @@ def find_model(name: str, weights: str | None = None) -> ModelManifest:
     valid = {manifest.weights for manifest in candidates}
     if weights is None:
         raise UnknownModelError(
-            f"model {name!r} has no default weights", hint=f"name one: {_suggest_names(name, valid)}"
+            f"model {name!r} has no default weights", hint=f"add @WEIGHTS: {_suggest_names(name, valid)}"
         )
     raise _unknown_error("weights", weights, valid, f"imgclassify models show {name}", prefix=f"{name}@")
 
 
 def filter_models(models: Iterable[ModelManifest], pattern: str) -> list[ModelManifest]:
-    """Those whose name or `name@WEIGHTS` matches: a glob if it has * ? or [, else any part."""
+    """Returns the models whose name or `name@WEIGHTS` matches `pattern`, ignoring case.
+
+    Args:
+        pattern: a glob if it contains * ? or [; otherwise any part of `name@WEIGHTS`.
+    """
     text = pattern.lower()
     if any(character in text for character in "*?["):
         return [
@@ -122,29 +127,29 @@ SORT_KEYS: dict[str, Callable[[ModelManifest], Any]] = {
     "gflops": _by_metadata("gflops", descending=False),
     "size": _by_metadata("file_size_mib", descending=False),
 }
-"""Orders for a listing: accuracies best first, costs cheapest first, models without metadata last."""
+"""Sort keys for listings: best accuracy first, lowest cost first, and models without metadata last."""
 
 
 def user_models_folder() -> Path:
-    """Where the user's own manifests lie."""
+    """Returns the folder of the user's own manifests."""
     return paths.config_folder() / "models"
 
 
 def _manifest_files() -> Iterator[tuple[str, str]]:
-    """(name for messages, text) of each manifest file, the shipped ones first."""
+    """Yields (name for messages, text) of each manifest file, the shipped ones first."""
     shipped = (entry for entry in paths.data_folder("models").iterdir() if entry.name.endswith(".toml"))
     for entry in sorted(shipped, key=lambda entry: entry.name):
         yield f"models/{entry.name}", entry.read_text("utf-8")
-    # Editors and macOS leave hidden files of the same ending.
+    # Editors and macOS create hidden files with the same ending.
     for path in sorted(path for path in user_models_folder().glob("*.toml") if not path.name.startswith(".")):
         yield str(path), read_manifest_file(path)
 
 
 def read_manifest_file(path: Path) -> str:
-    """Raises ManifestError: it cannot be read, or is too large to be a manifest."""
+    """Returns the text of a manifest file. Raises ManifestError if it cannot be read or is too large."""
     try:
         if not path.is_file():
-            raise ManifestError(f"cannot read {path}: it is no file", hint="move it away")
+            raise ManifestError(f"cannot read {path}: it is not a file", hint="move it away")
         with path.open("rb") as stream:
             content = stream.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
@@ -166,10 +171,10 @@ def _check_unique(models: Iterable[ModelManifest]) -> list[ModelManifest]:
         if manifest.default and twin is manifest:
             twin = defaults.setdefault(manifest.name, manifest)
         if twin is not manifest:
-            what = "the default weights of" if twin.reference != manifest.reference else "the model"
+            what = "default weights for the name of" if twin.reference != manifest.reference else "the model"
             raise ManifestError(
                 f"{manifest.origin} and {twin.origin} both define {what} {manifest.reference!r}",
-                hint="rename one of the two",
+                hint="rename the model in one of the two",
             )
     return sorted(found.values(), key=SORT_KEYS["name"])
 
@@ -177,7 +182,7 @@ def _check_unique(models: Iterable[ModelManifest]) -> list[ModelManifest]:
 def _unknown_error(what: str, name: str, valid: set[str], command: str, *, prefix: str = "") -> UnknownModelError:
     return UnknownModelError(
         f"unknown {what} {prefix + name!r}",
-        hint=f"{_suggest_names(name, valid, prefix)}; `{command}` lists what there is",
+        hint=f"{_suggest_names(name, valid, prefix)}; `{command}` lists all",
     )
 
 
@@ -187,6 +192,6 @@ def _suggest_names(name: str, valid: set[str], prefix: str = "") -> str:
     folded = {candidate.lower(): candidate for candidate in sorted(valid)}
     near = difflib.get_close_matches(name.lower(), folded, n=5, cutoff=0.5)
     if near:
-        return "the nearest: " + ", ".join(prefix + folded[candidate] for candidate in near)
+        return "the nearest names are " + ", ".join(prefix + folded[candidate] for candidate in near)
     names = sorted(valid)
-    return "among the valid ones: " + ", ".join(prefix + candidate for candidate in names[:8])
+    return "valid names include " + ", ".join(prefix + candidate for candidate in names[:8])

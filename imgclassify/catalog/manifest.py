@@ -1,4 +1,4 @@
-"""What a manifest says of a model: preprocessing, metadata, and the manifest itself."""
+"""Defines the contents of a manifest: the model itself, its preprocessing and its metadata."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 EMBEDDED_MODEL = "efficientnet_lite0"
-"""The default: its weights are a dependency of the package, so it never needs a network."""
+"""The default model. Its weights come with a dependency of the package, so it never needs the internet."""
 
 PROVIDERS = ("torchvision", "timm")
-"""Who builds an architecture."""
+"""The libraries that build architectures."""
 
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
 
 MAX_SIDE = 8192
-"""Pixels; more than any network takes, and a picture of that size is three quarters of a gigabyte in float32."""
+"""Largest side in pixels. No network takes more, and an image of this size needs 0.75 GiB in float32."""
 
 Size = tuple[int, int]
 RGB = tuple[float, float, float]
@@ -24,27 +24,28 @@ RGB = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class PreprocessSpec:
-    """How an RGB image becomes a network's input; the field names are torchvision's.
+    """The steps that turn an RGB image into a network's input. The field names are torchvision's.
 
-    Resize, crop, scale to 0..1, then `(x - mean) / std` for each channel.
+    The image is resized, cropped and scaled to 0..1. Then `(x - mean) / std` is computed for each channel.
     """
 
     resize_size: int | Size
-    """The short side in pixels, the long side following; or (height, width)."""
+    """The short side in pixels (the long side keeps the aspect ratio), or (height, width)."""
     crop_size: Size
-    """(height, width) in pixels, cut from the centre."""
+    """(height, width) in pixels of the crop, which is cut from the centre."""
     interpolation: str
     """One of INTERPOLATIONS."""
     antialias: bool
-    """As published. The PIL path, which this is, always antialiases when it shrinks."""
+    """The published value, for information only. Pillow always antialiases when it shrinks an image."""
     mean: RGB
     std: RGB
     crop_mode: str = "center"
-    """timm's word. "center": keep the aspect ratio and cut the overhang off. "squash": resize to `resize_size`
-    whatever the ratio. "border": fit the whole image in and fill with the mean."""
+    """One of CROP_MODES, which are timm's terms. "center" keeps the aspect ratio and cuts off what is outside
+    the crop. "squash" resizes to `resize_size` and ignores the aspect ratio. "border" fits in the whole image
+    and fills the rest with the mean."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; square sizes as one number."""
+        """Returns plain values for JSON. A square crop size becomes one number."""
         height, width = self.crop_size
         return {
             "resize_size": self.resize_size if isinstance(self.resize_size, int) else list(self.resize_size),
@@ -59,52 +60,58 @@ class PreprocessSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata:
-    """What the publisher says of the weights. Nothing is computed from it."""
+    """The publisher's figures for the weights.
+
+    `models list` shows them and sorts by them. Only `gflops` affects a run: it helps to choose the device.
+    """
 
     num_params: int
     gflops: float
     """Giga multiply-accumulates for one image, as torchvision and timm count them."""
     acc1: float
-    """acc@1 in percent, on ImageNet-1k's validation set."""
+    """Top-1 accuracy in percent, on ImageNet-1k's validation set."""
     acc5: float
+    """Top-5 accuracy in percent, on the same set."""
     min_size: Size
-    """(height, width) in pixels of the smallest input the network takes."""
+    """(height, width) in pixels of the smallest input that the network takes."""
     file_size_mib: float
     """The checkpoint's size in MiB (2**20 bytes)."""
     license: str
-    """Licence of the weights, as a name or an address; empty where the publisher states none."""
+    """The licence of the weights, as a name or an address; empty if the publisher states none."""
     recipe: str
-    """Where the training is described; empty where the publisher names no place."""
+    """The address of a description of the training; empty if the publisher gives none."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelManifest:
-    """A model: architecture, weights, preprocessing and labels, bound together."""
+    """A model: architecture, weights, preprocessing and labels that belong together."""
 
     name: str
     weights: str
-    """The weights' version, such as "IMAGENET1K_V2"."""
+    """The version of the weights, such as "IMAGENET1K_V2"."""
     default: bool
-    """Whether the bare name means these weights."""
+    """Whether the name alone means these weights."""
     architecture: str
-    """The builder's name at its provider."""
+    """The provider's name for the architecture."""
     provider: str
     """One of PROVIDERS."""
     url: str
-    """https, http, file, or `package:import_name/path` for a file inside an installed package."""
+    """An https, http or file URL, or `package:import_name/path` for a file inside an installed package."""
     sha256: str
-    """The published digest of the checkpoint or its head: 8 to 64 hex digits; empty where none is published."""
+    """The published SHA-256 digest of the checkpoint, or its first digits: 8 to 64 hex digits. Empty if none is
+    published."""
     num_classes: int
     label_set: str
+    """The name of a shipped label set, or the path of a label file."""
     preprocess: PreprocessSpec
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the builder that these weights need."""
+    """Keyword arguments that these weights need when the architecture is built."""
     rename: tuple[tuple[str, str], ...] = ()
-    """(pattern, replacement) pairs for re.sub, applied in order to each name in the checkpoint."""
+    """(pattern, replacement) pairs for re.sub, which are applied in order to each name in the checkpoint."""
     metadata: ModelMetadata | None = None
-    """None for a user's own model that states none."""
+    """None if a model of the user has none."""
     origin: str = ""
-    """The file it was read from."""
+    """The file that the manifest was read from."""
 
     @property
     def reference(self) -> str:
@@ -112,7 +119,7 @@ class ModelManifest:
         return f"{self.name}@{self.weights}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: what a reader wants to know, under the manifest's own keys."""
+        """Returns plain values for JSON under the manifest's keys, without `rename` and `origin`."""
         metadata = self.metadata
         return {
             "name": self.name,

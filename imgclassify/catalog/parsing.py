@@ -1,4 +1,4 @@
-"""TOML text → manifests, every key checked."""
+"""Parses the TOML text of a manifest file, and checks every key."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ _WEIGHTS_OPTIONS = (
     "checkpoint_path",
     "cache_dir",
 )
-"""Arguments by which builders read weights themselves: unverified, and of old, in timm, by running code."""
+"""Builder arguments that load weights without verification. In old versions of timm, this can run code."""
 _DEEP_KEY = re.compile(r"""(?:\.[\t ]*+(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[\t ]*+){32}""")
-"""A key such as a.b.c, but of more parts, over which tomllib's time grows with their square."""
+"""A dotted key like a.b.c with more than 32 parts. tomllib's time grows with the square of their number."""
 _MAX_LEVEL = 1e30
+"""The largest absolute value in `mean` and `std`."""
 _KIND_NAMES = {
     str: "a string",
     bool: "true or false",
@@ -46,19 +47,23 @@ _KIND_NAMES = {
 
 
 def parse_manifests(text: str, origin: str) -> list[ModelManifest]:
-    """The models of one manifest file. `origin` names the file in errors and in the result.
+    """Returns the models of one manifest file.
+
+    Args:
+        origin: the file's name, in errors and in the result.
 
     Raises:
-        ManifestError: not TOML, or a key is unknown, missing, or of the wrong type or value; names file and key.
+        ManifestError: the text is not TOML, or a key is unknown, missing, or has a wrong type or value. The
+            message names the file and the key.
     """
     try:
         if _DEEP_KEY.search(text):
             raise RecursionError
         document = tomllib.loads(text)
     except RecursionError:
-        raise ManifestError(f"{origin}: nested too deep", hint="mend the file, or move it away") from None
-    except ValueError as error:  # of TOML's own, and of Python's own limit on the digits of a number
-        raise ManifestError(f"{origin}: not TOML: {error}", hint="mend the file, or move it away") from error
+        raise ManifestError(f"{origin}: nested too deeply", hint="fix the file, or move it away") from None
+    except ValueError as error:  # invalid TOML, or a number with more digits than Python converts
+        raise ManifestError(f"{origin}: not TOML: {error}", hint="fix the file, or move it away") from error
     root = _TomlTable(document, origin, "")
     entries = root.take_value("models", list)
     root.check_empty()
@@ -71,7 +76,7 @@ def parse_manifests(text: str, origin: str) -> list[ModelManifest]:
 
 
 class _TomlTable:
-    """A TOML table being taken apart: each key is taken once, of a stated type, and none may be left over."""
+    """A TOML table whose keys are taken out one by one, each with its type. At the end, no key may be left."""
 
     def __init__(self, values: dict[str, Any], origin: str, place: str) -> None:
         self._values = dict(values)
@@ -91,12 +96,12 @@ class _TomlTable:
                 f"{self._origin}: missing key {self._key_path(key)}", hint="docs/models.md describes each key"
             )
         value = self._values.pop(key)
-        # bool is an int to Python, and is none to a reader of the file.
+        # In Python, bool is a subclass of int, but `true` is not a valid number in a manifest.
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             kinds = kind if isinstance(kind, tuple) else (kind,)
             self.reject(key, " or ".join(_KIND_NAMES[each] for each in kinds))
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            self.reject(key, "a number of 64 bits")
+            self.reject(key, "a 64-bit integer")
         return value
 
     def take_float(self, key: str) -> float:
@@ -124,7 +129,7 @@ class _TomlTable:
 
     def take_rgb(self, key: str) -> RGB:
         value = self.take_value(key, list)
-        # Beyond float's own range there are whole numbers still.
+        # Compared before the conversion, because float() raises OverflowError for an integer beyond its range.
         if len(value) != 3 or not all(type(part) in (int, float) and abs(part) <= _MAX_LEVEL for part in value):
             self.reject(key, "three numbers, for red, green and blue")
         return (float(value[0]), float(value[1]), float(value[2]))
@@ -153,7 +158,7 @@ def _parse_model(table: _TomlTable, origin: str) -> ModelManifest:
         name=table.take_matching("name", _NAME, "ASCII letters, digits, and _ . + -"),
         weights=table.take_matching("weights", _NAME, "ASCII letters, digits, and _ . + -"),
         default=table.take_value("default", bool),
-        # timm would fetch or read what has a colon in its name.
+        # No colons: timm would take such a name for a source to download or read the model from.
         architecture=table.take_matching("architecture", _NAME, "ASCII letters, digits, and _ . + -"),
         provider=table.take_choice("provider", PROVIDERS),
         url=table.take_matching(
@@ -229,7 +234,7 @@ def _parse_rename(table: _TomlTable) -> tuple[tuple[str, str], ...]:
             table.reject("rename", "an array of [pattern, replacement] pairs")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about notation that a later Python may read otherwise
+                warnings.simplefilter("ignore")  # about syntax that a later Python may read differently
                 re.sub(pair[0], pair[1], "")
         except (re.error, IndexError, RecursionError, OverflowError) as error:
             table.reject("rename", f"made of valid regular expressions ({reprlib.repr(pair)}: {error})")

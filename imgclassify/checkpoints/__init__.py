@@ -1,6 +1,6 @@
-"""A checkpoint file as a state_dict of named arrays: .pth and .pt in both of PyTorch's formats, and .safetensors.
+"""Reads a checkpoint file as a state_dict of named arrays, without torch and without running its code.
 
-Arrays are mapped from the file. Neither torch nor any code in a checkpoint has a part in it.
+The formats are .safetensors, and .pth and .pt in both of PyTorch's formats. Arrays are mapped from the file.
 """
 
 from __future__ import annotations
@@ -25,33 +25,37 @@ from imgclassify.errors import CheckpointError, describe_error, make_printable
 logger = logging.getLogger("imgclassify")
 
 StateDict: TypeAlias = "OrderedDict[str, Any]"
-"""Names, and for each a Tensor (of `index`) or a numpy.ndarray (of `read`). What is no tensor in the file, such as
-a number, is here as it is there."""
+"""Name → Tensor (from `open_lazy`) or numpy.ndarray (from `load_arrays`). Values that are not tensors in the
+file, such as numbers, are unchanged."""
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "state_dict_ema", "model_ema")
-"""Keys under which training scripts put the state_dict, in the order they are looked for."""
+"""Keys under which training scripts put the state_dict, in the order in which they are tried."""
 _PREFIX = "module."
-"""What DataParallel and DistributedDataParallel put before every name."""
+"""DataParallel and DistributedDataParallel put this before every name."""
 _COUNT_OF_AVERAGED = "n_averaged"
-"""What torch.optim.swa_utils.AveragedModel puts beside the parameters."""
+"""torch.optim.swa_utils.AveragedModel puts this entry beside the parameters."""
 _SHOWN = 5
-"""How many differing names an error lists..."""
+"""The number of differing names that an error lists."""
 _SHOWN_CHARACTERS = 200
-"""...and how much of each."""
+"""The number of characters of each name that an error shows."""
 _MAX_SHARED = 4
-"""Numbers that all tensors together may have for each byte of the file..."""
+"""All tensors together may have this many numbers per byte of the file and of _MAX_SMALL."""
 _MAX_SMALL = 2**20
-"""...and for so many more."""
+"""In bytes. Added to the size of the file, so that tensors of a small file may share numbers more often."""
 
 
 def open_lazy(path: Path) -> StateDict:
-    """The state_dict in a checkpoint, its tensors told of and not looked at yet.
+    """Reads the state_dict in a checkpoint without the numbers of its tensors.
 
-    A state_dict, or a dictionary that holds one under `state_dict`, `model` or another usual key; prefixes
-    `module.` are stripped.
+    The file holds a state_dict, or a dictionary with one under `state_dict`, `model` or another usual key. If
+    all names begin with `module.`, that prefix is stripped.
+
+    Returns:
+        The state_dict, with a Tensor for each tensor.
 
     Raises:
-        CheckpointError: the file is missing, damaged, no checkpoint, or needs code to be read.
+        CheckpointError: the file is missing or damaged, is not a checkpoint, or cannot be read without running
+            code.
     """
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {str(path)!r}", hint="check the path")
@@ -60,21 +64,27 @@ def open_lazy(path: Path) -> StateDict:
 
 
 def load_arrays(path: Path) -> StateDict:
-    """The state_dict in a checkpoint: arrays that are C-contiguous and of the file's own shape and dtype, but
-    bfloat16 as float32; in the file's own memory where they can be.
+    """Reads the state_dict in a checkpoint as arrays.
+
+    Returns:
+        The state_dict, with C-contiguous arrays of the shapes and dtypes in the file. bfloat16 is converted to
+        float32. Arrays are in the mapped memory of the file if possible, else copies.
 
     Raises:
-        CheckpointError: as of `index`.
+        CheckpointError: as for `open_lazy` and `materialize`.
     """
     return materialize(open_lazy(path), source_name=repr(str(path)))
 
 
 def materialize(state_dict: StateDict, *, source_name: str) -> StateDict:
-    """The state_dict with an array for each Tensor. `where` names it in errors.
+    """Returns the state_dict with an array for each Tensor.
+
+    Args:
+        source_name: names the checkpoint in errors.
 
     Raises:
-        CheckpointError: a tensor reaches beyond the file, which may have changed meanwhile; or they are many more
-            numbers than are in the file.
+        CheckpointError: a tensor reaches beyond the file, the file has changed since it was indexed, or the
+            tensors have many more numbers than the file.
     """
     found: StateDict = OrderedDict()
     try:
@@ -89,35 +99,47 @@ def materialize(state_dict: StateDict, *, source_name: str) -> StateDict:
 
 
 def check_unchanged(state_dict: StateDict, *, source_name: str) -> None:
-    """To be asked when all is read that is to be.
+    """Checks that the file has not changed while it was read. Call it after the last read.
 
     Raises:
-        CheckpointError: the file is not as it was when it was indexed.
+        CheckpointError: the file has changed since it was indexed.
     """
     files = {value.storage.file for value in state_dict.values() if isinstance(value, Tensor)}
     if any(file is not None and file.has_changed for file in files):
-        raise CheckpointError(f"{source_name} changed while it was read", hint="run again when it is written")
+        raise CheckpointError(
+            f"{source_name} changed while it was read", hint="run again when it is completely written"
+        )
 
 
 def _check_amount(state_dict: StateDict) -> None:
-    """Tensors may share numbers, and those that are not in C order are copied, each for itself."""
+    """Limits how many numbers all tensors have together.
+
+    Tensors may share numbers, but each tensor that is not in C order is copied separately.
+
+    Raises:
+        ValueError: the tensors have too many numbers for the size of the file.
+    """
     tensors = [value for value in state_dict.values() if isinstance(value, Tensor)]
     numbers = sum(math.prod(tensor.shape) for tensor in tensors)
     size = max((len(tensor.storage.file) for tensor in tensors if tensor.storage.file), default=0)
     if numbers > _MAX_SHARED * (size + _MAX_SMALL):
-        raise ValueError(f"its tensors are of {numbers:,} numbers in all, and the file of {size:,} bytes")
+        raise ValueError(f"its tensors have {numbers:,} numbers in total, but the file has {size:,} bytes")
 
 
 def is_torchscript(path: Path) -> bool:
     """Whether the file is a TorchScript archive, which holds a program rather than a state_dict."""
     try:
         return any(record.filename.split("/")[1:2] == ["code"] for record in list_archive(path))
-    except Exception:  # noqa: BLE001 - zipfile has no one exception for what damaged archives lead it to
+    except Exception:  # noqa: BLE001 - zipfile raises many kinds of exception for damaged archives
         return False
 
 
 def rename_parameters(state_dict: StateDict, rules: Sequence[tuple[str, str]]) -> StateDict:
-    """The state_dict under new names: each rule is a (pattern, replacement) for re.sub, applied in order."""
+    """Returns the state_dict with new names.
+
+    Args:
+        rules: (pattern, replacement) pairs for re.sub, applied to each name in order.
+    """
     if not rules:
         return state_dict
     patterns = [(re.compile(pattern), replacement) for pattern, replacement in rules]
@@ -131,10 +153,10 @@ def rename_parameters(state_dict: StateDict, rules: Sequence[tuple[str, str]]) -
 
 
 def find_state_dict(content: Any, path: Path) -> StateDict:
-    """The state_dict in what a file holds, its values left as they are.
+    """Finds the state_dict in the content of a file. Its values are not changed.
 
     Raises:
-        CheckpointError: there is none; what there is is told.
+        CheckpointError: there is none. The message describes what was found instead.
     """
     if isinstance(content, Mapping):
         held = [wrapper for wrapper in _WRAPPERS if isinstance(content.get(wrapper), Mapping)]
@@ -154,17 +176,17 @@ def find_state_dict(content: Any, path: Path) -> StateDict:
             if all(name.startswith(_PREFIX) for name in state_dict):
                 return rename_parameters(state_dict, [("^" + re.escape(_PREFIX), "")])
             return state_dict
-        found = f"a dictionary of {', '.join(map(reprlib.repr, list(content)[:_SHOWN])) or 'nothing'}"
+        found = f"a dictionary with {', '.join(map(reprlib.repr, list(content)[:_SHOWN])) or 'nothing'}"
     else:
         found = f"a {type(content).__name__}"
     raise CheckpointError(
-        f"{str(path)!r} holds no state_dict, but {found}",
+        f"{str(path)!r} does not contain a state_dict, but {found}",
         hint="save its state_dict: torch.save(model.state_dict(), 'weights.pth')",
     )
 
 
 def parameter_shapes(state_dict: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """The shape of each value; that of a scalar for what has none."""
+    """Returns the shape of each value, and () for values without a shape."""
     return {name: tuple(getattr(value, "shape", ())) for name, value in state_dict.items()}
 
 
@@ -175,10 +197,10 @@ def check_matches(
     source_name: str,
     architecture: str,
 ) -> None:
-    """Holds a checkpoint's names and shapes against its architecture's.
+    """Compares a checkpoint's names and shapes with those of its architecture.
 
     Raises:
-        CheckpointError: they differ; the first names that do are listed.
+        CheckpointError: they differ; the first names that differ are listed.
     """
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
@@ -196,7 +218,7 @@ def check_matches(
     if complaints:
         raise CheckpointError(
             f"{source_name} does not fit the architecture {architecture!r}; " + "; ".join(complaints),
-            hint="name the architecture that the checkpoint was saved from with --arch",
+            hint="give --arch NAME of the architecture that the checkpoint was saved from",
         )
 
 
@@ -209,6 +231,9 @@ def _format_shape(shape: tuple[int, ...]) -> str:
 
 
 def _copy_metadata(source: object, target: StateDict) -> None:
-    """torch hangs the version of each module's layout on the state_dict; modules read older layouts by it."""
+    """Copies the attribute in which torch stores the version of each module's layout.
+
+    Modules need the version to load older layouts.
+    """
     if hasattr(source, "_metadata"):
         target._metadata = source._metadata  # type: ignore[attr-defined]

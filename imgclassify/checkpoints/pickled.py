@@ -1,6 +1,7 @@
-"""PyTorch's own files, .pth and .pt: the zip archive that torch writes since 1.6, and the pickles from before.
+"""Reads PyTorch's own files, .pth and .pt: the zip archives that torch writes since 1.6, and the older pickles.
 
-The pickle in either is read by an unpickler that knows only dictionaries and tensors, and calls nothing else.
+The pickles in both are read by an unpickler that builds only plain values and tensors. Of what a pickle names,
+it calls only the functions in `_CALLS`.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ if TYPE_CHECKING:
     from zipfile import ZipInfo
 
 _ZIP = b"PK"
-"""What a zip archive begins with."""
+"""The first bytes of a zip archive."""
 _MAGIC = 0x1950A86A20F9469CFC6C
-"""torch.serialization.MAGIC_NUMBER: what the first pickle of the older format holds."""
+"""torch.serialization.MAGIC_NUMBER: the content of the older format's first pickle."""
 _PROTOCOL = 1001
-"""torch.serialization.PROTOCOL_VERSION: what its second holds."""
+"""torch.serialization.PROTOCOL_VERSION: the content of its second pickle."""
 _LEGACY_PICKLES = 5
-"""The two, what is known of the machine, the content, and the keys of its storages."""
+"""The older format's pickles: magic number, protocol version, machine properties, content, storage keys."""
 _COUNT_BYTES = 8
-"""In the older format each storage is preceded by its length as an int64."""
+"""In the older format, each storage is preceded by its length as an int64."""
 _LOCAL_HEADER_BYTES = 30
-"""A zip archive's local header, without the name and the extra field that follow it."""
+"""The size of a zip archive's local header, without the name and the extra field that follow it."""
 
 _two_lengths = struct.Struct("<HH").unpack_from
 
@@ -48,41 +49,44 @@ _DTYPES = {
 }
 
 _MAX_LISTING = 2**23
-"""Bytes of a zip archive's list of contents. A record has some hundred there, and ten times as many in memory."""
+"""Bytes in a zip archive's list of contents. A record takes about 100, and ten times as many in memory."""
 _STORED = 0
-"""The method by which a record of a zip archive is not compressed."""
+"""The compression method of records that are not compressed."""
 _STORAGE_PARTS = 5
+"""The parts of a reference to a storage: "storage", type, key, location, length."""
 _BEYOND = 2**63
-"""What no length in a file reaches."""
+"""Larger than any length in a file."""
 _SHOWN = 100
-"""Characters of a name that an error shows."""
+"""The number of characters of a name that an error shows."""
 
 
 class _UnsafeError(Exception):
-    """The pickle names something that is no tensor."""
+    """The pickle names something that a checkpoint of tensors does not need."""
 
 
 def read_pickled(path: Path) -> Any:
-    """What the file holds, with a Tensor for each tensor.
+    """Returns the content of the file, with a Tensor for each tensor.
 
     Raises:
-        CheckpointError: it is damaged, no such file, or would need code of its own to be run.
+        CheckpointError: the file is missing or damaged, is not in PyTorch's format, or cannot be read without
+            running code.
     """
     try:
         with path.open("rb") as stream:
             return _read_archive(path) if stream.read(2) == _ZIP else _read_legacy(path)
     except _UnsafeError as error:
         raise unsafe_checkpoint(path, str(error)) from error
-    except Exception as error:  # damaged bytes lead the unpickler to almost any exception
+    except Exception as error:  # the unpickler raises almost any exception for damaged bytes
         raise unreadable_checkpoint(repr(str(path)), describe_error(error)) from error
 
 
 def check_safe(path: Path) -> None:
-    """Holds a file that torch's own reader is about to read to the limits of this one: that one runs nothing of a
-    file's choice either, and may read without end.
+    """Checks the limits of this reader on a file that torch's own reader is about to read.
+
+    torch's reader does not run code of the file's choice either, but has no limit on its time and memory.
 
     Raises:
-        CheckpointError: it is damaged, beyond the limits, or names something that is not torch's.
+        CheckpointError: the file is damaged, exceeds the limits, or names something that is not part of torch.
     """
     try:
         with path.open("rb") as stream:
@@ -99,7 +103,7 @@ def check_safe(path: Path) -> None:
 
 
 def unsafe_checkpoint(path: Path, name: str) -> CheckpointError:
-    """Of a file that names something which is no tensor."""
+    """Returns the error for a file that names something other than tensors."""
     return CheckpointError(
         f"{str(path)!r} holds Python objects, not only tensors ({name}), and reading them would run code from the "
         "file",
@@ -108,13 +112,17 @@ def unsafe_checkpoint(path: Path, name: str) -> CheckpointError:
 
 
 def unreadable_checkpoint(source_name: str, reason: str) -> CheckpointError:
+    """Returns the error for a file that cannot be read as a checkpoint."""
     return CheckpointError(
         f"cannot read {source_name} as a checkpoint: {reason}", hint="fetch or save the file again"
     )
 
 
 class _BoundedReader(io.FileIO):
-    """A file of which no more than _MAX_LISTING bytes are read at once, as zipfile does with a list of contents."""
+    """A file that refuses to read more than _MAX_LISTING bytes at once.
+
+    zipfile reads an archive's whole list of contents at once.
+    """
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > _MAX_LISTING:
@@ -123,10 +131,13 @@ class _BoundedReader(io.FileIO):
 
 
 def list_archive(path: Path) -> list[ZipInfo]:
-    """What a zip archive lists.
+    """Returns the records that a zip archive lists.
 
     Raises:
-        ValueError, OSError, zipfile.BadZipFile: it is none, or damaged; zipfile has further exceptions for that.
+        ValueError: the list of contents is too long.
+        OSError: the file cannot be read.
+        zipfile.BadZipFile: the file is not a zip archive, or is damaged. zipfile also raises other exceptions
+            for damaged archives.
     """
     from zipfile import ZipFile
 
@@ -135,10 +146,14 @@ def list_archive(path: Path) -> list[ZipInfo]:
 
 
 def _create_unpickler(content: bytes | memoryview, storage: Callable[[str, str, int], Storage]) -> Unpickler:
-    """`storage` gives the one of a key, from (key, dtype, count)."""
+    """Creates an unpickler for checkpoints.
+
+    Args:
+        storage: returns the Storage for (key, dtype, count).
+    """
 
     def persistent(pid: Any) -> tuple[Storage, int]:
-        """A storage, and where in it a view of it that older releases wrote begins."""
+        """Returns a storage, and the offset of a view of it. Older releases of torch wrote views."""
         _check_storage(pid)
         _, storage_type, key, _, count, *view = pid
         begin = view[0][1] if view and view[0] is not None else 0
@@ -148,18 +163,28 @@ def _create_unpickler(content: bytes | memoryview, storage: Callable[[str, str, 
 
 
 def _check_storage(pid: Any) -> None:
-    """Raises ValueError: it is no ("storage", type, key, place, length), with a view of it behind that or not."""
+    """Checks that a persistent id is ("storage", type, key, location, length), optionally followed by a view.
+
+    Raises:
+        ValueError: it is something else.
+    """
     if type(pid) is not tuple or not _STORAGE_PARTS <= len(pid) <= MAX_ARGUMENTS:
-        raise ValueError("it refers to what is no storage")
+        raise ValueError("it refers to something that is not a storage")
     kind, storage_type, key, _, count = pid[:_STORAGE_PARTS]
     if kind != "storage" or not (isinstance(storage_type, str) and isinstance(key, str)):
-        raise ValueError("it refers to what is no storage")
+        raise ValueError("it refers to something that is not a storage")
     if not (isinstance(count, int) and 0 <= count < _BEYOND):
-        raise ValueError("a storage has no length")
+        raise ValueError("a storage has no valid length")
 
 
 def _find_global(module: str, name: str) -> Any:
-    """What a pickle may name. A dtype among a training script's notes is its name."""
+    """Returns what the unpickler uses for a name in a pickle: a function of `_CALLS`, or the name of a type.
+
+    Training scripts may save dtypes beside the state_dict. They become their names.
+
+    Raises:
+        _UnsafeError: a pickle may not name this.
+    """
     if (module, name) in _CALLS:
         return _CALLS[module, name]
     if module in ("torch", "torch.cuda") and name in _DTYPES:
@@ -170,7 +195,14 @@ def _find_global(module: str, name: str) -> Any:
 
 
 def _find_torch_global(module: str, name: str) -> Any:
-    """What a pickle for torch's own reader may name: whatever is torch's, of which nothing comes here."""
+    """Returns what `check_safe` uses for a name in a pickle.
+
+    Every name in torch is allowed. Storage types become their names. Anything else becomes a function that
+    returns None.
+
+    Raises:
+        _UnsafeError: the name is not part of torch.
+    """
     if (module, name) == ("collections", "OrderedDict"):
         return _build_empty_dict
     if module.partition(".")[0] != "torch":
@@ -179,24 +211,28 @@ def _find_torch_global(module: str, name: str) -> Any:
 
 
 def _build_empty_dict(*pairs: Any) -> OrderedDict[Any, Any]:
-    """Pairs are Python 2's, of whose time no network is quantized."""
+    """Returns an empty dictionary. Only Python 2 wrote pairs, and no quantized network is that old."""
     if pairs:
-        raise ValueError("a dictionary is made of a list")
+        raise ValueError("a dictionary is made from a list")
     return OrderedDict()
 
 
 def _build_nothing(*arguments: Any) -> None:
+    """Stands for every function of torch. Checks the number of dimensions, in case it is given a shape."""
     if any(isinstance(each, tuple | list) and len(each) > MAX_SIDES for each in arguments):
-        raise ValueError("a tensor has too many sides")
+        raise ValueError("a tensor has too many dimensions")
 
 
 def _build_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
-    """Pairs are Python 2's. They are used up, so that no file has one list made into any number of dictionaries."""
+    """Builds a dictionary from a list of pairs, which only Python 2 wrote.
+
+    The list is emptied, so that a file cannot have one list made into any number of dictionaries.
+    """
     taken: list[Any] = list(pairs)
     if taken:
         pairs.clear()
     if not all(isinstance(key, KEYS) for key, _ in taken):
-        raise ValueError("a dictionary in it has a key that is neither text nor a number")
+        raise ValueError("it has a dictionary with a key that is neither text nor a number")
     return OrderedDict(taken)
 
 
@@ -205,13 +241,13 @@ def _build_tensor(view: tuple[Storage, int], offset: int, shape: Any, stride: An
     if not isinstance(storage, Storage) or not len(shape) == len(stride) <= MAX_SIDES:
         raise ValueError("a tensor has no storage of its own, or no shape")
     if not all(isinstance(number, int) and 0 <= number < _BEYOND for number in (begin, offset, *shape, *stride)):
-        raise ValueError("a tensor begins before its storage, or runs backwards")
+        raise ValueError("a tensor has a negative or invalid offset, shape or stride")
     return Tensor(storage, begin + offset, tuple(shape), tuple(stride))
 
 
 def _build_size(sides: Any) -> tuple[Any, ...]:
     if len(sides) > MAX_SIDES:
-        raise ValueError(f"a shape has {len(sides)} sides")
+        raise ValueError(f"a shape has {len(sides)} dimensions")
     return tuple(sides)
 
 
@@ -224,7 +260,7 @@ _CALLS = {
     ("torch", "Size"): _build_size,
     ("torch", "device"): lambda *name: name,
 }
-"""Functions whose costs do not grow with what they are given (see Unpickler)."""
+"""(module, name) → the function to call. Its cost may not grow with its arguments (see Unpickler)."""
 
 
 def _read_archive(path: Path) -> Any:
@@ -242,35 +278,43 @@ def _read_archive(path: Path) -> Any:
                 raise ValueError(f"it lacks the record of tensor data {_printable_text(key)}")
             storages[key] = Storage(dtype, count, file, _record_start(file, record))
             if record.compress_type != _STORED or storages[key].itemsize * count > record.file_size:
-                raise ValueError(f"the record of tensor data {_printable_text(key)} is not as torch writes it")
+                raise ValueError(f"the record of tensor data {_printable_text(key)} is compressed or too short")
         return storages[key]
 
     return _create_unpickler(content, storage).load_next()
 
 
 def _index_archive(file: MappedFile) -> tuple[str, bytes, dict[str, ZipInfo]]:
-    """(the folder in the archive, the pickle, all records by name)."""
+    """Returns (the folder in the archive, the pickle, all records by name)."""
     found = {record.filename: record for record in list_archive(file.path)}
     indices = [name for name in found if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(indices) != 1:
-        raise ValueError("it is a zip archive, and not one of torch's")
+        raise ValueError("it is a zip archive, but not a torch checkpoint")
     return indices[0].removesuffix("data.pkl"), _record_bytes(file, found[indices[0]]), found
 
 
 def _record_bytes(file: MappedFile, record: ZipInfo) -> bytes:
+    """Returns the content of a record.
+
+    Raises:
+        ValueError: the record is compressed or damaged.
+    """
     from zlib import crc32
 
     if record.compress_type != _STORED:
-        raise ValueError(f"the record {_printable_text(record.filename)} is compressed, which torch's are not")
+        raise ValueError(f"the record {_printable_text(record.filename)} is compressed, which torch never does")
     content = bytes(file.view(_record_start(file, record), record.file_size))
-    # torch can be told to write none, which leaves 0.
+    # torch has a setting not to write checksums. They are 0 then.
     if record.CRC not in (0, crc32(content)):
         raise ValueError(f"the record {_printable_text(record.filename)} is damaged")
     return content
 
 
 def _record_start(file: MappedFile, record: ZipInfo) -> int:
-    """Where a record's content begins, behind its local header, whose extra field torch pads to align it."""
+    """Returns the offset of a record's content.
+
+    The content follows the local header, whose extra field torch pads to align the content.
+    """
     header = file.view(record.header_offset, _LOCAL_HEADER_BYTES)
     name, extra = _two_lengths(header, 26)
     return record.header_offset + _LOCAL_HEADER_BYTES + int(name + extra)
@@ -285,24 +329,24 @@ def _read_legacy(path: Path) -> Any:
     file = MappedFile(path)
     pickles = _create_unpickler(file.view(0, len(file)), storage)
     if pickles.load_next() != _MAGIC:
-        raise ValueError("it is no checkpoint of torch's")
+        raise ValueError("it is not a checkpoint that torch wrote")
     if pickles.load_next() != _PROTOCOL:
-        raise ValueError("it is of an unknown version")
+        raise ValueError("its version is unknown")
     if pickles.load_next().get("little_endian") is not True:
         raise ValueError("it was written on a big-endian machine")
     content, keys, position = pickles.load_next(), pickles.load_next(), pickles.position
     for key in keys:
         if not (isinstance(key, str) and key in storages):
-            raise ValueError("it has tensor data that no tensor is of")
+            raise ValueError("it has tensor data that does not belong to any tensor")
         found = storages[key]
         count = int.from_bytes(file.view(position, _COUNT_BYTES), "little")
         if count < found.count:
             raise ValueError(
-                f"the tensor data {_printable_text(key)} are {count} numbers, and {found.count} are spoken of"
+                f"the tensor data {_printable_text(key)} has {count} numbers, but {found.count} are expected"
             )
         found.file, found.start = file, position + _COUNT_BYTES
         position = found.start + count * found.itemsize
-    file.view(position, 0)
+    file.view(position, 0)  # raises if the last storage ends after the file
     return content
 
 

@@ -1,4 +1,7 @@
-"""The .safetensors format: a length, a JSON index, and the numbers (github.com/huggingface/safetensors, README)."""
+"""Reads .safetensors files: a length, a JSON index, and the numbers.
+
+The README of github.com/huggingface/safetensors describes the format.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from imgclassify.errors import CheckpointError, describe_error
 
 _LENGTH_BYTES = 8
 _MAX_INDEX = 2**24
-"""Bytes; the format allows six times as many, of which Python would make gigabytes. A tensor takes some hundred."""
+"""In bytes. A tensor takes about 100 of them. The format allows six times as many bytes, which would take
+gigabytes of memory in Python."""
 _DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -28,20 +32,20 @@ _DTYPES = {
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Its tensors by name.
+    """Returns the tensors of a file by name.
 
     Raises:
-        CheckpointError: it is damaged, no such file, or holds numbers of a kind that no network here computes with.
+        CheckpointError: the file is damaged, is not in this format, or has a dtype that is not supported.
     """
     try:
         file = MappedFile(path)
         length = int.from_bytes(file.view(0, _LENGTH_BYTES), "little")
         if length > _MAX_INDEX:
-            raise ValueError(f"its index would be of {length:,} bytes")
+            raise ValueError(f"its index would have {length:,} bytes")
         index = json.loads(bytes(file.view(_LENGTH_BYTES, length)))
         index.pop("__metadata__", None)
         return {name: _parse_tensor(file, _LENGTH_BYTES + length, entry) for name, entry in index.items()}
-    except Exception as error:  # damaged bytes may be any JSON
+    except Exception as error:  # a damaged index may be any JSON
         raise CheckpointError(
             f"cannot read {str(path)!r} as .safetensors: {_describe_error(error)}",
             hint="fetch or save the file again",
@@ -52,7 +56,7 @@ def _parse_tensor(file: MappedFile, data: int, entry: dict[str, Any]) -> Tensor:
     shape = tuple(entry["shape"])
     begin, end = entry["data_offsets"]
     if len(shape) > MAX_SIDES or any(not 0 <= side <= len(file) for side in (*shape, begin)):
-        raise ValueError(f"a tensor has a shape of {len(shape)} sides that no tensor in it can have")
+        raise ValueError(f"a tensor has an impossible offset, or an impossible shape of {len(shape)} dimensions")
     storage = Storage(_DTYPES[entry["dtype"]], math.prod(shape), file, data + begin)
     if storage.count * storage.itemsize != end - begin:
         raise ValueError(f"{shape} {entry['dtype']} do not fill bytes {begin} to {end}")

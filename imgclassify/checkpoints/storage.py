@@ -1,4 +1,4 @@
-"""A part of a file as numbers, and a tensor as a view of it."""
+"""Storages, which are parts of a mapped file read as numbers, and tensors, which are views of storages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BFLOAT16 = "bfloat16"
-"""The one dtype of checkpoints that numpy does not have."""
+"""The only dtype of checkpoints that numpy does not have."""
 ITEM_SIZES = {
     "float64": 8,
     "float32": 4,
@@ -27,13 +27,13 @@ ITEM_SIZES = {
     "uint8": 1,
     "bool": 1,
 }
-"""Bytes that a number of each dtype takes."""
+"""The size of a number of each dtype, in bytes."""
 MAX_SIDES = 64
-"""Dimensions of a tensor: numpy's and torch's own limit."""
+"""The largest number of dimensions of a tensor: numpy's and torch's own limit."""
 
 
 class MappedFile:
-    """A file mapped into memory, privately: writing to what it holds does not reach the disk."""
+    """A file that is mapped into memory privately: writing to the memory does not change the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,21 +46,25 @@ class MappedFile:
         return len(self._bytes)
 
     def view(self, start: int, size: int) -> memoryview:
-        """Raises ValueError where the file is shorter."""
+        """Returns `size` bytes from offset `start`, without a copy.
+
+        Raises:
+            ValueError: the file ends before them.
+        """
         if start < 0 or size < 0 or start + size > len(self._bytes):
-            raise ValueError(f"it ends at byte {len(self._bytes)}, before the tensors do")
+            raise ValueError(f"it ends at byte {len(self._bytes)}, before its content ends")
         return self._bytes[start : start + size]
 
     @property
     def has_changed(self) -> bool:
-        """Whether another file, or another version of it, lies at its path since."""
+        """Whether another file, or another version of the file, is now at its path."""
         try:
             return _file_version(self.path) != self._version
         except OSError:
             return True
 
     def release(self, start: int, size: int) -> None:
-        """Lets the system take back the memory of a part that has been copied; it is read again if need be."""
+        """Lets the system free the memory of a copied part. If needed, it is read from the file again."""
         begin = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
         if hasattr(mmap, "MADV_DONTNEED") and start + size - begin >= mmap.PAGESIZE:
             self._map.madvise(mmap.MADV_DONTNEED, begin, start + size - begin)
@@ -72,25 +76,25 @@ def _file_version(path: Path) -> tuple[int, ...]:
 
 
 _MAX_REPEATED = 2**20
-"""Numbers that a tensor may have where its storage has fewer, as an expanded one does."""
+"""The most numbers that a tensor may have if its storage has fewer, as for an expanded tensor."""
 
 
 def c_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides of C order, in elements."""
+    """Returns the strides of C order, in elements."""
     return tuple(accumulate(shape[:0:-1], mul, initial=1))[::-1] if shape else ()
 
 
 @dataclass(slots=True)
 class Storage:
-    """The numbers that one or more tensors share. Where they lie may be found out after the tensors."""
+    """The numbers that one or more tensors share. `file` and `start` may be set after the tensors exist."""
 
     dtype: str
     """numpy's name, or BFLOAT16."""
     count: int
-    """How many numbers."""
+    """The number of numbers."""
     file: MappedFile | None = None
     start: int = 0
-    """Where in the file they begin."""
+    """The offset of the numbers in the file, in bytes."""
 
     @property
     def itemsize(self) -> int:
@@ -99,13 +103,14 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A view of a storage, not looked at yet."""
+    """A view of a storage, whose numbers have not been read yet."""
 
     storage: Storage
     offset: int
-    """Where in the storage it begins; in elements, as are the strides."""
+    """The offset in the storage, in elements."""
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+    """In elements."""
 
     @property
     def dtype(self) -> str:
@@ -113,10 +118,10 @@ class Tensor:
         return self.storage.dtype
 
     def file_location(self) -> tuple[Path, int, int] | None:
-        """(file, byte where it begins, bytes) of a tensor that lies in the file in C order; None of another.
+        """Returns (file, offset, size), in bytes, if the tensor is stored in C order in a file, else None.
 
         Raises:
-            ValueError: the file is too short.
+            ValueError: the storage or the file is too short.
         """
         sides = zip(self.shape, self.stride, c_strides(self.shape), strict=True)
         count = math.prod(self.shape)
@@ -127,16 +132,18 @@ class Tensor:
         ):
             return None
         if self.offset + count > self.storage.count:
-            raise ValueError("a tensor ends beyond its storage")
+            raise ValueError("a tensor ends after its storage")
         begin, size = self.storage.start + self.offset * self.storage.itemsize, count * self.storage.itemsize
         self.storage.file.view(begin, size)
         return self.storage.file.path, begin, size
 
     def to_array(self) -> NDArray[Any]:
-        """The tensor as an array, aligned and C-contiguous: the file's own memory if it is so there, else a copy.
+        """Returns the tensor as an aligned, C-contiguous array. bfloat16 is converted to float32.
+
+        The array is in the file's mapped memory if the tensor is aligned and C-contiguous there, else a copy.
 
         Raises:
-            ValueError: it reaches beyond its storage, or the storage beyond the file.
+            ValueError: the tensor reaches beyond its storage, or the storage beyond the file.
         """
         import numpy as np
 
@@ -146,7 +153,7 @@ class Tensor:
         if math.prod(self.shape) == 0:
             return np.empty(self.shape, np.float32 if storage.dtype == BFLOAT16 else storage.dtype)
         if math.prod(self.shape) > max(storage.count, _MAX_REPEATED):
-            raise ValueError(f"a tensor of {self.shape} repeats the {storage.count} numbers it is made of")
+            raise ValueError(f"a tensor of shape {self.shape} repeats the {storage.count} numbers of its storage")
         array: NDArray[Any] = np.ndarray(
             self.shape,
             np.uint16 if storage.dtype == BFLOAT16 else storage.dtype,
@@ -154,7 +161,7 @@ class Tensor:
             offset=self.offset * size,
             strides=tuple(step * size for step in self.stride),
         )
-        # PyTorch's older format puts numbers wherever its pickles happen to end.
+        # In PyTorch's older format, numbers begin where the pickles end, which need not be aligned.
         if array.flags.c_contiguous and array.flags.aligned and storage.dtype != BFLOAT16:
             return array
         copied = np.array(array, order="C")

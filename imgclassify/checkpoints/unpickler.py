@@ -1,8 +1,8 @@
-"""The part of pickle's language that torch writes state_dicts in; Lib/pickletools.py describes it.
+"""Reads the pickle opcodes that torch uses for state_dicts. CPython's Lib/pickletools.py describes them.
 
-Python's own unpickler, kept from calling anything, still trusts its file with memory and time: five bytes have it
-clear gigabytes for its memo, and a key that is a pair of pairs of pairs, sixty deep, has it hash for ever. Here
-a step costs no more than the bytes that it is written in pay for, and the steps are counted.
+Python's own unpickler does not limit memory and time, even if it is kept from calling anything. Five bytes make
+it allocate gigabytes for its memo. A key that is a pair of pairs of pairs, sixty levels deep, makes it hash
+forever. Here, the cost of a step grows only with the bytes that it reads, and the number of steps is limited.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_STEPS = 2**22
-"""In one pickle. ResNet-50 takes 10,898; so many take a few seconds, and less than half a gigabyte."""
+"""Steps in one pickle. ResNet-50 takes 10,898. This many take a few seconds and less than half a gigabyte."""
 MAX_ARGUMENTS = 16
-"""Of a call. One that hands on all it is given could be handed the same million values a million times."""
+"""Arguments of a call. Without a limit, a pickle could pass the same million values to a million calls."""
 
 KEYS = (str, int, float, bytes, type(None))
-"""What a key may be: hashed at once, and not by a rule that lets a file choose its collisions."""
+"""Types that a key may have. None of them contains other values, so hashing a key is quick. Python randomises
+the hashes of str and bytes, but not those of int and float."""
 _STOP = pickle.STOP[0]
 _two = struct.Struct("<H").unpack_from
 _four = struct.Struct("<I").unpack_from
@@ -29,7 +30,7 @@ _eight_real = struct.Struct(">d").unpack_from
 
 
 class Unpickler:
-    """Reads pickles that follow one another."""
+    """Reads pickles that follow one another in the same content."""
 
     def __init__(
         self,
@@ -39,12 +40,13 @@ class Unpickler:
     ) -> None:
         """
         Args:
-            find_global: returns the value or function that (module, name) stands for, or raises. The function's
-                cost may not grow with what it is given.
-            load_persistent: returns what a persistent id, of any type, stands for. The same limit on its cost.
+            find_global: returns the value or function for (module, name), or raises. The cost of the function
+                may not grow with its arguments.
+            load_persistent: returns the value for a persistent id, which may be of any type. Its cost may not
+                grow with the id.
         """
         self.position = 0
-        """In bytes; behind the pickles read so far."""
+        """The offset after the pickles that have been read, in bytes."""
         self._content = content
         self._find_global = find_global
         self._load_persistent = load_persistent
@@ -53,10 +55,13 @@ class Unpickler:
         self._memo: dict[int, Any] = {}
 
     def load_next(self) -> Any:
-        """What the next pickle holds: dictionaries, lists, tuples, text and numbers, and what `known` gives.
+        """Returns the content of the next pickle.
+
+        It consists of dictionaries, lists, tuples, text, bytes, numbers, booleans and None, and of the values
+        that `find_global` and `load_persistent` return.
 
         Raises:
-            ValueError: it is damaged, too long, or holds what no state_dict does.
+            ValueError: the pickle is damaged, has too many steps, or has something that no state_dict has.
         """
         self._stack, self._marks, self._memo = [], [], {}
         content, steps = self._content, _STEPS
@@ -69,10 +74,10 @@ class Unpickler:
                 steps[code](self)
         except (IndexError, KeyError, struct.error):
             raise ValueError(f"its pickle is damaged at byte {self.position}, or ends there") from None
-        raise ValueError(f"its pickle takes more than {MAX_STEPS:,} steps")
+        raise ValueError(f"its pickle has more than {MAX_STEPS:,} steps")
 
     def _reject(self) -> None:
-        raise ValueError(f"its pickle holds at byte {self.position - 1} what no state_dict does")
+        raise ValueError(f"its pickle has something at byte {self.position - 1} that no state_dict has")
 
     # What the steps share ------------------------------------------------------------------------------------
 
@@ -112,7 +117,7 @@ class Unpickler:
             self._reject()
         for key, value in zip(values[::2], values[1::2], strict=True):
             if not isinstance(key, KEYS):
-                raise ValueError(f"a dictionary in it has a {type(key).__name__} for a key")
+                raise ValueError(f"it has a dictionary with a {type(key).__name__} as a key")
             target[key] = value
 
     # The steps -----------------------------------------------------------------------------------------------
@@ -237,7 +242,7 @@ class Unpickler:
         self._stack.append(function(*arguments))
 
     def set_attributes(self) -> None:
-        """The one that torch gives a state_dict."""
+        """Sets `_metadata`, the only attribute that torch gives a state_dict. Others are ignored."""
         state, target = self._stack.pop(), self._stack[-1]
         if type(target) is not OrderedDict or type(state) is not dict or len(state) > MAX_ARGUMENTS:
             self._reject()

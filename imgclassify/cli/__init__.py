@@ -1,5 +1,7 @@
-"""The command line: `main` and the tree of commands. Each command is a thin client of the library, and is imported
-when it is called for."""
+"""The command line: `main` and the command tree.
+
+Each command is a thin client of the library. Its module is imported only when the command is used.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +22,18 @@ from imgclassify.paths import cache_folder
 from imgclassify.telemetry import disable_telemetry
 
 COMMANDS = {
-    "predict": "Name what is in images.",
+    "predict": "Classify images.",
     "compare": "Compare a faster setting with the exact one on your own images.",
-    "models": "List, show, fetch, verify and remove models.",
+    "models": "List, show, fetch, prepare, verify and remove models.",
     "labels": "List, show and search label sets.",
     "cache": "Show or clear the cache of weights and graphs.",
     "doctor": "Check this installation.",
 }
-"""The line for each command in the root's help. The command is `app` in the module commands/NAME.py."""
+"""The line of each command in `imgclassify --help`. The command is `app` in the module commands/NAME.py."""
 
 
 class Root(RootGroup):
-    """The root of the commands, none of which is imported to show or to run another."""
+    """The root command group. Listing the commands imports none of them. Running one imports only that one."""
 
     _listing = False
 
@@ -41,7 +43,7 @@ class Root(RootGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        if self._listing:
+        if self._listing:  # only the help line is needed, so the module is not imported
             return TyperCommand(cmd_name, help=COMMANDS[cmd_name])
         command = get_command(import_module(f"imgclassify.cli.commands.{cmd_name}").app)
         command.name = cmd_name
@@ -58,10 +60,10 @@ class Root(RootGroup):
 app = typer.Typer(
     cls=Root,
     no_args_is_help=True,
-    rich_markup_mode=None,  # what rich takes to be imported for it would double the time that help takes
+    rich_markup_mode=None,  # the imports that rich needs for it would double the time of --help
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Name what is in images, with pretrained models.",
+    help="Classify images with pretrained models.",
     epilog="Example: imgclassify predict dog.jpg",
 )
 
@@ -83,10 +85,10 @@ def _root(
 
 
 def main() -> None:
-    """The console script."""
+    """Runs the command line, then ends the process with its exit status."""
     configure_stdio()
     disable_telemetry()
-    # torch makes this folder when it is imported; by default it lies in the folder for temporary files.
+    # torch creates this folder on import. By default it is in the folder for temporary files.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
     try:
         try:
@@ -95,10 +97,11 @@ def main() -> None:
             sys.stdout.flush()
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else ExitStatus.OK
-    except Exception as error:  # noqa: BLE001 - the last stop before the user
+    except Exception as error:  # noqa: BLE001 - the last handler before the user
         status = handle_startup_error(error)
-    # What was to be written is written. Taking the interpreter and the network apart takes a quarter of the time of
-    # one picture; nor are threads waited for that still wait for a slow server.
+    # The output is complete once the streams are flushed. os._exit skips the teardown of the interpreter and of
+    # the network, which takes a quarter of the time of one image. It also does not wait for threads that are
+    # still waiting for a slow server.
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()

@@ -1,4 +1,4 @@
-"""stderr: errors, hints, notices and progress, as loud as -q, -v and --debug ask. stdout is never touched here."""
+"""Errors, hints, notices and progress on stderr, as -q, -v and --debug select. stdout is never used here."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ debug = False
 quiet = False
 verbose = False
 shows_progress = False
-"""Whether it may be told how far a run is."""
+"""Whether progress may be shown."""
 _live: Console | None = None
-"""The console of what is being drawn; lines printed beside it would leave its remains standing."""
+"""The console of the live display, if there is one. Lines printed past it would leave traces of the display."""
 
 
 def configure_console(
     *, be_debug: bool, be_quiet: bool = False, be_verbose: bool = False, show_progress: bool = False
 ) -> None:
-    """Sets how loud this process is. Called once, by a command, before it does anything."""
+    """Sets how much this process prints on stderr. A command calls it once, before anything else."""
     global debug, quiet, verbose, shows_progress
     debug, quiet, verbose = be_debug, be_quiet, be_verbose or be_debug
     shows_progress = show_progress and not be_quiet
@@ -36,7 +36,7 @@ def configure_console(
     logger.propagate = False
     logger.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
     if not debug:
-        # Libraries' warnings are addressed to programmers.
+        # Libraries' warnings are meant for programmers, not for users.
         warnings.simplefilter("ignore")
         logging.getLogger("timm").setLevel(logging.ERROR)
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
@@ -48,20 +48,20 @@ class _Handler(logging.Handler):
 
 
 def print_error(message: str, hint: str | None) -> None:
-    """What went wrong, and what to do next."""
+    """Prints an error and its hint, also with -q."""
     _print_line("error: ", message, style="bold red")
     if hint:
         _print_line("hint: ", hint, style="dim")
 
 
 def print_message(message: str) -> None:
-    """A line for the user, unless -q."""
+    """Prints a line, unless -q was given."""
     if not quiet:
         _print_line("", message)
 
 
 def print_verbose(message: str) -> None:
-    """A line for the user, under -v."""
+    """Prints a line if -v or --debug was given."""
     if verbose:
         _print_line("", message)
 
@@ -69,12 +69,12 @@ def print_verbose(message: str) -> None:
 def _get_console() -> Console:
     from rich.console import Console
 
-    # Made anew each time: sys.stderr may have been replaced since.
+    # A new console each time, because sys.stderr may have been replaced.
     return _live or Console(file=open_stderr(), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def open_stderr() -> IO[str]:
-    """stderr, even where its reader has gone or its terminal was closed: a run goes on without being watched."""
+    """Returns stderr with write errors ignored, so that a run continues if its reader or terminal is gone."""
     return cast(IO[str], _Stderr(sys.stderr))
 
 
@@ -118,7 +118,7 @@ def _live_console() -> Iterator[Console]:
 
 @contextmanager
 def download_progress() -> Iterator[Callable[[str, int, int | None], None] | None]:
-    """A callback that draws a bar for each file being downloaded; None where nothing may be drawn."""
+    """Yields a callback that draws a bar for each file being downloaded, or None if nothing may be drawn."""
     if not (shows_progress and is_terminal()):
         yield None
         return
@@ -155,7 +155,7 @@ def download_progress() -> Iterator[Callable[[str, int, int | None], None] | Non
 
 @contextmanager
 def draw_line(line: Callable[[], str]) -> Iterator[None]:
-    """Draws a line that changes, on a terminal, until the block ends."""
+    """Draws a changing line on a terminal until the block ends."""
     from rich.live import Live
     from rich.spinner import Spinner
 

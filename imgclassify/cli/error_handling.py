@@ -1,4 +1,4 @@
-"""The edge of the program: errors become messages on stderr and an exit status, here and nowhere else."""
+"""Turns errors into messages on stderr and an exit status. No other module does this."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _DISK_FAULTS = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", N
 
 
 class RootGroup(TyperGroup):
-    """The root of the commands. No traceback leaves it unless --debug was given."""
+    """A root command group that reports errors and ends with their exit status. Tracebacks need --debug."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             try:
                 return super().invoke(ctx)
             finally:
-                # A reader that has gone is noticed here, not when the interpreter exits.
+                # Flushed here, so that a closed pipe is noticed now and not when the interpreter exits.
                 sys.stdout.flush()
         except ImgclassifyError as error:
             status = _report_error(error, str(error), error.hint, error.exit_status)
@@ -34,16 +34,16 @@ class RootGroup(TyperGroup):
             console.print_message("interrupted")
             status = ExitStatus.INTERRUPTED
         except BrokenPipeError:
-            # The reader has what it wanted (`| head`).
+            # The reader has stopped early, as in `| head`.
             _discard_stdout()
             status = ExitStatus.OK
-        except Exception as error:  # noqa: BLE001 - the last stop before the user
+        except Exception as error:  # noqa: BLE001 - the last handler before the user
             status = _report_unexpected(error)
         raise typer.Exit(int(status))
 
 
 def handle_startup_error(error: Exception) -> ExitStatus:
-    """What arises before a command is called, such as help that cannot be written."""
+    """Reports an error from before a command is called, such as unwritable help. Returns the exit status."""
     if isinstance(error, BrokenPipeError):
         _discard_stdout()
         return ExitStatus.OK
@@ -53,10 +53,10 @@ def handle_startup_error(error: Exception) -> ExitStatus:
 
 
 class _ClosedStdout(io.StringIO):
-    """Stands for a stdout that was closed before the process began; only who writes to it is told."""
+    """Replaces a stdout that was closed before the process began. Only writing to it is an error."""
 
     def write(self, text: str) -> int:
-        raise UnavailableError("stdout is closed", hint="give it a place, or name a file with --output")
+        raise UnavailableError("stdout is closed", hint="redirect stdout, or give a file with --output")
 
     def reconfigure(self, **settings: object) -> None:
         pass
@@ -64,28 +64,34 @@ class _ClosedStdout(io.StringIO):
 
 def _report_unexpected(error: Exception) -> ExitStatus:
     if type(error).__module__.partition(".")[0] in ("click", "typer"):
-        raise error  # usage errors and exits, which the framework prints and ends by itself
+        raise error  # usage errors and exits, which the framework handles
     if isinstance(error, OSError) and error.errno in _DISK_FAULTS:
         _discard_stdout()
         return _report_error(
-            error, f"cannot write to stdout: {error.strerror}", "make room", ExitStatus.UNAVAILABLE
+            error,
+            f"cannot write to stdout: {error.strerror}",
+            "check the disk and its free space",
+            ExitStatus.UNAVAILABLE,
         )
     return _report_error(
         error,
         f"unexpected {type(error).__name__}: {error}",
-        "this is a fault of imgclassify; please report it with what --debug prints",
+        "this is a bug in imgclassify; please report it with the output of --debug",
         ExitStatus.UNAVAILABLE,
     )
 
 
 def _discard_stdout() -> None:
-    """Sends what is still buffered nowhere, so that it does not fail once more at exit."""
+    """Redirects stdout to the null device, so that the rest of its buffer does not fail again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def configure_stdio() -> None:
-    """UTF-8 whatever the locale; a file name that is not valid UTF-8 leaves with the bytes it came with."""
-    if sys.stderr is None:  # closed by whoever started the process; what is said there is for nobody
+    """Sets stdout and stderr to UTF-8, whatever the locale.
+
+    A file name that is not valid UTF-8 is written with its original bytes.
+    """
+    if sys.stderr is None:  # it was closed when the process was started
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     if sys.stdout is None:
         sys.stdout = _ClosedStdout()

@@ -1,4 +1,4 @@
-"""SOURCE arguments and lists of names → sources."""
+"""Converts SOURCE arguments and the list of --files-from to sources."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ class SourceInputs:
     def __init__(self, options: SourceOptions, *, offline: bool) -> None:
         """
         Raises:
-            UsageError: no image is named, or options do not go together.
+            UsageError: no source is given, or options conflict.
         """
         self._names = options.sources or []
         self._list = options.files_from
         self._options = options
         self._offline = offline
         self.selection = self._create_selection()
-        """What is taken of folders and archives. It counts what is left out."""
+        """Decides what is taken from folders, globs and archives. It counts what is left out."""
         self._validate()
 
     @property
     def is_complete(self) -> bool:
-        """Whether all names can be read at once. Somebody may still be writing names to a pipe."""
+        """Whether all names are available now. A list that is read from a pipe may still grow."""
         return self._list is None or Path(self._list).is_file()
 
     def open_sources(self) -> Iterator[Source]:
-        """The sources in order, as they are found.
+        """Returns the sources in order, lazily. Prints notices on stderr.
 
         Raises:
             UsageError: the list cannot be read.
@@ -49,7 +49,7 @@ class SourceInputs:
         return self._expand_all(self.selection, console.print_message, _open_stdin())
 
     def count_sources(self) -> int | None:
-        """How many sources there are. None where a pipe or a tar would have to be read to know it."""
+        """Returns the number of sources, or None if a pipe or a tar would have to be read to count them."""
         if not self.is_complete:
             return None
         count = 0
@@ -60,7 +60,7 @@ class SourceInputs:
         return count
 
     def expand_quietly(self) -> Iterator[Source]:
-        """The sources, found again. Prints nothing, counts nothing, and leaves stdin alone."""
+        """Returns the sources once more. Prints nothing, counts nothing, and does not read stdin."""
         return self._expand_all(self._create_selection(), lambda _message: None, BytesIO())
 
     def _create_selection(self) -> Selection:
@@ -76,14 +76,16 @@ class SourceInputs:
     def _validate(self) -> None:
         if not self._names and self._list is None:
             raise UsageError(
-                "no image was named", hint="name files, folders or URLs, - for stdin, or --files-from LIST"
+                "no source was given", hint="give files, folders or URLs, - for stdin, or --files-from FILE"
             )
         if self._options.null and self._list is None:
-            raise UsageError("-0/--null goes with --files-from", hint="add --files-from FILE, or - for stdin")
+            raise UsageError(
+                "-0/--null needs --files-from", hint="add --files-from FILE, or --files-from - for stdin"
+            )
         if self._names.count("-") > 1:
-            raise UsageError("stdin is named twice, and holds one image", hint="name - once")
+            raise UsageError("- is given twice, but stdin holds only one image", hint="give - once")
         if self._list == "-" and "-" in self._names:
-            raise UsageError("stdin cannot be both an image and the list of files", hint="leave one of the two out")
+            raise UsageError("stdin cannot be both an image and the list of files", hint="leave one of them out")
 
     def _expand_all(self, selection: Selection, notice: Callable[[str], None], stdin: BinaryIO) -> Iterator[Source]:
         from imgclassify.sources import expand, read_names
@@ -93,7 +95,7 @@ class SourceInputs:
         if self._list is None:
             return named
         names = stdin if self._list == "-" else _open_list(self._list)
-        # Where the list is on stdin, a "-" in it cannot mean an image there.
+        # If the list is on stdin, a "-" in it cannot mean an image on stdin.
         image = BytesIO() if self._list == "-" else stdin
         return chain(named, expand_some(read_names(names, null=self._options.null), stdin=image, from_file=True))
 
@@ -108,11 +110,11 @@ def _open_list(path: str) -> BinaryIO:
 
 
 def _open_stdin() -> BinaryIO:
-    # A process may have been started without one (`<&-`).
+    # stdin is None if the process was started with it closed (`<&-`).
     if sys.stdin is None:
         return BytesIO()
     try:
-        # A reader of our own: the interpreter's could not be closed at exit while a thread still waits on it.
+        # A separate reader, because the interpreter's own cannot be closed at exit while a thread waits on it.
         return io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
     except (OSError, ValueError):
         return sys.stdin.buffer

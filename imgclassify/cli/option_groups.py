@@ -1,4 +1,4 @@
-"""Typer commands whose parameters are groups of options."""
+"""Groups of options as parameters of Typer commands."""
 
 import inspect
 from collections.abc import Callable
@@ -8,9 +8,9 @@ from typing import Any
 
 
 def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """A command for Typer, from one whose parameters may be dataclasses of options.
+    """Wraps a command whose parameters may be dataclasses of options, so that Typer can use it.
 
-    Each field of such a dataclass becomes an option of the command line. The command gets the dataclass:
+    Each field of such a dataclass becomes a command-line option. The command receives the dataclass:
 
         @dataclass
         class ModelOptions:
@@ -39,7 +39,7 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
             values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
         command(**values)
 
-    # What Typer, and tools/make_docs.py, read.
+    # Typer and tools/make_docs.py read these two attributes.
     command_of_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command_of_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command_of_options

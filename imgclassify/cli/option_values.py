@@ -1,4 +1,4 @@
-"""Reading the values of options, and completing them in the shell."""
+"""Parsers and shell completion for the values of options."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from imgclassify.errors import UsageError
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """Catalogued names; behind an @, the weights of the name before it."""
+    """Returns catalogued names that begin with `incomplete`, or NAME@WEIGHTS references if it has an @."""
     from imgclassify import catalog
 
     manifests = catalog.load_manifests()
@@ -17,14 +17,18 @@ def complete_model(incomplete: str) -> list[str]:
 
 
 def complete_format(incomplete: str) -> list[str]:
-    """Names of output formats."""
+    """Returns the names of output formats that begin with `incomplete`."""
     from imgclassify.output.formats import FORMATS
 
     return [each.name for each in FORMATS if each.name.startswith(incomplete)]
 
 
 def parse_number(option: str, text: str) -> int | None:
-    """A number of at least 1, or None for "auto"."""
+    """Returns a whole number of at least 1, or None for "auto".
+
+    Raises:
+        UsageError: the text is neither.
+    """
     if text == "auto":
         return None
     try:
@@ -32,12 +36,16 @@ def parse_number(option: str, text: str) -> int | None:
     except ValueError:
         number = 0
     if number < 1:
-        raise UsageError(f"{option} is {text!r}", hint="give a number of at least 1, or auto")
+        raise UsageError(f"{option} is {text!r}", hint="give a whole number of at least 1, or auto")
     return number
 
 
 def parse_size(option: str, text: str | None) -> int | tuple[int, int] | None:
-    """Pixels: "224", or "224x320" for height and width."""
+    """Returns pixels: one number for "224", (height, width) for "224x320", None for None.
+
+    Raises:
+        UsageError: the text is not a size.
+    """
     if text is None:
         return None
     try:
@@ -52,7 +60,11 @@ def parse_size(option: str, text: str | None) -> int | tuple[int, int] | None:
 
 
 def parse_channels(option: str, text: str | None) -> tuple[float, float, float] | None:
-    """Three numbers, or one for all three channels."""
+    """Returns three numbers, or None for None. A single number applies to all three channels.
+
+    Raises:
+        UsageError: the text does not hold one or three finite numbers.
+    """
     if text is None:
         return None
     try:

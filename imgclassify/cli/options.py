@@ -1,7 +1,6 @@
-"""The options that commands share, each declared once. Those that belong together are a group
-(option_groups.py)."""
+"""Options that several commands share. Options that belong together form a group (option_groups.py)."""
 
-# Without `from __future__ import annotations`: the annotations are what Typer reads.
+# No `from __future__ import annotations` here: option_groups.py needs the annotations as objects, not as text.
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,10 +34,14 @@ _PREPROCESSING = "Preprocessing (instead of the model's own)"
 
 _MODEL_FORMS = ", ".join(form for kind in KINDS for form in kind.forms if kind.name != "file")
 
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", envvar="IMGCLASSIFY_DEBUG")]
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Print the traceback of an error.", envvar="IMGCLASSIFY_DEBUG")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-NoProgress = Annotated[bool, typer.Option("--no-progress", help="Draw no progress on stderr.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Never open a socket.", envvar="IMGCLASSIFY_OFFLINE")]
+NoProgress = Annotated[bool, typer.Option("--no-progress", help="Do not show progress on stderr.")]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Never open a network socket.", envvar="IMGCLASSIFY_OFFLINE")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors on stderr.")]
 Model = Annotated[
     str | None,
@@ -50,11 +53,12 @@ Model = Annotated[
         envvar="IMGCLASSIFY_MODEL",
         rich_help_panel=_MODEL,
         show_default=False,
-        help=f"A model: {_MODEL_FORMS}, or a file. Default: efficientnet_lite0, which needs no network.",
+        help=f"Model to use: {_MODEL_FORMS}, or a file. Default: efficientnet_lite0, which needs no download.",
     ),
 ]
 TopK = Annotated[
-    int, typer.Option("--top-k", "-k", metavar="N", rich_help_panel=_OUTPUT, help="Predictions per image.")
+    int,
+    typer.Option("--top-k", "-k", metavar="N", rich_help_panel=_OUTPUT, help="Number of predictions per image."),
 ]
 
 
@@ -65,11 +69,12 @@ class ConsoleOptions:
     no_progress: NoProgress = False
     quiet: Quiet = False
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Print more on stderr: model, engine, device.")
+        bool, typer.Option("--verbose", "-v", help="Print more on stderr: model, engine and device.")
     ] = False
     debug: Debug = False
 
     def configure(self) -> None:
+        """Applies these options to the console of this process."""
         console.configure_console(
             be_quiet=self.quiet,
             be_verbose=self.verbose,
@@ -80,13 +85,13 @@ class ConsoleOptions:
 
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
-    """Which images."""
+    """Which images to classify."""
 
     sources: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="SOURCE",
-            help="Files, folders (recursive), globs, URLs, archives, or - for one image's bytes on stdin.",
+            help="Files, folders (recursive), globs, URLs or archives. Use - for one image on stdin.",
             show_default=False,
         ),
     ] = None
@@ -97,12 +102,12 @@ class SourceOptions:
             metavar="FILE|-",
             rich_help_panel=_SOURCES,
             show_default=False,
-            help="Read sources from a file or from stdin, one per line.",
+            help="Read sources from a file, one per line. Use - for stdin.",
         ),
     ] = None
     null: Annotated[
         bool,
-        typer.Option("--null", "-0", rich_help_panel=_SOURCES, help="The list is NUL-separated (find -print0)."),
+        typer.Option("--null", "-0", rich_help_panel=_SOURCES, help="Read a NUL-separated list (find -print0)."),
     ] = False
     include: Annotated[
         list[str] | None,
@@ -111,7 +116,7 @@ class SourceOptions:
             metavar="GLOB",
             rich_help_panel=_SOURCES,
             show_default=False,
-            help="In folders and archives, take only what matches, as in a .gitignore. May be repeated.",
+            help="In folders, globs and archives, take only matching files (.gitignore syntax). Repeatable.",
         ),
     ] = None
     exclude: Annotated[
@@ -121,7 +126,7 @@ class SourceOptions:
             metavar="GLOB",
             rich_help_panel=_SOURCES,
             show_default=False,
-            help="In folders and archives, leave out what matches. May be repeated.",
+            help="In folders, globs and archives, skip matching files and folders. Repeatable.",
         ),
     ] = None
     no_recursive: Annotated[
@@ -130,14 +135,14 @@ class SourceOptions:
     hidden: Annotated[
         bool,
         typer.Option(
-            "--hidden", rich_help_panel=_SOURCES, help="Take files and folders that begin with a dot too."
+            "--hidden", rich_help_panel=_SOURCES, help="Also take files and folders that begin with a dot."
         ),
     ] = False
 
 
 @dataclass(frozen=True, slots=True)
 class LoadingOptions:
-    """What a model file does not say of itself, and whether its code may run."""
+    """The architecture and labels of a model that does not state them, and whether its code may run."""
 
     arch: Annotated[
         str | None,
@@ -147,8 +152,8 @@ class LoadingOptions:
             metavar="NAME",
             rich_help_panel=_MODEL,
             show_default=False,
-            help="The architecture of a file's weights. A file without a description of its own takes the "
-            "preprocessing and the labels of this model.",
+            help="Architecture of a checkpoint file: a catalogued model or timm:NAME. "
+            "Files and torch.hub models take its preprocessing and labels.",
         ),
     ] = None
     labels: Annotated[
@@ -158,7 +163,7 @@ class LoadingOptions:
             metavar="NAME|FILE",
             rich_help_panel=_MODEL,
             show_default=False,
-            help="A label set or a file of labels, instead of the model's own.",
+            help="Label set or label file to use instead of the model's own.",
         ),
     ] = None
     trust: Annotated[
@@ -166,14 +171,14 @@ class LoadingOptions:
         typer.Option(
             "--trust",
             rich_help_panel=_MODEL,
-            help="Let a torch.hub repository or a TorchScript file run its own code.",
+            help="Allow a torch.hub repository or a TorchScript file to run its own code.",
         ),
     ] = False
 
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
-    """Where records go, and in which format."""
+    """Where records are written, and in which format."""
 
     output_format: Annotated[
         str | None,
@@ -184,7 +189,8 @@ class OutputOptions:
             metavar="FORMAT",
             rich_help_panel=_OUTPUT,
             show_default=False,
-            help=f"{', '.join(each.name for each in FORMATS)}. Default: by the ending of --output, else table.",
+            help=f"Output format: {', '.join(each.name for each in FORMATS)}. "
+            "Default: from the ending of --output, else table.",
         ),
     ] = None
     json: Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Short for --format json.")] = False
@@ -199,22 +205,26 @@ class OutputOptions:
             metavar="FILE",
             rich_help_panel=_OUTPUT,
             show_default=False,
-            help="Where to write. Default: stdout.",
+            help="File to write to. Default: stdout.",
         ),
     ] = None
 
     def find_format(self, record_type: "RecordType[Any]", *, default: str) -> "OutputFormat":
-        """The format that is asked for.
+        """Returns the selected output format. Without an option for it, the ending of --output decides.
+
+        Args:
+            record_type: the kind of record that the format must hold.
+            default: name of the format for stdout.
 
         Raises:
-            UsageError: there is none such, or several are asked for.
+            UsageError: the format is unknown or cannot hold such records, or several are given.
         """
         from imgclassify.output import formats
 
         names = {name for name, wanted in (("json", self.json), ("jsonl", self.jsonl)) if wanted}
         names |= set() if self.output_format is None else {self.output_format}
         if len(names) > 1:
-            raise UsageError(f"several formats at once: {', '.join(sorted(names))}", hint="choose one")
+            raise UsageError(f"several formats given: {', '.join(sorted(names))}", hint="choose one of them")
         if names:
             return formats.find_format(names.pop(), record_type)
         if self.output is None or str(self.output) == "-":
@@ -224,14 +234,15 @@ class OutputOptions:
 
 @dataclass(frozen=True, slots=True)
 class UnattendedOptions:
-    """What a run that nobody watches does after a stop, and about failures."""
+    """How an unattended run resumes, stops at failures and reports."""
 
     resume: Annotated[
         bool,
         typer.Option(
             "--resume",
             rich_help_panel=_UNATTENDED,
-            help="Keep the records that --output already has, and classify only the other sources.",
+            help="Keep the records in --output and classify only the other sources. "
+            "If there are none, a new run starts.",
         ),
     ] = False
     retry_errors: Annotated[
@@ -239,7 +250,7 @@ class UnattendedOptions:
         typer.Option(
             "--retry-errors",
             rich_help_panel=_UNATTENDED,
-            help="Like --resume, and classify the failed ones again.",
+            help="Like --resume, but also classify the failed sources again.",
         ),
     ] = False
     fail_fast: Annotated[
@@ -263,14 +274,14 @@ class UnattendedOptions:
             metavar="FILE",
             rich_help_panel=_UNATTENDED,
             show_default=False,
-            help="Write a summary of the run as JSON.",
+            help="Write a summary of the run to FILE as JSON.",
         ),
     ] = None
 
 
 @dataclass(frozen=True, slots=True)
 class DecodingOptions:
-    """Limits on one image."""
+    """Limits on decoding one image."""
 
     max_pixels: Annotated[
         int,
@@ -279,7 +290,7 @@ class DecodingOptions:
             metavar="N",
             min=1,
             rich_help_panel=_UNATTENDED,
-            help="Do not decode images with more pixels; each gets an error record.",
+            help="Reject images with more pixels, before decoding. Each gets an error record.",
         ),
     ] = MAX_PIXELS
     isolate: Annotated[
@@ -287,7 +298,7 @@ class DecodingOptions:
         typer.Option(
             "--isolate",
             rich_help_panel=_UNATTENDED,
-            help="Decode in separate processes, which may crash or hang without ending the run.",
+            help="Decode in separate processes. If a decoder crashes or hangs, only its image fails.",
         ),
     ] = False
     time_limit: Annotated[
@@ -296,23 +307,23 @@ class DecodingOptions:
             "--time-limit",
             metavar="SECONDS",
             rich_help_panel=_UNATTENDED,
-            help="Time to decode one image, with --isolate.",
+            help="Time limit for decoding one image, with --isolate.",
         ),
     ] = TIME_LIMIT
 
     def classifier_arguments(self) -> dict[str, Any]:
-        """As keyword arguments of Classifier."""
+        """Returns the options as keyword arguments of Classifier."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class RunningOptions:
-    """How the network is run. The defaults give the exact answer."""
+    """How the network is run. The defaults are the exact setting."""
 
     device: Annotated[
         str,
         typer.Option(
-            "--device", metavar="auto|cpu|cuda|cuda:N|mps", rich_help_panel=_RUNNING, help="Where to run."
+            "--device", metavar="auto|cpu|cuda|cuda:N|mps", rich_help_panel=_RUNNING, help="Device to run on."
         ),
     ] = "auto"
     dtype: Annotated[
@@ -321,13 +332,16 @@ class RunningOptions:
             "--dtype",
             metavar="float32|bfloat16|float16",
             rich_help_panel=_RUNNING,
-            help="The type of number that the network computes in.",
+            help="Data type that the network computes in.",
         ),
     ] = "float32"
     engine: Annotated[
         str,
         typer.Option(
-            "--engine", metavar="auto|torch|onnxruntime", rich_help_panel=_RUNNING, help="What runs the network."
+            "--engine",
+            metavar="auto|torch|onnxruntime",
+            rich_help_panel=_RUNNING,
+            help="Engine that runs the network.",
         ),
     ] = "auto"
     batch_size: Annotated[
@@ -342,7 +356,7 @@ class RunningOptions:
         typer.Option(
             "--fast-decode",
             rich_help_panel=_RUNNING,
-            help="Decode large JPEGs at a smaller scale: quicker, and close to the exact answer.",
+            help="Decode large JPEGs at a smaller scale. Faster, with nearly the same results.",
         ),
     ] = False
     decode: Annotated[
@@ -351,15 +365,15 @@ class RunningOptions:
             "--decode",
             metavar="cpu|gpu",
             rich_help_panel=_RUNNING,
-            help="Where to decode JPEGs. gpu uses nvJPEG on a CUDA device, and is close to the exact answer.",
+            help="Device that decodes JPEGs. gpu uses nvJPEG on a CUDA device, with nearly the same results.",
         ),
     ] = "cpu"
 
     def classifier_arguments(self) -> dict[str, Any]:
-        """As keyword arguments of Classifier.
+        """Returns the options as keyword arguments of Classifier.
 
         Raises:
-            UsageError: a number is none.
+            UsageError: --batch-size or --workers is not a valid number.
         """
         return {
             "device": self.device,
@@ -374,7 +388,7 @@ class RunningOptions:
 
 @dataclass(frozen=True, slots=True)
 class PreprocessingOptions:
-    """What replaces the model's own preprocessing."""
+    """Values that replace the model's own preprocessing."""
 
     resize_size: Annotated[
         str | None,
@@ -383,7 +397,7 @@ class PreprocessingOptions:
             metavar="N|HxW",
             rich_help_panel=_PREPROCESSING,
             show_default=False,
-            help="The short side after resizing, or height and width, in pixels.",
+            help="Short side after resizing, or height and width, in pixels.",
         ),
     ] = None
     crop_size: Annotated[
@@ -393,7 +407,7 @@ class PreprocessingOptions:
             metavar="N|HxW",
             rich_help_panel=_PREPROCESSING,
             show_default=False,
-            help="The centre crop, in pixels.",
+            help="Size of the centre crop: a square, or height and width, in pixels.",
         ),
     ] = None
     interpolation: Annotated[
@@ -403,7 +417,7 @@ class PreprocessingOptions:
             metavar="NAME",
             rich_help_panel=_PREPROCESSING,
             show_default=False,
-            help="nearest, box, bilinear, hamming, bicubic or lanczos.",
+            help="Interpolation: nearest, box, bilinear, hamming, bicubic or lanczos.",
         ),
     ] = None
     mean: Annotated[
@@ -413,7 +427,7 @@ class PreprocessingOptions:
             metavar="R,G,B",
             rich_help_panel=_PREPROCESSING,
             show_default=False,
-            help="The mean of pixels scaled to 0..1. One number is for all three channels.",
+            help="Mean of pixels scaled to 0..1. One number applies to all three channels.",
         ),
     ] = None
     std: Annotated[
@@ -423,15 +437,15 @@ class PreprocessingOptions:
             metavar="R,G,B",
             rich_help_panel=_PREPROCESSING,
             show_default=False,
-            help="The standard deviation of pixels scaled to 0..1. One number is for all three channels.",
+            help="Standard deviation of pixels scaled to 0..1. One number applies to all three channels.",
         ),
     ] = None
 
     def classifier_arguments(self) -> dict[str, Any]:
-        """As keyword arguments of Classifier.
+        """Returns the options as keyword arguments of Classifier.
 
         Raises:
-            UsageError: a value cannot be read.
+            UsageError: a value cannot be parsed.
         """
         return {
             "resize_size": parse_size("--resize-size", self.resize_size),

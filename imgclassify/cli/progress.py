@@ -1,4 +1,4 @@
-"""The progress of a run, on stderr: one line that is redrawn on a terminal, a plain line now and then elsewhere."""
+"""The progress of a run on stderr: one redrawn line on a terminal, else a plain line every PLAIN_SECONDS."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from imgclassify.cli import console
 from imgclassify.cli.stats import RunStats, format_duration
 
 PLAIN_SECONDS = 30.0
-"""Between two lines where there is no terminal."""
+"""Seconds between two lines if stderr is not a terminal."""
 
 _SETTLED_AFTER = 16
-"""Images before the time left is estimated. The first ones wait for what happens only once."""
+"""Images before the time left is estimated. The first ones include one-time work, which would distort it."""
 
 
 class SourceCount:
-    """How many sources there are: known, counted on a thread of its own, or unknown."""
+    """The number of sources: known from the start, counted on a thread of its own, or unknown."""
 
     def __init__(self, known: int | None, count: Callable[[], int | None]) -> None:
         self.value = known
@@ -25,13 +25,13 @@ class SourceCount:
         self._started = known is not None
 
     def start_counting(self) -> None:
-        """Counts in the background, unless the number is known."""
+        """Starts to count in the background, unless the number is known or counting has started."""
         if not self._started:
             self._started = True
             Thread(target=self._count_sources, name="count", daemon=True).start()
 
     def _count_sources(self) -> None:
-        with suppress(Exception):  # whatever is wrong with a source is in its record
+        with suppress(Exception):  # what is wrong with a source is in its record
             self.value = self._count()
 
 
@@ -60,7 +60,7 @@ def _print_lines(stats: RunStats, total: SourceCount, ended: Event) -> None:
 
 
 def progress_line(stats: RunStats, total: int | None) -> str:
-    """Images so far and in all, images per second, failures, and the time left."""
+    """Returns a line with the images so far, their total, images per second, failures and the time left."""
     done = stats.resumed + stats.images
     parts = [f"{done:,} of {total:,} images" if total else f"{done:,} images", f"{stats.rate:.1f}/s"]
     if stats.failures:

@@ -1,4 +1,4 @@
-"""A run of a command that writes a record for each source: from opening its output to the summary at its end."""
+"""A run of a command that writes one record per source, from opening the output to printing the summary."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from imgclassify.sources import Source
 
 LOOK_AHEAD = 4096
-"""Sources counted before the first is classified. Where there are more, there are many."""
+"""At most this many sources are counted before the first is classified. A run with more counts as large."""
 
 _STOP_REASONS = {
     "interrupted": "interrupted",
     "terminated": "terminated",
-    "hung_up": "its terminal was closed",
-    "max_errors": "stopped at the last of the failures that --max-errors or --fail-fast allow",
+    "hung_up": "stopped because the terminal was closed",
+    "max_errors": "stopped because --max-errors or --fail-fast allows no more failures",
 }
 
 
 class RecordProducer(Protocol):
-    """What makes records of sources, such as a Classifier."""
+    """Produces one record per source, as a Classifier does."""
 
     run: RunInfo
 
@@ -46,12 +46,12 @@ class RecordProducer(Protocol):
 
 
 class RecordRun:
-    """The sources of a run that have no record yet, and the output that their records go to."""
+    """The sources of a run that have no record yet, and the output for their records."""
 
     def __init__(self, inputs: SourceInputs, output: Output, stats: RunStats, *, max_errors: int | None) -> None:
         """
         Raises:
-            NoImagesError: there is no source, with or without a record.
+            NoImagesError: there is neither a source nor an earlier record.
         """
         self.stats = stats
         self._output = output
@@ -60,7 +60,7 @@ class RecordRun:
         pending = (source for source in inputs.open_sources() if not output.claim_record(source.name))
         ahead, ended = _look_ahead(pending, LOOK_AHEAD if inputs.is_complete else 0)
         if not ahead and not stats.resumed:
-            raise NoImagesError("no image was found", hint="docs/images.md lists the formats that are opened")
+            raise NoImagesError("no image was found", hint="see docs/images.md for the formats that can be opened")
         self._pending: Iterable[Source] = chain(ahead, pending)
         self._num_pending = len(ahead) if ended else None
         total = stats.resumed + len(ahead) if ended else None
@@ -68,10 +68,11 @@ class RecordRun:
 
     @property
     def num_images(self) -> int | None:
-        """How many images the whole run has, those of earlier runs too. None for many, or where nobody knows.
+        """The number of images, including those with a record. None if it is unknown or above LOOK_AHEAD.
 
-        Engine and device are chosen by this number. With it, a resumed run chooses as one that was never stopped,
-        and stays on the GPU that it began on.
+        Engine and device are chosen by this number. A resumed run therefore makes the same choice as a run that
+        was never stopped. If the earlier records were computed on a GPU, the number is None. This keeps the run
+        on the GPU.
         """
         output = self._output
         if self._num_pending is None or output.resumed_device not in (None, "cpu"):
@@ -80,20 +81,22 @@ class RecordRun:
         return None if total > LOOK_AHEAD else max(total, 1)
 
     def write_records(self, producer: RecordProducer, settings: dict[str, int]) -> None:
-        """Writes a record for every source, until a signal or `max_errors` failures stop it. `stats` says which.
+        """Writes one record per source until a signal or `max_errors` failures stop the run.
+
+        Sets `stats.status`, and `stats.stopped` if the run is stopped.
 
         Args:
-            settings: those that the record type names.
+            settings: the settings that the record type names, such as "top_k".
 
         Raises:
-            UsageError: the output cannot be written.
+            UsageError: the output cannot be written, or its earlier records are of another model or settings.
         """
         self._output.begin(producer.run, settings)
         self.stats.start_clock(producer.run)
         with GracefulShutdown() as shutdown:
             try:
                 if self._write_stream(producer, shutdown) and not shutdown.status:
-                    shutdown.waits_for_images = False
+                    shutdown.waits_for_images = False  # none is in flight: a signal now interrupts at once
                     self._output.complete()
             except KeyboardInterrupt:
                 if not shutdown.status:
@@ -103,9 +106,9 @@ class RecordRun:
             self.stats.stopped, self.stats.status = shutdown.status.name.lower(), shutdown.status
 
     def _write_stream(self, producer: RecordProducer, shutdown: GracefulShutdown) -> bool:
-        """False where `max_errors` stopped it."""
+        """Returns False if `max_errors` stopped the run, else True."""
         with (
-            redirect_stdout(console.open_stderr()),  # somebody's network may print while it computes
+            redirect_stdout(console.open_stderr()),  # a network's own code may print
             closing(producer.stream(self._pending, stop_event=shutdown.stop_requested)) as records,
             show_progress(self.stats, self._total, on_terminal=self._output.on_terminal),
         ):
@@ -128,11 +131,11 @@ def open_run(
     offline: bool,
     default_format: str = "table",
 ) -> Iterator[RecordRun]:
-    """Opens the output of a run and finds its first sources. At the end of the block, prints how the run went.
+    """Opens the output of a run and finds its first sources. Prints the summary at the end of the block.
 
     Raises:
-        UsageError: options do not go together, or a file cannot be written.
-        NoImagesError: there is no source.
+        UsageError: options conflict, or a file cannot be written.
+        NoImagesError: there is neither a source nor an earlier record.
     """
     from imgclassify.output import open_output
 
@@ -153,7 +156,11 @@ def open_run(
 
 
 def _look_ahead(sources: Iterator[Source], limit: int) -> tuple[list[Source], bool]:
-    """The first sources, one more than `limit` at most; and whether they are all."""
+    """Reads sources until there are more than `limit`, or until one is in memory.
+
+    Returns:
+        These sources, and whether there are no others.
+    """
     ahead: list[Source] = []
     for source in sources:
         ahead.append(source)
@@ -166,7 +173,7 @@ def _look_ahead(sources: Iterator[Source], limit: int) -> tuple[list[Source], bo
 def _report_on_exit(
     stats: RunStats, output: Output, summary_path: Path | None, output_path: Path | None
 ) -> Iterator[None]:
-    """Says how the run went, whatever ended it."""
+    """Prints and saves the summary of a run, however it ends."""
     try:
         yield
     except BaseException as error:
@@ -188,11 +195,11 @@ def _save_summary(stats: RunStats, summary_path: Path, output_path: Path | None)
     except UsageError as error:
         if stats.status in (ExitStatus.OK, ExitStatus.SOME_IMAGES_FAILED):
             raise
-        console.print_error(str(error), error.hint)  # beside the error that ended the run
+        console.print_error(str(error), error.hint)  # in addition to the error that ended the run
 
 
 def _end_reason(error: BaseException) -> tuple[str, ExitStatus]:
-    """What ended the run, in a word or a sentence, and what the process ends with."""
+    """Returns what ended the run, as a word or a message, and the exit status."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", ExitStatus.INTERRUPTED
     if isinstance(error, BrokenPipeError):
@@ -204,7 +211,7 @@ def _end_reason(error: BaseException) -> tuple[str, ExitStatus]:
 
 def _print_summary(stats: RunStats, output: Output) -> None:
     if stats.stopped == "broken_pipe":
-        return  # whoever reads the records has all that was wanted
+        return  # the reader of the records has stopped early
     if stats.stopped in _STOP_REASONS:
         console.print_message(_STOP_REASONS[stats.stopped])
     if stats.images + stats.resumed + stats.skipped.total() > 1:
@@ -213,5 +220,6 @@ def _print_summary(stats: RunStats, output: Output) -> None:
         console.print_verbose(stats.summary_line())
     if output.unfinished:
         console.print_message(
-            f"{output.count:,} records are in {str(output.unfinished)!r}; the same command with --resume goes on"
+            f"{output.count:,} records are in {str(output.unfinished)!r}; "
+            "run the same command with --resume to continue"
         )

@@ -1,4 +1,4 @@
-"""Ctrl-C and other signals: the first one stops a run after the images in flight, a second one stops it at once."""
+"""Ctrl-C and other signals. The first stops a run after the images in flight, a second one stops it at once."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _STATUSES = {
     "SIGTERM": ExitStatus.TERMINATED,
     "SIGHUP": ExitStatus.HUNG_UP,
 }
-"""Windows has no SIGHUP."""
+"""Exit statuses by the names of signals. Names are used because Windows has no SIGHUP."""
 
 GRACE_PERIOD_S = 5.0
-"""How long images in flight are waited for. One may come from a server that sends nothing, or from a pipe."""
+"""The longest wait for images in flight, in seconds. A server or a pipe may send nothing."""
 
 
 class GracefulShutdown:
     """Handles signals inside its `with` block.
 
-    The first signal sets `stop_requested`. A second one, or GRACE_PERIOD_S seconds, raises KeyboardInterrupt in the
-    main thread. So does the first one if `waits_for_images` is False. A signal that this process was started to
-    ignore, as nohup does, stays ignored.
+    The first signal sets `stop_requested`. A second signal, or the end of GRACE_PERIOD_S, raises
+    KeyboardInterrupt in the main thread. If `waits_for_images` is False, the first signal raises it. Signals
+    that the process was started to ignore, for example by nohup, stay ignored.
     """
 
     def __init__(self) -> None:
         self.stop_requested = Event()
         self.status: ExitStatus | None = None
-        """What the process ends with; None before a signal."""
+        """The exit status of the process. None before a signal."""
         self.waits_for_images = True
         self._former: dict[int, Any] = {}
         self._timer: Timer | None = None
@@ -64,12 +64,12 @@ class GracefulShutdown:
         self._timer = Timer(GRACE_PERIOD_S, _signal_main_thread, [number])
         self._timer.daemon = True
         self._timer.start()
-        with suppress(Exception):  # it may interrupt another line, or the terminal may be gone
-            console.print_message("finishing the images in flight; press again to stop at once")
+        with suppress(Exception):  # the signal may arrive amid another line, or the terminal may be gone
+            console.print_message("finishing the images in flight; interrupt again to stop at once")
 
 
 def _signal_main_thread(number: int) -> None:
     if sys.platform == "win32":
         signal.raise_signal(number)
     elif (identity := main_thread().ident) is not None:
-        signal.pthread_kill(identity, number)  # only a signal of its own wakes it while it waits
+        signal.pthread_kill(identity, number)  # a waiting main thread wakes only for a signal of its own

@@ -1,4 +1,4 @@
-"""The counts of a run: for its progress, for its summary line, and for the file that --summary names."""
+"""The counts of a run, for its progress, its summary line and the file of --summary."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ if TYPE_CHECKING:
     from imgclassify.results import RunInfo
 
 SCHEMA = "imgclassify.summary/1"
-"""Names the shape of the file that --summary writes; a breaking change raises the number."""
+"""Names the shape of the --summary file. A breaking change raises the number."""
 
 
 @dataclass
 class RunStats:
-    """Counts of one run. Threads may read it while it grows."""
+    """The counts of one run. Other threads may read them during the run, except `failed`."""
 
     resumed: int = 0
-    """Records that earlier runs left."""
+    """Records from earlier runs."""
     resumed_failed: int = 0
-    """Of them, those of images that failed."""
+    """Records from earlier runs that have an error."""
     skipped: Counter[str] = field(default_factory=Counter)
-    """What was left out of folders, globs and archives, by reason."""
+    """Files and folders left out of folders, globs and archives, by reason."""
     answered: int = 0
-    """Images with an answer."""
+    """Images with a record that has no error."""
     failures: int = 0
+    """Failed images."""
     failed: Counter[str] = field(default_factory=Counter)
-    """The failures by the error's type. Not for other threads."""
+    """Failed images by type of error. Not to be read by other threads."""
     run: RunInfo | None = None
     status: ExitStatus = ExitStatus.OK
-    """What the process ends with."""
+    """The exit status of the process."""
     stopped: str | None = None
-    """What ended the run before every source had its record; None where nothing did."""
+    """What stopped the run before every source had its record. None if nothing did."""
     started: float = field(default_factory=time.monotonic)
     ended: float | None = None
 
@@ -57,7 +58,7 @@ class RunStats:
 
     @property
     def images(self) -> int:
-        """Answered or failed in this run."""
+        """Images with a record from this run, with or without an error."""
         return self.answered + self.failures
 
     @property
@@ -70,7 +71,7 @@ class RunStats:
         return self.images / max(self.seconds, 1e-9)
 
     def summary_line(self) -> str:
-        """One line with all the counts."""
+        """Returns the summary line (docs/output.md)."""
         parts = [
             f"{self.images:,} images in {format_duration(self.seconds)} ({self.rate:.1f}/s): "
             f"{self.answered:,} answered"
@@ -81,10 +82,10 @@ class RunStats:
         return ", ".join(parts)
 
     def to_dict(self, output: Path | None) -> dict[str, Any]:
-        """The content of the summary file (docs/output.md).
+        """Returns the content of the --summary file (docs/output.md).
 
         Args:
-            output: the file of the records, if there is one.
+            output: the file with the records, if there is one.
         """
         return {
             "schema": SCHEMA,
@@ -109,7 +110,7 @@ def _count_by_kind(what: str, counts: Counter[str]) -> list[str]:
 
 
 def format_duration(seconds: float) -> str:
-    """0.4 s, 12 s, 3 min 20 s, 5 h 3 min."""
+    """Formats a duration as in 0.4 s, 12 s, 3 min 20 s or 5 h 3 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""The file that --summary names."""
+"""The file of --summary: checked before a run, written at its end."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ _OPTION = "--summary"
 
 
 def check_summary_path(path: Path, output: Path | None) -> None:
-    """
+    """Checks that the summary can be written, so that an error shows before the run.
+
+    Args:
+        path: the file of --summary.
+        output: the file of --output, if there is one.
+
     Raises:
-        UsageError: the summary cannot be written there, or the records will be there.
+        UsageError: the summary cannot be written there, or the run writes its records there.
     """
     with report_io_errors(path, option=_OPTION):
         if path.is_dir():
@@ -28,14 +33,14 @@ def check_summary_path(path: Path, output: Path | None) -> None:
     if output and str(output) != "-":
         taken = output.resolve()
         if target in (taken, *(taken.with_name(taken.name + more) for more in (".partial", ".run.json"))):
-            raise UsageError(f"{str(path)!r} is where the records will be", hint="choose another --summary")
+            raise UsageError(f"{str(path)!r} is used for the records", hint="give another file with --summary")
 
 
 def save_summary(path: Path, summary: dict[str, Any]) -> None:
-    """Writes it, whole or not at all.
+    """Writes the summary atomically. A device or a pipe is written directly.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: the summary cannot be written.
     """
     content = json.dumps(summary, indent=1) + "\n"
     with report_io_errors(path, option=_OPTION):

@@ -1,4 +1,4 @@
-"""Tables of the listing commands: aligned columns, colour on a terminal only."""
+"""Tables for the listing commands: aligned columns, in colour on a terminal only."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from imgclassify.output.terminal import Line, LinePrinter
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> None:
-    """Prints rows under a dim head, the columns numbered in `right` aligned to the right.
+    """Prints rows under a dim header. On a terminal, lines are cut at its width. Elsewhere they are whole.
 
-    On a terminal a line is cut at its width; a pipe gets it whole.
+    Args:
+        head: the titles of the columns. If empty, there is no header.
+        right: indices of the columns that are aligned to the right.
     """
     cells = [[make_printable(cell) for cell in row] for row in rows]
     everything = [list(head), *cells] if head else cells

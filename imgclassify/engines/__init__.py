@@ -1,4 +1,8 @@
-"""Crops in, named outputs out: what every engine can do. torch_engine and onnxruntime_engine implement it."""
+"""Runs networks with PyTorch or ONNX Runtime: a batch of crops in, named output arrays out.
+
+This module defines the interface of an engine. torch_engine.py and onnxruntime_engine.py implement it, and
+choice.py selects the engine and the device.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,10 @@ ENGINES = ("auto", "torch", "onnxruntime")
 DTYPES = ("float32", "bfloat16", "float16")
 
 LOGITS = "logits"
-"""The name of the output that every engine has: (N, number of classes), raw."""
+"""The name of the output that every engine returns: raw logits, (N, number of classes)."""
 
 Outputs: TypeAlias = "dict[str, NDArray[np.float32]]"
-"""What a network computes for N crops, by name. The first side of each array is N."""
+"""The outputs of a network for N crops, by name. The first dimension of each array is N."""
 
 
 class Engine(Protocol):
@@ -26,14 +30,17 @@ class Engine(Protocol):
     device: str
     """Such as "cpu" or "cuda:0"."""
     dtype: str
-    """One of DTYPES: what the network computes in."""
+    """One of DTYPES: the type that the network computes in."""
     default_batch_size: int
-    """Images in a batch where the user names no number."""
+    """Images in a batch if the user gives no number."""
     concurrency: int
-    """How many threads gain from calling `infer` at the same time. As many may call it."""
+    """How many threads benefit from calling `infer` at the same time. That many may call it."""
 
     def allocate(self, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
-        """An array for a batch, not cleared: C-contiguous, in memory that the device reads quickest."""
+        """Allocates an array for a batch.
+
+        It is C-contiguous, not cleared, and in the memory that the device reads fastest.
+        """
         ...
 
     def infer(self, crops: NDArray[np.uint8]) -> Outputs:
@@ -43,6 +50,6 @@ class Engine(Protocol):
             crops: (N, H, W, 3) uint8, 0..255, RGB, C-contiguous. The engine scales and normalises them.
 
         Returns:
-            LOGITS, float32.
+            The outputs by name, among them LOGITS, all float32.
         """
         ...

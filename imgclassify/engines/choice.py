@@ -1,4 +1,4 @@
-"""Which engine runs what, and on which device: what finishes the job first, or what the user named."""
+"""Chooses the engine and the device: those that finish the job first, or those that the user named."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ if TYPE_CHECKING:
     from imgclassify.hub.network import Network
 
 ACCELERATOR_START_S = 5.0
-"""What it takes until a GPU answers, where the CPU without torch would have begun: importing torch, starting CUDA,
-loading kernels. Between 4 and 8 s on the machines of docs/performance.md."""
+"""Seconds until a GPU computes its first batch: importing torch, starting CUDA, loading kernels. The CPU can
+start without torch. Measured between 4 and 8 s on the machines of docs/performance.md."""
 
 _GMACS_PER_CORE_S = 45.0
-"""Giga multiply-accumulates that a processor core computes in a second, by and large: onnxruntime's ResNet-50."""
+"""Giga multiply-accumulates per second of a processor core, roughly: ResNet-50 in onnxruntime."""
 
 _GMACS_UNKNOWN = 4.0
-"""A network whose cost nobody states is taken for a ResNet-50."""
+"""The cost assumed for a network whose cost is unknown: that of ResNet-50."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSelection:
-    """A network, running."""
+    """A network that has been built in an engine, and the reason for choosing that engine."""
 
     engine: Engine
     num_classes: int
     reason: str
-    """Why this engine, and why this device, in a clause."""
+    """Why this engine and this device were chosen, in a clause."""
 
 
 def validate_options(engine: str, device: str, dtype: str) -> None:
-    """Refuses what no model could be run with, before one is fetched.
+    """Rejects options that no model can be run with, before a model is fetched.
 
     Raises:
-        UsageError: not one of ENGINES or DTYPES.
-        DeviceError: this machine lacks the device.
+        UsageError: the engine or dtype is not one of ENGINES or DTYPES.
+        DeviceError: this machine does not have the device.
     """
     for what, word, words in (("engine", engine, ENGINES), ("dtype", dtype, DTYPES)):
         if word not in words:
             raise UsageError(f"unknown {what} {word!r}", hint=f"use one of {', '.join(words)}")
-    # Whether there is a GPU only torch tells for sure, and importing it takes its time.
+    # Only torch can tell for sure whether a GPU is there, and importing it takes time.
     if device not in ("auto", "cpu"):
         from imgclassify.engines.torch_engine import find_device
 
@@ -53,20 +53,21 @@ def validate_options(engine: str, device: str, dtype: str) -> None:
 def create_engine(
     network: Network, *, engine: str, device: str, dtype: str, num_images: int | None
 ) -> EngineSelection:
-    """The engine that runs a network, with the network built in it.
+    """Chooses the engine and the device for a network and builds the network there.
 
     Args:
-        num_images: how many images it will be asked for. None: unknown, and taken for many.
+        num_images: expected number of images. None means that it is unknown, and counts as many.
 
     Raises:
-        UsageError: the engine that the user named cannot.
-        UnavailableError: the network cannot be built, or not be run on the device or in the dtype.
+        UsageError: the engine that the user named cannot run the network.
+        UnavailableError: the network cannot be built, or it cannot be run on the device or in the dtype.
     """
     chosen_device, device_reason = choose_device(network, device, num_images)
     name, engine_reason = choose_engine(network, engine, chosen_device, dtype)
-    if name == "onnxruntime" and chosen_device == "auto":  # it runs on the CPU alone
+    if name == "onnxruntime" and chosen_device == "auto":  # onnxruntime runs on the CPU only
         chosen_device, device_reason = "cpu", ""
     if name == "torch" and chosen_device == "auto" and not _torch_finds_accelerator():
+        # The GPU was detected without torch. On the CPU another engine may be the better one.
         chosen_device, device_reason = "cpu", "torch finds no GPU"
         name, engine_reason = choose_engine(network, engine, chosen_device, dtype)
     built = _build_engine(network, name, device=chosen_device, dtype=dtype, num_images=num_images)
@@ -78,25 +79,34 @@ def create_engine(
 
 
 def choose_device(network: Network, device: str, num_images: int | None) -> tuple[str, str]:
-    """ "cpu", "auto" (the accelerator, which torch knows best) or what the user named; and why."""
+    """Chooses the device, and gives the reason.
+
+    Returns:
+        (device, reason). The device is the one that the user named, "cpu", or "auto": the accelerator, whose
+        name torch finds out later.
+    """
     if device != "auto":
-        return device, f"--device {device} was asked for"
+        return device, f"--device {device} was requested"
+    # These networks run on the CPU only.
     if network.backends.build_torch is None or network.quantized:
         return "cpu", ""
     accelerator = devices.detect_accelerator()
     if accelerator is None:
-        return "cpu", "no GPU is here"
+        return "cpu", "no GPU was found"
     if num_images is None:
-        return "auto", "a GPU is here"
+        return "auto", "a GPU was found"
     seconds = num_images * (network.gmacs or _GMACS_UNKNOWN) / _GMACS_PER_CORE_S / devices.count_cores()
     what, are = ("1 image", "is") if num_images == 1 else (f"{num_images} images", "are")
     if seconds > ACCELERATOR_START_S:
         return "auto", f"{what} {are} worth starting the GPU for"
-    return "cpu", f"{what} {are} answered before the GPU would have started"
+    return "cpu", f"{what} {are} classified before the GPU would have started"
 
 
 def choose_engine(network: Network, engine: str, device: str, dtype: str) -> tuple[str, str]:
-    """ "torch" or "onnxruntime", and why.
+    """Chooses the engine, "torch" or "onnxruntime", and gives the reason.
+
+    Returns:
+        (engine, reason).
 
     Raises:
         UsageError: the engine that the user named cannot run the network.
@@ -110,15 +120,15 @@ def choose_engine(network: Network, engine: str, device: str, dtype: str) -> tup
                 + (f": {network.backends.no_session_reason}" if engine == "onnxruntime" else ""),
                 hint=f"use --engine {other}" + (f"; {network.backends.hint}" if network.backends.hint else ""),
             )
-        return engine, f"--engine {engine} was asked for"
+        return engine, f"--engine {engine} was requested"
     if network.backends.build_torch is None:
-        return "onnxruntime", "an .onnx file brings its own graph"
+        return "onnxruntime", "an .onnx file has its own graph"
     if network.backends.open_session is None:
         return "torch", network.backends.no_session_reason
     if device != "cpu":
         return "torch", ""
     if dtype != "float32":
-        return "torch", f"{dtype} is computed by torch"
+        return "torch", f"{dtype} runs in torch"
     return "onnxruntime", ""
 
 

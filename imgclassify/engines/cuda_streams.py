@@ -1,5 +1,8 @@
-"""The way of a batch to a torch device and back. Each lane serves one thread at a time; on CUDA several run side by
-side, so that the copies of one overlap the computing of another."""
+"""Moves batches to a torch device and back.
+
+Each stream serves one thread at a time. On CUDA several streams run side by side, so that the copies of one
+overlap the computation of another.
+"""
 
 from __future__ import annotations
 
@@ -16,38 +19,41 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Compute = Callable[[torch.Tensor], torch.Tensor]
-    """(N, H, W, 3) uint8, on any device → (N, classes) float32, on the network's."""
+    """(N, H, W, 3) uint8, on any device → (N, classes) float32, on the network's device."""
 
 logger = logging.getLogger("imgclassify")
 
 GRAPH_AFTER = 16
-"""Batches of one size before it gets a CUDA graph. A capture costs as much as launching a few of them kernel by
-kernel; a job that has lasted so long is likely to last longer, and one that ends now has lost little."""
+"""How many batches of one size are run before that size gets a CUDA graph. A capture costs as much as
+launching a few batches kernel by kernel. A job that has lasted this long is likely to continue, and one
+that ends now has lost little."""
 
 _TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
-"""How far a graph's logits may be from the same kernels' launched one by one, as a part of the largest logit."""
+"""How far the logits of a graph may be from those of the same kernels launched one by one, as a fraction of
+the largest absolute logit."""
 
 _launch_lock = Lock()
-"""Held while work is handed to CUDA, not while it runs there. Within it the process's float32 precision is ours, a
-capture meets no other lane's calls, and nothing is lost by it: Python launches one kernel at a time anyhow."""
+"""Held while work is submitted to CUDA, not while it runs there. The thread that holds it controls the
+process's float32 precision, and no other stream makes calls during a capture. Holding it costs nothing,
+because Python launches one kernel at a time anyway."""
 
 
 class DeviceStream(Protocol):
-    """Answers batches, one at a time."""
+    """Runs batches on a device, one at a time."""
 
     def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(N, H, W, 3) uint8 → (N, classes) float32, the caller's own."""
+        """Runs the network: (N, H, W, 3) uint8 → (N, classes) float32, an array that the caller owns."""
         ...
 
 
 class DefaultStream:
-    """The CPU's and MPS's: the device's own queue, and torch's own threads."""
+    """The stream for the CPU and MPS: the device's own queue, and torch's own threads."""
 
     def __init__(self, compute: Compute) -> None:
         self._compute = compute
 
     def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See Lane.answer."""
+        """See DeviceStream.infer."""
         import torch
 
         with torch.inference_mode():
@@ -56,11 +62,12 @@ class DefaultStream:
 
 
 class CudaStream:
-    """A stream of its own: copy in, compute, copy out; and a graph for batches of the size that keeps coming.
+    """A CUDA stream: copies a batch in, computes it and copies the logits out.
 
-    A batch smaller than the graph's is answered by it too, with what an earlier batch left in the rows behind it
-    computed along and thrown away: that takes no longer than any batch before, while another size would have
-    kernels chosen and memory found for it, for the one batch that ends the job.
+    Batches of a recurring size use a CUDA graph. The graph also computes smaller batches. The rows after such
+    a batch hold data of an earlier one; they are computed too, and their logits are discarded. This takes no
+    longer than a full batch. Without the graph, torch would choose kernels and allocate memory for the new
+    size, for the single batch that ends the job.
     """
 
     def __init__(self, compute: Compute, cuda: CudaRuntime, graph_policy: CudaGraphPolicy) -> None:
@@ -73,13 +80,15 @@ class CudaStream:
         self._host: torch.Tensor | None = None
 
     def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See Lane.answer."""
+        """See DeviceStream.infer."""
         import torch
 
         with _launch_lock, self._cuda.use_stream(self._stream), torch.inference_mode(), exact_float32():
             answer = self._to_host(self._launch_batch(crops))
             self._done.record(self._stream)
+        # Outside the lock, so that other streams can launch work meanwhile.
         self._done.synchronize()
+        # The next batch overwrites the host memory.
         copy: NDArray[np.float32] = answer.numpy().copy()
         return copy
 
@@ -92,19 +101,23 @@ class CudaStream:
             return self._graph.infer(crops)
         output = self._compute(torch.from_numpy(crops).to(self._cuda.device, non_blocking=True))
         if self._graph_policy.should_capture(crops.shape):
-            self._graph = None  # before the larger one takes its memory
+            self._graph = None  # frees its memory before the new graph takes more
             self._graph = self._capture_graph(crops, output)
         return output
 
     def _capture_graph(self, crops: NDArray[np.uint8], expected: torch.Tensor) -> _CudaGraph | None:
-        """A graph for batches like this one, whose answer has just been computed without. None where the network
-        cannot be captured, such as one that decides by what it computes; then no lane tries again."""
+        """Captures a graph for batches like this one, whose logits have just been computed without a graph.
+
+        Returns:
+            The graph. None if the network cannot be captured, for example because it branches on what it
+            computes, or if the graph's logits differ. No stream tries again then.
+        """
         try:
             graph = _CudaGraph(self._compute, self._cuda, self._stream, crops)
             if self._graph_policy.matches(graph.infer(crops), expected):
                 return graph
-            reason = "its graph gives other numbers"
-        except Exception as error:  # noqa: BLE001 - whatever it is, there is a way without graphs
+            reason = "the graph's logits differ from those without it"
+        except Exception as error:  # noqa: BLE001 - whatever the reason, batches can run without a graph
             reason = str(error)
         logger.debug("no CUDA graph: %s", reason)
         self._graph_policy.disable()
@@ -120,7 +133,7 @@ class CudaStream:
 
 
 class _CudaGraph:
-    """The kernels for one size of batch, recorded once and launched by one call."""
+    """The kernels for one batch size, recorded once and launched by one call."""
 
     def __init__(
         self, compute: Compute, cuda: CudaRuntime, stream: torch.cuda.Stream, crops: NDArray[np.uint8]
@@ -132,6 +145,7 @@ class _CudaGraph:
         self._replay, self._output = cuda.capture_graph(stream, lambda: compute(static))
 
     def accepts(self, crops: NDArray[np.uint8]) -> bool:
+        """Whether the batch is of the graph's size or smaller."""
         return len(crops) <= len(self._crops) and crops.shape[1:] == self._crops.shape[1:]
 
     def infer(self, crops: NDArray[np.uint8]) -> torch.Tensor:
@@ -144,11 +158,14 @@ class _CudaGraph:
 
 
 class CudaGraphPolicy:
-    """What the lanes of one engine know together: whether a CUDA graph pays, and whether one can be had.
+    """Decides for all streams of one engine whether to use CUDA graphs.
 
-    torch.compile is left out: it takes half a minute or more a network, which only the longest jobs earn back.
-    cudnn.benchmark is left out: it runs every algorithm for each layer and size of batch first, and may choose
-    another one the next time, so that float32 answers would change their last digits from run to run.
+    torch.compile is not used. It takes half a minute or more per network, which only the longest jobs earn
+    back.
+
+    cudnn.benchmark is not used. It first runs every algorithm for each layer and batch size. It may also
+    choose another algorithm the next time, so that the last digits of float32 outputs would change from run to
+    run.
     """
 
     def __init__(self, dtype: str) -> None:
@@ -158,31 +175,32 @@ class CudaGraphPolicy:
         self._any_captured = False
 
     def should_capture(self, shape: tuple[int, ...]) -> bool:
-        """Counts one batch, answered without a graph; True where the next of its size had better have one."""
+        """Counts one batch that was run without a graph, and returns whether its size should now get one."""
         self._seen[shape] += 1
         due = self.enabled and self._seen[shape] >= GRAPH_AFTER
         self._any_captured = self._any_captured or due
         return due
 
     def matches(self, answer: torch.Tensor, expected: torch.Tensor) -> bool:
+        """Whether a graph's logits are close enough to the expected ones. NaN never is."""
         difference, largest = (answer - expected).abs().max(), expected.abs().max()
         return bool(difference <= self._tolerance * largest)
 
     def disable(self) -> bool:
-        """No graphs from now on; returns whether there were any."""
+        """Stops the use of graphs. Returns whether any were in use."""
         there_were = self.enabled and self._any_captured
         self.enabled = False
         return there_were
 
 
 class CudaRuntime:
-    """The calls that only a GPU answers, in one place, so that tests can stand in for them."""
+    """The calls that need a GPU, in one class, so that tests can replace them."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
     def synchronize(self) -> None:
-        """Waits for all that was launched so far, which the streams of lanes do not wait for by themselves."""
+        """Waits for all work launched so far. The streams of this module do not wait for it by themselves."""
         import torch
 
         torch.cuda.synchronize(self.device)
@@ -200,15 +218,18 @@ class CudaRuntime:
     def create_event(self) -> torch.cuda.Event:
         import torch
 
-        # A waiting thread sleeps; otherwise it would spin on a core that decoding needs.
+        # With a blocking event, a waiting thread sleeps. Otherwise it would spin on a core that decoding needs.
         return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
 
     def allocate_pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Host memory that the GPU copies by itself, while the processor goes on; plain where none is left."""
+        """Allocates host memory that the GPU can copy from and to while the processor continues.
+
+        Allocates ordinary memory if no pinned memory is left.
+        """
         import torch
 
         try:
-            with torch.cuda.device(self.device):  # lest a context be made on GPU 0 too
+            with torch.cuda.device(self.device):  # otherwise CUDA would create a context on GPU 0 too
                 return torch.empty(shape, dtype=dtype, pin_memory=True)
         except RuntimeError:
             return torch.empty(shape, dtype=dtype)
@@ -216,15 +237,16 @@ class CudaRuntime:
     def capture_graph(
         self, stream: torch.cuda.Stream, compute: Callable[[], torch.Tensor]
     ) -> tuple[Callable[[], None], torch.Tensor]:
-        """Records what `compute` launches, and runs none of it.
+        """Records the kernels that `compute` launches, without running them.
 
         Returns:
-            (what launches it all, the tensor that its answer then stands in).
+            (function that launches all of them, tensor that then holds their output).
         """
         import torch
 
         graph = torch.cuda.CUDAGraph()
-        # Other threads may decode on the GPU and allocate meanwhile; "global" would let that spoil the capture.
+        # Other threads may decode on the GPU and allocate meanwhile. With "global", this would invalidate the
+        # capture.
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             output = compute()
         return graph.replay, output
@@ -232,9 +254,11 @@ class CudaRuntime:
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Without TF32, in which CUDA computes float32 convolutions to ten bits of the fraction unless told not to.
+    """Turns TF32 off within the context.
 
-    The process's setting, read as kernels are launched: to be entered by one thread at a time, and left restored.
+    By default CUDA uses TF32 for float32 convolutions, with a fraction of only 10 bits. The setting belongs to
+    the whole process and is read when kernels are launched. Only one thread at a time may enter the context.
+    The previous setting is restored at the end.
     """
     import torch
 
@@ -247,7 +271,7 @@ def exact_float32() -> Iterator[None]:
         finally:
             cudnn.allow_tf32, matmul.allow_tf32 = before
         return
-    # Since then reading allow_tf32 fails where the program has used the newer names.
+    # Since torch 2.9, reading allow_tf32 fails if the program has used the newer names.
     precisions = cudnn.conv.fp32_precision, matmul.fp32_precision
     cudnn.conv.fp32_precision = matmul.fp32_precision = "ieee"
     try:

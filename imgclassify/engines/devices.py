@@ -1,5 +1,8 @@
-"""What this machine has to compute with, told from files and the environment in under a millisecond: no torch, no
-driver started. Whether torch can really use it only torch tells (engines/torch_engine.py)."""
+"""Detects the accelerator and the number of processors, from files and the environment.
+
+This takes under a millisecond: torch is not imported, and no driver is started. Only torch can tell whether it
+can really use the accelerator (torch_engine.py).
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 _ROOT = Path("/")
-"""Where the system's own folders begin; tests build others."""
+"""The folder that contains the system's own folders. Tests use another one."""
 
 _NVIDIA_NODE = re.compile(r"nvidia\d+|nvhost-gpu|nvhost-ctrl-gpu")
-"""A GPU's file in /dev; the last two are Jetson's."""
+"""The file of a GPU in /dev. The last two are those of Jetson boards."""
 
 _LIBRARY_FOLDERS = (
     "usr/lib/x86_64-linux-gnu",
@@ -24,22 +27,25 @@ _LIBRARY_FOLDERS = (
     "usr/lib/wsl/lib",
     "run/opengl-driver/lib",
 )
+"""Where the driver's library may be, besides the folders of LD_LIBRARY_PATH."""
 
 
 def detect_accelerator() -> str | None:
-    """The kind of accelerator that seems to be here, by torch's name: "cuda" (NVIDIA's, and AMD's through ROCm),
-    "mps", or None.
+    """Returns the kind of accelerator that this machine seems to have, by torch's name.
 
-    It may be wrong, since neither the driver nor the device is asked: who is told "cuda" and then finds torch
-    without it goes back to the CPU.
+    The result may be wrong, since neither the driver nor the device is queried. If torch then finds no CUDA
+    device, the caller must go back to the CPU.
+
+    Returns:
+        "cuda" (NVIDIA, or AMD through ROCm), "mps" or None.
     """
     if sys.platform == "darwin":
         return "mps" if os.uname().machine == "arm64" else None
-    # What is asked last costs most: on most machines there is no GPU, and torch's folder need not be found.
+    # The costliest check comes last. Most machines have no GPU, and then torch's folder need not be found.
     nvidia = _nvidia_on_windows() if sys.platform == "win32" else _nvidia_on_linux()
     if nvidia and _any_visible("CUDA_VISIBLE_DEVICES") and "cuda" in _torch_builds():
         return "cuda"
-    # ROCm's torch heeds all three.
+    # torch for ROCm honours all three variables.
     lists = ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
     if (_ROOT / "dev/kfd").exists() and all(map(_any_visible, lists)) and "hip" in _torch_builds():
         return "cuda"
@@ -47,8 +53,11 @@ def detect_accelerator() -> str | None:
 
 
 def count_cores() -> int:
-    """Processors that this process may keep busy: those it may run on, and no more than its control group's share
-    of time (Docker's --cpus, Kubernetes' limits), rounded up; at least 1."""
+    """Returns how many processors this process may keep busy, at least 1.
+
+    These are the processors that it may run on, limited by its control group's share of time (Docker's --cpus,
+    Kubernetes' limits), rounded up.
+    """
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(processors, _cpu_quota())))
 
@@ -59,8 +68,8 @@ def count_cores() -> int:
 def _nvidia_on_linux() -> bool:
     if _contains_entry(_ROOT / "dev", _NVIDIA_NODE):
         return True
-    # The nodes are made when CUDA is first used, and WSL has one of its own. A container without a GPU shows its
-    # host's driver too, but not the driver's library.
+    # The files in /dev are created when CUDA is first used, and WSL has a different one. A container without a
+    # GPU also shows its host's driver, but not the driver's library.
     driver = _contains_entry(_ROOT / "proc/driver/nvidia/gpus", re.compile(".+")) or (_ROOT / "dev/dxg").exists()
     return driver and any(
         (folder / "libcuda.so.1").exists()
@@ -76,17 +85,23 @@ def _nvidia_on_windows() -> bool:
 
 
 def _any_visible(variable: str) -> bool:
-    """Whether a list of visible devices leaves any: what follows its first invalid number counts for nothing."""
+    """Whether an environment variable with a list of visible devices leaves any of them.
+
+    Everything after the first invalid number is ignored, so the first entry decides.
+    """
     listed = os.environ.get(variable)
     if listed is None:
         return True
     first = listed.split(",")[0].strip()
-    # Slurm writes NoDevFiles where a job has no GPU.
+    # Slurm writes NoDevFiles for a job without a GPU.
     return first not in ("", "NoDevFiles") and not first.startswith("-")
 
 
 def _torch_builds() -> set[str]:
-    """Of "cuda" and "hip", those that the installed torch was built for; both where its file does not say."""
+    """Returns for which of "cuda" and "hip" the installed torch was built.
+
+    Returns both if torch's version file does not say, and none if torch is not installed.
+    """
     spec = PathFinder.find_spec("torch")
     if spec is None or spec.origin is None:
         return set()
@@ -110,7 +125,10 @@ def _contains_entry(folder: Path, name: re.Pattern[str]) -> bool:
 
 
 def _cpu_quota() -> float:
-    """Processors' worth of time that the control groups above this process grant; infinite where none does."""
+    """Returns the processor time that this process's control groups grant, in processors.
+
+    Returns infinity if no group has a limit.
+    """
     try:
         lines = (_ROOT / "proc/self/cgroup").read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -125,7 +143,8 @@ def _cpu_quota() -> float:
         else:
             continue
         group = mount / path.strip("/")
-        # In a container the path may be the host's, of which only the root is mounted.
+        # A limit of any parent group applies too. In a container the path may be that of the host, of which
+        # only the root is mounted.
         for folder in (group, *group.parents):
             quota = min(quota, read(folder))
             if folder == mount:
@@ -134,13 +153,13 @@ def _cpu_quota() -> float:
 
 
 def _quota_v2(folder: Path) -> float:
-    """From cpu.max: "max 100000", or microseconds granted in each so many."""
+    """Reads cpu.max: "max 100000", or the microseconds granted in each period, such as "200000 100000"."""
     granted, _, period = _read_text(folder / "cpu.max").partition(" ")
     return _quota_ratio(granted, period)
 
 
 def _quota_v1(folder: Path) -> float:
-    """-1 grants everything."""
+    """Reads the quota of cgroup v1, where -1 means no limit."""
     return _quota_ratio(_read_text(folder / "cpu.cfs_quota_us"), _read_text(folder / "cpu.cfs_period_us"))
 
 

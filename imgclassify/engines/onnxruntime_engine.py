@@ -1,4 +1,4 @@
-"""The onnxruntime engine: ONNX graphs, on the CPU."""
+"""Runs ONNX graphs with onnxruntime, on the CPU."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 _FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 
 _MAX_CONCURRENCY = 8
-"""Calls at once; where there are more processors, each call computes with several."""
+"""The most calls at the same time. From twice as many processors on, each call computes with several
+threads."""
 
 
 class OnnxruntimeEngine:
-    """An ONNX graph, fed by the form of its one input.
+    """Runs an ONNX graph, and passes crops in the form that its single input takes.
 
-    (N, H, W, 3) uint8: normalisation is taken to be in the graph, and crops go in as they are.
-    (N, 3, H, W) or (N, H, W, 3) float: crops are scaled and normalised first. A batch size fixed in the graph
-    is kept to.
+    - (N, H, W, 3) uint8: crops are passed unchanged. The graph is assumed to normalise them.
+    - (N, 3, H, W) or (N, H, W, 3) float: crops are scaled and normalised first.
+
+    If the graph has a fixed batch size, it is run with batches of that size.
     """
 
     name = "onnxruntime"
@@ -46,26 +48,29 @@ class OnnxruntimeEngine:
         """Opens the graph.
 
         Args:
-            open_session: opens the session.
-            name: names the graph in errors.
-            num_images: how many images it will be asked for, if that is known.
+            open_session: opens the onnxruntime session.
+            name: the name of the graph in errors.
+            num_images: expected number of images, if known.
 
         Raises:
-            DeviceError: a device other than the CPU, or a dtype that is not the graph's.
-            CheckpointError: the graph's input is not an image's, or its output not a classifier's.
+            DeviceError: the device is not the CPU, or the dtype is not that of the graph.
+            CheckpointError: the graph's input is not a batch of images of the crop size.
         """
 
         if device not in ("auto", "cpu"):
-            raise DeviceError(f"the onnxruntime engine runs on the CPU, not on {device!r}", hint="use --device cpu")
+            raise DeviceError(
+                f"the onnxruntime engine runs on the CPU only, not on {device!r}", hint="use --device cpu"
+            )
         self._name = name
         plan, self.concurrency = _session_config(num_images)
         self._session = open_session(plan)
         self._input = self._image_input(preprocess.crop_size)
         self.device = "cpu"
         self.dtype = _FLOATS.get(self._input.type, "float32")
+        # float32 is the default, and so it does not mean that the user chose it.
         if dtype not in ("float32", self.dtype):
             raise DeviceError(
-                f"the dtype of {name} is its own, {self.dtype}, not {dtype}", hint="leave out --dtype"
+                f"{name} computes in its own dtype, {self.dtype}, not in {dtype}", hint="leave out --dtype"
             )
         self._batch_size = self._input.shape[0] if isinstance(self._input.shape[0], int) else None
         self._channels_last = self._input.shape[3] == 3
@@ -82,7 +87,7 @@ class OnnxruntimeEngine:
         """See Engine.infer.
 
         Raises:
-            CheckpointError: what the graph returns is not (N, classes).
+            CheckpointError: the graph cannot process the crops, or does not return (N, classes).
         """
         import numpy as np
 
@@ -92,7 +97,14 @@ class OnnxruntimeEngine:
         return {LOGITS: np.concatenate(outputs).astype(np.float32, copy=False)}
 
     def normalize_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
-        """(N, H, W, 3) uint8 → the graph's float input: `(x / 255 - mean) / std`, computed in float32."""
+        """Scales and normalises crops: `(x / 255 - mean) / std`, computed in float32.
+
+        Args:
+            crops: (N, H, W, 3) uint8.
+
+        Returns:
+            The graph's input, in its layout and its float type.
+        """
         import numpy as np
 
         mean, std = np.array(self._preprocess.mean, np.float32), np.array(self._preprocess.std, np.float32)
@@ -109,21 +121,26 @@ class OnnxruntimeEngine:
             images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), images.dtype)])
         try:
             output = np.asarray(self._session.run(None, {self._input.name: images})[0])
-        except Exception as error:  # onnxruntime's exceptions share no other base
+        except Exception as error:  # onnxruntime's exceptions have no other base class in common
             height, width = images.shape[1:3] if images.shape[3] == 3 else images.shape[2:4]
             raise CheckpointError(
-                f"{self._name} cannot answer crops of {height}×{width}: {describe_error(error)}",
-                hint="give the --crop-size that it was trained with",
+                f"{self._name} cannot process crops of {height}×{width}: {describe_error(error)}",
+                hint="give the --crop-size that the model was trained with",
             ) from error
         if output.ndim != 2 or len(output) != size:
             raise CheckpointError(
-                f"{self._name} is no image classifier: for {size} images its first output is {output.shape}, "
+                f"{self._name} is not an image classifier: for {size} images its first output is {output.shape}, "
                 "not (N, classes)",
-                hint="choose a model that ends in one logit per class",
+                hint="use a model that returns one logit per class",
             )
         return output[:count]
 
     def _image_input(self, crop_size: tuple[int, int]) -> Any:
+        """Returns the graph's only input.
+
+        Raises:
+            CheckpointError: it is not a batch of images, or the images are not of the crop size.
+        """
         inputs = self._session.get_inputs()
         only = inputs[0]
         shape = only.shape
@@ -139,7 +156,7 @@ class OnnxruntimeEngine:
         if not image:
             raise CheckpointError(
                 f"{self._name} takes {len(inputs)} inputs, the first {form}, not one batch of images",
-                hint="an image classifier takes (N, 3, H, W) floats, or (N, H, W, 3) uint8",
+                hint="use a graph that takes (N, 3, H, W) or (N, H, W, 3) floats, or (N, H, W, 3) uint8",
             )
         sides = shape[1:3] if shape[3] == 3 else shape[2:4]
         for side, wanted in zip(sides, crop_size, strict=True):
@@ -147,14 +164,17 @@ class OnnxruntimeEngine:
                 raise CheckpointError(
                     f"{self._name} takes images of {sides[0]}×{sides[1]}, but the preprocessing crops to "
                     f"{crop_size[0]}×{crop_size[1]}",
-                    hint=f"add --crop-size {sides[0]} (and the --resize-size it was trained with)",
+                    hint=f"add --crop-size {sides[0]}, and the --resize-size that the model was trained with",
                 )
         return only
 
 
 def _session_config(num_images: int | None) -> tuple[SessionConfig, int]:
-    """(how to compute, calls at once): all processors for the one picture; else a call for each, since calls waste
-    nothing on waiting for one another."""
+    """Returns (how to compute, number of calls at the same time).
+
+    A single image is computed on all processors. Otherwise there is one call for each processor, at most
+    _MAX_CONCURRENCY. Separate calls lose no time waiting for one another.
+    """
     cores = devices.count_cores()
     if num_images == 1:
         return SessionConfig(threads=cores, single_run=True), 1

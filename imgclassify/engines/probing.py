@@ -1,5 +1,7 @@
-"""Networks that nothing describes: how many classes they have, and whether they end in softmax, is tried once on
-four made-up crops."""
+"""Runs a network once on four made-up crops, to learn what no description says about it.
+
+This shows how many classes the network has, and whether it ends in softmax.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,16 @@ if TYPE_CHECKING:
 
 
 class ProbedEngine:
-    """An engine whose network may end in softmax. Its logits are then the logarithms of the probabilities."""
+    """An engine for a network that may end in softmax.
+
+    If it does, its logits are the logarithms of the probabilities.
+    """
 
     def __init__(self, engine: Engine, crop_size: tuple[int, int]) -> None:
         """Runs the network once.
 
         Raises:
-            CheckpointError: it refuses crops of that size, or is no classifier.
+            CheckpointError: the network rejects crops of that size, or is not a classifier.
         """
         self._engine = engine
         self.name = engine.name
@@ -30,7 +35,7 @@ class ProbedEngine:
         self.default_batch_size = engine.default_batch_size
         self.concurrency = engine.concurrency
         self.allocate = engine.allocate
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr):  # the network's own code may print
             outputs = engine.infer(_probe_crops(crop_size))[LOGITS]
         self.num_classes = outputs.shape[1]
         self._ends_in_softmax = _are_probabilities(outputs)
@@ -42,12 +47,12 @@ class ProbedEngine:
         outputs = self._engine.infer(crops)
         if not self._ends_in_softmax:
             return outputs
-        # The softmax of the logarithms of probabilities is these probabilities.
+        # The softmax of the logarithms of probabilities gives the probabilities. A logarithm of 0 is avoided.
         return outputs | {LOGITS: np.log(np.maximum(outputs[LOGITS], np.finfo(np.float32).tiny))}
 
 
 def _probe_crops(crop_size: tuple[int, int]) -> NDArray[np.uint8]:
-    """(4, H, W, 3) uint8: one black, one white, and two of noise."""
+    """Returns (4, H, W, 3) uint8 crops: one black, one white and two of noise."""
     import numpy as np
 
     crops = np.random.default_rng(0).integers(0, 256, (4, *crop_size, 3), dtype=np.uint8)
@@ -56,7 +61,10 @@ def _probe_crops(crop_size: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def _are_probabilities(outputs: NDArray[np.float32]) -> bool:
-    """Whether every row is at least 0 and sums to 1. Logits of four different crops never are that by chance."""
+    """Whether the values of every row are at least 0 and sum to 1.
+
+    Logits of four different crops never do so by chance.
+    """
     import numpy as np
 
     return outputs.shape[1] > 1 and bool((outputs >= 0).all()) and np.allclose(outputs.sum(axis=1), 1, atol=1e-2)

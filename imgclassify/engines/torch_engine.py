@@ -1,6 +1,6 @@
-"""The torch engine: CUDA, MPS and the CPU, in float32, bfloat16 or float16.
+"""Runs torch networks on CUDA, MPS and the CPU, in float32, bfloat16 or float16.
 
-cuda_streams.py has how a batch gets to the device and back.
+cuda_streams.py moves the batches to the device and back.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _CPU_BATCH_SIZE = 8
 _ACCELERATOR_BATCH_SIZE = 64
 
 _CUDA_STREAMS = 2
-"""One copies while the other computes; a third would only wait."""
+"""One stream copies while the other computes. A third would only wait."""
 
 
 class TorchEngine:
-    """A torch network with the model's normalisation before it."""
+    """Runs a torch network, and before it the model's normalisation, on one device."""
 
     name = "torch"
 
@@ -47,11 +47,12 @@ class TorchEngine:
         """Builds the network and moves it to the device.
 
         Args:
-            build: makes the network, with its weights, on the CPU.
-            quantized: whether the network is quantized, and runs only on the CPU and in its own types.
+            build: builds the network, with its weights, on the CPU.
+            quantized: whether the network is quantized. It then runs only on the CPU and in its own types.
 
         Raises:
-            DeviceError: this machine lacks the device, or the network cannot run there or in that dtype.
+            DeviceError: this machine does not have the device, or the network cannot run there or in that
+                dtype.
             CheckpointError: the network cannot be built or moved.
         """
         import torch
@@ -72,13 +73,15 @@ class TorchEngine:
         self._std = torch.tensor(preprocess.std, device=self._device).view(1, 3, 1, 1)
         self._cuda = _cuda_runtime(self._device)
         if self._cuda is not None:
+            # The streams do not wait for the copy of the weights by themselves.
             self._cuda.synchronize()
-        # On the CPU torch shares one batch out to all cores; two batches at once would only share the caches.
+        # On the CPU torch spreads one batch over all cores. Two batches at once would only share the
+        # caches.
         self.concurrency = 1 if self._cuda is None else _CUDA_STREAMS
         self._graph_policy = CudaGraphPolicy(dtype)
         self._idle_streams: list[DeviceStream] = []
         self._max_batch = sys.maxsize
-        """Images in the largest batch that may yet fit the device's memory."""
+        """The largest batch that may still fit in the device's memory, in images."""
 
     def allocate(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """See Engine.allocate."""
@@ -91,11 +94,11 @@ class TorchEngine:
         return pinned
 
     def infer(self, crops: NDArray[np.uint8]) -> Outputs:
-        """See Engine.infer. A batch that does not fit the device's memory is halved until it does.
+        """See Engine.infer. A batch that does not fit in the device's memory is halved until it does.
 
         Raises:
             DeviceError: not even one image fits.
-            CheckpointError: the network refuses the crops, or what it returns is not (N, classes).
+            CheckpointError: the network rejects the crops, or does not return (N, classes).
         """
         return {LOGITS: self._infer_logits(crops)}
 
@@ -109,19 +112,22 @@ class TorchEngine:
         try:
             return self._infer_on_stream(crops)
         except torch.OutOfMemoryError as error:
-            # What was taken for speed goes first; the batch is then tried whole once more.
+            # First the CUDA graphs are dropped, which only save time. The whole batch is then tried once more.
             if not self._drop_graphs():
                 if len(crops) == 1:
                     raise DeviceError(
-                        f"{self.device} has not enough free memory for one image",
-                        hint="free some, or use a smaller model, --dtype float16, or --device cpu",
+                        f"not enough free memory on {self.device} for one image",
+                        hint="free some memory, or use a smaller model, --dtype float16 or --device cpu",
                     ) from error
                 self._max_batch = min(self._max_batch, len(crops) // 2)
-        # Outside the handler, whose error keeps the tensors of the failed attempt alive.
+        # Outside the handler, because there the exception keeps the tensors of the failed attempt alive.
         return self._infer_logits(crops)
 
     def _infer_on_stream(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Uses a stream that no other thread uses, and keeps it for the next batch of any thread."""
+        """Runs a batch on a stream that no other thread uses.
+
+        The stream is kept for the next batch of any thread.
+        """
         try:
             stream = self._idle_streams.pop()
         except IndexError:
@@ -137,13 +143,16 @@ class TorchEngine:
         return CudaStream(self._compute_logits, self._cuda, self._graph_policy)
 
     def _drop_graphs(self) -> bool:
-        """Drops every CUDA graph; False where there was none. A stream at work drops its own at its next batch."""
+        """Drops all CUDA graphs. Returns False if there were none.
+
+        A busy stream drops its graph at its next batch.
+        """
         there_were = self._graph_policy.disable()
         self._idle_streams = []
         return there_were
 
     def _compute_logits(self, crops: torch.Tensor) -> torch.Tensor:
-        """(N, H, W, 3) uint8 → (N, classes) float32 on the device."""
+        """Computes (N, H, W, 3) uint8 → (N, classes) float32 on the device."""
         import torch
 
         images = self.normalize_crops(crops).to(self._dtype)
@@ -159,13 +168,13 @@ class TorchEngine:
             output = self._network(images)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # a network's forward raises what it likes
+        except Exception as error:  # a network's forward may raise any exception
             height, width = images.shape[2:]
             raise CheckpointError(
-                f"the network cannot answer crops of {height}×{width}: {describe_error(error)}",
-                hint="leave --crop-size to the model; `imgclassify models show` tells its own",
+                f"the network cannot process crops of {height}×{width}: {describe_error(error)}",
+                hint="leave out --crop-size; `imgclassify models show` prints the model's own crop size",
             ) from error
-        # A scripted GoogLeNet or Inception always hands out its auxiliary answers too.
+        # A scripted GoogLeNet or Inception always returns its auxiliary outputs too.
         return getattr(output, "logits", output)
 
     def _move_network(self, network: torch.nn.Module) -> torch.nn.Module:
@@ -175,32 +184,39 @@ class TorchEngine:
             return network.to(self._device, self._dtype).to(memory_format=torch.channels_last)
         except torch.OutOfMemoryError as error:
             raise DeviceError(
-                f"{self.device} has not enough free memory for the network",
-                hint="free some, or use a smaller model, --dtype float16, or --device cpu",
+                f"not enough free memory on {self.device} for the network",
+                hint="free some memory, or use a smaller model, --dtype float16 or --device cpu",
             ) from error
         except (RuntimeError, NotImplementedError, TypeError) as error:
             raise CheckpointError(
                 f"the network cannot be moved to {self.device} in {self.dtype}: {describe_error(error)}",
-                hint="its checkpoint may hold tensors of a kind that no network computes with",
+                hint="check the checkpoint: it may hold tensors of a type that no network computes with",
             ) from error
 
     def normalize_crops(self, crops: torch.Tensor) -> torch.Tensor:
-        """(N, H, W, 3) uint8 → (N, 3, H, W) float32 in channels_last layout: `(x / 255 - mean) / std`.
+        """Scales and normalises crops on the device: `(x / 255 - mean) / std`.
 
-        In float32 and in this order, as torchvision's presets and timm do, so that the bits are theirs.
+        This is computed in float32 and in this order, as torchvision's presets and timm do, so that the bits
+        are the same.
+
+        Args:
+            crops: (N, H, W, 3) uint8, on any device.
+
+        Returns:
+            (N, 3, H, W) float32 in channels_last layout.
         """
         import torch
 
         pixels = crops.to(self._device).permute(0, 3, 1, 2)
-        # By a tensor, since CUDA multiplies by the reciprocal of a number, which rounds otherwise.
+        # Divide by a tensor. For a Python number CUDA multiplies by the reciprocal, which rounds differently.
         return pixels.to(torch.float32).div_(self._white).sub_(self._mean).div_(self._std)
 
 
 def find_device(name: str) -> torch.device:
-    """The torch device of that name; "auto" is CUDA if there is one, else MPS, else the CPU.
+    """Returns the torch device of that name. "auto" is CUDA if available, else MPS, else the CPU.
 
     Raises:
-        DeviceError: no such device here; those there are are listed.
+        DeviceError: this machine does not have the device. The hint lists those that it has.
     """
     import torch
 
@@ -209,12 +225,12 @@ def find_device(name: str) -> torch.device:
         return torch.device(there[0])
     wanted = f"{name}:0" if name == "cuda" else name
     if wanted not in there:
-        raise DeviceError(f"no device {name!r} here", hint=f"use one of: auto, {', '.join(there)}")
+        raise DeviceError(f"this machine has no device {name!r}", hint=f"use one of: auto, {', '.join(there)}")
     return torch.device(wanted)
 
 
 def available_devices() -> list[str]:
-    """Every device of this machine, the quickest kind first."""
+    """Returns the names of all devices of this machine, the fastest kind first."""
     import torch
 
     cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
@@ -226,7 +242,7 @@ def _cuda_runtime(device: torch.device) -> CudaRuntime | None:
 
 
 def _require_dtype(device: torch.device, dtype: str) -> None:
-    """Refuses what the device cannot compute in, and warns of what it computes in only slowly."""
+    """Rejects a dtype that the device cannot compute in, and warns of one that it computes in only slowly."""
     import torch
 
     if dtype == "float32":
@@ -249,14 +265,14 @@ def _require_dtype(device: torch.device, dtype: str) -> None:
 
 
 def _has_native_dtype(device: torch.device, dtype: str) -> bool:
-    """Whether the device's own arithmetic has the dtype; True where it is not known."""
+    """Whether the device has arithmetic of its own for the dtype. True if that is not known."""
     import torch
 
     if device.type == "cuda" and dtype == "bfloat16":
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        # oneDNN, which computes convolutions on the CPU, asks the processor.
+        # oneDNN computes convolutions on the CPU, and knows what the processor supports.
         name = {"bfloat16": "_is_mkldnn_bf16_supported", "float16": "_is_mkldnn_fp16_supported"}[dtype]
         supported = getattr(torch.ops.mkldnn, name, None)
         return supported is None or bool(supported())
@@ -264,15 +280,18 @@ def _has_native_dtype(device: torch.device, dtype: str) -> bool:
 
 
 def _require_cpu_float32(device: str, dtype: str) -> None:
+    """Rejects a device or a dtype that a quantized network cannot use."""
     if device not in ("auto", "cpu"):
         raise DeviceError(f"a quantized network runs on the CPU only, not on {device!r}", hint="use --device cpu")
     if dtype != "float32":
-        raise DeviceError(f"a quantized network has its own types, and no {dtype}", hint="leave --dtype at float32")
+        raise DeviceError(
+            f"a quantized network computes in its own types, not in {dtype}", hint="leave out --dtype"
+        )
 
 
 def _not_a_classifier(output: object) -> CheckpointError:
     shape = tuple(output.shape) if hasattr(output, "shape") else type(output).__name__
     return CheckpointError(
-        f"the network is no image classifier: for N images it returns {shape}, not (N, classes)",
-        hint="choose a model that ends in one logit per class",
+        f"the network is not an image classifier: for N images it returns {shape}, not (N, classes)",
+        hint="use a model that returns one logit per class",
     )

@@ -1,7 +1,8 @@
-"""A torch network as a weight-free ONNX graph: pixels in, logits out, every parameter given at run time.
+"""Exports a torch network as an ONNX graph without weights, from crops to logits.
 
-The graph is `crops` (N, H, W, 3) uint8 → `x * normalize.scale + normalize.bias`, (N, 3, H, W) float32 → the network
-→ `logits` (N, classes) float32. N is free, H = W is fixed. Needs the extra `export`.
+The parameters are added when the graph is opened. The graph computes: `crops` (N, H, W, 3) uint8
+→ `x * normalize.scale + normalize.bias`, (N, 3, H, W) float32 → the network → `logits` (N, classes) float32.
+N is free, H = W is fixed. Needs the extra `export`.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ if TYPE_CHECKING:
 INPUT, OUTPUT = "crops", "logits"
 
 _OPSET = 20
-"""The first with Gelu, and read by onnxruntime since 1.17."""
+"""The first opset with Gelu. onnxruntime reads it since 1.17."""
 _LARGEST_FOLDED = 8192
-"""Elements. Larger constants, such as Swin's attention masks, are left to be computed when the graph is opened."""
+"""In elements. Larger constants, such as Swin's attention masks, are computed when the graph is opened."""
 _UNKNOWN = -(2**62)
-"""Stands for a size that depends on the batch."""
+"""Represents a size that depends on the batch."""
 _RANDOM = ("Random", "Bernoulli", "Multinomial")
 _SELECTING = ("Concat", "Gather", "Reshape", "Slice", "Squeeze", "Unsqueeze")
 _LARGEST_GRAPH = 2**31 - 1
-"""Bytes; a limit of protobuf."""
+"""In bytes. This is protobuf's limit."""
 
 
 def export_graph(
@@ -47,22 +48,23 @@ def export_graph(
     heads: Sequence[str] = (),
     metadata: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The network as a graph. The same network gives the same bytes, whatever its weights.
+    """Exports a network as a graph. The bytes are the same for the same network, whatever its weights.
 
-    Parameters and buffers of the state_dict become initializers of the same names, without their values: external
-    data in `file_name`, the graph's own. Buffers that the state_dict leaves out stay in it with their values.
+    Parameters and buffers of the state_dict become initializers of the same names without values: external data
+    in the file `file_name`. Buffers that are not in the state_dict stay in the graph with their values.
 
-    The metadata gains `crop_size`, `heads`, and `unused`: names of the state_dict that the graph does not need, or
-    knows by another name, as where two share one tensor.
+    `crop_size`, `heads` and `unused` are added to the metadata. `unused` lists names of the state_dict that the
+    graph does not need, or has under another name, for example if two names share one tensor.
 
     Args:
-        network: in float32 on the CPU; is put in eval mode, and its tensors made contiguous.
-        heads: the parameters whose first dimension is the number of classes; those of them that the graph uses
-            stand in its metadata.
+        network: in float32 on the CPU. The function puts it in eval mode and makes its tensors contiguous.
+        file_name: the name of the file that the graph will be written to.
+        heads: the parameters whose first dimension is the number of classes. The metadata lists those that the
+            graph uses.
         metadata: further JSON values for the graph's metadata.
 
     Raises:
-        CheckpointError: the network cannot be a graph.
+        CheckpointError: the network cannot be exported as a graph.
         UnavailableError: the exporter is not installed.
     """
     _require_exporter()
@@ -88,7 +90,7 @@ def _require_exporter() -> None:
         import onnxscript  # torch's exporter needs it
     except ImportError as error:
         raise UnavailableError(
-            f"making a graph of a network needs {error.name or 'onnx'}, which is not installed",
+            f"exporting a graph needs {error.name or 'onnx'}, which is not installed",
             hint="pip install 'imgclassify[export]'",
         ) from error
     del onnx, onnxscript
@@ -99,7 +101,7 @@ def _require_plain(network: torch.nn.Module) -> None:
 
     for module in network.modules():
         if isinstance(module, torch.jit.ScriptModule):
-            raise _export_error("it is TorchScript, a program that is compiled already")
+            raise _export_error("it is a TorchScript program, which is already compiled")
         origin = type(module).__module__
         if origin.startswith("torch.") and "quantized" in origin:
             raise _export_error("it is quantized")
@@ -108,11 +110,11 @@ def _require_plain(network: torch.nn.Module) -> None:
             raise _export_error(f"{name} is {str(tensor.dtype).removeprefix('torch.')}, not float32")
     for name in (INPUT, OUTPUT, SCALE, BIAS):
         if name in _state_tensors(network):
-            raise _export_error(f"it has a parameter {name!r}, a name that the graph needs for itself")
+            raise _export_error(f"it has a parameter {name!r}, a name that is reserved for the graph")
 
 
 def _state_tensors(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The state_dict, without what a module may put there that is no tensor."""
+    """Returns the tensors of the state_dict, without other values that a module may have put there."""
     import torch
 
     return {name: value for name, value in network.state_dict().items() if isinstance(value, torch.Tensor)}
@@ -120,7 +122,7 @@ def _state_tensors(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def _export_error(reason: str) -> CheckpointError:
     return CheckpointError(
-        f"the network cannot be made a graph: {reason}", hint="it can be used with --engine torch"
+        f"the network cannot be exported as a graph: {reason}", hint="use it with --engine torch"
     )
 
 
@@ -128,7 +130,7 @@ def _export_error(reason: str) -> CheckpointError:
 
 
 def _trace_network(network: torch.nn.Module, crop_size: int) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
-    """The exporter's own graph without its parameters, and these without their values."""
+    """Returns the exporter's own graph without its parameters, and the parameters without their values."""
     import onnx
     import torch
 
@@ -142,14 +144,14 @@ def _trace_network(network: torch.nn.Module, crop_size: int) -> tuple[onnx.Model
             self.bias = torch.nn.Buffer(torch.zeros(1, 3, 1, 1))
 
         def forward(self, crops: torch.Tensor) -> Any:
-            # A permuted tensor is channels_last to torch, which would draw layout changes into the graph.
+            # To torch, a permuted tensor is channels_last, which would add layout changes to the graph.
             images = crops.permute(0, 3, 1, 2).contiguous().to(torch.float32)
             output = self.network(images * self.scale + self.bias)
             return getattr(output, "logits", output)
 
-    # Weights in channels_last would draw layout changes into the graph.
+    # Weights in channels_last would add layout changes to the graph.
     network.eval().to(memory_format=torch.contiguous_format)
-    # Two images, since torch takes a single one for a fixed size.
+    # A batch of two, since torch treats a size of 1 as fixed.
     example = torch.zeros(2, crop_size, crop_size, 3, dtype=torch.uint8)
     with _quiet_exporter():
         try:
@@ -158,7 +160,7 @@ def _trace_network(network: torch.nn.Module, crop_size: int) -> tuple[onnx.Model
                 (example,),
                 input_names=[INPUT],
                 dynamo=True,
-                optimize=False,  # it would fold parameters into new ones
+                optimize=False,  # optimising would fold parameters into new ones
                 opset_version=_OPSET,
                 dynamic_shapes=({0: torch.export.Dim("n")},),
                 verbose=False,
@@ -169,7 +171,7 @@ def _trace_network(network: torch.nn.Module, crop_size: int) -> tuple[onnx.Model
         stored = {"network." + name: name for name in _state_tensors(network)} | {"scale": SCALE, "bias": BIAS}
         initializers = program.model.graph.initializers
         parameters = {}
-        # Out with the values before anything is written: protobuf knows no more than 2 GB.
+        # Remove the values before the graph is converted to protobuf, which is limited to 2 GB.
         for name in [name for name in initializers if name in stored]:
             value: Any = initializers.pop(name)
             parameters[name] = onnx.TensorProto(
@@ -180,8 +182,11 @@ def _trace_network(network: torch.nn.Module, crop_size: int) -> tuple[onnx.Model
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """The exporter prints its progress and warns of its own making. Attention must not take its fused ways: they
-    have no form in ONNX, or results of other strides."""
+    """Silences the exporter, and disables fused attention.
+
+    The exporter prints its progress and warns about its own code. Fused attention has no ONNX form, or gives
+    results with other strides.
+    """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -218,16 +223,16 @@ def _check_form(model: onnx.ModelProto) -> None:
     kinds = [output.type.tensor_type for output in model.graph.output]
     forms = [(kind.elem_type, len(kind.shape.dim)) for kind in kinds]
     if forms != [(onnx.TensorProto.FLOAT, 2)]:
-        raise _export_error("it does not end in one tensor of float32 logits, (N, classes)")
+        raise _export_error("its output is not one tensor of float32 logits, (N, classes)")
     if not kinds[0].shape.dim[0].dim_param:
-        raise _export_error("it takes no other number of images than it was traced with")
+        raise _export_error("it accepts only the number of images that it was traced with")
     operators = {node.op_type for node in model.graph.node}
     if any(operator.startswith(_RANDOM) for operator in operators):
         raise _export_error("it draws random numbers")
     if model.functions or {node.domain for node in model.graph.node} > {""}:
         raise _export_error("it uses operators beyond the ONNX standard")
     if any(attribute.HasField("g") for node in model.graph.node for attribute in node.attribute):
-        raise _export_error("what it computes depends on the pictures")
+        raise _export_error("its control flow depends on the images")
 
 
 # ------------------------------------------------------------------------------------------------ clean
@@ -235,18 +240,21 @@ def _check_form(model: onnx.ModelProto) -> None:
 
 @dataclass
 class _GraphBuilder:
-    """A graph being cleaned of what the exporter leaves: constants computed anew for each use, shapes put together
-    from parts, bias tensors of zeros. What is left says the same with a fraction of the nodes."""
+    """A graph that is being simplified.
+
+    The exporter leaves constants that are computed again for each use, shapes that are assembled from parts,
+    and bias tensors of zeros. The simplified graph computes the same with a fraction of the nodes.
+    """
 
     nodes: list[onnx.NodeProto]
     parameters: dict[str, onnx.TensorProto]
     """Name in this graph → the parameter's name, type and shape."""
     constants: dict[str, NDArray[Any]]
     shapes: dict[str, list[int | str]]
-    """Name → sizes, those that depend on the batch as text; of the values of which it is known."""
+    """Name → sizes, for the values whose shape is known. Sizes that depend on the batch are text."""
     types: dict[str, int]
     partial_shapes: dict[str, NDArray[np.int64]]
-    """Name → sizes, _UNKNOWN where they depend on the batch."""
+    """Name → the values of a tensor of sizes, with _UNKNOWN for those that depend on the batch."""
     output: str
     opset: int
     ir_version: int
@@ -255,7 +263,7 @@ class _GraphBuilder:
     def from_model(cls, model: onnx.ModelProto, parameters: dict[str, onnx.TensorProto]) -> _GraphBuilder:
         from onnx import helper, numpy_helper, shape_inference
 
-        # As inputs, the parameters let inference do without their values.
+        # If the parameters are inputs, shape inference does not need their values.
         model.graph.input.extend(
             helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
             for name, tensor in parameters.items()
@@ -283,7 +291,7 @@ class _GraphBuilder:
         )
 
     def fold_constants(self) -> None:
-        """Computes what depends on neither pixels nor parameters; simplifies the rest."""
+        """Computes the nodes that depend on neither pixels nor parameters, and simplifies the others."""
         same: dict[str, str] = {}
         kept = []
         for node in self.nodes:
@@ -300,7 +308,7 @@ class _GraphBuilder:
         self.nodes = kept
 
     def _evaluate_node(self, node: onnx.NodeProto) -> bool:
-        """Turns the node's outputs into constants, where they are and are small."""
+        """Turns the node's outputs into constants, if they are constant and small. Returns whether it did."""
         from onnx.reference import ReferenceEvaluator
 
         given = {name: self._known_value(name, node.op_type) for name in node.input if name}
@@ -309,7 +317,7 @@ class _GraphBuilder:
         elif all(value is not None for value in given.values()):
             try:
                 outcome = ReferenceEvaluator(node, opsets={"": self.opset}).run(None, given)
-            except Exception:  # noqa: BLE001 - what onnx's reference lacks, a runtime may have
+            except Exception:  # noqa: BLE001 - a runtime may support what onnx's reference evaluator does not
                 return False
             results = [np.asarray(result) for result in outcome if isinstance(result, np.ndarray | np.generic)]
             if len(results) != len(outcome):
@@ -325,8 +333,11 @@ class _GraphBuilder:
         return True
 
     def _known_value(self, name: str, op_type: str) -> NDArray[Any] | None:
-        """The value; where it is the sizes of a shape of which some depend on the batch, only for those operators
-        that choose among sizes, and do not compute with them."""
+        """Returns the value, or None if it is not known.
+
+        Sizes of which some depend on the batch count as known only for operators that select among them, not
+        for those that compute with them.
+        """
         if name in self.partial_shapes and op_type in _SELECTING:
             return self.partial_shapes[name]
         return self.constants.get(name)
@@ -347,7 +358,7 @@ class _GraphBuilder:
                 return values[1] is not None and not values[1].any()
             case "Expand":
                 return equal
-            case "Slice":  # a negative step would turn the order round
+            case "Slice":  # a negative step would reverse the order
                 return equal and (len(values) < 5 or (values[4] is not None and bool((values[4] > 0).all())))
         return False
 
@@ -360,10 +371,10 @@ class _GraphBuilder:
             self._simplify_reshape(node)
 
     def _simplify_reshape(self, node: onnx.NodeProto) -> None:
-        """A shape of constants, -1 for the one size that depends on the batch."""
+        """Replaces the target shape with a constant, in which -1 is the one size that depends on the batch."""
         before, after = (self.shapes.get(name, []) for name in (node.input[0], node.output[0]))
         if before and len(after) == 2 and isinstance(after[0], str) and before[0] == after[0]:
-            # Says the same without the other size, which may be the number of classes.
+            # Flatten does the same without naming the other size, which may be the number of classes.
             node.op_type = "Flatten"
             node.input.pop()
             _set_attributes(node, axis=1)
@@ -377,7 +388,7 @@ class _GraphBuilder:
         _set_attributes(node)
 
     def merge_duplicates(self) -> None:
-        """Keeps one of several equal constants, and one of several nodes that compute the same."""
+        """Keeps one of several equal constants, and one of several nodes that compute the same value."""
         seen: dict[Any, list[str]] = {}
         same: dict[str, str] = {}
         for name, value in self.constants.items():
@@ -398,8 +409,10 @@ class _GraphBuilder:
         self.nodes = kept
 
     def use_stored_weight_layout(self) -> None:
-        """Linear layers over more than two dimensions as Gemm, which takes the weight as it is stored. As MatMul
-        they cost a transposed copy of each weight whenever the graph is opened."""
+        """Turns linear layers over more than two dimensions into Gemm, which takes the weight as it is stored.
+
+        As MatMul, they would need a transposed copy of each weight whenever the graph is opened.
+        """
         weights = {
             node.output[0]: node.input[0]
             for node in self.nodes
@@ -429,7 +442,7 @@ class _GraphBuilder:
         self.nodes = kept
 
     def _parameter_dims(self, name: str) -> list[int]:
-        """A parameter's shape; none for what is no parameter."""
+        """Returns a parameter's shape, or an empty list if the name is not a parameter's."""
         return list(self.parameters[name].dims) if name in self.parameters else []
 
     def _linear_nodes(
@@ -448,7 +461,7 @@ class _GraphBuilder:
         ]
 
     def remove_unused(self) -> None:
-        """Leaves out what the logits do not need."""
+        """Removes the nodes, constants and parameters that the logits do not depend on."""
         needed = {self.output}
         kept = []
         for node in reversed(self.nodes):
@@ -460,8 +473,10 @@ class _GraphBuilder:
         self.parameters = {name: tensor for name, tensor in self.parameters.items() if name in needed}
 
     def rename_values(self, taken: list[str]) -> None:
-        """Parameters by their own names, all else by numbers in order of appearance: the exporter's names are long,
-        and change with its versions."""
+        """Gives parameters their names in the state_dict, and numbers all other values in order of appearance.
+
+        The exporter's names are long, and change between its versions.
+        """
         names = {name: tensor.name for name, tensor in self.parameters.items()}
         names |= {"": "", INPUT: INPUT, self.output: OUTPUT}
         reserved = set(taken)
@@ -500,7 +515,7 @@ class _GraphBuilder:
         )
         helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata, separators=(",", ":"))})
         if model.ByteSize() > _LARGEST_GRAPH:
-            raise _export_error("it holds more than 2 GB of constants that are no parameters")
+            raise _export_error("it holds more than 2 GB of constants that are not parameters")
         content: bytes = model.SerializeToString(deterministic=True)
         return content
 
@@ -519,7 +534,7 @@ def _set_attributes(node: onnx.NodeProto, **values: int) -> None:
 
 
 def _selected_sizes(node: onnx.NodeProto, sizes: list[int | str]) -> list[int | str]:
-    """The sizes that a Shape node gives."""
+    """Returns the sizes that a Shape node outputs."""
     bounds = {attribute.name: attribute.i for attribute in node.attribute}
     return sizes[bounds.get("start", 0) : bounds.get("end", len(sizes))]
 

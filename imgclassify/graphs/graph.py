@@ -1,7 +1,8 @@
-"""Weight-free ONNX graphs: an architecture at one crop size, whose parameters are given when it is opened.
+"""Reads ONNX graphs without weights, and opens them in onnxruntime with the parameters of a checkpoint.
 
-models/graphs/ holds those of the catalogued architectures (made by tools/make_graphs.py); `models prepare` makes
-others. A graph takes uint8 crops (N, H, W, 3) and gives logits (N, classes); normalisation is in it.
+A graph is an architecture at one crop size. models/graphs/ holds the graphs of the catalogued architectures,
+which tools/make_graphs.py makes; `models prepare` makes others. A graph takes uint8 crops (N, H, W, 3) and
+outputs logits (N, classes). It includes the normalisation.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ if TYPE_CHECKING:
     from imgclassify.checkpoints import StateDict
 
 METADATA_KEY = "imgclassify"
-"""The entry of the graph's metadata under which its description stands, as JSON."""
+"""The entry of the graph's metadata that holds its description, as JSON."""
 SCALE, BIAS = "normalize.scale", "normalize.bias"
-"""The parameters of normalisation, float32 of (1, 3, 1, 1)."""
+"""The parameters of the normalisation: float32, (1, 3, 1, 1)."""
 _METADATA_KEYS = {"architecture", "provider", "crop_size", "options", "heads", "unused"}
 BATCH_COUNTER_SUFFIX = ".num_batches_tracked"
-"""What batch norm counts in training; no inference uses it, and older checkpoints lack it."""
+"""Batch norm counts batches in training. Inference does not use the counter, and older checkpoints lack it."""
 
-# onnx.proto: the numbers of the fields of ModelProto, GraphProto and TensorProto that are read here.
+# onnx.proto: the numbers of the fields of ModelProto, GraphProto and TensorProto that are used here.
 _MODEL_GRAPH, _MODEL_METADATA = 7, 14
 _GRAPH_INITIALIZER = 5
 _TENSOR_DIMS, _TENSOR_DATA_TYPE, _TENSOR_NAME, _TENSOR_RAW_DATA = 1, 2, 8, 9
@@ -47,19 +48,19 @@ _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int6
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """What a graph wants under a name."""
+    """The shape and dtype of a parameter in a graph."""
 
     shape: tuple[int, ...]
     dtype: str
 
 
 class Graph:
-    """One graph, as it lies in a file."""
+    """A graph, as it is stored in a file."""
 
     def __init__(self, path: Path, content: bytes) -> None:
         """
         Raises:
-            ValueError: not a graph of ours.
+            ValueError: the file is not a graph made by imgclassify.
         """
         self._path = path
         self._content = content
@@ -69,13 +70,13 @@ class Graph:
             if entry.get(1) == METADATA_KEY.encode()
         ]
         if len(described) != 1 or not described[0].keys() >= _METADATA_KEYS:
-            raise ValueError(f"{path.name} is no graph of imgclassify's")
+            raise ValueError(f"{path.name} is not a graph made by imgclassify")
         self.description: dict[str, Any] = described[0]
-        """It has _METADATA_KEYS, at the least."""
+        """The metadata, with at least _METADATA_KEYS."""
 
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
-        """What it must be given, the two of normalisation among it."""
+        """The parameters that the graph needs, including the two of the normalisation, by name."""
         [graph] = _field_values(self._content, _MODEL_GRAPH)
         found = {}
         for tensor in _field_values(graph, _GRAPH_INITIALIZER):
@@ -85,10 +86,10 @@ class Graph:
         return found
 
     def count_classes(self, state_dict: StateDict, *, source_name: str) -> int:
-        """The number of classes of a checkpoint: the first dimension of the parameters that end the network.
+        """Returns the number of classes of a checkpoint: the first dimension of the last head that it has.
 
         Raises:
-            CheckpointError: it has none of them; the first names that differ are listed.
+            CheckpointError: the checkpoint has none of the heads; the first names that differ are listed.
         """
         shapes = checkpoints.parameter_shapes(state_dict)
         sizes = [shapes[name][0] for name in self.description["heads"] if shapes.get(name)]
@@ -100,7 +101,7 @@ class Graph:
         """Compares a checkpoint's names and shapes with the graph's.
 
         Raises:
-            CheckpointError: they differ; the first that do are listed.
+            CheckpointError: names or shapes differ; the first differences are listed.
         """
         wanted = {
             name: self._parameter_shape(name, parameter, num_classes)
@@ -126,15 +127,16 @@ class Graph:
         num_classes: int,
         config: SessionConfig,
     ) -> onnxruntime.InferenceSession:
-        """A session of the graph with these parameters in it.
+        """Opens a session of the graph with the parameters of a checkpoint.
 
-        onnxruntime maps what lies in the checkpoint as the graph wants it, and is handed copies of the rest.
+        onnxruntime maps the parameters that are stored in the file as the graph needs them. It gets the others
+        as arrays.
 
         Args:
             source_name: names the checkpoint in errors.
 
         Raises:
-            CheckpointError: names, shapes or kinds of numbers differ; the first that do are listed.
+            CheckpointError: names, shapes or kinds of numbers differ; the first differences are listed.
         """
         import onnxruntime
 
@@ -150,22 +152,23 @@ class Graph:
             session = onnxruntime.InferenceSession(
                 self._with_parameters(given, num_classes), settings, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # onnxruntime's exceptions share no other base
+        except Exception as error:  # onnxruntime's exceptions have no other common base
+            # If the file has changed, report that as the cause.
             checkpoints.check_unchanged(state_dict, source_name=source_name)
             raise CheckpointError(
                 f"onnxruntime cannot run {self._path.name} with {source_name}: {describe_error(error)}",
-                hint="use --engine torch, and please report it",
+                hint="use --engine torch, and please report the error",
             ) from error
-        # It has opened the file by its name, and read from the places that another version of it may have had.
+        # onnxruntime has opened the file by its path, and has read at offsets of the version that was indexed.
         checkpoints.check_unchanged(state_dict, source_name=source_name)
-        session.held = arrays  # it computes with this memory, and does not own it
+        session.held = arrays  # the session computes with this memory but does not keep it alive
         return session
 
     def _locate_parameters(self, values: Mapping[str, Any], source_name: str) -> _ParameterSources:
-        """Where each parameter's numbers are to come from.
+        """Finds a source for the numbers of each parameter.
 
         Raises:
-            CheckpointError: they are of another kind than the graph's, or not where the checkpoint says.
+            CheckpointError: the numbers are of another kind than the graph's, or the file ends before them.
         """
         given = _ParameterSources()
         for name, wanted in self.parameters.items():
@@ -186,13 +189,13 @@ class Graph:
         return given
 
     def _parameter_shape(self, name: str, parameter: Parameter, num_classes: int | None) -> tuple[int, ...]:
-        """The number of classes stands in the heads' shapes and nowhere else in a graph."""
+        """Returns a parameter's shape for a number of classes, which only the shapes of the heads contain."""
         if num_classes is None or name not in self.description["heads"]:
             return parameter.shape
         return (num_classes, *parameter.shape[1:])
 
     def _with_parameters(self, given: _ParameterSources, num_classes: int) -> bytes:
-        """The graph's bytes, with that number of classes and the places of its parameters in it."""
+        """Returns the graph's bytes, with the number of classes and the sources of its parameters."""
 
         def fill(tensor: bytes) -> bytes:
             name, parameter, external = _parse_tensor(tensor)
@@ -211,17 +214,17 @@ class Graph:
 
 @dataclass(slots=True)
 class _ParameterSources:
-    """Where a graph's parameters come from: a file, the graph's own bytes, or memory."""
+    """The sources of a graph's parameters: a file, the graph's own bytes, or memory."""
 
     file: Path | None = None
     places: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """(byte where it begins, bytes) in the file."""
+    """Name → (offset, size) in the file, in bytes."""
     inline: dict[str, bytes] = field(default_factory=dict)
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def add_place(self, name: str, path: Path, begin: int, size: int) -> bool:
-        """Notes a place in a file; False where onnxruntime could not name that file."""
-        # It wants no symbolic link to lead out of the folder, and every name to be text.
+        """Adds a parameter that is stored in a file. Returns False if onnxruntime cannot name that file."""
+        # onnxruntime refuses symbolic links that lead out of the folder, and names that are not valid text.
         file = self.file or path.resolve()
         try:
             str(file).encode()
@@ -232,10 +235,10 @@ class _ParameterSources:
         return True
 
     def encode_source(self, name: str, graph: Path) -> bytes:
-        """The fields of a TensorProto that say so."""
+        """Returns the fields of a TensorProto that contain the parameter's numbers or name their source."""
         if name in self.inline:
             return protobuf.encode_field(_TENSOR_RAW_DATA, self.inline[name])
-        # What comes from memory must name a file too, though nothing is read from it.
+        # A parameter in memory must name a file too, although nothing is read from it.
         entries = {"location": (self.file or graph).name}
         if name in self.places:
             begin, size = self.places[name]
@@ -250,13 +253,13 @@ class _ParameterSources:
 
 
 def find_graph(manifest: ModelManifest, preprocess: PreprocessSpec) -> Graph | None:
-    """The shipped graph of a manifest's architecture, built with the same options for such crops; or None."""
+    """Returns the shipped graph of a manifest's architecture with the same options and crop size, or None."""
     height, width = preprocess.crop_size
     if height != width:
         return None
     with suppress(ResourceError):
         file = paths.data_folder("models") / "graphs" / f"{manifest.architecture}-{height}.onnx"
-        # A user's own manifest may name any architecture.
+        # A name with a slash would lead to a file in another folder.
         if "/" not in manifest.architecture and file.is_file():
             graph = read_graph(Path(str(file)))
             description = graph.description
@@ -266,45 +269,49 @@ def find_graph(manifest: ModelManifest, preprocess: PreprocessSpec) -> Graph | N
 
 
 def read_graph(path: Path) -> Graph:
-    """The graph in a file.
+    """Reads the graph in a file.
 
     Raises:
-        ResourceError: it is damaged.
+        ResourceError: the file is missing or damaged.
     """
     try:
         return Graph(path, path.read_bytes())
     except (OSError, ValueError, KeyError) as error:
         raise ResourceError(
             f"cannot read the graph {path}: {describe_error(error)}",
-            hint="reinstall it: pip install --force-reinstall --no-deps imgclassify",
+            hint="reinstall imgclassify: pip install --force-reinstall --no-deps imgclassify",
         ) from error
 
 
 def normalization_parameters(preprocess: PreprocessSpec) -> dict[str, Any]:
-    """`(x / 255 - mean) / std` of a byte x, as `x * scale + bias`; both (1, 3, 1, 1) float32."""
+    """Returns scale and bias, both (1, 3, 1, 1) float32, so that x * scale + bias = (x / 255 - mean) / std."""
     import numpy as np
 
     std = np.array(preprocess.std, np.float64).reshape(1, 3, 1, 1)
     mean = np.array(preprocess.mean, np.float64).reshape(1, 3, 1, 1)
-    with np.errstate(over="ignore"):  # a user's own mean may be any; what comes of it is looked at in the logits
+    with np.errstate(over="ignore"):  # a user's own mean may be any number; the logits are checked later
         return {SCALE: (1 / (255 * std)).astype(np.float32), BIAS: (-mean / std).astype(np.float32)}
 
 
 def _as_dtype(value: Any, dtype: str, name: str, source_name: str) -> NDArray[Any]:
-    """The array in the graph's own dtype and C order; the same memory where it is so already."""
+    """Returns the array in the graph's dtype and in C order, without a copy if it has them already.
+
+    Raises:
+        CheckpointError: only one of the two dtypes is a floating-point dtype, or the value is not an array.
+    """
     import numpy as np
 
     if not isinstance(value, np.ndarray) or (value.dtype.kind == "f") != (dtype in ("float32", "float64")):
         found = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
         raise CheckpointError(
-            f"{name} of {source_name} is {found}, and the network computes with {dtype}",
-            hint="save the checkpoint of a network of floating-point numbers",
+            f"{name} of {source_name} is {found}, but the network computes with {dtype}",
+            hint="save the checkpoint of a floating-point network",
         )
     return np.ascontiguousarray(value, dtype).reshape(value.shape)
 
 
 def _parse_tensor(tensor: bytes) -> tuple[str, Parameter, bool]:
-    """(name, parameter, whether its numbers are elsewhere) of a TensorProto."""
+    """Returns (name, parameter, whether its numbers are external) of a TensorProto."""
     name, shape, dtype, external = "", [], 0, False
     for entry in protobuf.iter_fields(tensor):
         if entry.number == _TENSOR_DIMS:

@@ -1,4 +1,4 @@
-"""An .onnx file before onnxruntime opens it: what files it takes its weights from, and how large it unfolds."""
+"""Checks an .onnx file before onnxruntime opens it: where it reads weights from, and how many nodes it has."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from imgclassify.errors import CheckpointError, describe_error, make_printable
 from imgclassify.graphs import protobuf
 
 MAX_NODES = 50_000
-"""Of a graph, with its functions written out. The largest of torchvision's, Swin's, has 1,810."""
+"""Nodes in a graph after its functions are expanded. Swin's, the largest of torchvision's, has 1,810."""
 _MAX_FIELDS = 2**20
-"""The same has 17,755."""
+"""Protobuf fields in a file. Swin's has 17,755."""
 _SHOWN = 100
-"""Characters of a name that an error shows."""
+"""The number of characters of a name that an error shows."""
 
-# onnx.proto: in which fields of which messages tensors and nodes lie, and the fields that name things.
+# onnx.proto: the fields of each message that may contain tensors or nodes, and the fields that hold names.
 _WITHIN: dict[str, dict[int, str]] = {
     "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
     "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
@@ -40,27 +40,28 @@ _FUNCTION_NAME, _FUNCTION_DOMAIN = 1, 10
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
 _IN_MEMORY = "_ORT_MEM_ADDR_"
-"""What onnxruntime itself has for a location where the offset is an address in its own memory."""
+"""onnxruntime uses this location internally: the offset is then an address in its own memory."""
 
 _Function = tuple[bytes, bytes]
-"""(domain, name); _MAIN is the graph itself."""
+"""(domain, name). _MAIN is the graph itself."""
 _MAIN: _Function = (b"", b"")
 
 
 class OnnxFile:
-    """A file that may be handed to onnxruntime, which opens it by its path."""
+    """An .onnx file that was checked. onnxruntime opens it by its path."""
 
     def __init__(self, path: Path) -> None:
         """
         Raises:
-            CheckpointError: it is damaged, takes weights from outside its own folder, or unfolds beyond MAX_NODES.
+            CheckpointError: the file is damaged, reads weights from outside its own folder, or has more than
+                MAX_NODES nodes.
         """
         self.path = path
         try:
             self._file = MappedFile(path)
             locations, calls = _scan_model(self._file.view(0, len(self._file)))
             self.external = {location.decode() for location in locations}
-            """The files beside it that hold its weights; none where they are in the graph itself."""
+            """Relative paths of the files that hold weights. Empty if all weights are in the graph itself."""
             _check_size(calls)
             for name in sorted(self.external):
                 _check_location(path, name)
@@ -68,27 +69,32 @@ class OnnxFile:
             raise unreadable_onnx(path, describe_error(error)) from error
 
     def check_unchanged(self) -> None:
-        """To be asked when onnxruntime has read it.
+        """Checks that the file has not changed. Call it after onnxruntime has read the file.
 
         Raises:
-            CheckpointError: it is not the file that was looked at.
+            CheckpointError: the file is not the one that was checked.
         """
         if self._file.has_changed:
             raise CheckpointError(
-                f"{str(self.path)!r} changed while it was read", hint="run again when it is written"
+                f"{str(self.path)!r} changed while it was read", hint="run again when it is completely written"
             )
 
 
 def unreadable_onnx(path: Path, reason: str) -> CheckpointError:
+    """Returns the error for an .onnx file that cannot be read."""
     return CheckpointError(f"cannot read {str(path)!r} as .onnx: {reason}", hint="export or fetch the file again")
 
 
 def _scan_model(model: memoryview) -> tuple[set[bytes], dict[_Function, Counter[_Function]]]:
-    """The locations of external data, wherever tensors may stand; and how often each function calls which, where
-    operators count as functions of no content.
+    """Reads all locations of external data in a model, and how often each function calls which others.
+
+    All fields that may contain a tensor are searched. Operators count as functions without content.
+
+    Returns:
+        The locations, and for each function the number of its calls by callee.
 
     Raises:
-        ValueError: it is no message, or one of too many fields.
+        ValueError: the model is not a protobuf message, or has too many fields.
     """
     locations: set[bytes] = set()
     calls: dict[_Function, Counter[_Function]] = defaultdict(Counter)
@@ -121,10 +127,12 @@ def _function_name(names: dict[int, memoryview], domain: int, name: int) -> _Fun
 
 
 def _check_size(calls: dict[_Function, Counter[_Function]]) -> None:
-    """Functions that call functions twice, each of which calls others twice, unfold to as many nodes as one likes.
+    """Checks the number of nodes that a graph has after its functions are expanded.
+
+    The number can be exponential in the size of the file: each function may call another one twice.
 
     Raises:
-        ValueError: there are too many.
+        ValueError: there are more than MAX_NODES.
     """
     sizes: dict[_Function, int] = {}
 
@@ -132,7 +140,7 @@ def _check_size(calls: dict[_Function, Counter[_Function]]) -> None:
         if function not in calls:
             return 1
         if function not in sizes:
-            sizes[function] = MAX_NODES + 1  # that of one that calls itself
+            sizes[function] = MAX_NODES + 1  # used only if the function calls itself
             sizes[function] = sum(count * size(callee) for callee, count in calls[function].items())
         return sizes[function]
 
@@ -141,12 +149,17 @@ def _check_size(calls: dict[_Function, Counter[_Function]]) -> None:
     except RecursionError:
         nodes = MAX_NODES + 1
     if nodes > MAX_NODES:
-        raise ValueError(f"its functions unfold to more than {MAX_NODES:,} nodes")
+        raise ValueError(f"its functions expand to more than {MAX_NODES:,} nodes")
 
 
 def _check_location(path: Path, name: str) -> None:
+    """Checks one location of external data.
+
+    Raises:
+        CheckpointError: the location is outside the graph's folder, or is not a file.
+    """
     shown = repr(make_printable(name[:_SHOWN]))
-    # Either system's notation of a path that leads elsewhere is refused on both.
+    # Paths that lead elsewhere in POSIX or Windows notation are refused on every system.
     elsewhere = PureWindowsPath(name)
     if (
         elsewhere.anchor
@@ -156,11 +169,11 @@ def _check_location(path: Path, name: str) -> None:
         or not (path.parent / name).resolve().is_relative_to(path.parent.resolve())
     ):
         raise CheckpointError(
-            f"{str(path)!r} takes its weights from {shown}, outside its own folder",
-            hint="put the weights beside the graph, and export it again",
+            f"{str(path)!r} reads its weights from {shown}, outside its own folder",
+            hint="export the graph again, with the weights in its own folder",
         )
     if not (path.parent / name).is_file():
         raise CheckpointError(
-            f"{str(path)!r} takes its weights from {shown}, which is no file beside it",
+            f"{str(path)!r} reads its weights from {shown}, which is not a file in its folder",
             hint="fetch or export that file too",
         )

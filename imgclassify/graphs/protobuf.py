@@ -1,5 +1,8 @@
-"""Protocol Buffers' wire format, as little of it as reading and changing an ONNX graph takes without the onnx
-package, whose import alone would cost more than answering a picture. (protobuf.dev/programming-guides/encoding)"""
+"""Reads and changes protobuf messages, as far as ONNX graphs need it.
+
+Importing the onnx package would take longer than classifying an image. For the wire format, see
+protobuf.dev/programming-guides/encoding.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from typing import Generic, NamedTuple, TypeVar
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
 _VARINT_BITS = 70
-"""Of the longest, ten bytes."""
+"""The longest varint has ten bytes of seven bits."""
 
 Message = TypeVar("Message", bytes, memoryview)
-"""A message; of a memoryview nothing is copied."""
+"""A message. The fields of a memoryview are views, not copies."""
 
 
 class Field(NamedTuple, Generic[Message]):
@@ -20,16 +23,16 @@ class Field(NamedTuple, Generic[Message]):
 
     number: int
     value: int | Message
-    """A number, or the bytes of a string or of a message in the message."""
+    """A number, or the bytes of a string, of a nested message or of a fixed-size number."""
     raw: Message
-    """The whole field as it stands in the message."""
+    """The encoded field, including its key."""
 
 
 def iter_fields(message: Message) -> Iterator[Field[Message]]:
-    """The fields of a message, in order.
+    """Yields the fields of a message, in order.
 
     Raises:
-        ValueError: it is no message, or ends too early.
+        ValueError: the bytes are not a message, or end too early.
     """
     position = 0
     while position < len(message):
@@ -50,7 +53,7 @@ def iter_fields(message: Message) -> Iterator[Field[Message]]:
 
 
 def replace_fields(message: bytes, number: int, change: Callable[[bytes], bytes]) -> bytes:
-    """The message with `change` made to each of its fields `number`, which hold bytes."""
+    """Returns the message with `change` applied to the bytes of each field `number`."""
     return b"".join(
         encode_field(number, change(field.value))
         if field.number == number and isinstance(field.value, bytes)
@@ -60,14 +63,14 @@ def replace_fields(message: bytes, number: int, change: Callable[[bytes], bytes]
 
 
 def encode_field(number: int, value: int | bytes) -> bytes:
-    """A field as it stands in a message."""
+    """Encodes a field: a varint for an int, a length and the bytes for bytes."""
     if isinstance(value, int):
         return _encode_varint(number << 3 | _VARINT) + _encode_varint(value)
     return _encode_varint(number << 3 | _BYTES) + _encode_varint(len(value)) + value
 
 
 def parse_numbers(value: int | bytes) -> list[int]:
-    """What one field of a repeated number holds: one number, or many packed into bytes."""
+    """Parses one field of a repeated number: one number, or many that are packed into bytes."""
     if isinstance(value, int):
         return [value]
     found, position = [], 0
@@ -89,7 +92,7 @@ def _read_varint(message: bytes | memoryview, position: int) -> tuple[int, int]:
             return value, position
         shift += 7
         if shift >= _VARINT_BITS:
-            raise ValueError("a message has a number without end")
+            raise ValueError("a message has a number of more than ten bytes")
 
 
 def _encode_varint(value: int) -> bytes:

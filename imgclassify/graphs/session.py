@@ -1,4 +1,4 @@
-"""How an onnxruntime session is to compute."""
+"""The settings of an onnxruntime session."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SessionConfig:
-    """How a session is to compute."""
+    """The settings with which a session computes."""
 
     threads: int
-    """How many one call computes with."""
+    """The number of threads that one call computes with."""
     single_run: bool = False
-    """For a single call, for which optimising the graph would not pay."""
+    """The session runs only once. Its graph is not optimised, since that would take longer than it saves."""
 
     def session_options(self) -> onnxruntime.SessionOptions:
         import onnxruntime
 
         settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 4
+        settings.log_severity_level = 4  # fatal messages only
         settings.intra_op_num_threads = self.threads
         settings.inter_op_num_threads = 1
-        # A waiting thread that spins would take the processor from those that decode.
+        # A waiting thread that spins would take processor time from the threads that decode.
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self.single_run:
             settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

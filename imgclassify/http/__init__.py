@@ -1,1 +1,4 @@
-"""HTTP requests: client.py sends them, deadlines.py limits what a server may take."""
+"""Sends HTTP requests for images and weights, with time limits and rules for retries.
+
+client.py sends requests. deadlines.py limits the time that a server may take.
+"""

@@ -1,4 +1,4 @@
-"""Deadlines for a server's response, which requests itself does not keep."""
+"""Deadlines for the response of a server. requests itself only limits each silence."""
 
 from __future__ import annotations
 
@@ -22,27 +22,34 @@ _REDIRECT_BYTES = 4096
 
 
 class TooSlowError(TimeoutError):
-    """The server went on sending, and not fast enough; the text says in a clause what took too long."""
+    """The server kept sending, but not fast enough. The text is a clause that says what took too long."""
 
 
 class DeadlineAdapter(HTTPAdapter):
-    """requests' own adapter, with a limit on the seconds that the headers of a response may take in all, and on
-    those that any one call of `response.raw.read1` may take. requests' own limits are on each silence, and a server
-    that sends a byte now and then keeps to them. What takes longer fails with a TooSlowError at its root.
+    """The adapter of requests, with a deadline for the headers and for each read of the body.
 
-    The body's rate and length are the reader's concern. The body of a redirect, of which requests would read all
-    there is, is left out.
+    One limit in seconds applies to all headers of a response together, and to each call of
+    `response.raw.read1`. The timeouts of requests limit each silence only, so a server that sends a byte now
+    and then never exceeds them. What takes longer fails with an error that has a TooSlowError at its root.
+
+    The reader of the body limits its rate and length. The body of a redirect is dropped; requests would read
+    all of it.
     """
 
     def __init__(self, seconds: float, **options: Any) -> None:
-        """`options` are HTTPAdapter's."""
+        """Creates an adapter.
+
+        Args:
+            seconds: the limit.
+            options: those of HTTPAdapter.
+        """
         self._seconds = seconds
         super().__init__(**options)
 
     def send(self, *arguments: Any, **options: Any) -> Response:
         response = super().send(*arguments, **options)
         if response.is_redirect:
-            # The connection can be used again where that was all of it.
+            # The connection can be used again if this reads the whole body.
             with suppress(HTTPError):
                 response.raw.read1(_REDIRECT_BYTES, decode_content=False)
             response._content = b""
@@ -64,7 +71,7 @@ class DeadlineAdapter(HTTPAdapter):
         class Timed(_Response):
             seconds = self._seconds
 
-        # Derived from what is there, since a SOCKS proxy has connections of its own kind.
+        # Derived from the classes in use, because a SOCKS proxy has connection classes of its own.
         def limited(pool: Any) -> Any:
             connection = type("Connection", (pool.ConnectionCls,), {"response_class": Timed})
             return type("Pool", (pool,), {"ConnectionCls": connection})
@@ -75,7 +82,7 @@ class DeadlineAdapter(HTTPAdapter):
 
 
 class _Response(HTTPResponse):
-    """One answer, from its first byte."""
+    """One HTTP response, timed from its first byte."""
 
     seconds: float
 
@@ -94,18 +101,19 @@ class _Response(HTTPResponse):
 
 
 class _Timed(io.RawIOBase):
-    """What arrives on a connection, until a deadline."""
+    """The bytes that arrive on a connection before a deadline."""
 
     def __init__(self, raw: io.RawIOBase, connection: socket.socket, seconds: float) -> None:
         self._raw = raw
         self._connection = connection
         self._seconds = seconds
-        # A proxy's answer to CONNECT is read without `begin`, from the moment that the response is made.
-        self._what = "the proxy's answer"
+        # The response of a proxy to CONNECT is read without `begin`, so its time runs from here.
+        self._what = "the proxy's response"
         self._deadline: float | None = monotonic() + seconds
 
     @contextmanager
     def within(self, what: str) -> Iterator[None]:
+        """Limits the time of all reads in the block. `what` is what they read, for the text of the error."""
         self._what, self._deadline = what, monotonic() + self._seconds
         try:
             yield
@@ -129,7 +137,7 @@ class _Timed(io.RawIOBase):
         except TimeoutError:
             raise self._too_slow() from None
         finally:
-            with suppress(OSError):  # of a connection that has been closed meanwhile
+            with suppress(OSError):  # the connection may have been closed meanwhile
                 self._connection.settimeout(silence)
 
     def close(self) -> None:

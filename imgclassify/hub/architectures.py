@@ -1,4 +1,4 @@
-"""A provider's architecture with a state_dict in it, as a torch module."""
+"""Builds an architecture of torchvision or timm as a torch module, and loads a state_dict into it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 
 def create_network(manifest: ModelManifest, **changes: Any) -> torch.nn.Module:
-    """The manifest's architecture without its weights; `changes` go over the manifest's options.
+    """Builds the manifest's architecture without its weights.
+
+    Args:
+        changes: options that override those of the manifest.
 
     Raises:
-        UnavailableError: the installed provider lacks the architecture or an option of it.
+        UnavailableError: the installed provider lacks the architecture or one of its options.
     """
     options = {**manifest.options, "num_classes": manifest.num_classes, **changes}
     try:
@@ -37,7 +40,7 @@ def create_network(manifest: ModelManifest, **changes: Any) -> torch.nn.Module:
     except (ValueError, RuntimeError, TypeError) as error:
         raise UnavailableError(
             f"{manifest.provider} cannot build the architecture {manifest.architecture!r}: {error}",
-            hint=f"`imgclassify doctor` shows the installed versions; a newer {manifest.provider} may have it",
+            hint=f"see the installed versions with `imgclassify doctor`; try a newer {manifest.provider}",
         ) from error
     return network
 
@@ -49,24 +52,25 @@ def is_quantized(manifest: ModelManifest) -> bool:
 def build_network(
     manifest: ModelManifest, state_dict: StateDict, *, source_name: str, num_classes: int
 ) -> torch.nn.Module:
-    """The manifest's architecture with a state_dict in it, on the CPU.
+    """Builds the manifest's architecture on the CPU, with the tensors of a state_dict.
 
     Args:
         source_name: names the checkpoint in errors.
 
     Raises:
-        CheckpointError: names or shapes differ; the first that do are listed.
+        CheckpointError: names or shapes differ from the architecture's; the first differences are listed.
     """
     state_dict = to_tensors(
         checkpoints.rename_parameters(checkpoints.materialize(state_dict, source_name=source_name), manifest.rename)
     )
     changes: dict[str, Any] = {"num_classes": num_classes}
+    # Only training uses the auxiliary heads, so a checkpoint may come without them.
     if manifest.options.get("aux_logits") and not any(name.lower().startswith("aux") for name in state_dict):
         changes["aux_logits"] = False
     if not is_quantized(manifest):
         network = _create_on_meta(manifest, **changes)
         _load_state_dict(network, state_dict, manifest, source_name, assign=True)
-        # A buffer that no checkpoint holds is computed when the network is built, which meta cannot do.
+        # Buffers that checkpoints leave out are computed when the network is built. On meta, they are empty.
         if not any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
             return network
     network = create_network(manifest, **changes)
@@ -75,10 +79,10 @@ def build_network(
 
 
 def read_quantized(path: Path) -> StateDict:
-    """The state_dict of a quantized network, whose tensors only torch knows how to read.
+    """Reads the state_dict of a quantized network, whose tensors only torch can read.
 
     Raises:
-        CheckpointError: the file is damaged, no checkpoint, or needs code to be read.
+        CheckpointError: the file is damaged, is not a checkpoint, or cannot be read without running code.
     """
     import pickle
     import warnings
@@ -88,9 +92,9 @@ def read_quantized(path: Path) -> StateDict:
     checkpoints.check_safe(path)
     try:
         with warnings.catch_warnings(), path.open("rb") as stream:
-            warnings.simplefilter("ignore")  # about pickle protocols: what cannot be read is refused below
+            warnings.simplefilter("ignore")  # they are about pickle protocols; an unreadable file raises below
             content = torch.load(stream, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes lead torch's reader to almost any exception
+    except Exception as error:  # torch's reader raises almost any exception for damaged bytes
         unsafe = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         raise (
             checkpoints.unsafe_checkpoint(path, unsafe.group(1))
@@ -101,7 +105,7 @@ def read_quantized(path: Path) -> StateDict:
 
 
 def to_tensors(state_dict: StateDict) -> StateDict:
-    """The state_dict with a tensor for each array, which shares its memory."""
+    """Replaces each array of a state_dict with a tensor that shares its memory. Returns the same state_dict."""
     import numpy as np
     import torch
 
@@ -112,13 +116,17 @@ def to_tensors(state_dict: StateDict) -> StateDict:
 
 
 def count_classes(manifest: ModelManifest, state_dict: StateDict, *, source_name: str) -> int:
-    """The number of classes of a checkpoint, read from the head: the last parameter whose shape follows it.
+    """Reads a checkpoint's number of classes from the head: the last parameter whose shape depends on it.
+
+    Returns:
+        The number of classes; for a quantized architecture, always the manifest's.
 
     Raises:
         CheckpointError: the checkpoint has no such parameter; the first names that differ are listed.
     """
     if is_quantized(manifest):
         return manifest.num_classes
+    # The head's parameters are those whose shapes differ between two and three classes.
     one, other = (_create_on_meta(manifest, num_classes=count).state_dict() for count in (2, 3))
     heads = [name for name, tensor in one.items() if tensor.shape != other[name].shape]
     shapes = checkpoints.parameter_shapes(checkpoints.rename_parameters(state_dict, manifest.rename))
@@ -131,8 +139,10 @@ def count_classes(manifest: ModelManifest, state_dict: StateDict, *, source_name
 
 
 def _create_on_meta(manifest: ModelManifest, **changes: Any) -> torch.nn.Module:
-    """`create` on the meta device, where nothing is initialised only to be overwritten; on the CPU where a builder
-    computes with what it creates, which meta cannot do."""
+    """Calls `create_network` on the meta device, which skips initial values that would only be overwritten.
+
+    If the builder computes with the tensors it creates, which meta cannot do, the network is built on the CPU.
+    """
     import torch
 
     try:
@@ -154,14 +164,15 @@ def _load_state_dict(
 
     wanted = network.state_dict()
     given: StateDict = OrderedDict(state_dict)
-    # Modules use it to read older layouts of their own; without it the checkpoint is taken to be of today's.
+    # Modules use _metadata to convert older layouts of their parameters. A checkpoint without it is taken to
+    # have the current layout.
     given._metadata = getattr(state_dict, "_metadata", wanted._metadata)  # type: ignore[attr-defined]
     for name in wanted:
         if name.endswith(BATCH_COUNTER_SUFFIX):
             given.setdefault(name, torch.zeros((), dtype=torch.long))  # absent before torch 0.4, unused in eval
     try:
         network.load_state_dict(given, strict=True, assign=assign)
-    except Exception as error:  # what stands for a tensor may be anything
+    except Exception as error:  # a value that should be a tensor may be of any type
         checkpoints.check_matches(
             checkpoints.parameter_shapes(given),
             checkpoints.parameter_shapes(wanted),
@@ -171,5 +182,5 @@ def _load_state_dict(
         reason = "; ".join(line.strip() for line in str(error).splitlines()[:3])
         raise CheckpointError(
             f"{source_name} does not fit the architecture {manifest.name!r}: {reason}",
-            hint="name the architecture that the checkpoint was saved from with --arch",
+            hint="give --arch NAME of the architecture that the checkpoint was saved from",
         ) from error

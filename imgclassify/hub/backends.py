@@ -1,4 +1,4 @@
-"""The ways a network can be run: as a torch module, and as a graph in onnxruntime."""
+"""The ways to run a network: as a torch module, or as a graph in onnxruntime."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     import onnxruntime
     import torch
 
-PREPARE_HINT = "`imgclassify models prepare` makes a graph of it"
+PREPARE_HINT = "or make a graph of it with `imgclassify models prepare`"
 
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """How a network can be run; at least one of the two."""
+    """The ways to run one network. At least one of `build_torch` and `open_session` is not None."""
 
     build_torch: Callable[[], torch.nn.Module] | None
-    """Builds it with its weights, on the CPU."""
+    """Builds the network with its weights, on the CPU."""
     open_session: Callable[[SessionConfig], onnxruntime.InferenceSession] | None
-    """Opens it with its weights."""
+    """Opens the graph with its weights."""
     no_session_reason: str = ""
-    """Why there is no session to be had, in a clause."""
+    """Why `open_session` is None, as a clause for messages."""
     hint: str = ""
-    """What would change that, in a clause."""
+    """What the user can do to get a session, as a clause that follows "use --engine torch; "."""
 
 
 def backends_for(
@@ -43,11 +43,11 @@ def backends_for(
     source_name: str,
     num_classes: int,
 ) -> Backends:
-    """Those of an architecture that a manifest names, with a checkpoint's parameters in it.
+    """Returns the backends of a manifest's architecture with the parameters of a checkpoint.
 
     Args:
         read: reads the checkpoint.
-        source_name: names it in errors.
+        source_name: names the checkpoint in errors.
     """
     build = partial(_build_torch, manifest, read, source_name=source_name, num_classes=num_classes)
     if architectures.is_quantized(manifest):
@@ -66,10 +66,10 @@ def backends_for(
 def count_classes(
     manifest: ModelManifest, preprocess: PreprocessSpec, state_dict: StateDict, *, source_name: str
 ) -> int:
-    """The number of classes of a checkpoint of a manifest's architecture.
+    """Returns the number of classes of a checkpoint that holds a manifest's architecture.
 
     Raises:
-        CheckpointError: it has no parameter that tells; the first names that differ are listed.
+        CheckpointError: the checkpoint has no parameter of the head; the first names that differ are listed.
     """
     graph = None if architectures.is_quantized(manifest) else find_graph(manifest, preprocess)
     if graph is None:

@@ -1,4 +1,4 @@
-"""Catalogued models: NAME, NAME@WEIGHTS, torchvision:NAME."""
+"""Loads catalogued models: NAME, NAME@WEIGHTS, torchvision:NAME."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imgclassify.hub.reference import ModelReference, ReferenceLoader
 
 
 class CataloguedLoader(ReferenceLoader):
-    """See ReferenceLoader. Weights come from the manifest's URL, and are verified."""
+    """Loads catalogued models; see ReferenceLoader. Weights come from the manifest's URL and are verified."""
 
     def find_architecture(self, reference: ModelReference) -> ModelManifest:
         name, at, version = reference.value.partition("@")

@@ -1,7 +1,7 @@
-"""Graphs that `imgclassify models prepare` makes: exported once, checked against torch, and kept in the cache.
+"""The cache of graphs that `imgclassify models prepare` exports once and checks against torch.
 
-Parameters, preprocessing and labels are kept beside a graph, so that neither torch nor a repository's code is
-needed to run it.
+Parameters, preprocessing and labels are kept beside each graph, so that running it needs neither torch nor the
+code of a torch.hub repository.
 """
 
 from __future__ import annotations
@@ -38,36 +38,38 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FORMAT = 1
-"""Raised when what is written here changes."""
+"""Version of the cached files. Increase it when their format or content changes."""
 _BUILDERS = ("torch", "torchvision", "timm")
-"""The packages whose version may change what a network computes."""
+"""The packages whose versions may change what a network computes."""
 _GRAPH, _PARAMETERS, _RECORD = "graph.onnx", "parameters.safetensors", "network.json"
 
 MAX_DIFFERENCE = 1e-4
-"""The largest difference of a probability between a graph and torch with which the graph is kept."""
+"""A graph is kept only if no probability differs from torch's by more than this."""
 _PROBES = 3
+"""The number of crops that are compared."""
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, WeightsError)
-"""What reading a record leads to that is not as it was written."""
+"""The exceptions that reading a damaged or altered record may raise."""
 
 logger = logging.getLogger("imgclassify")
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedModel:
-    """A network in the cache."""
+    """A prepared network in the cache."""
 
     folder: Path
     reference: str
     arch: str | None
     bytes: int
+    """The size of its files in total."""
     valid: bool
-    """Whether its files are as they were written, and by the packages that are installed now."""
+    """Whether its files are unchanged and were made with the versions of packages that are installed now."""
 
 
 def find_prepared(reference: ModelReference, options: LoadOptions) -> Network | None:
-    """The prepared network of a model reference, or None.
+    """Returns the prepared network of a model reference, or None.
 
-    One that is damaged, or whose weights have changed since, is not used, with a warning.
+    A network that is damaged, or whose weights have changed since, is not used. A warning is logged.
     """
     folder = cache_folder_of(reference, options)
     if not folder.is_dir():
@@ -76,7 +78,7 @@ def find_prepared(reference: ModelReference, options: LoadOptions) -> Network | 
         return _read_network(folder, reference, options)
     except _DAMAGE as error:
         logger.warning(
-            "the prepared graph of %s is not used: %s; `imgclassify models prepare` makes it again",
+            "the prepared graph of %s is not used: %s; make it again with `imgclassify models prepare`",
             reference.text,
             error,
         )
@@ -84,15 +86,19 @@ def find_prepared(reference: ModelReference, options: LoadOptions) -> Network | 
 
 
 def prepare_model(reference: ModelReference, options: LoadOptions) -> Path:
-    """Makes a graph of a model, and returns the folder that it is kept in.
+    """Makes a graph of a model, and returns the folder that holds it.
 
-    A valid one that is there is kept. Two processes that prepare the same model do it one after the other. A
-    process that is stopped leaves nothing that another would use.
+    A valid graph that exists already is kept. Two processes that prepare the same model run one after the
+    other. A process that is stopped leaves nothing that another process would use.
+
+    Args:
+        options: `with_labels` must be True.
 
     Raises:
-        UsageError: the model runs without torch already.
-        CheckpointError: the network cannot be exported, or its graph gives other probabilities than torch.
-        UnavailableError: it cannot be loaded, the exporter is not installed, or the cache cannot be written.
+        UsageError: the model runs without torch already, or its crops are not square.
+        CheckpointError: the network cannot be exported, or the graph's probabilities differ from torch's.
+        UnavailableError: the model cannot be loaded, the exporter is not installed, or the cache cannot be
+            written.
     """
     folder = cache_folder_of(reference, options)
     with files.lock_file(folder, "prepare it", hint="set XDG_CACHE_HOME to another folder"):
@@ -101,13 +107,17 @@ def prepare_model(reference: ModelReference, options: LoadOptions) -> Path:
             return folder
         network = load_unprepared(reference, options)
         if network.backends.open_session is not None:
-            raise UsageError(f"{reference.text} needs no preparing: it runs without torch", hint="predict with it")
+            raise UsageError(
+                f"{reference.text} does not need to be prepared: it runs without torch",
+                hint="run `imgclassify predict` with it",
+            )
         if network.quantized:
             raise CheckpointError(
-                f"{reference.text} is quantized, and has operators that no graph has",
-                hint="it runs in torch as it is",
+                f"{reference.text} is quantized, and its operators cannot be part of a graph",
+                hint="use the model without preparing it; it runs in torch",
             )
         draft = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+        # Drafts that exist now are left from processes that were stopped: this process holds the lock.
         for left in (*paths.prepared_folder().glob(f"{folder.name}.*.partial"), draft):
             shutil.rmtree(left, ignore_errors=True)
         try:
@@ -117,7 +127,8 @@ def prepare_model(reference: ModelReference, options: LoadOptions) -> Path:
             draft.rename(folder)
         except OSError as error:
             raise UnavailableError(
-                f"cannot write {draft}: {error.strerror or error}", hint="make room, or set XDG_CACHE_HOME"
+                f"cannot write {draft}: {error.strerror or error}",
+                hint="free disk space, or set XDG_CACHE_HOME to another folder",
             ) from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -125,7 +136,7 @@ def prepare_model(reference: ModelReference, options: LoadOptions) -> Path:
 
 
 def list_prepared() -> Iterator[PreparedModel]:
-    """Everything in the cache, also what cannot be used any more."""
+    """Yields every entry of the cache, including those that can no longer be used."""
     for folder in sorted(path for path in paths.prepared_folder().glob("*") if path.is_dir()):
         size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
         try:
@@ -139,24 +150,29 @@ def list_prepared() -> Iterator[PreparedModel]:
 
 
 def remove_prepared(entry: PreparedModel) -> None:
-    """Removes one from the cache.
+    """Removes an entry from the cache.
 
     Raises:
-        WeightsError: it cannot be removed.
+        WeightsError: the entry cannot be removed.
     """
     try:
         shutil.rmtree(entry.folder)
         entry.folder.with_name(f"{entry.folder.name}.lock").unlink(missing_ok=True)
     except OSError as error:
-        raise WeightsError(f"cannot remove {entry.folder}: {error.strerror}", hint="remove it by hand") from error
+        raise WeightsError(
+            f"cannot remove {entry.folder}: {error.strerror}", hint="remove the folder by hand"
+        ) from error
 
 
 # The key ----------------------------------------------------------------------------------------------------
 
 
 def cache_folder_of(reference: ModelReference, options: LoadOptions) -> Path:
-    """Where the graph of a model is kept: a name for all that it depends on but the weights, which the record
-    has."""
+    """Returns the folder for the graph of a model.
+
+    The folder's name is a digest of everything that the graph depends on, except the weights. The record holds
+    the digest of the weights.
+    """
     text = json.dumps(_key_fields(reference, options), sort_keys=True)
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     return paths.prepared_folder() / digest[:32]
@@ -195,7 +211,7 @@ def _read_network(folder: Path, reference: ModelReference, options: LoadOptions)
     described = record["network"]
     path = Path(described["path"]) if described["path"] else None
     if path and weights.sha256_of(path) != described["sha256"]:
-        raise ValueError(f"{path} has changed since")
+        raise ValueError(f"{path} has changed since the graph was made")
     spec: dict[str, Any] = described["preprocess"]
     tuples = {name: tuple(value) for name, value in spec.items() if isinstance(value, list)}
     preprocess = options.overrides.apply_to(PreprocessSpec(**(spec | tuples)))
@@ -252,7 +268,7 @@ def _open_session(
 
 
 def _write_files(draft: Path, reference: ModelReference, options: LoadOptions, network: Network) -> None:
-    """Writes the files of a network, and the record of them last."""
+    """Writes the files of a network, and their record last."""
     from safetensors.numpy import save_file
 
     from imgclassify.graphs.export import export_graph
@@ -260,7 +276,7 @@ def _write_files(draft: Path, reference: ModelReference, options: LoadOptions, n
     height, width = network.preprocess.crop_size
     if height != width:
         raise UsageError(
-            f"graphs are of square crops, and {reference.text} takes {height}×{width}", hint="use --engine torch"
+            f"a graph takes square crops, but {reference.text} takes {height}×{width}", hint="use --engine torch"
         )
     assert network.backends.build_torch is not None
     module = network.backends.build_torch().float().eval()
@@ -283,10 +299,13 @@ def _write_files(draft: Path, reference: ModelReference, options: LoadOptions, n
 
 
 def _compare_with_torch(draft: Path, network: Network, module: torch.nn.Module) -> int:
-    """Compares the graph's probabilities with the network's own. Returns the number of its outputs.
+    """Compares the probabilities of the graph with those of the torch network.
+
+    Returns:
+        The number of outputs per image.
 
     Raises:
-        CheckpointError: they differ by more than MAX_DIFFERENCE.
+        CheckpointError: the probabilities differ by more than MAX_DIFFERENCE.
     """
     import numpy as np
     import torch
@@ -306,10 +325,10 @@ def _compare_with_torch(draft: Path, network: Network, module: torch.nn.Module) 
     difference = 1.0
     if found.shape == expected.shape:
         difference = float((found.double().softmax(dim=1) - expected.double().softmax(dim=1)).abs().max())
-    if not difference <= MAX_DIFFERENCE:  # also where it is not a number
+    if not difference <= MAX_DIFFERENCE:  # NaN fails too
         raise CheckpointError(
-            f"the graph of {network.model} does not answer as torch does: probabilities differ by {difference:.2g}",
-            hint="it runs in torch as it is",
+            f"the graph of {network.model} differs from torch: probabilities differ by {difference:.2g}",
+            hint="use the model without preparing it; it runs in torch",
         )
     return outputs
 
@@ -317,17 +336,18 @@ def _compare_with_torch(draft: Path, network: Network, module: torch.nn.Module) 
 def _run_graph(session: onnxruntime.InferenceSession, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
     import numpy as np
 
-    # In batches of two sizes, so that one that was fixed in the export shows.
+    # Two batch sizes, to notice a graph whose batch size the export has fixed.
     try:
         return np.concatenate([session.run(None, {"crops": part})[0] for part in (crops[:1], crops[1:])])
-    except Exception as error:  # onnxruntime's exceptions share no other base
+    except Exception as error:  # onnxruntime's exceptions have no other common base
         raise CheckpointError(
-            f"the graph does not run: {describe_error(error)}", hint="it runs in torch as it is"
+            f"the graph does not run: {describe_error(error)}",
+            hint="use the model without preparing it; it runs in torch",
         ) from error
 
 
 def _describe_network(network: Network) -> dict[str, Any]:
-    assert network.labels is not None  # prepare_model asks for them
+    assert network.labels is not None  # prepare_model is called with LoadOptions.with_labels
     return {
         "model": network.model,
         "architecture": network.architecture,
@@ -348,5 +368,5 @@ def _as_contiguous(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _sync_file(path: Path) -> None:
-    with path.open("r+b") as stream:  # Windows syncs only what can be written
+    with path.open("r+b") as stream:  # Windows syncs only files that are open for writing
         os.fsync(stream.fileno())

@@ -1,4 +1,4 @@
-"""What a file without a description of its own takes from the model that `--arch` names."""
+"""Finds preprocessing and labels for a model without its own: from `--arch`, or from the user's options."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from imgclassify.labels import LabelSet
 
 
 def find_architecture(arch: str) -> ModelManifest:
-    """The manifest of the model that `--arch` names.
+    """Returns the manifest of the model that `--arch` names.
 
     Raises:
-        UnknownModelError: there is no such model; the nearest are listed.
+        UnknownModelError: there is no such model; the nearest names are listed.
     """
     reference = ModelReference.parse(arch)
     return reference.loader().find_architecture(reference)
 
 
 def preprocess_and_labels(reference: str, options: LoadOptions) -> tuple[PreprocessSpec, LabelSet | None]:
-    """Preprocessing and labels of the model that `--arch` names, changed by the user's options. Without `--arch`,
-    the user's options alone.
+    """Returns preprocessing and labels of the model that `--arch` names, changed by the user's options.
+
+    Without `--arch`, they come from the user's options alone.
 
     Args:
         reference: names the model in errors.
 
     Raises:
-        UsageError: the user's options leave something open. Nothing is guessed.
+        UsageError: an option that is needed is missing. Nothing is guessed.
         LabelsError: the label set cannot be read.
     """
     if options.arch is not None:
@@ -38,5 +39,5 @@ def preprocess_and_labels(reference: str, options: LoadOptions) -> tuple[Preproc
     if not options.with_labels:
         return spec, None
     if options.labels is None:
-        raise UsageError(f"{reference} does not say what its classes are called", hint="add --labels NAME or FILE")
+        raise UsageError(f"{reference} has no class names", hint="give --labels NAME or --labels FILE")
     return spec, label_sets.load_labels(options.labels)

@@ -1,4 +1,4 @@
-"""Loading a model reference of any kind."""
+"""Loads the network that a model reference of any kind names."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ __all__ = ["load_network"]
 
 
 def load_network(reference: ModelReference | str, options: LoadOptions) -> Network:
-    """The network that a model reference names, or the one that `models prepare` has made of it.
+    """Loads the network that a model reference names.
 
-    Its weights are on disk, and verified where a digest is published. The network itself is built by the engine,
-    with one of `Network.backends`.
+    If the model comes without a graph and `models prepare` has made one, the prepared network is returned.
+
+    The weights are on disk, and verified if a digest is published. The engine builds the network later, with
+    one of `Network.backends`.
 
     Raises:
         UsageError: the reference is malformed, or lacks an option that its kind needs.
-        UnavailableError: model, weights or labels cannot be had; its subclasses say which and why.
+        UnavailableError: the model, its weights or its labels are unavailable. The subclass shows why.
     """
     reference = _parse(reference)
-    # Most catalogued models come with a graph, and nothing prepared is looked for.
+    # Most catalogued models come with a graph. The cache is not searched for those.
     network = load_unprepared(reference, options) if reference.kind.in_catalog else None
     if (network is None or network.backends.open_session is None) and paths.prepared_folder().is_dir():
         from imgclassify.hub.export_cache import find_prepared
@@ -33,14 +35,14 @@ def load_network(reference: ModelReference | str, options: LoadOptions) -> Netwo
 
 
 def load_unprepared(reference: ModelReference | str, options: LoadOptions) -> Network:
-    """What `load_network` does, without what `models prepare` has left in the cache."""
+    """Loads a network as `load_network` does, but ignores the cache of `models prepare`."""
     disable_telemetry()
     reference = _parse(reference)
     if options.arch is not None and not reference.kind.takes_arch:
         raise UsageError(
-            f"--arch goes with a file or a hub: repository, not with the model {reference.text!r}, "
-            "which has its own",
-            hint=f"leave it out, or give the file: -m ./weights.pth --arch {options.arch}",
+            f"--arch is for files and hub: repositories, not for the model {reference.text!r}, "
+            "which has its own architecture",
+            hint=f"leave out --arch, or give a file: -m ./weights.pth --arch {options.arch}",
         )
     return reference.loader().load_network(reference, options)
 

@@ -1,4 +1,4 @@
-"""A user's own file: a checkpoint with --arch, an .onnx graph, or a TorchScript program."""
+"""Loads models from a user's own file: a checkpoint with --arch, an .onnx graph, or a TorchScript program."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class FileLoader(ReferenceLoader):
-    """See ReferenceLoader. What a file is, its suffix and its content say."""
+    """Loads files; see ReferenceLoader. The suffix and the content decide which kind of file it is."""
 
     def load_network(self, reference: ModelReference, options: LoadOptions) -> Network:
         path = Path(os.path.expanduser(reference.value))  # noqa: PTH111 - Path.expanduser raises for unknown users
@@ -42,19 +42,19 @@ def _require_file(path: Path, name: str) -> None:
     if path.is_file():
         return
     if path.exists():
-        raise CheckpointError(f"{name!r} is a folder, pipe or device", hint="give the file itself")
+        raise CheckpointError(f"{name!r} is a folder, pipe or device", hint="give the path of a file")
     near = ", ".join(manifest.name for manifest in catalog.filter_models(catalog.load_manifests(), path.stem)[:3])
     raise CheckpointError(
         f"no such model file: {name!r}",
-        hint="check the path" + (f"; catalogued models have no suffix: {near}" if near else ""),
+        hint="check the path" + (f"; names of catalogued models have no suffix: {near}" if near else ""),
     )
 
 
 def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Network:
     if options.arch is None:
         raise UsageError(
-            f"{reference!r} holds weights, and no word of the architecture they belong to",
-            hint="add --arch NAME, such as --arch resnet18; `imgclassify models list` has the names",
+            f"{reference!r} holds weights but does not name their architecture",
+            hint="give --arch NAME, such as --arch resnet18; see the names with `imgclassify models list`",
         )
     manifest = from_arch.find_architecture(options.arch)
     quantized = architectures.is_quantized(manifest)
@@ -86,6 +86,7 @@ def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
         architecture="onnx",
         weights=path.name,
         path=path,
+        # The digest of the graph alone would not identify weights that are in other files.
         sha256=None if file.external else weights.sha256_of(path),
         preprocess=preprocess,
         labels=labels,
@@ -100,7 +101,7 @@ def _open_onnx(file: OnnxFile, config: SessionConfig) -> onnxruntime.InferenceSe
     try:
         settings = config.session_options()
         session = onnxruntime.InferenceSession(str(file.path), settings, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no other base
+    except Exception as error:  # onnxruntime's exceptions have no other common base
         raise onnx_file.unreadable_onnx(file.path, describe_error(error)) from error
     file.check_unchanged()
     return session
@@ -110,7 +111,7 @@ def _load_torchscript(reference: str, path: Path, options: LoadOptions) -> Netwo
     if not options.trust:
         raise UntrustedCodeError(
             f"{reference!r} is a TorchScript program, which can read and write the files of this machine",
-            hint="if you trust its makers, add --trust; a checkpoint with --arch or an .onnx graph needs none",
+            hint="if you trust its author, give --trust, or use a checkpoint with --arch or an .onnx graph instead",
         )
     preprocess, labels = from_arch.preprocess_and_labels(repr(reference), options)
     return Network(
@@ -122,7 +123,7 @@ def _load_torchscript(reference: str, path: Path, options: LoadOptions) -> Netwo
         preprocess=preprocess,
         labels=labels,
         num_classes=None,
-        backends=Backends(partial(_read_torchscript, path), None, "a TorchScript program runs in torch alone"),
+        backends=Backends(partial(_read_torchscript, path), None, "a TorchScript program runs only in torch"),
     )
 
 
@@ -133,11 +134,11 @@ def _read_torchscript(path: Path) -> torch.nn.Module:
 
     try:
         with warnings.catch_warnings():
-            # TorchScript is deprecated in newer releases; the files people have remain.
+            # Newer releases of torch warn that TorchScript is deprecated, but users still have such files.
             warnings.simplefilter("ignore")
             network: torch.nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
             return network
-    except Exception as error:  # what a program does as it is loaded may fail in any way
+    except Exception as error:  # code that the program runs while it is loaded may raise any exception
         raise CheckpointError(
             f"cannot read {str(path)!r} as TorchScript: {describe_error(error)}",
             hint="export or fetch the file again",

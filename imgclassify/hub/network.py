@@ -1,4 +1,4 @@
-"""What the loader hands over, and what the user may ask of it."""
+"""The result of loading a model (`Network`) and the options for loading it (`LoadOptions`)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger("imgclassify")
 
 @dataclass(frozen=True, slots=True)
 class PreprocessOverrides:
-    """What the user puts in place of a model's own preprocessing; None leaves the model's."""
+    """The user's replacements for values of a model's own preprocessing. None keeps the model's value."""
 
     resize_size: int | Size | None = None
     crop_size: Size | None = None
@@ -42,13 +42,18 @@ class PreprocessOverrides:
             if channels is not None and not _is_rgb(channels):
                 raise UsageError(f"{name} is {channels!r}", hint="give three numbers, for red, green and blue")
         if self.std is not None and min(self.std) <= 0:
-            raise UsageError(f"std is {self.std!r}, and must be above zero", hint="give three others")
+            raise UsageError(
+                f"std is {self.std!r}, but each number must be above zero", hint="give three positive numbers"
+            )
         for name, size in (("resize_size", self.resize_size), ("crop_size", self.crop_size)):
             if size is not None and not _is_size(size):
                 raise UsageError(f"{name} is {size!r}", hint=f"give 1 to {MAX_SIDE} pixels, or (height, width)")
 
     def apply_to(self, spec: PreprocessSpec) -> PreprocessSpec:
-        """The model's preprocessing with the user's changes; warns where the crop becomes the larger."""
+        """Returns the model's preprocessing with the user's changes.
+
+        Logs a warning if there are changes and the crop is larger than the resized image.
+        """
         changed = replace(spec, **{name: value for name, value in self._values().items() if value is not None})
         if (
             changed != spec
@@ -56,24 +61,24 @@ class PreprocessOverrides:
             and max(changed.crop_size) > changed.resize_size
         ):
             logger.warning(
-                "the crop of %d×%d is larger than the resize to %d: pictures are padded with black; "
-                "add --resize-size to avoid it",
+                "the crop of %d×%d is larger than the resize to %d: images are padded with black; "
+                "give a larger --resize-size to avoid this",
                 *changed.crop_size,
                 changed.resize_size,
             )
         return changed
 
     def to_spec(self, reference: str) -> PreprocessSpec:
-        """A whole preprocessing from the overrides, for a model that brings none.
+        """Returns a complete preprocessing made of the overrides, for a model that has none.
 
         Raises:
-            UsageError: one is not given; nothing is guessed.
+            UsageError: an override is missing. Nothing is guessed.
         """
         missing = [f"--{name.replace('_', '-')}" for name, value in self._values().items() if value is None]
         if missing:
             raise UsageError(
-                f"{reference} does not say how its images were preprocessed",
-                hint="add --arch NAME to take the preprocessing and labels of a catalogued model, or give "
+                f"{reference} has no preprocessing of its own",
+                hint="give --arch NAME to use the preprocessing and labels of a catalogued model, or give "
                 + ", ".join(missing),
             )
         return PreprocessSpec(**self._values(), antialias=True, crop_mode=CROP_MODES[0])
@@ -100,59 +105,60 @@ class LoadOptions:
     """How to load a model reference."""
 
     arch: str | None = None
-    """A catalogued or `timm:` architecture, for what does not name its own."""
+    """A catalogued or `timm:` architecture, for a model that does not name its own."""
     labels: str | None = None
-    """A label set's name or a file, in place of the model's own."""
+    """The name of a label set, or a file, in place of the model's own labels."""
     with_labels: bool = True
-    """Whether labels are needed. Without, a model that has none is loaded too."""
+    """Whether labels are needed. If False, a model without labels can be loaded."""
     overrides: PreprocessOverrides = PreprocessOverrides()
     offline: bool = False
     """Never open a socket."""
     trust: bool = False
-    """Let torch.hub run the repository's code."""
+    """Run the code of a torch.hub repository, or a TorchScript program."""
     progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A loadable network: weights verified, preprocessing and labels at hand, nothing built yet."""
+    """A network that is ready to be built: weights verified, preprocessing and labels loaded."""
 
     model: str
-    """The name that records carry."""
+    """The name of the model in the results."""
     architecture: str
     weights: str
     path: Path | None
-    """The verified file of the weights; None where they come with a torch.hub repository's code."""
+    """The verified file of the weights. None if the code of a torch.hub repository loads them."""
     sha256: str | None
-    """Its full digest."""
+    """The full digest of that file. None also for an .onnx graph with weights in other files."""
     preprocess: PreprocessSpec
     labels: LabelSet | None
-    """None where LoadOptions.with_labels is False."""
+    """None if LoadOptions.with_labels is False."""
     num_classes: int | None
-    """None where only running the network tells."""
+    """None if the number is known only after the network has run."""
     backends: Backends
-    """How it can be run."""
+    """The ways to run the network."""
     quantized: bool = False
-    """Whether it has types of its own and knows only the CPU."""
+    """Whether the network is quantized, and so runs only on the CPU and in its own types."""
     gmacs: float | None = None
-    """Giga multiply-accumulates for one image, where somebody states them."""
+    """Giga multiply-accumulates per image, if known."""
 
 
 def labels_for_manifest(manifest: ModelManifest, options: LoadOptions, num_classes: int | None) -> LabelSet | None:
-    """The user's label set, else the manifest's, if labels are needed. Checked against `num_classes` if given.
+    """Returns the user's label set, or else the manifest's. Returns None if labels are not needed.
+
+    Args:
+        num_classes: the number of labels that the set must have; None to accept any number.
 
     Raises:
-        LabelsError: it cannot be read, or has another number of classes.
-        UsageError: neither the user nor the manifest names one.
+        LabelsError: the label set cannot be read, or has another number of classes.
+        UsageError: neither the user nor the manifest names a label set.
     """
     if not options.with_labels:
         return None
     name = options.labels or manifest.label_set
     if not name:
-        raise UsageError(
-            f"{manifest.name} does not say what its classes are called", hint="add --labels NAME or FILE"
-        )
+        raise UsageError(f"{manifest.name} has no class names", hint="give --labels NAME or --labels FILE")
     if not options.labels and name not in label_sets.list_label_sets():
-        # A manifest's file lies beside the manifest, wherever the program is run.
+        # A relative path in a manifest is relative to the manifest's folder, not to the current folder.
         name = str(Path(manifest.origin).parent / name)
     return label_sets.load_labels(name, num_classes=num_classes)

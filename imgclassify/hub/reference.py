@@ -1,4 +1,7 @@
-"""Model references: the table of their kinds, and which kind a text is. Nothing else decides that."""
+"""Defines the kinds of model reference, and parses a reference into its kind and value.
+
+No other module decides of which kind a reference is.
+"""
 
 from __future__ import annotations
 
@@ -15,29 +18,29 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "ModelReference", "ReferenceKind", "ReferenceLoader", "reference_forms"]
 
 FILE_SUFFIXES = (".pth", ".pt", ".safetensors", ".onnx", ".bin", ".ckpt", ".tar")
-"""A name with one of these is a file's, in lower or upper case."""
+"""A reference that ends in one of these, in lower or upper case, is a file."""
 
 PLUGIN_GROUP = "imgclassify.model_references"
-"""The entry points by which another package adds a ReferenceKind, which must have a scheme."""
+"""The entry point group in which other packages add a ReferenceKind. Theirs must have a scheme."""
 
 
 class ReferenceKind(NamedTuple):
     """A kind of model reference: one row of KINDS."""
 
     name: str
-    """Such as "timm"."""
+    """The name of the kind, such as "timm"."""
     loader: str
-    """The ReferenceLoader of this kind, as `module:class`. It is imported when it is used."""
+    """The ReferenceLoader of this kind, as `module:class`. It is imported when it is first needed."""
     forms: dict[str, str]
-    """How such a reference is written, and what it is. Help, hints and docs/models.md print them."""
+    """Each way to write such a reference → what it names. Printed in help, hints and docs/models.md."""
     scheme: str | None = None
     """The word before the colon. Files and catalogued models have none."""
     takes_arch: bool = False
-    """Whether `--arch` may go with it."""
+    """Whether `--arch` can be given with such a reference."""
     in_catalog: bool = False
-    """Whether a manifest describes it, which is read without torch."""
+    """Whether a manifest describes the model. Manifests are read without torch."""
     has_cached_weights: bool = False
-    """Whether `models pull` can fetch its weights."""
+    """Whether `models pull` can fetch the weights."""
 
 
 KINDS = (
@@ -56,7 +59,7 @@ KINDS = (
         name="timm",
         loader="imgclassify.hub.timm_registry:TimmLoader",
         forms={
-            "timm:NAME": "a model of timm's registry, such as `timm:resnet18.a1_in1k`: weights from the "
+            "timm:NAME": "a model from timm's registry, such as `timm:resnet18.a1_in1k`, with weights from the "
             "Hugging Face hub, preprocessing and labels from timm",
         },
         scheme="timm",
@@ -83,41 +86,43 @@ KINDS = (
         takes_arch=True,
     ),
 )
-"""Every kind of model reference that imgclassify itself knows."""
+"""The kinds of model reference that are part of imgclassify."""
 
 CATALOGUED, TIMM, TORCH_HUB, FILE = KINDS
 
 
 class ModelReference(NamedTuple):
-    """What a model reference names."""
+    """A parsed model reference."""
 
     text: str
-    """As it was typed."""
+    """The reference as typed."""
     kind: ReferenceKind
     value: str
     """The text without its scheme."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """
+        """Parses a model reference.
+
         Raises:
-            UnknownModelError: it has a scheme that no kind has.
+            UnknownModelError: no kind has the scheme of the reference.
         """
         scheme, colon, rest = text.partition(":")
         if scheme == "torchvision" and colon:
             return cls(text, CATALOGUED, rest)
         if colon and (kind := _kind_of_scheme(scheme)):
             return cls(text, kind, rest)
+        # Paths come before unknown schemes, since a path may contain a colon.
         if "/" in text or "\\" in text or text.lower().endswith(FILE_SUFFIXES):
             return cls(text, FILE, text)
         if colon:
             raise UnknownModelError(
-                f"unknown kind of model reference {text!r}", hint=f"the kinds: {', '.join(reference_forms())}"
+                f"unknown kind of model reference {text!r}", hint=f"use one of {', '.join(reference_forms())}"
             )
         return cls(text, CATALOGUED, text)
 
     def loader(self) -> ReferenceLoader:
-        """The loader of its kind."""
+        """Returns the loader of the reference's kind."""
         module, _, name = self.kind.loader.partition(":")
         loader: ReferenceLoader = getattr(import_module(module), name)()
         return loader
@@ -127,37 +132,41 @@ class ReferenceLoader:
     """Loads the models of one kind of reference."""
 
     def load_network(self, reference: ModelReference, options: LoadOptions) -> Network:
-        """The network, with its weights on disk and verified where a digest is published.
+        """Returns the network. Its weights are on disk, and verified if a digest is published.
 
         Raises:
             UsageError: the reference is malformed, or lacks an option that its kind needs.
-            UnavailableError: model, weights or labels cannot be had; its subclasses say which and why.
+            UnavailableError: the model, its weights or its labels are unavailable. The subclass shows why.
         """
         raise NotImplementedError
 
     def find_architecture(self, reference: ModelReference) -> ModelManifest:
-        """The manifest that the reference names after `--arch`.
+        """Returns the manifest of a reference that was given as `--arch`.
 
         Raises:
-            UnknownModelError: it names none; the nearest are listed.
+            UnknownModelError: the reference does not name an architecture; the nearest names are listed.
         """
         raise UnknownModelError(
-            f"{reference.text!r} names no architecture", hint="give --arch a catalogued model, or timm:NAME"
+            f"{reference.text!r} does not name an architecture",
+            hint="give --arch the name of a catalogued model, or timm:NAME",
         )
 
     def cache_key(self, reference: ModelReference) -> dict[str, Any]:
-        """What the graph that `models prepare` makes depends on, besides weights and options: JSON values."""
+        """Returns what a graph made by `models prepare` depends on, besides weights and options.
+
+        The values must be JSON values.
+        """
         return {"reference": reference.text, "code": ""}
 
 
 def reference_forms() -> list[str]:
-    """How model references of every kind are written, those of other packages too."""
+    """Returns the forms of all kinds of model reference, including those that other packages add."""
     return [form for kind in (*KINDS, *load_plugins(PLUGIN_GROUP, ReferenceKind)) for form in kind.forms]
 
 
 def _kind_of_scheme(scheme: str) -> ReferenceKind | None:
     own = (kind for kind in KINDS if kind.scheme == scheme)
-    # Other packages are searched only where no kind of our own has the scheme.
+    # Other packages are searched only if no kind in KINDS has the scheme.
     return next(own, None) or next(
         (kind for kind in load_plugins(PLUGIN_GROUP, ReferenceKind) if kind.scheme == scheme), None
     )

@@ -1,4 +1,4 @@
-"""timm's models: timm:NAME."""
+"""Loads models from timm's registry: timm:NAME."""
 
 from __future__ import annotations
 
@@ -32,11 +32,15 @@ if TYPE_CHECKING:
     import torch
 
 _FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
-"""What timm's repositories call their weights, the preferred first."""
+"""The names of the weights' file in timm's repositories, the preferred name first."""
 
 
 class TimmLoader(ReferenceLoader):
-    """See ReferenceLoader. Weights come from the Hugging Face hub; preprocessing and labels from timm."""
+    """Loads timm models; see ReferenceLoader.
+
+    Weights come from the Hugging Face hub, or from the URL of a model that is not on it. Preprocessing and
+    labels come from timm.
+    """
 
     def load_network(self, reference: ModelReference, options: LoadOptions) -> Network:
         config = _pretrained_cfg(reference.value)
@@ -44,7 +48,7 @@ class TimmLoader(ReferenceLoader):
         num_classes = config["num_classes"]
         if not num_classes:
             raise CheckpointError(
-                f"timm:{full_name} hands out features and has no classes",
+                f"timm:{full_name} outputs features and has no classes",
                 hint="choose a model with a classifier, such as one whose name ends in in1k",
             )
         labels = _load_labels(config, options) if options.with_labels else None
@@ -59,12 +63,12 @@ class TimmLoader(ReferenceLoader):
             labels=labels,
             num_classes=num_classes,
             backends=Backends(
-                partial(_build_network, full_name, path), None, "timm's networks run in torch", PREPARE_HINT
+                partial(_build_network, full_name, path), None, "timm models run in torch", PREPARE_HINT
             ),
         )
 
     def find_architecture(self, reference: ModelReference) -> ModelManifest:
-        """A manifest without weights, for a user's own checkpoint of a timm architecture."""
+        """Returns a manifest without weights, for a user's own checkpoint of a timm architecture."""
         config = _pretrained_cfg(reference.value)
         return ModelManifest(
             name=f"timm:{config['architecture']}",
@@ -81,7 +85,10 @@ class TimmLoader(ReferenceLoader):
 
 
 def preprocess_spec(config: dict[str, Any]) -> PreprocessSpec:
-    """timm's data configuration as a PreprocessSpec: timm.data.transforms_imagenet_eval, step for step."""
+    """Converts timm's data configuration to a PreprocessSpec.
+
+    The steps are those of timm.data.transforms_imagenet_eval.
+    """
     from timm.data import resolve_data_config
 
     data = resolve_data_config({}, pretrained_cfg=config)
@@ -101,7 +108,11 @@ def preprocess_spec(config: dict[str, Any]) -> PreprocessSpec:
 
 
 def _pretrained_cfg(name: str) -> dict[str, Any]:
-    """timm's pretrained configuration, as a dictionary."""
+    """Returns timm's pretrained configuration of a model, as a dictionary.
+
+    Raises:
+        UnknownModelError: there is no such model, or it has no pretrained weights.
+    """
     import timm
 
     try:
@@ -122,7 +133,7 @@ def _unknown_model(name: str, *, found: bool) -> UnknownModelError:
     near = near or [candidate for candidate in valid if candidate.startswith(name[:4])][:5]
     return UnknownModelError(
         f"timm has no pretrained weights for {name!r}" if found else f"unknown model 'timm:{name}'",
-        hint="the nearest: " + ", ".join(f"timm:{candidate}" for candidate in near)
+        hint="the nearest names: " + ", ".join(f"timm:{candidate}" for candidate in near)
         if near
         else "give a name that timm.list_models(pretrained=True) lists, such as timm:resnet18.a1_in1k",
     )
@@ -135,7 +146,11 @@ def _load_labels(config: dict[str, Any], options: LoadOptions) -> LabelSet:
 
 
 def timm_labels(config: dict[str, Any]) -> LabelSet:
-    """timm's metadata: the configuration's own label names, or those of the ImageNet subset it was trained on."""
+    """Returns the configuration's own label names, or those of the ImageNet subset used for training.
+
+    Raises:
+        LabelsError: timm has no names for the classes.
+    """
     from timm.data import ImageNetInfo
 
     if names := config.get("label_names"):
@@ -146,8 +161,8 @@ def timm_labels(config: dict[str, Any]) -> LabelSet:
     subset = _imagenet_subset(config)
     if subset is None:
         raise LabelsError(
-            f"timm does not say what the {config['num_classes']} classes of {config['architecture']!r} are called",
-            hint="add --labels FILE",
+            f"timm has no names for the {config['num_classes']} classes of {config['architecture']!r}",
+            hint="give --labels FILE",
         )
     if subset == "imagenet-1k":
         return label_sets.load_labels("imagenet1k")
@@ -169,8 +184,11 @@ def timm_labels(config: dict[str, Any]) -> LabelSet:
 
 
 def _imagenet_subset(config: dict[str, Any]) -> str | None:
-    """timm's name of the ImageNet subset that the weights' tag says they were trained on last, such as the 1k of
-    "in12k_ft_in1k". timm alone would go by the number of classes, and take 1000 features for ImageNet's classes."""
+    """Returns timm's name of the ImageNet subset that the weights were trained on last, such as "imagenet-1k".
+
+    timm infers the subset from the number of classes, and would take 1000 features for ImageNet's classes. So
+    the weights' tag must also name a subset, as "in12k_ft_in1k" does. If it does not, returns None.
+    """
     from timm.data import infer_imagenet_subset
 
     trained = any(re.fullmatch(r"in\d+k", part) for part in (config.get("tag") or "").split("_"))
@@ -179,22 +197,27 @@ def _imagenet_subset(config: dict[str, Any]) -> str | None:
 
 
 def verified_digest(path: Path) -> str:
-    """The file's SHA-256; the Hugging Face cache calls large files by what it should be.
+    """Returns the file's SHA-256, compared with the expected one if the file's name contains it.
+
+    The Hugging Face cache names large files by their SHA-256.
 
     Raises:
-        HashMismatchError: it is another.
+        HashMismatchError: the file has another SHA-256.
     """
     digest, blob = weights.sha256_of(path), path.resolve()
     if re.fullmatch("[0-9a-f]{64}", blob.name) and blob.name != digest:
         raise HashMismatchError(
-            f"{path} is not the file it should be: expected SHA-256 {blob.name}, found {digest}",
-            hint=f"remove {blob} to have it fetched again",
+            f"{path} has the wrong content: expected SHA-256 {blob.name}, found {digest}",
+            hint=f"remove {blob} and run again to fetch it",
         )
     return digest
 
 
 def _weights_file(name: str, config: dict[str, Any], options: LoadOptions) -> Path:
-    """The model's weights in the Hugging Face hub's own cache, fetched if need be."""
+    """Returns the file of the model's weights in the Hugging Face hub's own cache, and fetches it if necessary.
+
+    Weights that are not on the Hugging Face hub are fetched from their URL into torch.hub's cache.
+    """
     repository = config.get("hf_hub_id")
     if not repository:
         return weights.fetch_weights(config["url"], "", offline=options.offline, progress=options.progress).path
@@ -218,7 +241,7 @@ def _weights_file(name: str, config: dict[str, Any], options: LoadOptions) -> Pa
 
 
 def _cached_file(repository: str, file_name: str, revision: str) -> Path | None:
-    # hf_hub_download with local_files_only sends a request all the same, for its statistics.
+    # Even with local_files_only, hf_hub_download sends a request, for its statistics.
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repository, file_name, revision=revision or None)
@@ -226,7 +249,7 @@ def _cached_file(repository: str, file_name: str, revision: str) -> Path | None:
 
 
 def _download_file(repository: str, file_name: str, revision: str, *, quiet: bool) -> Path | None:
-    """The file, or None where the repository does not have it."""
+    """Fetches the file and returns its path, or None if the repository does not have it."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     from huggingface_hub.utils import disable_progress_bars
@@ -236,27 +259,28 @@ def _download_file(repository: str, file_name: str, revision: str, *, quiet: boo
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         return Path(hf_hub_download(repository, file_name, revision=revision or None))
-    except LocalEntryNotFoundError as error:  # an EntryNotFoundError too, and means that the hub cannot be reached
+    except LocalEntryNotFoundError as error:  # a subclass of EntryNotFoundError: the hub cannot be reached
         reason: Exception = error
     except EntryNotFoundError:
         return None
-    except Exception as error:  # noqa: BLE001 - its HTTP library's exceptions share no base from release to release
+    except Exception as error:  # noqa: BLE001 - the base of its HTTP exceptions differs between releases
         reason = error
     raise DownloadError(
         f"cannot fetch {file_name} of {repository} from the Hugging Face hub: {describe_error(reason)}",
-        hint="check the network; HF_ENDPOINT names a mirror, HF_TOKEN a token for what needs one",
+        hint="check the network; set HF_ENDPOINT to use a mirror, and HF_TOKEN if the repository needs a token",
     ) from reason
 
 
 def _build_network(name: str, path: Path) -> torch.nn.Module:
     import timm
 
+    # If its configuration has a state_dict, timm fetches nothing, and converts it like its own weights.
     source = {"state_dict": architectures.to_tensors(checkpoints.load_arrays(path)), "custom_load": False}
     try:
         network: torch.nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source)
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{path.name} does not fit timm:{name}: {describe_error(error)}",
-            hint="remove it from the Hugging Face cache to have it fetched again",
+            hint="remove the file from the Hugging Face cache, and run again to fetch it",
         ) from error
     return network

@@ -1,6 +1,6 @@
-"""Models of torch.hub repositories: hub:owner/repo[:ref]/entrypoint, hub:./folder/entrypoint.
+"""Loads models from torch.hub repositories: hub:owner/repo[:ref]/entrypoint, hub:./folder/entrypoint.
 
-Loading one runs the repository's own Python code, so nothing is loaded without the user's word.
+Loading a model runs the repository's own Python code, so nothing is loaded without `--trust`.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     import torch
 
 _TIMEOUT_S = 30.0
-"""torch.hub sets none of its own."""
+"""Limit for each operation of a socket. torch.hub sets none."""
 
 
 class TorchHubLoader(ReferenceLoader):
-    """See ReferenceLoader. Weights are what the repository's own code loads."""
+    """Loads torch.hub models; see ReferenceLoader. The repository's own code loads the weights."""
 
     def load_network(self, reference: ModelReference, options: LoadOptions) -> Network:
         repository, entrypoint = _split_reference(reference)
         if not options.trust:
             raise UntrustedCodeError(
                 f"{reference.text} runs Python code of {repository!r} on this machine",
-                hint="read that code; if you trust it, add --trust",
+                hint="read that code; if you trust it, give --trust",
             )
         preprocess, labels = from_arch.preprocess_and_labels(reference.text, options)
         local = _is_local(repository)
@@ -65,7 +65,7 @@ class TorchHubLoader(ReferenceLoader):
             preprocess=preprocess,
             labels=labels,
             num_classes=None,
-            backends=Backends(build, None, "torch.hub's networks run in torch", PREPARE_HINT),
+            backends=Backends(build, None, "torch.hub models run in torch", PREPARE_HINT),
         )
 
     def cache_key(self, reference: ModelReference) -> dict[str, Any]:
@@ -73,10 +73,10 @@ class TorchHubLoader(ReferenceLoader):
 
 
 def _split_reference(reference: ModelReference) -> tuple[str, str]:
-    """(repository, entrypoint).
+    """Splits a reference into (repository, entrypoint).
 
     Raises:
-        UsageError: it is malformed.
+        UsageError: the reference is malformed.
     """
     repository, slash, entrypoint = reference.value.rpartition("/")
     if not (slash and repository and entrypoint):
@@ -86,15 +86,17 @@ def _split_reference(reference: ModelReference) -> tuple[str, str]:
         )
     if not _is_local(repository) and len(repository.split(":")[0].split("/")) != 2:
         raise UsageError(
-            f"malformed model reference {reference.text!r}: {repository!r} is no owner/repo",
+            f"malformed model reference {reference.text!r}: {repository!r} is not of the form owner/repo",
             hint="write hub:owner/repo/entrypoint, or hub:./folder/entrypoint for a folder",
         )
     return repository, entrypoint
 
 
 def _code_digest(repository: str) -> str:
-    """A digest of the repository's files that lie on this machine: the content of its code, and the sizes and times
-    of the rest, such as weights."""
+    """Returns a digest of the repository's files on this machine.
+
+    It covers the content of Python files, and the sizes and modification times of others, such as weights.
+    """
     folders = [_absolute_path(repository)] if _is_local(repository) else _cache_folders(repository)
     digest = hashlib.sha256()
     for file in sorted(file for folder in folders for file in folder.rglob("*") if file.is_file()):
@@ -106,7 +108,7 @@ def _code_digest(repository: str) -> str:
 
 
 def _absolute_path(repository: str) -> Path:
-    return Path(os.path.expanduser(repository)).absolute()  # noqa: PTH111 - Path's raises where there is no such user
+    return Path(os.path.expanduser(repository)).absolute()  # noqa: PTH111 - Path's own raises for unknown users
 
 
 def _is_local(repository: str) -> bool:
@@ -114,7 +116,7 @@ def _is_local(repository: str) -> bool:
 
 
 def _cache_folders(repository: str) -> list[Path]:
-    """Where torch.hub keeps the repository, or may keep it."""
+    """Returns the folders in which torch.hub keeps the repository, or may keep it."""
     name, _, ref = repository.partition(":")
     hub = paths.torch_hub_folder()
     return [hub / f"{name}_{branch}".replace("/", "_") for branch in ([ref] if ref else ["main", "master"])]
@@ -124,13 +126,17 @@ def _local_folder(repository: str) -> Path:
     folder = _absolute_path(repository)
     if not (folder / "hubconf.py").is_file():
         raise UnknownModelError(
-            f"no torch.hub repository in {str(folder)!r}", hint="the folder must hold a hubconf.py"
+            f"no torch.hub repository in {str(folder)!r}", hint="give a folder that contains a hubconf.py"
         )
     return folder
 
 
 def _cached_folder(repository: str, offline: bool) -> Path | None:
-    """The repository's folder as torch.hub keeps it; None where torch.hub may fetch it itself."""
+    """Returns the repository's folder in torch.hub's cache, or None if torch.hub is to find or fetch it.
+
+    Raises:
+        OfflineError: `offline` is set, and the repository is not in the cache.
+    """
     folders = _cache_folders(repository)
     for folder in folders:
         if folder.is_dir() and (":" in repository or offline):
@@ -138,7 +144,7 @@ def _cached_folder(repository: str, offline: bool) -> Path | None:
     if offline:
         raise OfflineError(
             f"the repository {repository} is not in {folders[0].parent}, and --offline forbids fetching it",
-            hint=f"run once without --offline, or put it in {folders[0]}",
+            hint=f"run once without --offline, or put the repository in {folders[0]}",
         )
     return None
 
@@ -153,7 +159,7 @@ def _build_network(repository: str, entrypoint: str, source: str, *, offline: bo
             try:
                 network = _call_entrypoint(repository, entrypoint, source, pretrained=True)
             except TypeError as error:
-                # Not every entrypoint has the argument; one without it hands out its weights as it is.
+                # Not every entrypoint has the argument. One without it returns a network with its weights.
                 if "pretrained" not in str(error):
                     raise
                 network = _call_entrypoint(repository, entrypoint, source)
@@ -162,13 +168,13 @@ def _build_network(repository: str, entrypoint: str, source: str, *, offline: bo
             f"cannot fetch {repository} for torch.hub: {error}",
             hint="check the network and the name, or give a folder: hub:./folder/entrypoint",
         ) from error
-    except OfflineError:
+    except OfflineError:  # from _guarded_environment
         raise
     except RuntimeError as error:
         if "Cannot find callable" not in str(error):
             raise _entrypoint_error(repository, entrypoint, error) from error
         raise UnknownModelError(
-            f"{repository} has no entrypoint {entrypoint!r}", hint="its hubconf.py defines the entrypoints"
+            f"{repository} has no entrypoint {entrypoint!r}", hint="give one that its hubconf.py defines"
         ) from error
     except (Exception, SystemExit) as error:
         raise _entrypoint_error(repository, entrypoint, error) from error
@@ -191,14 +197,17 @@ def _call_entrypoint(repository: str, entrypoint: str, source: str, **arguments:
 def _entrypoint_error(repository: str, entrypoint: str, error: BaseException) -> CheckpointError:
     return CheckpointError(
         f"the entrypoint {entrypoint!r} of {repository} failed: {type(error).__name__}: {error}",
-        hint="the fault is in the repository's own code or in a package it needs; --debug shows where",
+        hint="look for the fault in the repository's code or in a package it needs, with --debug",
     )
 
 
 @contextlib.contextmanager
 def _guarded_environment(*, offline: bool) -> Iterator[None]:
-    """House rules for torch.hub's and the repository's code: no chatter on stdout, a time limit on what it fetches,
-    and nothing fetched at all when offline."""
+    """Restricts torch.hub's and the repository's code in the `with` block.
+
+    Its stdout goes to stderr, and its sockets have a time limit. If `offline` is set, connecting a socket
+    raises OfflineError.
+    """
     timeout, connect = socket.getdefaulttimeout(), socket.socket.connect
 
     def refuse(unused: socket.socket, address: Any) -> None:

@@ -1,14 +1,15 @@
-"""Source → uint8 crop: an image is decoded, converted to RGB, resized and cropped.
+"""Decodes an image file and makes the crop that a network reads: RGB, resized and cropped, uint8.
 
-The numbers below are here, so that a command can name them before Pillow is imported.
+The constants below are defined here so that commands can use them without importing Pillow.
 """
 
 MAX_PIXELS = 2**28
-"""Limit on width × height: 268 megapixels, 1 GiB once decoded. Cameras of 200 megapixels pass."""
+"""Limit on width × height: 268 megapixels, which take 1 GiB when decoded. Images from 200-megapixel cameras
+pass."""
 
 TIME_LIMIT = 30.0
-"""Seconds for one image in a process of its own. The largest images that are allowed take half of it."""
+"""Seconds for one image under `isolate`. The largest images that are allowed take half of that."""
 
 DECODE_MODES = ("exact", "fast", "gpu")
-"""How an image becomes a crop. "exact": to the bit as the model was trained with. "fast": from a JPEG that is
-decoded at a smaller scale. "gpu": decoded and resized on a CUDA device."""
+"""How an image becomes a crop. "exact": the same bits as in the preprocessing that the model was trained with.
+"fast": a JPEG may be decoded at a smaller scale. "gpu": JPEGs are decoded and resized on a CUDA device."""

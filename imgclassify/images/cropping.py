@@ -1,4 +1,4 @@
-"""The crop of an image that a network sees: decoding, resizing and cropping in one call, in one of three modes."""
+"""Creates the function that decodes, resizes and crops an image, in one of the three decode modes."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ if TYPE_CHECKING:
     from imgclassify.images.inputs import ImageInput
 
 Preprocessor: TypeAlias = "Callable[[ImageInput, NDArray[np.uint8]], tuple[int, int]]"
-"""Writes an image's crop, (H, W, 3) uint8, into the array, and returns the image's upright (width, height).
+"""Writes an image's crop, (H, W, 3) uint8, into the array and returns the image's upright (width, height).
 
-Raises ImageError where there is no crop.
-"""
+Raises ImageError if the image cannot be decoded or cropped."""
 
 
 def create_preprocessor(
     decode_mode: str, spec: PreprocessSpec, device: str, *, max_pixels: int = MAX_PIXELS
 ) -> Preprocessor:
-    """The preprocessor for a model, in one of DECODE_MODES.
+    """Creates the preprocessor of a model for one of DECODE_MODES.
 
     Args:
-        device: where "gpu" decodes.
-        max_pixels: limit on width × height of what is decoded. Images in memory have none.
+        device: the CUDA device that decodes in the mode "gpu". The other modes ignore it.
+        max_pixels: limit on width × height of images that are decoded. PIL images and arrays have no limit.
 
     Raises:
-        DeviceError: "gpu", and the device cannot decode.
+        DeviceError: the mode is "gpu", and the device cannot decode.
     """
     if decode_mode == "gpu":
         from imgclassify.images.gpu_decoding import GpuDecoder
@@ -68,6 +67,7 @@ def _preprocess_on_gpu(
     decoder: GpuDecoder, spec: PreprocessSpec, image_input: ImageInput, out: NDArray[np.uint8]
 ) -> tuple[int, int]:
     if image_input.source is None:
+        # An image in memory is already decoded. nvJPEG has nothing to do, and the limit does not apply.
         return _preprocess_exact(spec, MAX_PIXELS, image_input, out)
     out[...], size = decoder.load_crop(image_input.source)
     return size

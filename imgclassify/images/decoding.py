@@ -1,6 +1,6 @@
-"""Source → RGB image: decoding, EXIF orientation, colour modes, and the limits that hostile files meet.
+"""Decodes an image to RGB, upright, within limits that protect against hostile files.
 
-Nothing is resized here, but for what a JPEG decoder does by itself where it is asked to. Every function may be
+Nothing is resized here, except that a JPEG can be decoded at a smaller scale on request. Every function may be
 called from many threads at once.
 """
 
@@ -43,15 +43,16 @@ if TYPE_CHECKING:
     from imgclassify.catalog import Size
 
 MAX_SCANS = 100
-"""Limit on the scans of a JPEG. Encoders make ten; each takes the time of the whole picture, and a few bytes."""
+"""Limit on the scans of a JPEG. Encoders write ten. Each scan takes as long to decode as the whole image, but
+needs only a few bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Decoder:
-    """One format: what its files begin with, and the class that reads them.
+    """One image format: how its files begin, and the class that reads them.
 
-    The class is called directly. `Image.open` would import every plugin of Pillow to find a rare one, and
-    would impose Pillow's own pixel limit, which only a change to Pillow's globals could lift.
+    The class is called directly. `Image.open` would import every Pillow plugin to find a rare format. It would
+    also apply Pillow's own pixel limit, which can only be lifted through Pillow's globals.
     """
 
     format: str
@@ -59,23 +60,25 @@ class _Decoder:
     module: str
     reader: str
     missing: str = "the installed Pillow was built without this format"
+    """The error message if the class cannot be used."""
     reads_whole_file: bool = False
-    """Whether it reads a file whole before it looks at it."""
+    """Whether the class reads the whole file before it looks at the header."""
 
 
 def _define_decoder(format_name: str, signature: bytes, module: str, reader: str, **more: Any) -> _Decoder:
     return _Decoder(format_name, re.compile(signature, re.DOTALL), module, reader, **more)
 
 
-# AVIF stands before HEIF: both call themselves "mif1", and only AVIF's brands settle it.
+# AVIF comes before HEIF: files of both may have the brand "mif1", and only AVIF's own brands tell them apart.
 _DECODERS = (
-    # Also MPO, whose first picture it reads.
+    # Also matches MPO files, of which this class reads the first image.
     _define_decoder("JPEG", rb"\xff\xd8\xff", "PIL.JpegImagePlugin", "JpegImageFile"),
     _define_decoder("PNG", rb"\x89PNG\r\n\x1a\n", "PIL.PngImagePlugin", "PngImageFile"),
     _define_decoder("WEBP", rb"RIFF.{4}WEBP", "PIL.WebPImagePlugin", "WebPImageFile", reads_whole_file=True),
     _define_decoder("GIF", rb"GIF8[79]a", "PIL.GifImagePlugin", "GifImageFile"),
     _define_decoder("TIFF", rb"II[*+]\0|MM\0[*+]|II\0\*|MM\*\0", "PIL.TiffImagePlugin", "TiffImageFile"),
-    # The length of the second header, lest every text that begins with BM be a damaged bitmap.
+    # Includes the length of the second header. Otherwise every text that begins with "BM" would be a damaged
+    # bitmap.
     _define_decoder("BMP", rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "PIL.BmpImagePlugin", "BmpImageFile"),
     _define_decoder("PPM", rb"P[1-6f]\s+[#\d]", "PIL.PpmImagePlugin", "PpmImageFile"),
     _define_decoder(
@@ -95,24 +98,27 @@ _DECODERS = (
 )
 
 IMAGE_FORMATS = tuple(decoder.format for decoder in _DECODERS)
-"""What is opened, under Pillow's names, and nothing else: no format that runs a program, carries a script, or
-has no signature."""
+"""The formats that are opened, by Pillow's names. Formats that run a program, contain scripts or have no
+signature are not opened."""
 
 JPEG_SCALES = (8, 4, 2)
-"""The parts of its size at which libjpeg decodes a JPEG for less work, by leaving frequencies out."""
+"""Divisors of the size at which libjpeg can decode a JPEG. A smaller scale takes less work, because
+frequencies are left out."""
 
 REDUCED_MARGIN = 2
-"""How many times larger than the size it is resized to a reduced picture is at least: enough for the resize to be
-a mean over pixels, as it is from the whole picture."""
+"""The smallest size of a reduced image, as a multiple of the size to which it is resized. With 2, the resize
+still averages over several pixels, as it does with the full image."""
 
 _HEADER_BYTES = 64
 _START_OF_SCAN = b"\xff\xda"
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _DECODERS_LIMIT = "Security limit exceeded: "
+"""Part of libheif's error messages for files beyond its own limits."""
 _OUT_OF_MEMORY = re.compile(r"out of memory|memory allocation|error -9$", re.IGNORECASE)
-"""What decoders say beyond limits of their own (libheif), and where an allocation fails without a MemoryError;
-libtiff has a number alone."""
+"""Error messages of decoders that cannot allocate memory and raise something other than MemoryError. For
+libtiff, Pillow reports only the number."""
 _BLOCK_VALUES = 2**20
+"""How many values `_row_blocks` puts into one block."""
 
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -123,10 +129,10 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What each EXIF orientation asks for; 1, and whatever is not among the eight, asks for nothing."""
+"""The transposition for each EXIF orientation. Orientation 1 and values outside the eight need none."""
 
 SWAPS_AXES = tuple(_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8))
-"""Those that make height of width."""
+"""The transpositions that swap width and height."""
 
 _WHITE_LEVELS: dict[str, tuple[float, ...]] = {
     "I;16": (65535,),
@@ -136,37 +142,47 @@ _WHITE_LEVELS: dict[str, tuple[float, ...]] = {
     "I": (65535,),
     "F": (1, 255, 65535),
 }
-"""The grey modes of more than 8 bits, and what may stand for white in each: the first no pixel exceeds."""
+"""The grey modes of more than 8 bits, and the values that may stand for white in each. The first level that no
+pixel exceeds is used."""
 
 _DISK_FAILURES = {errno.EIO, errno.ESTALE}
 
 _WARNING_MODULES = r"(PIL|pillow_heif)\b"
+# The entry that `warnings.filterwarnings` adds to `warnings.filters`. It shows whether the filter is still
+# there.
 _WARNING_FILTER = ("ignore", None, Warning, re.compile(_WARNING_MODULES), 0)
 _silencing = threading.Lock()
 
 
 def load_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The source's first picture, upright: mode RGB, 8 bits a channel, at least 1×1.
+    """Decodes the first image of a source.
+
+    Returns:
+        The image, upright, in mode RGB, with 8 bits per channel and at least 1×1 pixels.
 
     Raises:
-        ImageError: whichever of its kinds applies; no other exception leaves here.
+        ImageError: one of its subclasses. No other exception is raised.
     """
     with source.open() as stream:
         return decode_image(stream, max_pixels=max_pixels)
 
 
 def decode_image(stream: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """What `load` does, from a seekable binary stream at its start, which stays open.
+    """Decodes the first image of a stream, as `load_image` does.
+
+    Args:
+        stream: seekable and at its start. It stays open.
+        max_pixels: limit on width × height.
 
     Raises:
-        ImageEmptyError: the stream holds nothing.
-        NotAnImageError: it begins like none of FORMATS.
-        TruncatedImageError: it begins like one of them, and ends before its format says that it does.
-        CorruptImageError: it begins like one of them, and cannot be decoded to its end.
-        ImageTooLargeError: more than `max_pixels`, found before any pixel is decoded, or beyond another limit
-            (docs/images.md).
+        ImageEmptyError: the stream contains no bytes.
+        NotAnImageError: the stream does not begin like any of IMAGE_FORMATS.
+        TruncatedImageError: the stream begins like one of them, but ends before its format says that it does.
+        CorruptImageError: the stream begins like one of them, but cannot be decoded to its end.
+        ImageTooLargeError: the image has more than `max_pixels` pixels, which is found before any pixel is
+            decoded, or it exceeds another limit (docs/images.md).
         ImageUnreadableError: the disk failed.
-        UnsupportedImageError: a package for its format, or a way to turn its colours into RGB, is missing.
+        UnsupportedImageError: a package for the format is missing, or its colours cannot be converted to RGB.
     """
     with _open_image(stream, max_pixels) as image:
         return _decode_opened(image)
@@ -175,17 +191,22 @@ def decode_image(stream: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
 def load_reduced_image(
     source: Source, resized: Callable[[Size], Size], *, max_pixels: int = MAX_PIXELS
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """The source's first picture as `load` gives it, but a JPEG at the smallest scale that is still large enough.
+    """Decodes the first image of a source, and a JPEG at the smallest scale that is large enough.
+
+    Other formats are decoded as by `load_image`.
 
     Args:
-        resized: the size that a picture of this size, upright, is to have in the end; both (height, width).
+        resized: takes the upright size of the full image and returns the size to which it will be resized,
+            both (height, width).
+        max_pixels: limit on width × height of the full image.
 
     Returns:
-        (the picture, the (width, height) of the whole one, upright). The picture is the whole one, or a half, a
-        quarter or an eighth of it, rounded up, and on both sides at least REDUCED_MARGIN times what `resized` says.
+        (image, (width, height) of the full image, upright). The image is the full one, or it is reduced to a
+        half, a quarter or an eighth of its size, rounded up. Both sides of a reduced image are at least
+        REDUCED_MARGIN times the sides that `resized` returns.
 
     Raises:
-        ImageError: whichever of its kinds applies; no other exception leaves here.
+        ImageError: one of its subclasses. No other exception is raised.
     """
     with source.open() as stream:
         return decode_reduced_image(stream, resized, max_pixels=max_pixels)
@@ -194,10 +215,15 @@ def load_reduced_image(
 def decode_reduced_image(
     stream: BinaryIO, resized: Callable[[Size], Size], *, max_pixels: int = MAX_PIXELS
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """What `load_reduced_image` does, from a seekable binary stream at its start. The stream stays open.
+    """Decodes the first image of a stream, as `load_reduced_image` does.
+
+    Args:
+        stream: seekable and at its start. It stays open.
+        resized: as in `load_reduced_image`.
+        max_pixels: limit on width × height of the full image.
 
     Raises:
-        ImageError: as in `decode`; the limit is on the whole picture's pixels.
+        ImageError: as in `decode_image`.
     """
     with _open_image(stream, max_pixels) as image:
         whole = _choose_scale(image, resized)
@@ -206,38 +232,46 @@ def decode_reduced_image(
 
 
 def image_from_memory(picture: Image.Image | ArrayLike) -> Image.Image:
-    """What `load` would hand over, from a Pillow image, or an array of (H, W, 3) RGB or (H, W) grey, uint8.
+    """Converts a PIL image or an array to an image such as `load_image` returns.
+
+    Args:
+        picture: a PIL image, or a uint8 array of shape (H, W, 3) in RGB or (H, W) in grey.
 
     Raises:
-        UnsupportedImageError: an array of another shape or dtype, or colours that Pillow cannot convert.
-        ImageError: a Pillow image not yet loaded that cannot be decoded, as in `decode`.
+        UnsupportedImageError: the array has another shape or dtype, or Pillow cannot convert the colours.
+        ImageError: the PIL image is not loaded yet and cannot be decoded, as in `decode_image`.
     """
     if isinstance(picture, Image.Image):
         with _translate_errors(picture.format or "image"):
             if not picture.width * picture.height:
-                raise CorruptImageError(f"{picture.width}×{picture.height} pixels are no image")
+                raise CorruptImageError(f"an image of {picture.width}×{picture.height} has no pixels")
             return to_rgb(picture)
     import numpy as np
 
     try:
-        array = np.asarray(picture).copy()  # whose pixels the image may share
+        array = np.asarray(picture).copy()  # a copy, because the image may share the array's memory
     except (RuntimeError, TypeError, ValueError) as error:
-        raise UnsupportedImageError(f"a {type(picture).__name__} is no array: {describe_error(error)}") from error
+        raise UnsupportedImageError(
+            f"a {type(picture).__name__} cannot be converted to an array: {describe_error(error)}"
+        ) from error
     if array.dtype != np.uint8 or array.shape[2:] not in ((), (3,)) or array.ndim < 2 or not array.size:
         raise UnsupportedImageError(
-            f"an array must be (H, W, 3) or (H, W) uint8, and this is {array.shape} {array.dtype}"
+            f"an array must be (H, W, 3) or (H, W) uint8, but this one is {array.shape} {array.dtype}"
         )
     return to_rgb(Image.fromarray(array))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image upright and in mode RGB; one that is both already is returned itself, not copied.
+    """Turns an image upright and converts it to mode RGB.
 
-    Whatever is transparent is laid on white. Grey of more than 8 bits is scaled to 0..255. All else is
+    Transparent pixels are laid on white. Grey of more than 8 bits is scaled to 0..255. Everything else is
     Pillow's own conversion (docs/images.md).
 
+    Returns:
+        A new image, or `image` itself, not copied, if it is already upright and in mode RGB.
+
     Raises:
-        UnsupportedImageError: Pillow cannot convert its colour mode.
+        UnsupportedImageError: Pillow cannot convert the colour mode.
     """
     silence_decoders()
     image.load()
@@ -249,7 +283,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if transposition is not None:
         rgb = rgb.transpose(transposition)
     if rgb is not image:
-        rgb.info = {}  # an orientation left behind would be applied a second time
+        rgb.info = {}  # the orientation has been applied; left here, it would be applied a second time
     return rgb
 
 
@@ -258,15 +292,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _open_image(stream: BinaryIO, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
-    """The image, of which only the header is read yet. What is raised while it is open becomes an ImageError."""
+    """Yields the image, of which only the header has been read.
+
+    Any exception raised while the image is open becomes an ImageError.
+    """
     silence_decoders()
     decoder = _identify_format(stream)
     read = _find_reader(decoder)
     with _translate_errors(decoder.format, stream):
         size = _stream_size(stream)
         if decoder.reads_whole_file and size > MAX_BYTES:
-            raise ImageTooLargeError(f"larger than {MAX_BYTES // 2**20} MiB, in a format that is read whole")
-        # From a file libtiff would map it into memory, and whoever cuts the file meanwhile kill the process.
+            raise ImageTooLargeError(
+                f"the file is larger than {MAX_BYTES // 2**20} MiB, and its format must be read as a whole"
+            )
+        # libtiff would map a file into memory. If another program truncated the file meanwhile, this process
+        # would be killed.
         held = decoder.format == "TIFF" and size <= MAX_BYTES
         image = read(io.BytesIO(stream.read()) if held else stream)
         _check_pixels(image, max_pixels)
@@ -281,10 +321,10 @@ def _decode_opened(image: ImageFile.ImageFile) -> Image.Image:
 
 
 def _choose_scale(image: ImageFile.ImageFile, resized: Callable[[Size], Size]) -> tuple[int, int] | None:
-    """Has a JPEG that is not yet decoded decoded at a smaller scale, where that suffices.
+    """Makes a JPEG that is not decoded yet decode at a smaller scale, if one is large enough.
 
     Returns:
-        (width, height) of the whole picture, upright; None for another format, which is not touched.
+        The upright (width, height) of the full image. None for another format, which is left unchanged.
     """
     if image.format != "JPEG":
         return None
@@ -292,9 +332,9 @@ def _choose_scale(image: ImageFile.ImageFile, resized: Callable[[Size], Size]) -
     width, height = image.size[::-1] if turned else image.size
     least_height, least_width = (REDUCED_MARGIN * side for side in resized((height, width)))
     for scale in JPEG_SCALES:
-        # libjpeg rounds up.
+        # libjpeg rounds the sides up.
         if -(-height // scale) >= least_height and -(-width // scale) >= least_width:
-            # Pillow takes the smallest scale that leaves at least these.
+            # Pillow decodes at the smallest scale that leaves at least this size.
             image.draft(None, (image.width // scale, image.height // scale))
             break
     return width, height
@@ -305,13 +345,13 @@ def _identify_format(stream: BinaryIO) -> _Decoder:
         header = stream.read(_HEADER_BYTES)
         stream.seek(0)
     except OSError as error:
-        raise ImageUnreadableError(f"the disk failed: {error.strerror or error}") from error
+        raise ImageUnreadableError(f"cannot read the file: {error.strerror or error}") from error
     if not header:
         raise ImageEmptyError("the file is empty")
     for decoder in _DECODERS:
         if decoder.signature.match(header):
             return decoder
-    raise NotAnImageError(f"not an image, or of a format that is not opened; it begins {header[:12]!r}")
+    raise NotAnImageError(f"not an image in a supported format: the file begins with {header[:12]!r}")
 
 
 def _find_reader(decoder: _Decoder) -> Callable[[BinaryIO], ImageFile.ImageFile]:
@@ -326,14 +366,14 @@ def _find_reader(decoder: _Decoder) -> Callable[[BinaryIO], ImageFile.ImageFile]
 
 
 def _stream_size(stream: BinaryIO) -> int:
-    """In bytes; the stream is left at its start."""
+    """Returns the size in bytes, and leaves the stream at its start."""
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     return size
 
 
 def _check_pixels(image: ImageFile.ImageFile, max_pixels: int) -> None:
-    tags = getattr(image, "tag_v2", {})  # of a TIFF, whose tiles may be larger than the picture
+    tags = getattr(image, "tag_v2", {})  # only a TIFF has them; its tiles may be larger than the image
     for what, width, height in (
         ("", image.width, image.height),
         ("a tile of ", tags.get(_TILE_WIDTH, 0), tags.get(_TILE_HEIGHT, 0)),
@@ -345,9 +385,9 @@ def _check_pixels(image: ImageFile.ImageFile, max_pixels: int) -> None:
 
 
 def _limit_scans(image: ImageFile.ImageFile, stream: BinaryIO) -> None:
-    """Has a JPEG fail at the scan beyond MAX_SCANS, when its data are read for decoding.
+    """Makes a JPEG fail at the first scan beyond MAX_SCANS, while its data is read for decoding.
 
-    A progressive picture of a few kilobytes could otherwise take hours.
+    Otherwise a progressive image of a few kilobytes could take hours.
     """
     header_bytes, scans = stream.tell(), 0
 
@@ -355,10 +395,11 @@ def _limit_scans(image: ImageFile.ImageFile, stream: BinaryIO) -> None:
         nonlocal scans
         position = stream.tell()
         data = stream.read(size)
-        # A thumbnail in the header has scans of its own.
+        # Markers in the header are not counted: a thumbnail has scans of its own. The image's first scan starts
+        # at the end of the header, so the image has one scan more than are counted here.
         scans += data.count(_START_OF_SCAN, max(0, header_bytes - position))
         if scans >= MAX_SCANS:
-            raise ImageTooLargeError(f"more than {MAX_SCANS} scans, each of which takes the time of a picture")
+            raise ImageTooLargeError(f"more than {MAX_SCANS} scans; each takes as long as a whole image")
         return data
 
     image.load_read = read  # type: ignore[attr-defined]
@@ -366,25 +407,30 @@ def _limit_scans(image: ImageFile.ImageFile, stream: BinaryIO) -> None:
 
 @contextmanager
 def _translate_errors(format_name: str, stream: BinaryIO | None = None) -> Iterator[None]:
+    """Turns any exception of a decoder into an ImageError."""
     try:
         yield
     except ImageError:
         raise
-    except Exception as error:  # over hostile bytes decoders raise whatever they like
+    except Exception as error:  # on hostile bytes, decoders raise any exception
         raise _to_image_error(error, format_name, stream) from error
 
 
 def _to_image_error(error: Exception, format_name: str, stream: BinaryIO | None) -> ImageError:
-    """The image error that stands for what a decoder raised over the stream, if it was over one."""
-    if isinstance(error, Image.DecompressionBombError):  # raised inside some readers
-        return ImageTooLargeError(f"more pixels than Pillow opens in a {format_name} file")
+    """Returns the ImageError for an exception that a decoder raised.
+
+    Args:
+        stream: the stream that was decoded. None if the image was in memory.
+    """
+    if isinstance(error, Image.DecompressionBombError):  # some readers check Pillow's own pixel limit
+        return ImageTooLargeError(f"more pixels than Pillow allows in a {format_name} file")
     words = describe_error(error)
     if _DECODERS_LIMIT in words:
-        return ImageTooLargeError(f"beyond a limit of its decoder: {words.rpartition(_DECODERS_LIMIT)[2]}")
+        return ImageTooLargeError(f"exceeds a limit of its decoder: {words.rpartition(_DECODERS_LIMIT)[2]}")
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(words):
         return ImageTooLargeError("not enough memory to decode it")
     if isinstance(error, OSError) and error.errno in _DISK_FAILURES:
-        return ImageUnreadableError(f"the disk failed: {error.strerror}")
+        return ImageUnreadableError(f"cannot read the file: {error.strerror}")
     if stream is not None and is_truncated(stream, format_name, words):
         return TruncatedImageError(f"damaged {format_name} file: it ends too early")
     return CorruptImageError(f"damaged {format_name} file: {_describe_failure(error)}")
@@ -392,17 +438,19 @@ def _to_image_error(error: Exception, format_name: str, stream: BinaryIO | None)
 
 def _describe_failure(error: Exception) -> str:
     words = describe_error(error)
-    # Pillow wraps what its parsers raise at the end of the data in a SyntaxError.
+    # At the end of the data Pillow's parsers raise one of these, which Pillow wraps in a SyntaxError.
     if isinstance(error.__cause__ or error, struct.error | IndexError | EOFError) or "runcated" in words:
         return "a part of it ends too early"
+    # Pillow's message for a header without a mode, or with a side of 0 pixels.
     return "its header gives no size" if words == "not identified by this driver" else words
 
 
 def silence_decoders() -> None:
-    """Keeps Pillow's remarks on damaged metadata off the terminal, where no image is named beside them.
+    """Keeps Pillow's warnings about damaged metadata off the terminal, where they would not name the image.
 
-    Adds one filter to the process's, for warnings that arise in Pillow, and does so again when someone has
-    since restored the filters. `warnings.catch_warnings` is no way: it is not safe among threads.
+    Adds one filter to the process's warning filters, for warnings raised in Pillow's modules. Adds it again if
+    other code has restored the filters since. `warnings.catch_warnings` is not used, because it is not
+    thread-safe.
     """
     if _WARNING_FILTER not in warnings.filters:
         with _silencing:
@@ -415,14 +463,18 @@ def silence_decoders() -> None:
 
 
 def exif_transposition(image: Image.Image) -> Image.Transpose | None:
+    """Returns the transposition that turns the image upright.
+
+    Returns None if the image is upright, or if its EXIF data is damaged.
+    """
     try:
         return _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001  (broken EXIF says nothing, and fails in many ways)
+    except Exception:  # noqa: BLE001  (damaged EXIF counts as none, and fails in many ways)
         return None
 
 
 def _convert_mode(image: Image.Image) -> Image.Image:
-    """The same pixels in mode RGB."""
+    """Returns the same pixels in mode RGB."""
     if image.mode in _WHITE_LEVELS:
         return _scale_grey(image)
     if image.has_transparency_data:
@@ -431,7 +483,7 @@ def _convert_mode(image: Image.Image) -> Image.Image:
 
 
 def _composite_on_white(image: Image.Image) -> Image.Image:
-    if image.mode == "La":  # which Pillow converts to nothing else
+    if image.mode == "La":  # Pillow converts it only to LA
         image = image.convert("LA")
     if image.mode != "RGBA":
         image = image.convert("RGBA")
@@ -441,10 +493,10 @@ def _composite_on_white(image: Image.Image) -> Image.Image:
 
 
 def _scale_grey(image: Image.Image) -> Image.Image:
-    """Grey in one of the modes of _WHITES, as RGB: 0 is black; white is the mode's, or values are stretched.
+    """Converts grey in one of the modes of _WHITE_LEVELS to RGB.
 
-    They are stretched, lowest to black and highest to white, where they fit no white of the mode's. NaN and
-    infinities count as 0.
+    0 becomes black, and the mode's white level becomes white. If the values fit no white level of the mode,
+    they are stretched: the lowest becomes black, the highest white. NaN and infinities count as 0.
     """
     import numpy as np
 
@@ -453,6 +505,8 @@ def _scale_grey(image: Image.Image) -> Image.Image:
     white = next((white for white in _WHITE_LEVELS[image.mode] if low >= 0 and high <= white), None)
     black = 0.0
     if white is None:
+        # From here on `white` is the distance from black. It is not 0, so that uniform images can be divided by
+        # it.
         black, white = low, (high - low) or 1
     grey = np.empty(values.shape, np.uint8)
     transparent = image.info.get("transparency")
@@ -465,7 +519,7 @@ def _scale_grey(image: Image.Image) -> Image.Image:
 
 
 def _row_blocks(values: NDArray[Any]) -> Iterator[slice]:
-    """Rows in portions, since float64 takes eight times the room of the bytes that come out."""
+    """Splits the rows into blocks, because float64 takes eight times the memory of the resulting bytes."""
     rows = max(1, _BLOCK_VALUES // values.shape[1])
     return (slice(start, start + rows) for start in range(0, len(values), rows))
 
@@ -478,7 +532,7 @@ def _value_range(values: NDArray[Any]) -> tuple[float, float]:
 def _finite_values(values: NDArray[Any]) -> NDArray[np.float64]:
     import numpy as np
 
-    with np.errstate(invalid="ignore"):  # a signalling NaN would warn
+    with np.errstate(invalid="ignore"):  # a signalling NaN would cause a warning
         exact = values.astype(np.float64)
     exact[~np.isfinite(exact)] = 0
     return exact

@@ -1,6 +1,6 @@
-"""Source → uint8 crop, with JPEGs decoded, turned upright and resized on the GPU.
+"""Decodes JPEGs on the GPU, turns them upright and resizes them there.
 
-Whatever the GPU cannot decode, or fails at, is decoded exactly (decoding.py, preprocessing.py).
+Images that the GPU cannot decode, or fails at, are decoded exactly (decoding.py, preprocessing.py).
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ if TYPE_CHECKING:
     from imgclassify.sources import Source
 
 BatchDecoder: TypeAlias = "Callable[[list[torch.Tensor]], list[torch.Tensor]]"
-"""The bytes of JPEGs, each (bytes,) uint8 on the CPU → RGB pictures, each (3, H, W) uint8 on the device, not yet
-turned upright. Fails as a whole. Called by one thread at a time."""
+"""Decodes JPEGs. Takes the bytes of each as a (bytes,) uint8 tensor on the CPU. Returns RGB images, each (3,
+H, W) uint8 on the device, not turned upright. If one JPEG fails, the whole call fails. Only one thread
+calls it at a time."""
 
 logger = logging.getLogger("imgclassify")
 
 INTERPOLATIONS = ("bilinear", "bicubic")
-"""What torch resizes by with antialiasing."""
+"""The interpolations that torch computes with antialiasing."""
 
 MAX_BYTES = 2**26
 MAX_PIXELS = 2**26
-"""Limits on what is sent to the GPU, where a pixel takes 15 bytes; larger pictures are few."""
+"""Limits on JPEGs that are sent to the GPU, where a pixel takes 15 bytes. Larger images are rare."""
 
 _RGB_IDS = (ord("R"), ord("G"), ord("B"))
 _START_OF_SCAN = b"\xff\xda"
@@ -53,26 +54,27 @@ _WARNING_FILTER = ("ignore", None, DeprecationWarning, re.compile(_WARNING_MODUL
 
 @dataclass(frozen=True, slots=True)
 class _Jpeg:
-    """A JPEG that the GPU can be trusted with."""
+    """A JPEG that the GPU decodes reliably."""
 
     content: bytearray
     stored_size: Size
-    """(height, width) as the file has it."""
+    """(height, width) as stored in the file."""
     transposition: Image.Transpose | None
-    """What makes it upright."""
+    """The transposition that turns it upright."""
     upright_size: Size
     resized_size: Size
 
 
 class GpuDecoder:
-    """Crops as `preprocess.crop` gives them, nearly: not the same bits.
+    """Makes crops that are close to those of `preprocessing.resize_and_crop`, but not the same bits.
 
-    The resize follows Pillow's steps in float32, where Pillow has whole numbers: that alone changes one value in a
-    hundred, by 1 level of 255 (tests hold it to that, with libjpeg in nvJPEG's place). nvJPEG's own arithmetic
-    differs from libjpeg's beyond that, where colours are enlarged above all: `imgclassify compare`
-    measures what the whole changes in answers.
+    The resize follows Pillow's steps in float32, while Pillow computes with integers. This alone changes one
+    value in a hundred by 1 level of 255 (the tests check this with libjpeg in place of nvJPEG). In addition,
+    nvJPEG's arithmetic differs from libjpeg's, mostly where it enlarges the colour channels. `imgclassify
+    compare` measures how much all of this changes the predictions.
 
-    Any number of threads may call `crop`; what they want decoded at the same time is decoded in one call.
+    Any number of threads may call `load_crop`. JPEGs that they request at the same time are decoded in one
+    call.
     """
 
     def __init__(
@@ -83,15 +85,15 @@ class GpuDecoder:
         max_pixels: int = images.MAX_PIXELS,
         decode_batch: BatchDecoder | None = None,
     ) -> None:
-        """Tries the device's decoder on a small picture.
+        """Tests the device's decoder on a small image.
 
         Args:
-            device: "cuda" or "cuda:N". Any of torch's devices if `decode_batch` is given.
+            device: "cuda" or "cuda:N". If `decode_batch` is given, any torch device.
             max_pixels: as in `decoding.decode_image`.
-            decode_batch: stands in for nvJPEG.
+            decode_batch: replaces nvJPEG.
 
         Raises:
-            DeviceError: the device, or the installed torchvision, cannot decode JPEGs.
+            DeviceError: the device or the installed torchvision cannot decode JPEGs.
         """
         import torch
 
@@ -101,7 +103,7 @@ class GpuDecoder:
         if decode_batch is None:
             if not self._cuda:
                 raise DeviceError(
-                    f"JPEGs are decoded on CUDA devices, not on {device!r}",
+                    f"JPEGs can be decoded on CUDA devices only, not on {device!r}",
                     hint="use --device cuda, or leave out --decode gpu",
                 )
             decode_batch = _create_nvjpeg_decoder(device)
@@ -109,20 +111,22 @@ class GpuDecoder:
         self._lane = _ThreadStream(device) if self._cuda else None
 
     def load_crop(self, source: Source) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-        """The part of a picture that the network sees.
+        """Decodes an image and returns the part that the network sees.
 
         Returns:
-            (crop height, crop width, 3) uint8, 0..255, C-contiguous; and the picture's (width, height), upright.
+            (crop, size). The crop is (crop height, crop width, 3) uint8, 0..255, C-contiguous. The size is the
+            image's upright (width, height).
 
         Raises:
-            ImageError: as `decoding.load_image` and `preprocessing.resize_and_crop`, which decide about every file.
+            ImageError: as in `decoding.load_image` and `preprocessing.resize_and_crop`, which have the final
+                say on every file.
         """
         with source.open() as stream:
             try:
                 jpeg = _read_jpeg(stream, self._spec, min(MAX_PIXELS, self._max_pixels))
                 if jpeg is not None:
                     return self._crop_on_gpu(jpeg), jpeg.upright_size[::-1]
-            except Exception as error:  # noqa: BLE001 - nvJPEG fails in many ways, and is not the last resort
+            except Exception as error:  # noqa: BLE001 - nvJPEG fails in many ways; the CPU takes over
                 logger.debug("%s is not decoded on the GPU: %s", source.name, describe_error(error))
             stream.seek(0)
             image = decoding.decode_image(stream, max_pixels=self._max_pixels)
@@ -137,15 +141,15 @@ class GpuDecoder:
         with nullcontext() if self._lane is None else self._lane.use_stream(), torch.inference_mode():
             crop = resized_crop(transpose_pixels(pixels, jpeg.transposition), jpeg.resized_size, self._spec)
             if self._lane is not None:
-                # Before any tensor is given back: nvJPEG writes to memory that it is given without regard to what
-                # a stream still has to read there (pytorch/vision pull request 9606).
+                # Wait before any tensor is released. nvJPEG writes to the memory that it gets even if another
+                # stream still has to read it (pytorch/vision pull request 9606).
                 self._lane.wait_for_stream()
             array: NDArray[np.uint8] = crop.cpu().numpy()
             return array
 
 
 def transpose_pixels(pixels: torch.Tensor, transposition: Image.Transpose | None) -> torch.Tensor:
-    """What `Image.transpose` does, to (3, H, W)."""
+    """Transposes (3, H, W) pixels as `Image.transpose` transposes an image."""
     if transposition is None:
         return pixels
     turned, flipped = {
@@ -163,25 +167,35 @@ def transpose_pixels(pixels: torch.Tensor, transposition: Image.Transpose | None
 
 
 def resized_crop(pixels: torch.Tensor, resized: Size, spec: PreprocessSpec) -> torch.Tensor:
-    """(3, H, W) uint8 → (crop height, crop width, 3) uint8, contiguous, by way of (height, width) `resized`."""
+    """Resizes pixels and cuts the centre crop.
+
+    Args:
+        pixels: (3, H, W) uint8.
+        resized: (height, width) before the crop.
+
+    Returns:
+        (crop height, crop width, 3) uint8, contiguous.
+    """
     import torch
 
     size = pixels.shape[1], pixels.shape[2]
     floats = pixels[None].to(torch.float32)
     for step in _resize_steps(size, resized):
         floats = torch.nn.functional.interpolate(floats, step, mode=spec.interpolation, antialias=True)
+        # Rounded after each step, as Pillow does.
         floats = floats.add_(0.5).floor_().clamp_(0, 255)
     crop_height, crop_width = spec.crop_size
-    # As in preprocess.center_crop.
+    # As in preprocessing.center_crop.
     top, left = (round((side - kept) / 2.0) for side, kept in zip(resized, spec.crop_size, strict=True))
     kept = floats[0, :, top : top + crop_height, left : left + crop_width].permute(1, 2, 0)
     return kept.to(torch.uint8).contiguous()
 
 
 def _resize_steps(size: Size, resized: Size) -> list[Size]:
-    """The sizes on the way, both (height, width): Pillow resizes one side after the other, and rounds in between.
+    """Returns the sizes after each step of the resize, (height, width).
 
-    Rows first; the newer releases columns first where the height falls by more than twice what the width does.
+    Pillow resizes one side after the other and rounds in between. It resizes the width first. Newer releases
+    resize the height first if it shrinks by more than twice as many pixels as the width.
     """
     falls = size[0] - resized[0], size[1] - resized[1]
     between = (resized[0], size[1]) if falls[0] > max(0, 2 * falls[1]) else (size[0], resized[1])
@@ -192,8 +206,11 @@ def _resize_steps(size: Size, resized: Size) -> list[Size]:
 
 
 def _read_jpeg(stream: BinaryIO, spec: PreprocessSpec, max_pixels: int) -> _Jpeg | None:
-    """The stream's content, where it is a JPEG of the usual kind and size; None, at whatever place in the stream,
-    where the exact way should have it."""
+    """Reads the stream if it holds a JPEG of the usual kind and size.
+
+    Returns:
+        The JPEG. None if the image should be decoded exactly; the stream may then be at any position.
+    """
     if spec.interpolation not in INTERPOLATIONS:
         return None
     start = stream.read(3)
@@ -202,6 +219,7 @@ def _read_jpeg(stream: BinaryIO, spec: PreprocessSpec, max_pixels: int) -> _Jpeg
     content = bytearray(start + stream.read(MAX_BYTES))
     decoding.silence_decoders()
     reader = io.BytesIO(content)
+    # Reads up to the start of the first scan.
     header = JpegImagePlugin.JpegImageFile(reader)
     if not _is_ycbcr(header) or not _is_complete(content, reader.tell()):
         return None
@@ -218,20 +236,28 @@ def _read_jpeg(stream: BinaryIO, spec: PreprocessSpec, max_pixels: int) -> _Jpeg
 
 
 def _is_ycbcr(header: JpegImagePlugin.JpegImageFile) -> bool:
-    """Three channels that are luminance and colour, which is what nvJPEG takes three channels for. libjpeg tells by
-    Adobe's marker, or by the channels' names, that they are red, green and blue."""
+    """Whether the three channels are luminance and two colour channels, as nvJPEG assumes.
+
+    libjpeg recognises red, green and blue by Adobe's marker or by the names of the channels.
+    """
     ids = tuple(component[0] for component in header.layer)
     return header.mode == "RGB" and len(ids) == 3 and ids != _RGB_IDS and header.info.get("adobe_transform", 1) == 1
 
 
 def _is_complete(content: bytearray, start: int) -> bool:
-    """Whether the picture's data, from `start` on, come to their end: nvJPEG may fill up with grey what Pillow
-    refuses. Among them the two bytes mean nothing else; before them a thumbnail may have an end of its own."""
+    """Whether the image data that begins at `start` has an end marker.
+
+    nvJPEG may fill missing data with grey, while Pillow rejects the file. Within the image data the two bytes
+    of the marker mean nothing else. Before it, a thumbnail may have an end marker of its own.
+    """
     return len(content) < MAX_BYTES and content.find(_END_OF_IMAGE, start) >= 0
 
 
 def _fits_crop(resized: Size, spec: PreprocessSpec) -> bool:
-    """Whether the crop is all picture, with nothing to be filled up, and the resize of a usual size."""
+    """Whether the crop lies within the resized image and the resize is of a usual size.
+
+    Nothing needs to be padded then.
+    """
     height, width = resized
     crop_height, crop_width = spec.crop_size
     return crop_height <= height and crop_width <= width and height * width <= preprocessing.LARGE_RESIZE
@@ -241,11 +267,11 @@ def _fits_crop(resized: Size, spec: PreprocessSpec) -> bool:
 
 
 def decode_jpegs(jpegs: list[torch.Tensor], device: str) -> list[torch.Tensor]:
-    """Decode, by torchvision: nvJPEG on CUDA, libjpeg on the CPU."""
+    """Decodes JPEGs with torchvision, which uses nvJPEG on CUDA and libjpeg on the CPU."""
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    # Since 0.29 each call says that TorchCodec is to follow it; that is nothing a user can act on. Not by
-    # catch_warnings, which is not safe among threads.
+    # Since torchvision 0.29 each call warns that TorchCodec will replace it. Users cannot act on that.
+    # catch_warnings is not used, because it is not thread-safe.
     if _WARNING_FILTER not in warnings.filters:
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=_WARNING_MODULES)
     pictures: list[torch.Tensor] = decode_jpeg(jpegs, mode=ImageReadMode.RGB, device=device)
@@ -253,18 +279,18 @@ def decode_jpegs(jpegs: list[torch.Tensor], device: str) -> list[torch.Tensor]:
 
 
 def _create_nvjpeg_decoder(device: str) -> BatchDecoder:
-    """The decoder, tried once.
+    """Creates the decoder and tests it on one image.
 
     Raises:
-        DeviceError: it cannot decode.
+        DeviceError: the decoder does not work.
     """
     import torch
 
     example = io.BytesIO()
     Image.new("RGB", (16, 16)).save(example, "JPEG")
     try:
-        # One of high priority: those come from a pool of their own, so that no other work is ever queued on it, and
-        # the memory of its pictures is only ever used for pictures.
+        # High-priority streams come from a pool of their own. So no other work is ever queued on this stream,
+        # and the memory of its images is only ever reused for images.
         stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
         def decode(jpegs: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -277,14 +303,17 @@ def _create_nvjpeg_decoder(device: str) -> BatchDecoder:
     except Exception as error:
         raise DeviceError(
             f"JPEGs cannot be decoded on {device}: {describe_error(error)}",
-            hint="torch and torchvision must be their CUDA builds; or leave out --decode gpu",
+            hint="install the CUDA builds of torch and torchvision, or leave out --decode gpu",
         ) from error
     return decode
 
 
 class _BatchingDecoder:
-    """One call of a decoder for all pictures that threads want at the time: torchvision lets in one thread at a
-    time, and nvJPEG decodes a batch in a fraction of the time that its pictures take one by one."""
+    """Decodes all JPEGs that threads have requested in one call of a decoder.
+
+    torchvision lets in one thread at a time, and nvJPEG decodes a batch in a fraction of the time that its
+    images take one by one.
+    """
 
     def __init__(self, decode: BatchDecoder) -> None:
         self._decode = decode
@@ -293,12 +322,12 @@ class _BatchingDecoder:
         self._decoding = threading.Lock()
 
     def __call__(self, jpeg: torch.Tensor) -> torch.Tensor:
-        """The picture. Raises whatever the decoder raises over this one."""
+        """Returns the decoded image. Raises whatever the decoder raises for this JPEG."""
         future: Future[torch.Tensor] = Future()
         with self._listing:
             self._waiting.append((jpeg, future))
         with self._decoding:
-            # Whoever had the lock before may have seen to this one too.
+            # The thread that held the lock before may have decoded this JPEG too.
             if not future.done():
                 with self._listing:
                     waiting, self._waiting = self._waiting, []
@@ -310,27 +339,27 @@ class _BatchingDecoder:
             pictures = self._decode([jpeg for jpeg, _ in waiting])
             for picture, (_, future) in zip(pictures, waiting, strict=True):
                 future.set_result(picture)
-        except Exception as error:  # noqa: BLE001 - raised again by the thread that waits
+        except Exception as error:  # noqa: BLE001 - raised again in the waiting thread
             if len(waiting) == 1:
                 waiting[0][1].set_exception(error)
             else:
-                # One that fails fails the batch, and does not say which.
+                # One JPEG that fails makes the whole batch fail, without saying which one it is.
                 for one in waiting:
                     self._run([one])
         finally:
             for _, future in waiting:
                 if not future.done():
-                    future.set_exception(RuntimeError("interrupted"))
+                    future.set_exception(RuntimeError("decoding was interrupted"))
 
 
 class _ThreadStream(threading.local):
-    """Each thread's own queue on the GPU."""
+    """A CUDA stream for each thread. threading.local calls `__init__` once in each."""
 
     def __init__(self, device: str) -> None:
         import torch
 
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        # A waiting thread sleeps, and leaves its core to others.
+        # With a blocking event, a waiting thread sleeps and leaves its core to others.
         self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
 
     def use_stream(self) -> AbstractContextManager[object]:

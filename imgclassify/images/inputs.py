@@ -1,4 +1,4 @@
-"""Everything that a caller may hand over as an image, under a name."""
+"""Turns every kind of image that a caller may pass into an ImageInput with a name."""
 
 from __future__ import annotations
 
@@ -25,19 +25,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ImageInput:
-    """One image: to be opened, in memory already, or known to be broken."""
+    """One image: a source that is not opened yet, an image in memory, or an error."""
 
     name: str
     source: Source | None = None
     image: Image.Image | None = None
-    """Upright, mode RGB."""
+    """Upright, in mode RGB."""
     error: ImageError | None = None
 
     def load_image(self, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-        """The image, upright, in mode RGB.
+        """Returns the image, upright, in mode RGB. Decodes it if it is not in memory.
+
+        Args:
+            max_pixels: limit on width × height of an image that is decoded.
 
         Raises:
-            ImageError: it cannot be decoded.
+            ImageError: the image cannot be decoded.
         """
         if self.error:
             raise self.error
@@ -48,24 +51,27 @@ class ImageInput:
 
 
 _IMAGE_ATTRIBUTES = ("read", "__array__", "__array_interface__")
-"""What files, arrays and PIL images have. All of them can be iterated, and are one image all the same."""
+"""Attributes of files, arrays and PIL images. Each of these is one image, although it can be iterated."""
 
 
 def is_batch(images: Any) -> bool:
-    """Whether it is an iterable of images rather than one image."""
+    """Whether `images` is an iterable of images rather than one image."""
     single = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Source)
     single = single or any(hasattr(type(images), attribute) for attribute in _IMAGE_ATTRIBUTES)
     return not single and isinstance(images, Iterable)
 
 
 def as_input(image: Any, index: int, *, offline: bool) -> ImageInput:
-    """An image to be decoded on another thread. What its owner may change meanwhile is copied now.
+    """Wraps an image so that another thread can decode it.
+
+    Content that its owner may change meanwhile is copied now.
 
     Args:
-        index: the image's place in its batch, for the name of one that has none.
+        index: the image's position in its batch. It becomes part of the name of an image that has no name.
+        offline: never open a socket. A URL then fails when it is opened.
 
     Raises:
-        UsageError: it is nothing that an image can be.
+        UsageError: `image` is of a type that cannot be an image.
     """
     if isinstance(image, str | os.PathLike):
         return input_from_source(sources.single_source(os.fspath(image), offline=offline))
@@ -77,15 +83,17 @@ def as_input(image: Any, index: int, *, offline: bool) -> ImageInput:
         return input_from_source(Source(f"bytes:{index}", partial(BytesIO, bytes(image))))
     if not any(hasattr(type(image), attribute) for attribute in _IMAGE_ATTRIBUTES):
         raise UsageError(
-            f"a picture cannot be a {type(image).__name__}",
+            f"a {type(image).__name__} is not an image",
             hint="give a path, bytes, a PIL image, an (H, W, 3) uint8 array, or an iterable of these",
         )
     try:
         rgb = decoding.image_from_memory(image)
     except ImageError as error:
+        # Raised when the image is loaded, so that it becomes this image's record and the batch continues.
         return ImageInput(f"image:{index}", error=error)
     return ImageInput(f"image:{index}", image=rgb.copy() if rgb is image else rgb)
 
 
 def input_from_source(source: Source) -> ImageInput:
+    """Wraps a source, which is opened when the image is loaded."""
     return ImageInput(source.name, source)

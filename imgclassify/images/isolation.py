@@ -1,8 +1,10 @@
-"""Decoding and cropping in processes of their own, so that a decoder that crashes, hangs or devours memory costs
-one picture, and neither the run nor its neighbours.
+"""Decodes and crops images in worker processes, so that a crash of a decoder costs only one image.
 
-A worker is this module run as a program. It and its pool exchange frames over two pipes: a length, a JSON object,
-and as many bytes as that says. Nothing that a worker sends is ever executed here.
+The same is true of a decoder that hangs or exhausts the memory. The run and the other images are not affected.
+
+A worker is this module run as a program. It exchanges frames with its pool over two pipes. A frame is a
+length, a JSON object, and as many bytes as the object says. Nothing that a worker sends is ever executed in
+this process.
 """
 
 from __future__ import annotations
@@ -48,35 +50,38 @@ if TYPE_CHECKING:
     from imgclassify.images.inputs import ImageInput
 
 _BYTES_PER_PIXEL = 32
-"""A worker's memory for each pixel that is allowed; the hungriest decoder (JPEG 2000, four channels) takes 24."""
+"""Part of a worker's memory limit: bytes for each pixel that is allowed. The decoder that needs most (JPEG
+2000, four channels) takes 24."""
 
 _BASE_BYTES = 2**30
-"""A worker's memory besides: Python, NumPy, a file held whole, decoders' threads."""
+"""Part of a worker's memory limit: Python, NumPy, a file held as a whole, the decoders' threads."""
 
 _START_TRIES = 5
 _START_PAUSE_S = 0.2
-"""A machine may be short of processes or memory for a moment: a worker's start is tried so often, after pauses that
-double."""
+"""A machine may be short of processes or memory for a moment. So _START_TRIES attempts are made to start a
+worker, with pauses that begin at _START_PAUSE_S and double."""
 
 _SHUTDOWN_TIMEOUT_S = 5.0
-"""How long a worker that has closed its pipe may take to end, before it is killed."""
+"""How long a worker that has closed its pipe may take to end before it is killed."""
 
 _HEADER_BYTES = 2**16
+"""The largest JSON object that a frame may have."""
 _LENGTH = struct.Struct(">I")
 
-# It searches for modules where this process does: not in the folder that it is started in.
+# The worker searches for modules where this process does. By default `python -c` would also search the current
+# folder.
 _WORKER_PROGRAM = (
     "import sys; sys.path[:] = sys.argv[1:]; from imgclassify.images import isolation; isolation.run_worker()"
 )
 
 
 class IsolatedPreprocessor:
-    """A `cropping.Preprocessor` that lets worker processes do the work, one for each thread that calls it.
+    """A `cropping.Preprocessor` that uses worker processes, one for each thread that calls it.
 
     The crops are the same as without workers.
 
-    An image is blamed for a crash, or for a lack of memory, only by a worker that has had no other image: else an
-    earlier one may have caused it.
+    A crash or a lack of memory is attributed to an image only if the worker has had no other image. Otherwise
+    an earlier image may be the cause, and the image is tried again in a new worker.
     """
 
     def __init__(
@@ -87,32 +92,35 @@ class IsolatedPreprocessor:
         max_pixels: int = MAX_PIXELS,
         time_limit: float = TIME_LIMIT,
     ) -> None:
-        """Starts no worker yet.
+        """Prepares the workers, but starts none yet.
 
         Args:
             decode_mode: "exact" or "fast".
-            max_pixels: as in `decoding.decode_image`. A worker's memory is limited in proportion to it.
-            time_limit: seconds for one image, from when a worker has its request.
+            max_pixels: as in `decoding.decode_image`. The memory limit of a worker grows with it.
+            time_limit: seconds for one image, from the moment when a worker has received the request.
 
         Raises:
             UsageError: this system is neither Linux nor macOS.
         """
         if not hasattr(signal, "setitimer"):
-            raise UsageError("isolate is for Linux and macOS", hint="leave out --isolate")
+            raise UsageError("isolate needs Linux or macOS", hint="leave out --isolate")
         self._time_limit = time_limit
         self._here = create_preprocessor(decode_mode, spec, "cpu", max_pixels=max_pixels)
         self._pool = _WorkerPool(
             {"decode": decode_mode, "spec": asdict(spec), "max_pixels": max_pixels, "time_limit": time_limit}
         )
         self.close = weakref.finalize(self, self._pool.close)
-        """Ends the workers: at once, or after the picture that they are at. So do forgetting this, and the end of
-        the process, however it comes."""
+        """Ends the workers. Idle workers end at once, busy ones after their current image. The workers also
+        end when this object is garbage-collected, and when the process ends in any way."""
 
     def __call__(self, picture: ImageInput, out: NDArray[np.uint8]) -> tuple[int, int]:
-        """Writes the picture's crop into `out`, (H, W, 3) uint8, C-contiguous; its upright (width, height).
+        """Writes the image's crop into `out` and returns the image's upright (width, height).
+
+        Args:
+            out: (H, W, 3) uint8, C-contiguous.
 
         Raises:
-            ImageError: as without isolation; DecoderCrashedError, DecoderTimeoutError.
+            ImageError: as without isolation, or DecoderCrashedError or DecoderTimeoutError.
             UnavailableError: no worker can be started.
         """
         if picture.source is None:
@@ -129,42 +137,46 @@ class IsolatedPreprocessor:
             if status == -signal.SIGALRM:
                 raise DecoderTimeoutError(f"not decoded within {self._time_limit:g} seconds")
             if fresh:
-                raise DecoderCrashedError(f"its decoder {_describe_exit(status)}")
+                raise DecoderCrashedError(f"the decoder {_describe_exit(status)}")
             again = True
 
     def idle_workers(self) -> list[int]:
-        """The process ids of the workers that wait for a picture."""
+        """Returns the process ids of the workers that wait for an image."""
         return self._pool.idle_pids()
 
 
 def _make_request(source: Source) -> tuple[dict[str, Any], bytes]:
-    """A file on disk by its path, and where that starts from; anything else by its bytes."""
+    """Returns a request and its content.
+
+    A file on disk is sent as its path and the folder that a relative path starts from. Anything else is sent
+    as its bytes.
+    """
     if source.path is not None:
-        with suppress(OSError):  # there may be no such folder any more
+        with suppress(OSError):  # the current folder may have been deleted
             return {"path": source.path, "folder": os.getcwd()}, b""  # noqa: PTH109
     with source.open() as stream:
         return {}, stream.read()
 
 
 def _describe_exit(status: int) -> str:
-    """What befell a process that ended with this `Popen.returncode`."""
+    """Describes how a process with this `Popen.returncode` ended."""
     if status >= 0:
-        return f"ended with status {status}"
+        return f"exited with status {status}"
     name = next((known.name for known in signal.Signals if known == -status), f"signal {-status}")
     words = signal.strsignal(-status) or "unknown"
-    perhaps = ", perhaps for want of memory" if status == -signal.SIGKILL else ""
-    return f"was ended by {name} ({words.lower()}){perhaps}"
+    perhaps = ", perhaps because memory ran out" if status == -signal.SIGKILL else ""
+    return f"was terminated by {name} ({words.lower()}){perhaps}"
 
 
-# Here -------------------------------------------------------------------------------------------------------
+# In this process --------------------------------------------------------------------------------------------
 
 
 class _WorkerEndedError(Exception):
-    """It has, or what it says makes no sense."""
+    """The worker has ended, or its reply is invalid."""
 
 
 class _WorkerPool:
-    """Workers, each lent to one thread at a time."""
+    """Workers, each used by one thread at a time."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
         self._setup = setup
@@ -174,7 +186,7 @@ class _WorkerPool:
 
     @contextmanager
     def borrow_worker(self, *, fresh: bool) -> Iterator[_Worker]:
-        """A new one where it is to be fresh, or where none is idle."""
+        """Yields a worker. It is a new one if `fresh` is True or no worker is idle."""
         worker = (None if fresh else self._take_idle()) or _start_worker(self._setup)
         try:
             yield worker
@@ -218,36 +230,37 @@ def _start_worker(setup: dict[str, Any]) -> _Worker:
         except _WorkerEndedError as error:
             (status,) = error.args
             reason = f"it {_describe_exit(status)}"
-        # With a status of its own it would end again: it has said why on stderr.
+        # A worker that exits by itself would do so again. It has printed the reason to stderr.
         if not tries_left or status >= 0:
             break
         time.sleep(pause)
         pause *= 2
     raise UnavailableError(
-        f"no process can be started to decode in: {reason}", hint="leave out --isolate, or use fewer --workers"
+        f"cannot start a decoding process: {reason}", hint="leave out --isolate, or use fewer --workers"
     )
 
 
 class _Worker:
-    """One process, and what is exchanged with it."""
+    """One worker process, and the exchange of frames with it."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
-        """
+        """Starts the process and sends it the setup.
+
         Raises:
-            OSError: it cannot be started.
-            _WorkerEndedError: it has ended since, with this status.
+            OSError: the process cannot be started.
+            _WorkerEndedError: the process has ended since. The argument is its status.
         """
         self.pictures = 0
-        """How many it was given."""
+        """How many images the worker has been given."""
         self.usable = False
-        """Whether it waits for a picture."""
+        """Whether the worker waits for an image."""
         self._process = subprocess.Popen(
             [sys.executable, "-c", _WORKER_PROGRAM, *sys.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # Of one thread: more take address space from pictures, and have nothing to do.
+            # More OpenBLAS threads would use address space that images need, and have nothing to do.
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-            # Ctrl-C is for the process that then waits for what is at work.
+            # Ctrl-C must reach only the main process, which then waits for the images that are being decoded.
             start_new_session=True,
         )
         assert self._process.stdin is not None
@@ -271,14 +284,17 @@ class _Worker:
         return self._process.poll() is None
 
     def preprocess(self, request: dict[str, Any], content: bytes, out: memoryview) -> tuple[int, int]:
-        """The picture's upright (width, height); its crop is in `out`, of bytes.
+        """Lets the worker write an image's crop into `out`, a view of bytes.
+
+        Returns:
+            The image's upright (width, height).
 
         Raises:
-            ImageError: what the worker says of the picture.
-            _WorkerEndedError: it says nothing.
+            ImageError: the error that the worker reports for the image.
+            _WorkerEndedError: the worker has ended, or its reply is invalid.
         """
         self.pictures += 1
-        self.usable = False  # until all is said, whatever interrupts it
+        self.usable = False  # until the whole reply is read; an interruption would leave part of it in the pipe
         answer = self._exchange(request, content)
         try:
             if "error" in answer:
@@ -307,10 +323,13 @@ class _Worker:
         return answer
 
     def terminate(self, patience: float = 0.0) -> int:
-        """Its `Popen.returncode`; it is killed if it does not end by itself in `patience` seconds."""
+        """Ends the process and returns its `Popen.returncode`.
+
+        The process is killed if it does not end by itself within `patience` seconds.
+        """
         self.usable = False
         for pipe in (self._requests, self._replies):
-            with suppress(OSError):  # of what was written and not read
+            with suppress(OSError):  # closing flushes bytes that the process may no longer read
                 pipe.close()
         with suppress(subprocess.TimeoutExpired):
             return self._process.wait(patience)
@@ -319,20 +338,25 @@ class _Worker:
 
 
 def error_of_type(kind: str, message: str) -> ImageError:
+    """Creates the image error whose `type` is `kind`.
+
+    Raises:
+        ValueError: there is no such error.
+    """
     for error in vars(errors).values():
         if isinstance(error, type) and issubclass(error, ImageError) and getattr(error, "type", None) == kind:
             return error(str(message))
-    raise ValueError(f"no error is called {kind!r}")
+    raise ValueError(f"unknown error type {kind!r}")
 
 
 # In the worker ----------------------------------------------------------------------------------------------
 
 
 def run_worker() -> NoReturn:
-    """Answers requests until there are no more, or nobody to answer: the program of a worker."""
+    """Runs a worker: handles requests until there are no more, or until nobody reads the replies."""
     with suppress(BrokenPipeError):
         _serve_requests(*_take_pipes())
-    os._exit(0)  # with nothing left to flush into a pipe that may be broken
+    os._exit(0)  # without flushing anything into a pipe that may be broken
 
 
 def _serve_requests(requests: IO[bytes], answers: IO[bytes]) -> None:
@@ -349,15 +373,17 @@ def _serve_requests(requests: IO[bytes], answers: IO[bytes]) -> None:
     out = np.empty((*spec.crop_size, 3), np.uint8)
     _set_limits(setup["max_pixels"])
     _send_frame(answers, {}, b"")
-    # Decoders' own remarks name no picture.
+    # From here on, stderr would only show messages of decoders, which do not name the image.
     _redirect_fd(os.devnull, 2)
     fresh = True
     while (request := _receive_frame(requests)) is not None:
         content = _read_exactly(requests, request["bytes"])
-        # Past it the kernel ends this process, whatever it is at, and also where nobody waits for it any more.
+        # After the time limit the kernel ends this process, whatever it is doing, even if nobody waits for it
+        # any more.
         signal.setitimer(signal.ITIMER_REAL, setup["time_limit"])
         answer = _handle_request(crop, request, content, out)
         signal.setitimer(signal.ITIMER_REAL, 0)
+        # An earlier image may have used up the memory. The main process tries this one again in a new worker.
         if not fresh and _ran_out_of_memory(answer):
             return
         fresh = False
@@ -371,12 +397,13 @@ def _handle_request(
         width, height = crop(input_from_source(_source_of_request(request, content)), out)
     except ImageError as error:
         return {"error": error.type, "message": str(error)}
-    except Exception as error:  # noqa: BLE001 - what would end the run elsewhere ends one picture here
-        return {"error": DecoderCrashedError.type, "message": f"its decoder failed: {describe_error(error)}"}
+    except Exception as error:  # noqa: BLE001 - without isolation it would end the run; here it costs one image
+        return {"error": DecoderCrashedError.type, "message": f"the decoder failed: {describe_error(error)}"}
     return {"width": width, "height": height}
 
 
 def _ran_out_of_memory(answer: dict[str, Any]) -> bool:
+    """Whether the error is a lack of memory. The messages of such errors contain the word "memory"."""
     return answer.get("error") == ImageTooLargeError.type and "memory" in answer["message"]
 
 
@@ -389,7 +416,10 @@ def _source_of_request(request: dict[str, Any], content: bytes) -> Source:
 
 
 def _take_pipes() -> tuple[IO[bytes], IO[bytes]]:
-    """Where requests come from and answers go to, out of the way of C libraries that read or write as they like."""
+    """Returns the pipes for requests and replies, moved away from stdin and stdout.
+
+    C libraries may read from stdin and write to stdout.
+    """
     requests, answers = os.dup(0), os.dup(1)
     _redirect_fd(os.devnull, 0)
     _redirect_fd(os.devnull, 1)
@@ -403,8 +433,10 @@ def _redirect_fd(path: str, descriptor: int) -> None:
 
 
 def _set_limits(max_pixels: int) -> None:
-    """Limits this process's memory, has the system that runs out of it all the same end this process first, and
-    leaves no image of it behind."""
+    """Limits this process's address space and disables core dumps.
+
+    Also tells the kernel's OOM killer to choose this process first.
+    """
     import resource
 
     memory = _BASE_BYTES + _BYTES_PER_PIXEL * max_pixels
@@ -414,7 +446,7 @@ def _set_limits(max_pixels: int) -> None:
             resource.setrlimit(limit, (value if most == resource.RLIM_INFINITY else min(value, most), most))
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    # As it was inherited it might be ignored.
+    # SIGALRM may have been ignored or blocked in the parent, and this is inherited.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
 
@@ -423,7 +455,7 @@ def _set_limits(max_pixels: int) -> None:
 
 
 def _send_frame(pipe: IO[bytes], header: dict[str, Any], content: bytes | memoryview) -> None:
-    # Names that are no text survive: JSON escapes them.
+    # Names that are not valid text survive, because JSON escapes their surrogates.
     packed = json.dumps({**header, "bytes": len(content)}).encode()
     pipe.write(_LENGTH.pack(len(packed)) + packed)
     pipe.write(content)
@@ -431,11 +463,14 @@ def _send_frame(pipe: IO[bytes], header: dict[str, Any], content: bytes | memory
 
 
 def _receive_frame(pipe: IO[bytes]) -> dict[str, Any] | None:
-    """A frame's header, behind which follow as many bytes as its "bytes" says; None at the end.
+    """Reads the header of a frame. As many bytes as its "bytes" says follow it.
+
+    Returns:
+        The header. None at the end of the pipe.
 
     Raises:
-        EOFError: the end comes in the middle.
-        ValueError: it is no frame.
+        EOFError: the pipe ends in the middle of the header.
+        ValueError: the data is not a frame.
     """
     start = pipe.read(_LENGTH.size)
     if not start:

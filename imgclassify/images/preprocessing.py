@@ -1,7 +1,7 @@
-"""RGB image + PreprocessSpec → uint8 crop, (H, W, 3): resize and centre crop.
+"""Resizes and crops an RGB image as a PreprocessSpec says: to a uint8 crop, (H, W, 3).
 
-The bytes are those that torchvision and timm compute from PIL images; the fast way gives nearly these. Scaling to
-floats and normalising belong to the engines.
+The bytes are those that torchvision and timm compute from PIL images. `resize_and_crop_fast` gives nearly the
+same. The engines scale the crop to floats and normalise it.
 """
 
 from __future__ import annotations
@@ -31,28 +31,29 @@ _RESAMPLING = {
 }
 
 LARGE_RESIZE = 2**24
-"""Pixels after enlarging beyond which only the part that the crop keeps is computed. A strip of 1×100,000 pixels
-would otherwise become one of 256×25,600,000, which takes gigabytes."""
+"""If an image would have more pixels than this after enlarging, only the part that the crop keeps is computed.
+Otherwise a strip of 1×100,000 pixels would become one of 256×25,600,000, which takes gigabytes."""
 
 _WIDEST_FILTER = 3
-"""Pixels to each side that a resampling filter reaches: Lanczos's."""
+"""How many pixels the widest resampling filter, Lanczos, reaches to each side."""
 
 
 def resize_and_crop(
     image: Image.Image, spec: PreprocessSpec, *, out: NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8]:
-    """The part of an RGB image that the network sees.
+    """Returns the part of an RGB image that the network sees.
 
     Args:
         image: mode RGB, any size of at least one pixel.
-        out: (crop height, crop width, 3) uint8, to be written to, such as a row of a batch.
+        out: the array to write to, (crop height, crop width, 3) uint8, such as a row of a batch. None makes a
+            new one.
 
     Returns:
-        `out`, or a new array of its shape, C-contiguous, 0..255. The bytes are those that the model's own pipeline
-        has before it scales to floats, except where `is_approximate` says otherwise.
+        `out`, or a new array of its shape, C-contiguous, 0..255. The bytes are those of the model's own
+        pipeline before it scales to floats, unless `is_approximate` returns True.
 
     Raises:
-        ImageTooLargeError: this machine has not enough memory.
+        ImageTooLargeError: this machine does not have enough memory.
     """
     size = (image.height, image.width)
     height, width = resized_size(size, spec)
@@ -65,8 +66,11 @@ def resize_and_crop(
 
 
 def is_approximate(size: Size, spec: PreprocessSpec) -> bool:
-    """Whether an image of (height, width) is a strip so long that only the crop's part of it is resized. Its values
-    then differ by up to 2 of 255 from those of the whole resize, which no machine could hold."""
+    """Whether an image of (height, width) is such a long strip that only the crop's part of it is resized.
+
+    The values then differ by up to 2 of 255 from those of resizing the whole image, which no machine could
+    hold.
+    """
     height, width = resized_size(size, spec)
     return height * width > max(LARGE_RESIZE, size[0] * size[1]) and spec.crop_mode == "center"
 
@@ -78,21 +82,20 @@ def resize_and_crop_fast(
     *,
     out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
-    """What `resize_and_crop` computes, in one pass and from a smaller scale of the image: close, not the same
-    bytes.
+    """Computes nearly the same crop as `resize_and_crop`, in one pass and from a full or a reduced image.
 
-    It takes two passes where the image does not fill the crop.
+    The bytes are close, but not the same. If the resized image does not fill the crop, two passes are made.
 
     Args:
-        image: mode RGB, the image or a reduced one, as from `decoding.load_reduced_image`.
-        whole: (width, height) of the image itself, from which the place of the crop is computed.
+        image: mode RGB. The full image or a reduced one, as from `decoding.load_reduced_image`.
+        whole: (width, height) of the full image, from which the position of the crop is computed.
         out: as in `resize_and_crop`.
 
     Returns:
-        As `resize_and_crop`.
+        As in `resize_and_crop`.
 
     Raises:
-        ImageTooLargeError: this machine has not enough memory.
+        ImageTooLargeError: this machine does not have enough memory.
     """
     height, width = resized_size((whole[1], whole[0]), spec)
     crop_height, crop_width = spec.crop_size
@@ -111,6 +114,7 @@ def resize_and_crop_fast(
 
 @contextmanager
 def _memory_errors(size: tuple[int, int]) -> Iterator[None]:
+    """Turns a MemoryError into an ImageTooLargeError."""
     try:
         yield
     except MemoryError as error:
@@ -118,8 +122,10 @@ def _memory_errors(size: tuple[int, int]) -> Iterator[None]:
 
 
 def _scaled_extent(image: Image.Image, whole: tuple[int, int]) -> tuple[float, float]:
-    """(width, height) that the whole picture has among the pixels of a reduced one, whose last column and row may
-    reach beyond it."""
+    """Returns the (width, height) of the full image, measured in pixels of a reduced one.
+
+    The size of a reduced image is rounded up, so its last column and row may reach beyond the full image.
+    """
     width, height = whole
     for scale in (1, *JPEG_SCALES):
         if image.size == (-(-width // scale), -(-height // scale)):
@@ -128,10 +134,10 @@ def _scaled_extent(image: Image.Image, whole: tuple[int, int]) -> tuple[float, f
 
 
 def _kept_range(extent: float, side: int, resized: int, crop: int) -> tuple[float, float]:
-    """The part of a side, in its own pixels, that the crop keeps of it after it is resized."""
+    """Returns the range of a side, in its own pixels, that the crop keeps after the resize."""
     start = _crop_start(resized, crop)
     begin, end = start * extent / resized, (start + crop) * extent / resized
-    return begin, min(end, side)
+    return begin, min(end, side)  # rounding may lead beyond the side, which Pillow rejects
 
 
 def _fill_color(spec: PreprocessSpec) -> tuple[int, ...]:
@@ -148,27 +154,30 @@ def _to_array(image: Image.Image, out: NDArray[np.uint8] | None) -> NDArray[np.u
 
 
 def resized_size(size: Size, spec: PreprocessSpec) -> Size:
-    """(height, width) after the resize of an image of (height, width)."""
+    """Returns the (height, width) to which an image of (height, width) is resized."""
     height, width = size
     target = spec.resize_size
     if spec.crop_mode == "squash":
         return (target, target) if isinstance(target, int) else target
     if isinstance(target, int) and spec.crop_mode == "center":
-        # torchvision.transforms.functional._compute_resized_output_size: truncation, in this order.
+        # As torchvision.transforms.functional._compute_resized_output_size: truncation, and this order of
+        # operations.
         short, long = sorted(size)
         long = int(target * long / short)
         return (target, long) if height <= width else (long, target)
-    # timm.data.transforms.ResizeKeepRatio, with `longest` 1 for "border" and 0 otherwise.
+    # As timm.data.transforms.ResizeKeepRatio, with `longest` 1 for "border" and 0 otherwise.
     target_height, target_width = (target, target) if isinstance(target, int) else target
     ratios = (height / target_height, width / target_width)
     ratio = max(ratios) if spec.crop_mode == "border" else min(ratios)
-    # timm fails where a strip rounds to no pixels at all.
+    # timm fails if a side of a strip is rounded to 0 pixels.
     return (max(1, round(height / ratio)), max(1, round(width / ratio)))
 
 
 def center_crop(image: Image.Image, size: Size, fill: tuple[int, ...]) -> Image.Image:
-    """torchvision.transforms.functional.center_crop: pads with `fill` where the image is the smaller one, and
-    rounds half to even as Python does."""
+    """Cuts out the centre, as torchvision.transforms.functional.center_crop does.
+
+    Pads with `fill` if the image is smaller than the crop, and rounds halves to even as Python does.
+    """
     crop_height, crop_width = size
     if crop_width > image.width or crop_height > image.height:
         over_width, over_height = max(crop_width - image.width, 0), max(crop_height - image.height, 0)
@@ -179,15 +188,15 @@ def center_crop(image: Image.Image, size: Size, fill: tuple[int, ...]) -> Image.
 
 
 def _crop_start(side: int, crop: int) -> int:
-    """The first pixel of a centre crop; half to even, as Python rounds."""
+    """Returns the first pixel of a centre crop. Halves are rounded to even, as Python does."""
     return round((side - crop) / 2.0)
 
 
 def _resize_window(image: Image.Image, resized: Size, spec: PreprocessSpec) -> Image.Image:
-    """The part of `image.resize` to (height, width) that a centre crop keeps.
+    """Computes only the part of `image.resize` to `resized` (height, width) that a centre crop keeps.
 
-    The image is first cut to the pixels that this part depends on. Pillow has a box's corners as 32-bit floats,
-    which are exact enough only near 0.
+    The image is first cut to the pixels that this part depends on. Pillow stores a box's corners as 32-bit
+    floats, which are exact enough only near 0.
     """
     sides = []
     for side, target, crop in zip(image.size, reversed(resized), reversed(spec.crop_size), strict=True):
@@ -197,7 +206,8 @@ def _resize_window(image: Image.Image, resized: Size, spec: PreprocessSpec) -> I
         first, last = max(0, int(begin) - margin), min(side, int(begin + kept * scale) + margin + 1)
         sides.append((kept, first, last, begin - first, min(begin + kept * scale, last) - first))
     (width, x0, x1, left, right), (height, y0, y1, top, bottom) = sides
-    # Enlarging, Pillow resizes the width first, and rounds to bytes in between. Of a part it might do otherwise.
+    # When it enlarges, Pillow resizes the width first and rounds to bytes in between. For a part of an image it
+    # might use the other order, so the two passes are made one by one.
     resampling = _RESAMPLING[spec.interpolation]
     part = image.crop((x0, y0, x1, y1))
     part = part.resize((width, part.height), resampling, (left, 0, right, part.height))

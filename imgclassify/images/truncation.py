@@ -1,7 +1,7 @@
-"""Whether a file that could not be decoded ends before its own format says that it does.
+"""Tells whether a file that could not be decoded ends before its own format says that it does.
 
-Decoders fail over a cut file in many words, and over a damaged one in the same; a container's own sizes and end
-marks tell the two apart.
+Decoders report truncated and damaged files in the same many ways. The sizes and end markers of the container
+tell the two apart.
 """
 
 from __future__ import annotations
@@ -22,26 +22,30 @@ _TAIL_BYTES = 2**12
 _BLOCK_BYTES = 2**20
 _MOST_PARTS = 2**14
 _MOST_STRIPS = 2**20
-"""Of a file that is made of segments, boxes or strips so many are looked at; those of a hostile one have no end."""
+"""How many segments or boxes (_MOST_PARTS) and strips (_MOST_STRIPS) of a file are inspected. A hostile file
+may have any number."""
 
 
 def is_truncated(stream: BinaryIO, format_name: str, message: str) -> bool:
-    """Whether a file that failed to decode is only the beginning of one.
+    """Whether a file that could not be decoded is only the beginning of a file.
 
     Args:
-        stream: seekable; left at any place.
-        format_name: one of `decoding.FORMATS`.
-        message: the decoder's. A format without sizes (PPM) has nothing else to go by.
+        stream: seekable. It is left at any position.
+        format_name: one of `decoding.IMAGE_FORMATS`.
+        message: the decoder's error message. PPM has no sizes, and so nothing else tells.
     """
     if format_name == "PPM":
         return any(part in message for part in ("truncated", "not enough image data", "Reached EOF"))
-    with suppress(Exception):  # what is too damaged to be followed is damaged
+    with suppress(Exception):  # a structure that cannot be followed is damaged, not truncated
         return _CHECKS[format_name](stream, stream.seek(0, io.SEEK_END))
     return False
 
 
 def _jpeg_truncated(stream: BinaryIO, size: int) -> bool:
-    """No end of image behind the start of the first scan; before it, in a thumbnail, there may be one."""
+    """Whether no end marker follows the start of the first scan.
+
+    An end marker before the scan may belong to a thumbnail.
+    """
     position = 2
     for _ in range(_MOST_PARTS):
         stream.seek(position)
@@ -53,7 +57,7 @@ def _jpeg_truncated(stream: BinaryIO, size: int) -> bool:
             break
         position += 2 + length
         if position > size:
-            # Its length may as well be damaged.
+            # The file may be truncated, but the segment's length may just as well be damaged.
             return not _read_tail(stream, size).rstrip(_PADDING).endswith(_END_OF_JPEG)
     return not _contains_mark(stream, _END_OF_JPEG)
 
@@ -75,7 +79,7 @@ def _bmp_truncated(stream: BinaryIO, size: int) -> bool:
 
 
 def _tiff_truncated(stream: BinaryIO, size: int) -> bool:
-    """The first directory, or a value, strip or tile that it names, lies beyond the end."""
+    """Whether the first directory, or a value, strip or tile that it names, reaches beyond the end."""
     stream.seek(0)
     header = stream.read(16).ljust(16, b"\xff")
     order = "<" if header[:1] == b"I" else ">"
@@ -104,7 +108,7 @@ def _tiff_truncated(stream: BinaryIO, size: int) -> bool:
 
 
 _TIFF_PAIRS = ((273, 324), (279, 325))
-"""StripOffsets and TileOffsets, StripByteCounts and TileByteCounts."""
+"""The tags StripOffsets and TileOffsets, and the tags StripByteCounts and TileByteCounts."""
 
 _TIFF_EXTENTS = {tag for pair in _TIFF_PAIRS for tag in pair}
 
@@ -115,11 +119,11 @@ _TIFF_FORMS = dict(
         strict=True,
     )
 )
-"""TIFF 6.0 and BigTIFF: each type of value, as `struct` calls it."""
+"""The `struct` format of each type of value in TIFF 6.0 and BigTIFF."""
 
 
 def _boxes_truncated(stream: BinaryIO, size: int) -> bool:
-    """A box of ISO's base media format reaches beyond the end, or there is none with the picture in it."""
+    """Whether a box of an ISO base media file reaches beyond the end, or no box contains the image."""
     position = 0
     kinds: set[bytes] = set()
     for _ in range(_MOST_PARTS):
@@ -130,7 +134,7 @@ def _boxes_truncated(stream: BinaryIO, size: int) -> bool:
         length, kind = struct.unpack(">I4s", header[:8]) if len(header) >= 8 else (size, b"")
         if length == 1:
             (length,) = struct.unpack(">Q", header[8:])
-        elif length == 0:  # as far as the file goes
+        elif length == 0:  # the box reaches to the end of the file
             return kind == b"jp2c" and not _read_tail(stream, size).endswith(_END_OF_JPEG)
         position += max(length, 8)
         kinds.add(kind)
@@ -140,7 +144,7 @@ def _boxes_truncated(stream: BinaryIO, size: int) -> bool:
 
 
 def _jpeg2000_truncated(stream: BinaryIO, size: int) -> bool:
-    if _read_number(stream, 0, ">I") == 0xFF4FFF51:  # a codestream, without boxes about it
+    if _read_number(stream, 0, ">I") == 0xFF4FFF51:  # a bare codestream, without boxes
         return not _read_tail(stream, size).rstrip(_PADDING).endswith(_END_OF_JPEG)
     return _boxes_truncated(stream, size)
 
@@ -170,7 +174,7 @@ def _read_tail(stream: BinaryIO, size: int) -> bytes:
 
 
 def _contains_mark(stream: BinaryIO, mark: bytes) -> bool:
-    """Whether the mark stands anywhere from here on."""
+    """Whether the mark occurs between the current position and the end."""
     before = b""
     while block := stream.read(_BLOCK_BYTES):
         if mark in before + block:

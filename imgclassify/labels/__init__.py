@@ -1,6 +1,6 @@
-"""Label sets: labels/*.tsv and the user's own files, as LabelSet values: class index → wnid, label, synonyms.
+"""Reads label sets, which name the classes of a network, from labels/*.tsv and from the user's own files.
 
-Which network a set fits is not known here: the caller says how many classes it needs.
+This module does not know which network a set fits. The caller passes the number of classes that it needs.
 """
 
 from __future__ import annotations
@@ -21,25 +21,29 @@ from imgclassify.paths import data_folder
 __all__ = ["Label", "LabelSet", "list_label_sets", "load_labels", "parse_labels"]
 
 MAX_FILE_BYTES = 8 * 2**20
-"""A larger file is refused. ImageNet-21k's 21,841 classes with synonyms and glosses take 3 MB."""
+"""Larger files are rejected. ImageNet-21k's 21,841 classes with synonyms and glosses take 3 MB."""
 PIPE_SECONDS = 60.0
-"""How long a pipe is read."""
+"""Time limit in seconds for reading a pipe to its end."""
 
 _SHIPPED_HEADER = "class_index\twnid\tlabel\tsynonyms\tgloss"
 _WNID = re.compile(r"[nvars][0-9]{8}")
 
 
 def list_label_sets() -> list[str]:
-    """The names of the shipped label sets, sorted."""
+    """Returns the names of the shipped label sets, sorted."""
     files = (entry.name for entry in data_folder("labels").iterdir())
     return sorted(name.removesuffix(".tsv") for name in files if name.endswith(".tsv"))
 
 
 def load_labels(name_or_file: str | os.PathLike[str], *, num_classes: int | None = None) -> LabelSet:
-    """The shipped label set of that name, else the user's file at that path (see `parse`).
+    """Returns the shipped label set with this name, or reads the user's file at this path (see `parse_labels`).
+
+    Args:
+        num_classes: the required number of classes; None for any.
 
     Raises:
-        LabelsError: there is neither, the file cannot be read, or the set has not `num_classes` classes.
+        LabelsError: there is no such label set or file, the file cannot be read or parsed, or the set does not
+            have `num_classes` classes.
     """
     name = os.fspath(name_or_file)
     if name in list_label_sets():
@@ -56,7 +60,7 @@ def _parse_shipped(text: str, name: str) -> tuple[Label, ...]:
     try:
         header, *lines = text.removesuffix("\n").split("\n")
         if header != _SHIPPED_HEADER:
-            raise ValueError("the header is another")
+            raise ValueError("the header is wrong")
         labels = []
         for position, line in enumerate(lines):
             class_index, wnid, label, synonyms, gloss = line.split("\t")
@@ -79,34 +83,36 @@ def _read_text(name: str) -> str:
         raise LabelsError(
             f"no label set is named {name!r}, and no such file exists",
             hint=(f"did you mean {near[0]}? " if near else "")
-            + f"the label sets: {', '.join(list_label_sets())}; or give the path of a label file",
+            + f"use one of the label sets {', '.join(list_label_sets())}, or give the path of a label file",
         ) from error
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise LabelsError(f"cannot read {name!r}: {reason}", hint="give a label file that is readable") from error
+        raise LabelsError(f"cannot read {name!r}: {reason}", hint="give a readable label file") from error
     if len(data) > MAX_FILE_BYTES:
-        raise LabelsError(f"{name}: more than {MAX_FILE_BYTES:,} bytes, no label file", hint=FORMS_HINT)
+        raise LabelsError(f"{name}: more than {MAX_FILE_BYTES:,} bytes, not a label file", hint=FORMS_HINT)
     return decode_text(data, name)
 
 
 def _read_bytes(path: Path) -> bytes:
-    """What lies there, or its first MAX_FILE_BYTES and one more.
+    """Reads a file or pipe. Stops soon after MAX_FILE_BYTES.
 
     Raises:
-        OSError: it cannot be read, is a device, or a pipe that has not ended in time.
+        OSError: it cannot be read, it is a device or a socket, or it is a pipe that does not end in time.
     """
     mode = path.stat().st_mode
     if stat.S_ISFIFO(mode):
         return _read_pipe(path)
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise OSError("it is a device, and no file")
+        raise OSError("it is a device, not a file")
     with path.open("rb") as file:
         return file.read(MAX_FILE_BYTES + 1)
 
 
 def _read_pipe(path: Path) -> bytes:
-    """Such as `<(command)` in a shell. One that nobody writes to would be waited for without end, and so would the
-    end of one that somebody holds open."""
+    """Reads a pipe, such as `<(command)` in a shell, with a time limit.
+
+    Without the limit, a pipe that nobody writes to, or that a writer keeps open, would block for ever.
+    """
     import select
 
     deadline = time.monotonic() + PIPE_SECONDS
@@ -115,7 +121,8 @@ def _read_pipe(path: Path) -> bytes:
         while len(data) <= MAX_FILE_BYTES:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([pipe], [], [], left)[0]:
-                raise OSError(f"it is a pipe that has not ended within {PIPE_SECONDS:g} s")
+                raise OSError(f"it is a pipe that did not end within {PIPE_SECONDS:g} s")
+            # The pipe is non-blocking: read() returns None if no data is available, and b"" at the end.
             piece = pipe.read(MAX_FILE_BYTES)
             if piece == b"":
                 break
@@ -130,5 +137,5 @@ def decode_text(data: bytes, name: str) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         raise LabelsError(
             f"{name}: not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}, in line {line}",
-            hint="save it as UTF-8: iconv -f WINDOWS-1252 -t UTF-8, or the encoding that it has",
+            hint="convert it to UTF-8: iconv -f ENCODING -t UTF-8, where ENCODING may be WINDOWS-1252",
         ) from error

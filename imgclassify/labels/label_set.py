@@ -1,4 +1,4 @@
-"""What the classes of a network are called, and which of them a text may mean."""
+"""Defines label sets: the names of a network's classes, and a search among them."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from operator import itemgetter
 from imgclassify.errors import LabelsError
 
 _NO_MATCH = 4
-"""Worse than every rank of a match."""
+"""Greater than every rank of a match."""
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
     """One class of a label set.
 
-    The texts are kept as their source has them, control characters too: what prints them escapes them.
+    The texts are kept as they were read, including control characters. Code that prints them must escape them.
     """
 
     class_index: int
     """0-based position among the network's logits."""
     wnid: str | None
-    """WordNet id such as "n02099601"; None where the source has none."""
+    """WordNet id such as "n02099601"; None if it is unknown."""
     label: str
-    """Human text, never empty; two classes may share it."""
+    """Text for people, never empty. Two classes may have the same label."""
     synonyms: tuple[str, ...] = ()
-    """All names of the class (WordNet's lemmas, in the shipped sets); empty where the source has none."""
+    """All names of the class (in the shipped sets, WordNet's lemmas); empty if they are unknown."""
     gloss: str = ""
-    """A definition; empty where the source has none."""
+    """A short definition; empty if it is unknown."""
 
 
 @dataclass(frozen=True)
 class LabelSet:
-    """What the classes of a network are called."""
+    """The labels of all classes of a network."""
 
     name: str
-    """A shipped set's name such as "imagenet1k", or the file as the user named it."""
+    """The name of a shipped set, such as "imagenet1k", or the path of a file as the user gave it."""
     labels: tuple[Label, ...]
-    """In class-index order: `labels[i].class_index == i`."""
+    """The labels in class-index order: `labels[i].class_index == i`."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,11 +47,16 @@ class LabelSet:
         return self.labels[class_index]
 
     def search(self, text: str) -> list[Label]:
-        """The classes that `text` may mean, best first; case is ignored, and blank text finds nothing.
+        """Returns the classes that `text` may mean, best first. Case is ignored, and blank text finds nothing.
 
-        First those whose wnid, label or a synonym it is; then those where it stands as whole words in label
-        or synonym; then those where it is part of one; last those whose gloss has all its words. Each group
-        is in class-index order.
+        The order is:
+
+        1. classes whose wnid, label or synonym equals the text;
+        2. classes whose label or synonym contains the text as whole words;
+        3. classes whose label or synonym contains the text;
+        4. classes whose gloss contains all words of the text.
+
+        Each group is in class-index order.
         """
         wanted = text.strip().casefold()
         if not wanted:
@@ -61,7 +66,7 @@ class LabelSet:
         return [label for rank, label in sorted(ranked, key=itemgetter(0)) if rank < _NO_MATCH]
 
     def digest(self) -> str:
-        """SHA-256 of its wnids and labels, in order: 64 hex digits."""
+        """Returns the SHA-256 digest of the wnids and labels, in order: 64 hex digits."""
         from hashlib import sha256
 
         lines = "\n".join(f"{label.wnid or ''}\t{label.label}" for label in self.labels)
@@ -72,7 +77,7 @@ class LabelSet:
         if len(self) != num_classes:
             raise LabelsError(
                 f"label set {self.name} has {len(self)} classes, the network has {num_classes}",
-                hint="give the labels the network was trained with: --labels FILE, one label a class, "
+                hint="give the labels that the network was trained with: --labels FILE, one label per class, "
                 "in class-index order",
             )
 

@@ -1,4 +1,4 @@
-"""The text of a label file → labels, whichever form it has."""
+"""Parses the text of a label file, and detects which form it has."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from imgclassify.errors import LabelsError
 from imgclassify.labels.label_set import Label
 
 MAX_CLASSES = 2**18
-"""More are refused."""
+"""Files with more classes are rejected."""
 MAX_COLUMNS = 1000
-"""Of a file with a header; more are refused."""
+"""Files with a header of more columns are rejected."""
 
 _COLUMN_NAMES = {
     "class_index": ("class_index", "class_id", "index", "id"),
@@ -33,7 +33,8 @@ _NEWLINE = re.compile(r"\r\n|\r|\n")
 _DOCUMENT = re.compile(r"(?:\s*+#[^\n]*+\n)*+\s*+[\[{]")
 _INDEX_FIRST = re.compile(r"([0-9]+)\s*[,:\t]\s*(.*)")
 _WNID_FIRST = re.compile(r"([nvars][0-9]{8})(?:[\s,:]\s*|$)(.*)")
-# A Python list or dict: its texts and comments; what else may be there; and what would be an index, call or sum.
+# Patterns for a Python list or dict: its strings and comments; what else it may contain (once each string is
+# replaced by 0); and what would be an index, a call or a subtraction.
 _PYTHON_TEXT = re.compile(
     r"""#[^\n]*+|[bBrRuU]{0,2}(?:'(?!'')(?:[^'\\\n]|\\[\s\S])*+'|"(?!"")(?:[^"\\\n]|\\[\s\S])*+")"""
 )
@@ -41,32 +42,35 @@ _PYTHON_DATA = re.compile(r"(?:[\s\[\](){},:]|-?\d\w*+(?:\.\d*+)?+|True|False|No
 _PYTHON_CODE = re.compile(r"[\w.\])}]\s*+[\[({-]")
 _WNID = re.compile(r"[nvars][0-9]{8}")
 _CLASS_INDEX = re.compile(r"[0-9]{1,9}")
-# Escapes in JSON and in Python can name half a surrogate pair, which no output can be given.
+# Escapes in JSON and Python can denote half of a surrogate pair, which no output can represent.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-FORMS_HINT = "docs/labels.md shows every form that a label file may have"
-_INDEX_HINT = "class indices count from 0, and each occurs once; numbers that belong to the labels need a JSON list"
+FORMS_HINT = "docs/labels.md shows all forms that a label file may have"
+_INDEX_HINT = "number the classes from 0, each once; if the numbers belong to the labels, use a JSON list"
 
 _Row = tuple[str, Mapping[str, object]]
-"""One class as its file gives it: where it stands there ("line 3", "[2]"), and its values by column."""
+"""One class as the file gives it: its location in the file ("line 3", "[2]"), and its values by column."""
 
 
 def parse_labels(text: str, name: str) -> tuple[Label, ...]:
-    """The labels in `text`, in class-index order. The form is told from the text alone:
+    """Returns the labels in `text`, in class-index order.
 
-    - it begins with a bracket: JSON, or a Python literal (lines of # comment may precede it);
-    - its first line names columns, the label's among them: CSV or TSV with a header;
-    - else one class a line. Where every line begins with a class index and a comma, colon or tab, these are
-      split off; where every line then begins with a wnid, that is too. All the rest is the label, commas
-      included.
+    The form is detected from the text alone:
 
-    Without class indices, the first class is 0. White space around a label is dropped.
+    - If it begins with a bracket, it is JSON or a Python literal. Lines of # comments may precede the bracket.
+    - If its first line is a name of the label column, or has several cells and a known column name among them,
+      it is CSV or TSV with a header.
+    - Otherwise it has one class per line. If every line begins with a class index and a comma, colon or tab,
+      these are split off. If every line then begins with a wnid, the wnid is split off too. The rest of the
+      line, including commas, is the label.
+
+    Without class indices, the first class is 0. White space around a label is removed.
 
     Args:
-        name: what error messages call the text, such as its file's name.
+        name: the name of the text in error messages, such as its file's name.
 
     Raises:
-        LabelsError: it has none of these forms, no classes, a label that is empty or not text, or class
+        LabelsError: the text has none of these forms, no classes, a label that is empty or not text, or class
             indices other than 0 to n-1. The message names the line or key and the value.
     """
     text = text.removeprefix("\ufeff")
@@ -74,7 +78,7 @@ def parse_labels(text: str, name: str) -> tuple[Label, ...]:
         if not text.strip():
             raise LabelsError("there is nothing in it", hint=FORMS_HINT)
         if opening := _DOCUMENT.match(text):
-            # Without what precedes the bracket, but with its lines, so that errors count them too.
+            # Only the line feeds of the comments before the bracket are kept, for the line numbers in errors.
             bracket = opening.end() - 1
             return _to_labels(_document_rows("\n" * text.count("\n", 0, bracket) + text[bracket:]))
         if delimiter := header_delimiter(_NEWLINE.split(text, maxsplit=1)[0]):
@@ -95,11 +99,11 @@ def _line_rows(text: str) -> list[_Row]:
     if "" in lines:
         raise LabelsError(
             f"line {lines.index('') + 1} is blank",
-            hint="every line names a class: remove blank lines, and headings that are no class",
+            hint="remove blank lines and headings: every line must name a class",
         )
     class_indices, labels = _split_off(_INDEX_FIRST, lines)
     wnids, labels = _split_off(_WNID_FIRST, labels)
-    if wnids and not any(labels):
+    if wnids and not any(labels):  # the lines contain only wnids
         labels = wnids
     if class_indices:
         labels = [_strip_quotes(label) for label in labels]
@@ -111,7 +115,7 @@ def _line_rows(text: str) -> list[_Row]:
 
 
 def _split_off(head: re.Pattern[str], texts: list[str]) -> tuple[list[str] | None, list[str]]:
-    """The heads of the texts and what follows them; no heads, and the texts, unless every one has a head."""
+    """Splits each text into its head and the rest. Returns (None, texts) unless every text has a head."""
     matches = [match for text in texts if (match := head.fullmatch(text))]
     if len(matches) < len(texts):
         return None, texts
@@ -124,7 +128,7 @@ def _strip_quotes(cell: str) -> str:
 
 
 def header_delimiter(first_line: str) -> str | None:
-    """What separates the columns that `first_line` names; None where it is a class like the others."""
+    """Returns the delimiter of the column names in `first_line`, or None if the line is not a header."""
     for delimiter in "\t,;":
         cells = first_line.split(delimiter, MAX_COLUMNS)
         columns = [_column_name(cell.strip().strip('"')) for cell in cells[:MAX_COLUMNS]]
@@ -141,6 +145,7 @@ def _table_rows(text: str, delimiter: str) -> list[_Row]:
         rows = [(f"line {reader.line_num}", cells) for cells in islice(reader, MAX_CLASSES + 2)]
     except csv.Error as error:
         raise LabelsError(f"line {reader.line_num}: {error}", hint=FORMS_HINT) from error
+    # Blank lines at the end are dropped, but a line of empty cells is a class with an empty label.
     while not "".join(rows[-1][1]).strip() and len(rows[-1][1]) < 2:
         rows.pop()
     (location, names), *rows = rows
@@ -149,14 +154,14 @@ def _table_rows(text: str, delimiter: str) -> list[_Row]:
     for location, cells in rows:
         if len(cells) != len(names):
             raise LabelsError(
-                f"{location} has {len(cells)} columns, the header {len(names)}",
-                hint=f'a value that holds {delimiter!r} goes in double quotes: "tench, Tinca tinca"',
+                f"{location} has {len(cells)} columns, the header has {len(names)}",
+                hint=f'put a value that contains {delimiter!r} in double quotes: "tench, Tinca tinca"',
             )
     return [(location, {column: cells[place] for column, place in columns.items()}) for location, cells in rows]
 
 
 def _find_columns(names: Sequence[object], location: str) -> dict[str, int]:
-    """At which place of `names` each column stands that is known."""
+    """Returns the position of each known column in `names`. Unknown names are ignored."""
     places: dict[str, int] = {}
     for place, name in enumerate(names):
         column = _column_name(name)
@@ -169,8 +174,8 @@ def _find_columns(names: Sequence[object], location: str) -> dict[str, int]:
             places[column] = place
     if "label" not in places:
         raise LabelsError(
-            f"{location}: none of {_short_repr(list(names))} is the label",
-            hint=f"name it one of {', '.join(_COLUMN_NAMES['label'])}",
+            f"{location}: none of {_short_repr(list(names))} names the label",
+            hint=f"call it one of {', '.join(_COLUMN_NAMES['label'])}",
         )
     return places
 
@@ -188,14 +193,14 @@ def _document_rows(text: str) -> list[_Row]:
     if not isinstance(document, dict):
         raise LabelsError(f"it is a {type(document).__name__}, not a list or a dict", hint=FORMS_HINT)
     keyed = [(f"[{_short_repr(key)}]", key, value) for key, value in document.items()]
-    # {"cat": 0}, as Keras's class_indices and torchvision's class_to_idx are saved: no label is a number.
+    # {"cat": 0}, like Keras's class_indices and torchvision's class_to_idx. A label is never a number.
     if all(type(value) is int for value in document.values()):
         return [(location, {"class_index": value, "label": key}) for location, key, value in keyed]
     return [(location, {**_class_values(value, location), "class_index": key}) for location, key, value in keyed]
 
 
 def _class_values(value: object, location: str) -> dict[str, object]:
-    """The columns of one class in a document: a label, [wnid, label], or an object with named values."""
+    """Returns the columns of one class in a document: a label, [wnid, label], or an object by column name."""
     if isinstance(value, dict):
         values = list(value.values())
         places = _find_columns(list(value), location)
@@ -203,14 +208,14 @@ def _class_values(value: object, location: str) -> dict[str, object]:
     if isinstance(value, list | tuple):
         if len(value) != 2:
             raise LabelsError(
-                f"{location} has {len(value)} values: {_short_repr(value)}", hint="a pair is a wnid and a label"
+                f"{location} has {len(value)} values: {_short_repr(value)}", hint="give a wnid and a label"
             )
         return {"wnid": value[0], "label": value[1]}
     return {"label": value}
 
 
 def _parse_document(text: str) -> object:
-    """The JSON document or Python literal in `text`; no code is run."""
+    """Returns the value of the JSON document or Python literal in `text`. No code is run."""
     failures = []
     for evaluate in (_parse_json, _parse_python):
         try:
@@ -218,8 +223,8 @@ def _parse_document(text: str) -> object:
         except (json.JSONDecodeError, SyntaxError) as error:
             failures.append((error.lineno or 1, error.msg))
         except (ValueError, TypeError, RecursionError, MemoryError):
-            failures.append((1, "it holds more than plain values"))
-    # The reader that got further is the one the file was meant for.
+            failures.append((1, "it contains more than plain values"))
+    # The file was meant for the parser that got further.
     line, problem = max(failures, key=itemgetter(0))
     raise LabelsError(f"line {line}: neither JSON nor a Python list or dict: {problem}", hint=FORMS_HINT)
 
@@ -233,10 +238,10 @@ def _parse_json(text: str) -> object:
 
 
 def _parse_python(text: str) -> object:
-    # Over code, Python's own parser takes gigabytes, or for ever; over data, a thousand bytes a value.
+    # Given code, Python's parser may need gigabytes or run for ever. Given data, it needs 1000 bytes per value.
     skeleton = _PYTHON_TEXT.sub(" 0 ", text)
     if not _PYTHON_DATA.fullmatch(skeleton) or _PYTHON_CODE.search(skeleton):
-        raise ValueError("it is not made of text and numbers alone")
+        raise ValueError("it does not consist of text and numbers only")
     if skeleton.count(",") > 2 * MAX_CLASSES:
         raise LabelsError(f"it has more than {2 * MAX_CLASSES:,} values", hint="save it as JSON")
     expression = ast.parse(text, mode="eval").body
@@ -250,12 +255,12 @@ def _require_unique(keys: Iterable[Hashable]) -> None:
     seen = set()
     for key in keys:
         if key in seen:
-            raise LabelsError(f"the key {_short_repr(key)} stands twice", hint="keep one entry a class")
+            raise LabelsError(f"the key {_short_repr(key)} occurs twice", hint="keep one entry per class")
         seen.add(key)
 
 
 def _to_labels(rows: list[_Row]) -> tuple[Label, ...]:
-    """The one gate into Label: every value checked, and the class indices exactly 0 to n-1."""
+    """Builds the labels. Checks every value, and that the class indices are exactly 0 to n-1."""
     if not rows:
         raise LabelsError("there are no classes in it", hint=FORMS_HINT)
     indexed = any("class_index" in values for _, values in rows)
@@ -264,7 +269,10 @@ def _to_labels(rows: list[_Row]) -> tuple[Label, ...]:
     for position, (location, values) in enumerate(rows):
         class_index = _check_class_index(values.get("class_index"), location) if indexed else position
         if class_index in places:
-            raise LabelsError(f"{location}: class index {class_index} is {places[class_index]}'s", hint=_INDEX_HINT)
+            raise LabelsError(
+                f"{location}: class index {class_index} is already used by {places[class_index]}",
+                hint=_INDEX_HINT,
+            )
         places[class_index] = location
         label = _check_text(values.get("label"), "label", location)
         if not label:
@@ -295,13 +303,13 @@ def _check_wnid(value: object, location: str) -> str | None:
     if wnid and not _WNID.fullmatch(wnid):
         raise LabelsError(
             f"{location}: {_short_repr(value)} is not a WordNet id",
-            hint="a wnid is like n02099601; or leave it out",
+            hint="give an id such as n02099601, or leave it out",
         )
     return wnid or None
 
 
 def _check_synonyms(value: object, location: str) -> tuple[str, ...]:
-    """From a list of texts, or from one text with "|" between them."""
+    """Reads synonyms from a list of texts, or from one text in which "|" separates them."""
     names = value if isinstance(value, list | tuple) else _check_text(value, "synonyms", location).split("|")
     synonyms = (_check_text(name, "synonyms", location) for name in names)
     return tuple(synonym for synonym in synonyms if synonym)
@@ -314,9 +322,9 @@ def _check_text(value: object, column: str, location: str) -> str:
 
 
 def _short_repr(value: object) -> str:
-    """A repr of bounded length."""
+    """Returns a repr of limited length."""
     try:
         return reprlib.repr(value)
     except ValueError:
-        # Python turns no integer of more than 4300 digits into text.
+        # Python does not convert an integer of more than 4300 digits to text.
         return "a huge number"

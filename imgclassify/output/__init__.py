@@ -1,5 +1,8 @@
-"""Records out. `formats.py` lists the formats, each of which has a file of its own; `records.py` says what a kind
-of record is. Nothing here sees a tensor or an image."""
+"""Writes the records of a run to stdout or a file, and lets a stopped run be resumed.
+
+`formats.py` lists the output formats, and each format is implemented in a file of its own. `records.py` defines
+what a kind of record is. Nothing here handles tensors or images.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ if TYPE_CHECKING:
 class Writer(Protocol):
     """Writes the records of a streamable format to a text stream.
 
-    It is created with (stream, provenance, record type), and used in a with statement. When that ends, for whatever
-    reason, the stream holds whole records.
+    It is created with (stream, provenance, record type) and used in a with statement. When the with block ends,
+    even with an exception, the stream holds only whole records.
     """
 
     def __enter__(self) -> Self: ...
@@ -34,7 +37,7 @@ class Writer(Protocol):
 
 
 class Output(Protocol):
-    """Where the records of a run go. Used in a with statement."""
+    """The destination of a run's records. Used in a with statement."""
 
     def __enter__(self) -> Self: ...
 
@@ -44,51 +47,53 @@ class Output(Protocol):
 
     @property
     def on_terminal(self) -> bool:
-        """Whether somebody reads the records as they come."""
+        """Whether the records are printed on a terminal."""
         ...
 
     @property
     def unfinished(self) -> Path | None:
-        """The file with the records of a stopped run, if it can be resumed."""
+        """The file with the records so far, if the run can be resumed from it; otherwise None."""
         ...
 
     resumed: int
-    """Records that were there before this run, and stay."""
+    """Number of records from earlier runs that are kept."""
     resumed_failed: int
-    """Of them, those of sources that failed."""
+    """How many of the kept records have an error."""
 
     @property
     def resumed_device(self) -> str | None:
-        """The device that the earlier records were computed on; None where there are none, or they do not say."""
+        """The device that computed the earlier records; None if there are none, or if they name no device."""
         ...
 
     @property
     def count(self) -> int:
-        """All records, earlier ones too."""
+        """Number of all records, including those of earlier runs."""
         ...
 
     @property
     def failed(self) -> int:
-        """Of them, those of sources that failed."""
+        """How many of all records have an error."""
         ...
 
     def claim_record(self, source: str) -> bool:
-        """Whether an earlier run has left a record for this source. Each record counts once: call it once for each
-        time that the source is named."""
+        """Marks one earlier record of `source` as used and returns True. Returns False if none is left.
+
+        Call it once each time a source is named, so that a source named twice gets two records.
+        """
         ...
 
     def begin(self, run: RunInfo, settings: dict[str, int]) -> None:
-        """Called before the first record is written.
+        """Takes the provenance of the records. Called before the first record is written.
 
         Args:
-            settings: those that the record type names.
+            settings: the values of the settings that `RecordType.settings` names.
         """
         ...
 
     def write(self, record: Any) -> None: ...
 
     def complete(self) -> None:
-        """Called when every source has its record."""
+        """Finishes the output. Called when every source has its record."""
         ...
 
 
@@ -100,15 +105,16 @@ def open_output(
     resume: bool = False,
     retry_errors: bool = False,
 ) -> Output:
-    """The output for the records of a run.
+    """Opens the output for the records of a run.
 
     Args:
-        path: None and "-" are stdout.
-        resume: go on with the records that are there.
-        retry_errors: as `resume`, but classify the failed sources again.
+        path: the output file; None and "-" mean stdout.
+        resume: continue with the records that are already there.
+        retry_errors: with `resume`, also classify the failed sources again.
 
     Raises:
-        UsageError: it cannot be written, cannot be resumed, or holds the records of a stopped run without `resume`.
+        UsageError: the output cannot be written or resumed, or it holds the records of a stopped run and
+            `resume` is False.
     """
     if path is not None and str(path) != "-":
         from imgclassify.files import is_replaceable
@@ -129,7 +135,7 @@ def open_output(
         resumable = ", ".join(each.name for each in list_formats(record_type) if each.resumable)
         raise UsageError(
             f"a run that writes {output_format.name} to {place} cannot be resumed",
-            hint=f"name a file with --output, in one of the formats {resumable}",
+            hint=f"name a file with --output, in one of these formats: {resumable}",
         )
     if not output_format.streamable:
         raise UsageError(f"{output_format.name} cannot be written to {place}", hint="name a file with --output")

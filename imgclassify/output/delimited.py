@@ -1,4 +1,4 @@
-"""csv and tsv: a header, then one row per image, its predictions side by side."""
+"""Writes and reads csv and tsv: a header, then one row per image, with its predictions side by side."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from imgclassify.output.provenance import Provenance
 from imgclassify.output.records import R, Ranked, Record, RecordType, Scalar, Struct
 
 _LONGEST_FIELD = 2**31 - 1
-"""A URL may be longer than the csv module's own limit."""
+"""Limit for csv.field_size_limit. A URL may be longer than the csv module's default limit."""
 
 
 def read_csv(stream: TextIO, record_type: RecordType[R]) -> Iterator[R]:
-    """What a CsvWriter wrote. Raises ValueError where it is something else."""
+    """Yields the records that a CsvWriter wrote. Raises ValueError for any other text."""
     return _read_delimited(stream, record_type, CsvWriter.delimiter)
 
 
 def read_tsv(stream: TextIO, record_type: RecordType[R]) -> Iterator[R]:
-    """What a TsvWriter wrote. Raises ValueError where it is something else."""
+    """Yields the records that a TsvWriter wrote. Raises ValueError for any other text."""
     return _read_delimited(stream, record_type, TsvWriter.delimiter)
 
 
 class CsvWriter:
-    """See output.Writer. Quoting is RFC 4180's, as Python's csv module writes and reads it."""
+    """Writes csv; see output.Writer. Quoting follows RFC 4180, as Python's csv module writes and reads it."""
 
     delimiter: ClassVar[str] = ","
 
@@ -35,7 +35,9 @@ class CsvWriter:
         self._fields = record_type.fields
         self._counts = provenance.settings
         self._line = io.StringIO()
-        # The module quotes a carriage return only where one ends the lines.
+        # With the terminator "\r\n", csv quotes fields that contain a carriage return. With "\n", Python 3.11
+        # does not, so a carriage return would end the line when it is read. _write_row writes "\n" in its
+        # place.
         self._writer = csv.writer(self._line, delimiter=self.delimiter, lineterminator="\r\n")
 
     def __enter__(self) -> Self:
@@ -71,7 +73,7 @@ class CsvWriter:
 
 
 class TsvWriter(CsvWriter):
-    """See CsvWriter. Fields are separated by tabs."""
+    """Like CsvWriter, but separates the fields with tabs."""
 
     delimiter = "\t"
 
@@ -91,16 +93,17 @@ def _read_delimited(stream: TextIO, record_type: RecordType[R], delimiter: str) 
         columns = list(rows.fieldnames or ())
         counts = {field.length: _count_ranks(field, columns) for field in record_type.ranked}
         if columns != [name for field in record_type.fields for name in _column_names(field, counts)]:
-            raise ValueError("its columns are not those that imgclassify writes")
+            raise ValueError("the columns are not those that imgclassify writes")
         for row in rows:
             if None in row or None in row.values():
-                raise ValueError("it has too few fields, or too many")
+                raise ValueError("it has too few or too many fields")
             yield record_type.from_dict({field.name: _parse_field(field, row) for field in record_type.fields})
     except (csv.Error, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the record that ends in line {rows.line_num} is damaged: {error}") from error
+        raise ValueError(f"the record that ends on line {rows.line_num} is damaged: {error}") from error
 
 
 def _whole_lines(stream: TextIO) -> Iterator[str]:
+    # A last line without a line feed was cut off, even if it has all its fields.
     line = "\n"
     for line in stream:
         yield line

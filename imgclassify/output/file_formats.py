@@ -1,4 +1,4 @@
-"""Formats that are written as a whole file, and read back when a run is resumed."""
+"""Writes the complete file of a resumable format, and reads it back when a run is resumed."""
 
 from __future__ import annotations
 
@@ -17,28 +17,33 @@ class FileFormat(Protocol[R]):
     """Writes and reads whole files of one kind of record."""
 
     def check_target(self, path: Path) -> None:
-        """Called before a run, and again before the file at `path` is replaced.
+        """Checks that the file at `path` may be replaced.
+
+        It is called before a run, and again before the file is replaced.
 
         Raises:
-            UsageError: a package is missing, or the file that is there should not be replaced.
+            UsageError: a package is missing, or the existing file must not be replaced.
         """
         ...
 
     def save(self, path: Path, provenance: Provenance, records: Iterable[R]) -> None:
-        """Writes a file. Raises OSError where it cannot be written."""
+        """Writes a whole file. Raises OSError if it cannot be written."""
         ...
 
     def save_sidecar(self, path: Path, provenance: Provenance) -> None:
-        """Writes, beside the file at `path`, what the file itself cannot hold."""
+        """Writes what the file at `path` cannot hold itself to a sidecar. May do nothing."""
         ...
 
     def load(self, path: Path) -> tuple[Provenance, Iterator[R]]:
-        """What a file holds. Raises any exception where it is damaged, also while the records are taken."""
+        """Reads a file.
+
+        If the file is damaged, this call or the iteration over the records may raise any exception.
+        """
         ...
 
 
 def open_file_format(output_format: OutputFormat, record_type: RecordType[R]) -> FileFormat[R]:
-    """The FileFormat of a resumable format.
+    """Returns the FileFormat of a resumable format.
 
     Raises:
         UsageError: a package is missing.
@@ -50,7 +55,7 @@ def open_file_format(output_format: OutputFormat, record_type: RecordType[R]) ->
 
 
 class TextFileFormat:
-    """A text format. The provenance is in a file beside, NAME.run.json."""
+    """A text format. Its provenance is stored in a sidecar, NAME.run.json."""
 
     def __init__(self, output_format: OutputFormat, record_type: RecordType[R]) -> None:
         assert output_format.writer is not None
@@ -60,7 +65,7 @@ class TextFileFormat:
         self._read_stream = output_format.load(output_format.reader)
 
     def check_target(self, path: Path) -> None:
-        _sidecar(path).exists()  # raises OSError where the name would be too long
+        _sidecar(path).exists()  # raises OSError if the sidecar's name is too long
 
     def save(self, path: Path, provenance: Provenance, records: Iterable[R]) -> None:
         with _open(path, "w") as stream, self._create_writer(stream, provenance, self._record_type) as writer:
@@ -75,7 +80,7 @@ class TextFileFormat:
         try:
             value = json.loads(_sidecar(path).read_bytes())
         except FileNotFoundError:
-            raise ValueError(f"{_sidecar(path).name!r}, which says what it rests on, is not beside it") from None
+            raise ValueError(f"its sidecar {_sidecar(path).name!r} is missing") from None
         provenance = Provenance.from_dict(value, self._record_type)
         return provenance, self._read_records(path, provenance)
 
@@ -84,7 +89,7 @@ class TextFileFormat:
             for record in self._read_stream(stream, self._record_type):
                 if not provenance.describes(record):
                     raise ValueError(
-                        f"a record is of the model {record.model!r}, and the file beside it of {provenance.model!r}"
+                        f"a record is of the model {record.model!r}, but the sidecar names {provenance.model!r}"
                     )
                 yield record
 

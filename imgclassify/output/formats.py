@@ -1,4 +1,7 @@
-"""The table of output formats. The command line, its help and the docs are made from it."""
+"""Lists the output formats, and finds one by its name or by the ending of a file name.
+
+The command line, its help and the docs are generated from this list.
+"""
 
 from __future__ import annotations
 
@@ -17,34 +20,36 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "OutputFormat", "find_format", "format_of_path", "list_formats"]
 
 PLUGIN_GROUP = "imgclassify.output_formats"
-"""The entry points by which another package adds an OutputFormat."""
+"""The group of entry points with which other packages add an OutputFormat."""
 
 
 class OutputFormat(NamedTuple):
-    """A format of records: one row of FORMATS.
+    """An output format: one row of FORMATS.
 
-    It can be streamed if it has a `writer`. A stopped run can be resumed if it has a `writer` and a `reader`, or a
-    `file_format`. Each is written `module:name`, and imported when it is used.
+    A format with a `writer` can be streamed. A stopped run can be resumed if the format has a `writer` and a
+    `reader`, or a `file_format`. Each of the three is given as `module:name`, and is imported when it is used.
     """
 
     name: str
     endings: tuple[str, ...]
-    """Of file names, without the dot, in lower case."""
+    """Endings of file names that select this format: lower case, without the dot."""
     audience: str
-    """Who or what it is for, in docs/output.md."""
+    """Who or what the format is for. Printed in docs/output.md."""
     shape: str
-    """What it looks like, in docs/output.md."""
+    """What the output looks like. Printed in docs/output.md."""
     writer: str | None = None
     """A `Writer` (imgclassify/output/__init__.py)."""
     reader: str | None = None
-    """A function of a text stream and a RecordType, which yields the records. ValueError where it is damaged."""
+    """A function that takes a text stream and a RecordType, and yields the records. It raises ValueError if the
+    text is damaged."""
     file_format: str | None = None
     """A `FileFormat` (imgclassify/output/file_formats.py), for a format that is written as a whole file."""
     package: str | None = None
-    """A package that it needs and that comes with the extra of its own name."""
+    """A package that the format needs. It is installed with imgclassify's extra of the format's name."""
     record_types: tuple[str, ...] = ()
-    """The kinds of record that it can hold; empty for every kind without vectors."""
+    """The names of the record types that it can hold; empty for all."""
     holds_vectors: bool = False
+    """Whether it can hold record types that have a Vector."""
 
     @property
     def streamable(self) -> bool:
@@ -53,16 +58,20 @@ class OutputFormat(NamedTuple):
 
     @property
     def resumable(self) -> bool:
-        """Whether a stopped run can go on with its file."""
+        """Whether a stopped run can be resumed in its file."""
         return self.reader is not None or self.file_format is not None
 
     def supports(self, record_type: RecordType[Any]) -> bool:
+        """Whether it can hold such records."""
         if self.record_types and record_type.name not in self.record_types:
             return False
         return self.holds_vectors or not record_type.has_vectors
 
     def load(self, part: str) -> Any:
-        """The class or function that `writer`, `reader` or `file_format` names.
+        """Imports and returns the class or function that `writer`, `reader` or `file_format` names.
+
+        Args:
+            part: one of those three, as `module:name`.
 
         Raises:
             UsageError: a package is missing.
@@ -78,7 +87,7 @@ FORMATS = (
         name="table",
         endings=("txt", "table"),
         audience="people",
-        shape="one image: its ranks, labels, percentages and bars. Many: a row each",
+        shape="one image: one row per prediction, with label, percentage and bar; several: one row per image",
         writer="imgclassify.output.table:TableWriter",
         record_types=("predictions",),
     ),
@@ -86,7 +95,7 @@ FORMATS = (
         name="json",
         endings=("json",),
         audience="programs that need the run's provenance too",
-        shape="one document. It is streamed, and valid even when interrupted",
+        shape="one document, streamed; it is valid JSON even if the run is interrupted",
         writer="imgclassify.output.json_document:JsonDocumentWriter",
         holds_vectors=True,
     ),
@@ -94,7 +103,7 @@ FORMATS = (
         name="jsonl",
         endings=("jsonl", "ndjson"),
         audience="pipes",
-        shape="one record per line, written at once",
+        shape="one record per line, written as soon as it is known",
         writer="imgclassify.output.json_lines:JsonLinesWriter",
         reader="imgclassify.output.json_lines:read_json_lines",
         holds_vectors=True,
@@ -110,7 +119,7 @@ FORMATS = (
     OutputFormat(
         name="tsv",
         endings=("tsv",),
-        audience="the same, with tabs",
+        audience="spreadsheets and data frames, with tabs",
         shape="a header, then one row per image",
         writer="imgclassify.output.delimited:TsvWriter",
         reader="imgclassify.output.delimited:read_tsv",
@@ -119,7 +128,7 @@ FORMATS = (
         name="parquet",
         endings=("parquet",),
         audience="pandas, polars, DuckDB",
-        shape="compressed columns, one row per image. Files only",
+        shape="compressed columns, one row per image; files only",
         file_format="imgclassify.output.parquet:ParquetFileFormat",
         package="pyarrow",
         holds_vectors=True,
@@ -127,24 +136,24 @@ FORMATS = (
     OutputFormat(
         name="sqlite",
         endings=("sqlite", "db", "sqlite3"),
-        audience="questions in SQL",
-        shape="a table of images and one of predictions. Files only",
+        audience="SQL queries",
+        shape="a table of images and a table of predictions; files only",
         file_format="imgclassify.output.sqlite:SqliteFileFormat",
     ),
 )
-"""Every output format that imgclassify itself has."""
+"""The output formats of imgclassify itself, without those of other packages."""
 
 
 def list_formats(record_type: RecordType[Any]) -> list[OutputFormat]:
-    """Every format for such records, those of other packages too."""
+    """Returns all formats that can hold such records, including those of other packages."""
     return [each for each in (*FORMATS, *load_plugins(PLUGIN_GROUP, OutputFormat)) if each.supports(record_type)]
 
 
 def find_format(name: str, record_type: RecordType[Any]) -> OutputFormat:
-    """The format of that name.
+    """Returns the format with this name.
 
     Raises:
-        UsageError: there is none, or it cannot hold such records.
+        UsageError: there is no such format, or it cannot hold such records.
     """
     found = _first_match(lambda each: each.name == name, record_type)
     if found is None:
@@ -153,17 +162,17 @@ def find_format(name: str, record_type: RecordType[Any]) -> OutputFormat:
 
 
 def format_of_path(path: Path, record_type: RecordType[Any]) -> OutputFormat:
-    """The format that a file name's ending stands for.
+    """Returns the format that the ending of a file name selects.
 
     Raises:
-        UsageError: it stands for none.
+        UsageError: the ending selects no format that can hold such records.
     """
     ending = path.suffix.lower().removeprefix(".")
     found = _first_match(lambda each: ending in each.endings, record_type)
     if found is None:
         raise UsageError(
-            f"the ending of {str(path)!r} names no format",
-            hint=f"add --format with one of {_format_names(record_type)}, or end the name in one of them",
+            f"the ending of {str(path)!r} is not a known output format",
+            hint=f"add --format with one of {_format_names(record_type)}, or use one of them as the ending",
         )
     return found
 
@@ -171,7 +180,7 @@ def format_of_path(path: Path, record_type: RecordType[Any]) -> OutputFormat:
 def _first_match(matches: Callable[[OutputFormat], bool], record_type: RecordType[Any]) -> OutputFormat | None:
     own = (each for each in FORMATS if matches(each) and each.supports(record_type))
     others = (each for each in list_formats(record_type) if matches(each))
-    return next(own, None) or next(others, None)  # other packages are searched only if need be
+    return next(own, None) or next(others, None)  # lazy: searching other packages takes time
 
 
 def _format_names(record_type: RecordType[Any]) -> str:

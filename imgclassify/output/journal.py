@@ -1,7 +1,7 @@
-"""The file beside an unfinished output: its records so far, one JSON line each, whatever the output's format.
+"""Keeps the records of an unfinished run in a file, NAME.partial, as JSON lines, whatever the output's format.
 
-Whole lines are appended, and nothing else is done to it. So a process that is killed at any moment leaves at most a
-torn last line.
+During a run, whole lines are appended and nothing else changes. So a process that is killed at any moment
+leaves at most a torn last line.
 """
 
 from __future__ import annotations
@@ -21,38 +21,39 @@ from imgclassify.output.records import R, RecordType
 from imgclassify.output.text_stream import report_io_errors
 
 SYNC_SECONDS = 5.0
-"""How often the records are forced to the disk, in case the machine loses power, and the file's name is checked."""
+"""Seconds between two calls of fsync while records are added, in case the machine loses power. The journal then
+also checks that its file still has its name."""
 
 _CLOSED = -1
-"""In place of a descriptor."""
+"""The value of `_descriptor` when the file is closed."""
 
 _MARKER_KEY = "session"
-"""The key of a line that is a ResumeMarker and no record."""
+"""The key of a line that is a ResumeMarker, not a record."""
 
 _FIRST_BYTES = f'{{"schema": "{SCHEMA}"'.encode()
-"""What a journal begins with."""
+"""The first bytes of every journal."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResumeMarker:
-    """A mark among the records: another process added those behind it."""
+    """A mark among the records: the records after it were added by another process."""
 
     retries: bool
-    """Whether a record behind the mark replaces a failed one before it that has the same source."""
+    """Whether a record after the mark replaces a failed record of the same source before the mark."""
 
 
 class Journal(Generic[R]):
-    """A first line with the provenance, then records and marks. One process at a time has it open."""
+    """A file with a line of provenance, then records and marks. Only one process at a time can have it open."""
 
     def __init__(self, path: Path, record_type: RecordType[R]) -> None:
-        """Opens the file or makes it, and drops a torn last line.
+        """Opens or creates the file, and drops a torn last line.
 
         Raises:
-            UsageError: another process has it open, it cannot be written, or it is something else.
+            UsageError: another process has the file open, it cannot be written, or it is not a journal.
         """
         self.path = path
         self.provenance: Provenance | None = None
-        """None while it is empty."""
+        """None while the journal is empty."""
         self._record_type = record_type
         with report_io_errors(path):
             self._descriptor = _open_locked(path)
@@ -70,9 +71,10 @@ class Journal(Generic[R]):
         self.provenance = provenance
 
     def add(self, entry: R | ResumeMarker) -> None:
-        """
+        """Appends a record or a mark.
+
         Raises:
-            UsageError: it cannot be written. What was written before is whole.
+            UsageError: the entry cannot be written. The entries before it stay whole.
         """
         if isinstance(entry, ResumeMarker):
             self._append({_MARKER_KEY: {"retries": entry.retries}})
@@ -82,9 +84,10 @@ class Journal(Generic[R]):
             self.sync()
 
     def sync(self) -> None:
-        """
+        """Forces the records to the disk, and checks that the file still has its name.
+
         Raises:
-            UsageError: the disk failed, or the file is no longer where it was.
+            UsageError: the disk failed, or the file was moved or removed.
         """
         with report_io_errors(self.path):
             os.fsync(self._descriptor)
@@ -93,8 +96,11 @@ class Journal(Generic[R]):
                 raise FileNotFoundError(None, "it was moved or removed while it was being written")
 
     def entries(self) -> Iterator[tuple[int, R | ResumeMarker]]:
-        """Everything that was added, in order, each with the place where its line begins. A damaged line is left
-        out, and its source counts as one without a record."""
+        """Yields (position, entry) for everything that was added, in order.
+
+        The position is the offset in bytes of the entry's line. Damaged lines and records of another model are
+        left out, so their sources count as without a record.
+        """
         with report_io_errors(self.path, "read"), self.path.open("rb") as stream:
             position = len(stream.readline())
             for line in stream:
@@ -106,21 +112,22 @@ class Journal(Generic[R]):
                 position += len(line)
 
     def records_at(self, positions: Iterable[int]) -> Iterator[R]:
-        """The records whose lines begin there."""
+        """Yields the records whose lines begin at these positions."""
         with report_io_errors(self.path, "read"), self.path.open("rb") as stream:
             for position in positions:
                 stream.seek(position)
                 yield self._record_type.from_dict(from_packed_json(stream.readline()))
 
     def clear(self) -> None:
+        """Removes everything from the journal."""
         with report_io_errors(self.path):
             os.ftruncate(self._descriptor, 0)
         self.provenance = None
 
     def replace_journal(self, other: Journal[R]) -> None:
-        """Takes the name of the other one, which is closed."""
+        """Takes the name of the other journal, and closes that one."""
         with report_io_errors(other.path):
-            if sys.platform == "win32":  # which renames no open file
+            if sys.platform == "win32":  # Windows cannot rename an open file
                 self._release()
                 other._release()
             self.path.replace(other.path)
@@ -130,7 +137,7 @@ class Journal(Generic[R]):
         other._release()
 
     def close(self) -> None:
-        """Leaves the file for another process; deletes it if it is empty."""
+        """Closes the file so that another process can open it, and deletes it if it is empty."""
         if self._descriptor == _CLOSED:
             return
         if os.fstat(self._descriptor).st_size == 0:
@@ -140,8 +147,10 @@ class Journal(Generic[R]):
 
     def remove(self) -> None:
         """Closes and deletes the file."""
-        if sys.platform == "win32":  # which deletes no open file
+        if sys.platform == "win32":  # Windows cannot delete an open file
             self._release()
+        # Elsewhere the lock is released last, so that no other process begins to use a file that is then
+        # deleted.
         with report_io_errors(self.path):
             self.path.unlink(missing_ok=True)
         self._release()
@@ -158,15 +167,17 @@ class Journal(Generic[R]):
             try:
                 while written < len(content):
                     written += os.write(self._descriptor, content[written:])
-            except OSError:
+            except OSError:  # such as a full disk: remove the part of the line that was written
                 os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
                 raise
 
     def _recover_lines(self) -> None:
-        """Reads the first line, and drops the last one where a process was killed while writing it."""
+        """Reads the first line, and drops the last line if a process was killed while writing it."""
         with self.path.open("rb") as stream:
             first = stream.readline()
             whole = _end_of_last_line(stream)
+        # A process may be killed, or the machine lose power, while the first line is written. That leaves the
+        # beginning of the line or NUL bytes. Any other file belongs to somebody else and is left alone.
         if whole == 0 and (
             first.startswith(_FIRST_BYTES) or _FIRST_BYTES.startswith(first) or not first.strip(b"\0")
         ):
@@ -176,13 +187,13 @@ class Journal(Generic[R]):
             self.provenance = Provenance.from_dict(from_packed_json(first), self._record_type)
         except (ValueError, RecursionError) as error:
             raise UsageError(
-                f"{str(self.path)!r} is no unfinished output of imgclassify: {error}",
+                f"{str(self.path)!r} is not an unfinished output of imgclassify: {error}",
                 hint="move it away, or choose another name with --output",
             ) from error
         os.ftruncate(self._descriptor, whole)
 
     def _parse_line(self, line: bytes) -> R | ResumeMarker | None:
-        """None where the line is damaged."""
+        """Parses a line. Returns None if the line is damaged."""
         try:
             value = from_packed_json(line)
             if isinstance(value, dict) and isinstance(marker := value.get(_MARKER_KEY), dict):
@@ -193,7 +204,7 @@ class Journal(Generic[R]):
 
 
 def _end_of_last_line(stream: BinaryIO) -> int:
-    """Where the last whole line ends; 0 where there is none."""
+    """Returns the offset at which the last whole line ends; 0 if there is none."""
     end = stream.seek(0, os.SEEK_END)
     while end > 0:
         begin = max(0, end - 65536)
@@ -206,10 +217,10 @@ def _end_of_last_line(stream: BinaryIO) -> int:
 
 
 def _open_locked(path: Path) -> int:
-    """A descriptor to add to the file, which is made where there is none; no other process has one.
+    """Opens a file for appending, and locks it. Creates the file if it does not exist.
 
     Raises:
-        UsageError: another process has.
+        UsageError: another process has locked the file.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
@@ -220,7 +231,8 @@ def _open_locked(path: Path) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # who held it has finished, and removed it
+        # The process that held the lock has finished and removed or replaced the file. Open it again.
+        os.close(descriptor)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -234,7 +246,8 @@ if sys.platform == "win32":
     import msvcrt
 
     _FAR = 2**40
-    """Locked is a byte beyond the file's end: on Windows nobody may read the ones that are locked."""
+    """The offset of the byte that is locked. It is beyond the end of the file, because on Windows a locked byte
+    cannot be read by others."""
 
     def _lock_descriptor(descriptor: int, path: Path) -> None:
         os.lseek(descriptor, _FAR, os.SEEK_SET)
@@ -252,7 +265,7 @@ else:
         except BlockingIOError as error:
             raise _busy_error(path) from error
         except OSError:
-            pass  # a file system without locks
+            pass  # the file system has no locks
 
 
 def _busy_error(path: Path) -> UsageError:

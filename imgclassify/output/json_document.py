@@ -1,4 +1,4 @@
-"""json: one document with the run's provenance. It is streamed, and valid even when interrupted."""
+"""Writes json: one document with the run's provenance, streamed, and valid even if the run is interrupted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from imgclassify.output.records import Record, RecordType
 
 
 class JsonDocumentWriter:
-    """See output.Writer. run.schema.json beside this file describes a document of predictions."""
+    """Writes a JSON document; see output.Writer. run.schema.json describes a document of predictions."""
 
     def __init__(self, stream: TextIO, provenance: Provenance, record_type: RecordType[Any]) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""jsonl: one record per line, written at once."""
+"""Writes and reads jsonl: one record per line, written as soon as it is known."""
 
 from __future__ import annotations
 
@@ -16,38 +16,44 @@ _ARRAY = "$array"
 
 
 def to_json(value: Any) -> str:
-    """JSON on one line, arrays as lists. In UTF-8 where it can be: a file name that is not valid UTF-8 has its odd
-    bytes as lone surrogate escapes, which Python's json and os.fsencode turn into the same bytes again."""
+    """Returns JSON on one line, with arrays as lists.
+
+    The text is not escaped to ASCII, unless it contains a file name that is not valid UTF-8. The invalid bytes
+    of such a name become lone surrogate escapes. Python's json and os.fsencode turn these into the same bytes
+    again.
+    """
     return _encode(value, _array_to_list)
 
 
 def to_packed_json(value: Any) -> str:
-    """As `to_json`, but an array is packed: its bytes in base64 take a third of the space of decimal text."""
+    """Like `to_json`, but packs arrays: their bytes in base64 take a third of the space of decimal text."""
     return _encode(value, _pack_array)
 
 
 def from_packed_json(line: bytes) -> Any:
-    """
+    """Parses JSON and unpacks the packed arrays in it.
+
     Raises:
-        ValueError: it is no JSON, or a packed array in it is damaged.
+        ValueError: the line is not JSON, or a packed array in it is damaged.
     """
     return json.loads(line, object_hook=_unpack_array if _ARRAY.encode() in line else None)
 
 
 def read_json_lines(stream: TextIO, record_type: RecordType[R]) -> Iterator[R]:
-    """
+    """Yields the records of a stream.
+
     Raises:
-        ValueError: a line is no record.
+        ValueError: a line is not a record.
     """
     for number, line in enumerate(stream, start=1):
         try:
             yield record_type.from_dict(json.loads(line))
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"line {number} is no record: {error}") from error
+            raise ValueError(f"line {number} is not a record: {error}") from error
 
 
 class JsonLinesWriter:
-    """See output.Writer."""
+    """Writes jsonl; see output.Writer."""
 
     def __init__(self, stream: TextIO, provenance: Provenance, record_type: RecordType[Any]) -> None:
         self._stream = stream
@@ -69,13 +75,13 @@ def _encode(value: Any, default: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=default)
     try:
         text.encode()
-    except UnicodeEncodeError:
+    except UnicodeEncodeError:  # a lone surrogate, which must be escaped
         return json.dumps(value, default=default)
     return text
 
 
 def _array_to_list(array: Any) -> Any:
-    # By way of its text a float32 keeps the digits it has, without the further ones of a float64.
+    # Converting by way of text keeps the digits of the float32. float(number) would have those of a float64.
     return [float(str(number)) for number in array]
 
 

@@ -1,4 +1,4 @@
-"""parquet: one row per image, its predictions a list of structs. Written in row groups."""
+"""Writes and reads parquet: one row per image, with its predictions as a list of structs, in row groups."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     import pyarrow
 
 ROW_GROUP = 8192
-"""Rows that are in memory at the same time."""
+"""Number of rows per row group, which are in memory at the same time."""
 
 _METADATA_KEY = b"imgclassify"
 
 
 class ParquetFileFormat(Generic[R]):
-    """See file_formats.FileFormat. The provenance is in the file's metadata."""
+    """The parquet FileFormat. The provenance is stored in the file's metadata."""
 
     def __init__(self, record_type: RecordType[R]) -> None:
         self._record_type = record_type
@@ -36,7 +36,7 @@ class ParquetFileFormat(Generic[R]):
         metadata = {_METADATA_KEY: json.dumps(provenance.to_dict()).encode()}
         schema = _schema(self._record_type, provenance.settings).with_metadata(metadata)
         rows = map(_to_row, records)
-        # Opened here, since pyarrow takes no name that is not UTF-8.
+        # The file is opened here because pyarrow does not accept a file name that is not UTF-8.
         with path.open("wb") as stream, pyarrow.parquet.ParquetWriter(stream, schema, compression="zstd") as writer:
             while group := list(islice(rows, ROW_GROUP)):
                 writer.write_table(pyarrow.Table.from_pylist(group, schema))
@@ -65,6 +65,7 @@ class ParquetFileFormat(Generic[R]):
 
 
 def _to_row(record: Record) -> dict[str, Any]:
+    # Parquet strings are UTF-8. `source_bytes` keeps the exact bytes of a name that is not.
     row = record.to_dict()
     row["model"] = row["model"].encode(errors="backslashreplace").decode()
     try:

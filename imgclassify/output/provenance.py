@@ -1,4 +1,7 @@
-"""The run that the records of a file are of. It is kept with them, so that records of another run are not added."""
+"""Describes the run that the records of an output come from.
+
+It is stored with the records, so that records of an incompatible run are not added to them.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,17 @@ from imgclassify.output.records import Record, RecordType
 from imgclassify.results import RunInfo
 
 SCHEMA = "imgclassify.output/1"
-"""Names the shape of what `to_dict` gives. A breaking change raises its number."""
+"""Identifies the structure that `to_dict` returns. A breaking change increases the number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """A run and its settings."""
+    """A run and its settings, as they are stored with its records."""
 
     run: dict[str, Any]
-    """As RunInfo.to_dict gives it."""
+    """The value of RunInfo.to_dict."""
     settings: dict[str, int]
-    """Those that RecordType.settings names."""
+    """The settings that RecordType.settings names."""
 
     @property
     def model(self) -> object:
@@ -32,25 +35,26 @@ class Provenance:
 
     @classmethod
     def from_dict(cls, value: Any, record_type: RecordType[Any]) -> Self:
-        """
+        """Builds a provenance from a value that `to_dict` returned.
+
         Raises:
-            ValueError: `to_dict` does not give such a value for this kind of record.
+            ValueError: `to_dict` cannot have returned this value for this record type.
         """
         if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-            raise ValueError(f"it is not of the schema {SCHEMA}")
+            raise ValueError(f"its schema is not {SCHEMA}")
         run, settings = value.get("run"), {name: value.get(name) for name in record_type.settings}
         if not isinstance(run, dict) or any(type(each) is not int or each < 1 for each in settings.values()):
-            raise ValueError("it does not say which run it is of")
+            raise ValueError("the description of its run is missing or invalid")
         return cls(run, settings)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         return {"schema": SCHEMA, "run": self.run, **self.settings}
 
     def differences(self, now: Provenance, record_type: RecordType[Any]) -> list[str]:
-        """What changes records and is not the same `now`, each in words."""
+        """Returns one text for each value that affects records and differs in `now`."""
         former, present = (_compared_values(each, record_type) for each in (self, now))
         names = [name for name in former | present if former.get(name) != present.get(name)]
-        return [f"{name} was {former.get(name)!r} and is {present.get(name)!r}" for name in names]
+        return [f"{name} was {former.get(name)!r} and is now {present.get(name)!r}" for name in names]
 
     def describes(self, record: Record) -> bool:
         """Whether the record names this run's model."""
@@ -62,7 +66,7 @@ def _compared_values(provenance: Provenance, record_type: RecordType[Any]) -> di
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"weights.name": …} for {"weights": {"name": …}}."""
+    """Turns {"weights": {"name": …}} into {"weights.name": …}."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}

@@ -1,4 +1,4 @@
-"""What an output needs to know of a kind of record: its fields, and what runs must agree in to add to one file."""
+"""Describes a kind of record: its fields, and which values of two runs must match to write to the same file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 
 
 class Record(Protocol):
-    """One source's record: its answer, or its error."""
+    """The record of one source: its predictions or its error."""
 
     @property
     def source(self) -> str: ...
@@ -39,7 +39,7 @@ class Record(Protocol):
     def error(self) -> ImageFailure | None: ...
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON has it. A Vector is a numpy array."""
+        """Returns the record as plain JSON values, except that a Vector is a numpy array."""
         ...
 
 
@@ -54,31 +54,31 @@ class Scalar(NamedTuple):
     """"text", "integer" or "real"."""
     nullable: bool = False
     comment: str = ""
-    """What a reader of a table's definition should know."""
+    """A comment for the column in the SQL definition of a table."""
 
 
 class Struct(NamedTuple):
-    """A field with named parts, or null."""
+    """A field with named parts. Its value may be null."""
 
     name: str
     fields: tuple[Scalar, ...]
 
 
 class Ranked(NamedTuple):
-    """A field that is a list of structs, the best first. Each also has its `rank`, from 1 on."""
+    """A field that is a list of structs, best first. Each struct also has a `rank`, which starts at 1."""
 
     name: str
     fields: tuple[Scalar, ...]
     length: str
-    """The setting of the run that says how many there are at most."""
+    """The name of the run's setting that limits the number of structs."""
 
 
 class Vector(NamedTuple):
-    """A field that is an array (N,) of float32, or null."""
+    """A field that is a float32 array of shape (N,), or null."""
 
     name: str
     length: str
-    """The setting of the run that says how many numbers it has."""
+    """The name of the run's setting that gives N."""
 
 
 Field: TypeAlias = Scalar | Struct | Ranked | Vector
@@ -89,17 +89,18 @@ class RecordType(Generic[R]):
     """A kind of record."""
 
     name: str
-    """What its records hold, in the plural."""
+    """What the records hold, in the plural."""
     schema: str
-    """Names the shape of a JSON document of such records. A breaking change raises its number."""
+    """Identifies the structure of a JSON document of such records. A breaking change increases the number."""
     from_dict: Callable[[Any], R]
-    """The record of a dictionary that `to_dict` gave. Raises ValueError where it is none."""
+    """Builds a record from a dictionary that `to_dict` returned. Raises ValueError for anything else."""
     fields: tuple[Field, ...]
-    """In the order of a table's columns. The first is "source"."""
+    """The fields, in the order of a table's columns. The first is "source"."""
     settings: tuple[str, ...]
-    """Whole numbers above zero that a run has besides its RunInfo, such as "top_k"."""
+    """Names of the values that a run has in addition to its RunInfo, such as "top_k": integers above zero."""
     compared: tuple[str, ...]
-    """Keys of RunInfo.to_dict that change records. A run that differs in one, or in a setting, is not resumed."""
+    """Keys of RunInfo.to_dict that affect records. A run that differs in one of them, or in a setting, is not
+    resumed."""
 
     @property
     def ranked(self) -> tuple[Ranked, ...]:
@@ -110,14 +111,14 @@ class RecordType(Generic[R]):
         return any(isinstance(field, Vector) for field in self.fields)
 
 
-SOURCE = Scalar("source", "text", comment="a BLOB of the name's bytes where they are not UTF-8")
+SOURCE = Scalar("source", "text", comment="a BLOB with the bytes of the name if it is not UTF-8")
 MODEL = Scalar("model", "text")
 WIDTH = Scalar("width", "integer", nullable=True, comment="pixels of the upright image")
 HEIGHT = Scalar("height", "integer", nullable=True)
 ERROR = Struct(
     "error",
     (
-        Scalar("type", "text", nullable=True, comment="NULL where it was answered"),
+        Scalar("type", "text", nullable=True, comment="NULL if there was no error"),
         Scalar("message", "text", nullable=True),
     ),
 )
@@ -144,7 +145,7 @@ PREDICTIONS: RecordType[ImageResult] = RecordType(
         ERROR,
     ),
     settings=("top_k",),
-    # Engine and device change the last digits, as the batch does.
+    # Engine and device are left out: like the batch, they change only the last digits.
     compared=(
         "model",
         "architecture",
@@ -157,4 +158,4 @@ PREDICTIONS: RecordType[ImageResult] = RecordType(
         "dtype",
     ),
 )
-"""What `predict` writes."""
+"""The records that the command `predict` writes."""

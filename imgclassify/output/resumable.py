@@ -1,5 +1,7 @@
-"""An output that a stopped run can go on with. NAME appears when its run is complete. Until then NAME.partial, a
-journal, holds the records so far."""
+"""Writes an output file whose run can be resumed if it stops.
+
+The file NAME appears when its run is complete. Until then, the journal NAME.partial holds the records so far.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ _PARTIAL = ".partial"
 
 
 class ResumableOutput(Generic[R]):
-    """See output.Output."""
+    """An output file whose run can be resumed; see output.Output."""
 
     on_terminal = False
 
@@ -42,14 +44,13 @@ class ResumableOutput(Generic[R]):
     ) -> None:
         """
         Args:
-            output_format: a resumable one.
-            resume: go on with the records that are there, if there are any.
-            retry_errors: classify the failed sources among them again, and replace their records.
+            output_format: a resumable format.
+            resume: continue with the records that are there, if there are any.
+            retry_errors: with `resume`, classify the failed sources again and replace their records.
 
         Raises:
             UsageError: the file cannot be written, another process writes to it, or it holds the records of a
-            stopped
-                run and `resume` is False.
+                stopped run and `resume` is False.
         """
         self._name = path
         self._record_type = record_type
@@ -65,7 +66,7 @@ class ResumableOutput(Generic[R]):
                 f"{str(path)!r} is the name of a stopped run's records", hint=f"leave out the {_PARTIAL} at its end"
             )
         with report_io_errors(path):
-            self._target = path.resolve()  # a link stays; the file that it points to is replaced
+            self._target = path.resolve()  # a link is kept, and the file that it points to is replaced
             self._format.check_target(self._target)
         self._journal = Journal(self._target.with_name(self._target.name + _PARTIAL), record_type)
         try:
@@ -104,24 +105,24 @@ class ResumableOutput(Generic[R]):
         """See output.Output.
 
         Raises:
-            UsageError: the records that are there are of another model, or of other settings.
+            UsageError: the records that are there are of a run with another model or other settings.
         """
         self._now = Provenance.from_run(run, settings)
         if self._former and (differences := self._former.differences(self._now, self._record_type)):
             raise UsageError(
-                f"cannot go on with {str(self._name)!r}: {'; '.join(differences)}",
-                hint="use the settings it was made with, or choose another --output",
+                f"cannot resume {str(self._name)!r}: {'; '.join(differences)}",
+                hint="use the settings that the file was made with, or choose another --output",
             )
 
     def write(self, record: R) -> None:
         """See output.Output."""
-        if not self._written:
+        if not self._written:  # prepared only when there is a record to add
             self._open_journal()
         self._journal.add(record)
         self._written += 1
         self._failed += record.error is not None
         if self._index:
-            self._index.add(0, record)
+            self._index.add(0, record)  # any position: only the counts of this index are used
 
     def complete(self) -> None:
         """Writes the whole file, and removes the journal.
@@ -131,7 +132,7 @@ class ResumableOutput(Generic[R]):
         """
         if self._journal.provenance is None:
             if self._former:
-                return  # it was complete before, and nothing has been added
+                return  # the file was already complete, and no record was added
             self._open_journal()
         self._journal.sync()
         provenance = self._journal.provenance
@@ -139,7 +140,8 @@ class ResumableOutput(Generic[R]):
         with report_io_errors(self._name), atomic_write(self._target, locked=True) as draft:
             self._format.save(draft, provenance, self._iter_records())
             self._format.check_target(self._target)
-            # Before the file: a process that is killed in between leaves the journal, which says all of it.
+            # The sidecar is written before the file appears. If the process is killed in between, the journal
+            # is still there and holds everything.
             self._format.save_sidecar(self._target, provenance)
         self._journal.remove()
 
@@ -152,12 +154,12 @@ class ResumableOutput(Generic[R]):
         self._journal.close()
 
     def _load_state(self) -> None:
-        """Finds out which sources have records already."""
+        """Reads which sources already have records."""
         if self._marker is None:
             if next(self._journal.entries(), None):
                 raise UsageError(
-                    f"{str(self._journal.path)!r} holds the records of a run that was stopped",
-                    hint="add --resume to go on with it, or delete it to begin anew",
+                    f"{str(self._journal.path)!r} holds the records of a stopped run",
+                    hint="add --resume to continue the run, or delete the file to start again",
                 )
             self._journal.clear()
             return
@@ -175,14 +177,14 @@ class ResumableOutput(Generic[R]):
             self.resumed_failed = self._index.count(settled=True, failed=True)
 
     def _match_permissions(self, journal: Journal[R]) -> None:
-        """Nobody who may not read the file may read its journal."""
+        """Gives the journal the file's mode, so that only those who may read the file can read its journal."""
         with report_io_errors(self._name):
             if self._target.exists():
                 mode = stat.S_IMODE(self._target.stat().st_mode)
                 journal.path.chmod(mode | stat.S_IRUSR | stat.S_IWUSR)
 
     def _load_complete(self) -> tuple[Provenance, Iterator[R]]:
-        """What the complete file holds."""
+        """Reads the complete file."""
 
         def checked_records() -> Iterator[R]:
             with self._report_damage():
@@ -193,7 +195,7 @@ class ResumableOutput(Generic[R]):
         return provenance, checked_records()
 
     def _open_journal(self) -> None:
-        """Makes the journal ready for the records of this run."""
+        """Prepares the journal for the records of this run."""
         assert self._now is not None
         if self._journal.provenance is None:
             if self._former:
@@ -204,7 +206,7 @@ class ResumableOutput(Generic[R]):
             self._journal.add(self._marker)
 
     def _rebuild_journal(self) -> None:
-        """Copies the records of the complete file to a journal, which takes its name once it has them all."""
+        """Copies the records of the complete file to a new journal, which then replaces the empty one."""
         with report_io_errors(self._name):
             temp_path(self._target).unlink(missing_ok=True)
         copy = Journal(temp_path(self._target), self._record_type)
@@ -222,7 +224,7 @@ class ResumableOutput(Generic[R]):
         self._journal = copy
 
     def _iter_records(self) -> Iterator[R]:
-        """The records of the whole run, in order, those that were replaced left out."""
+        """Yields the records of the whole run in order, without those that were replaced."""
         if not (self._index and self._index.replaces):
             for _, entry in self._journal.entries():
                 if not isinstance(entry, ResumeMarker):
@@ -239,8 +241,8 @@ class ResumableOutput(Generic[R]):
             yield
         except UsageError:
             raise
-        except Exception as error:  # over damaged files the libraries raise whatever they like
+        except Exception as error:  # libraries may raise anything for a damaged file
             raise UsageError(
-                f"cannot go on with {str(self._name)!r}: {describe_error(error)}",
+                f"cannot resume {str(self._name)!r}: {describe_error(error)}",
                 hint="choose another --output, or leave out --resume to replace it",
             ) from error

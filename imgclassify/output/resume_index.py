@@ -1,4 +1,4 @@
-"""Which sources have records already, over any number of stopped runs."""
+"""Looks up which sources already have records, over any number of stopped runs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _TABLE = """
 CREATE TABLE slot (
     id INTEGER PRIMARY KEY,
     source BLOB NOT NULL,
-    position INTEGER NOT NULL, -- of its latest record
+    position INTEGER NOT NULL, -- of the latest record
     failed INTEGER NOT NULL,
-    again INTEGER NOT NULL DEFAULT 0, -- whether the next record of that source takes its place
-    named INTEGER NOT NULL DEFAULT 0 -- whether the present run has named it
+    again INTEGER NOT NULL DEFAULT 0, -- whether the next record of that source replaces this one
+    named INTEGER NOT NULL DEFAULT 0 -- whether the current run has claimed it
 );
 CREATE INDEX of_source ON slot (source, again, named);
 """
@@ -28,24 +28,28 @@ _REPLACE = f"UPDATE slot SET position = ?, failed = ?, again = 0 {_FIRST.format(
 
 
 class ResumeIndex:
-    """One slot per record, in order. The names are in a temporary database on disk; memory holds a few MiB."""
+    """Has one slot per record, in order.
+
+    The names of the sources are in a temporary database on disk. It takes only a few MiB of memory.
+    """
 
     def __init__(self, entries: Iterable[tuple[int, Record | ResumeMarker]]) -> None:
-        # A database without a name belongs to this process alone, and is deleted with it.
+        # SQLite creates a private temporary database for an empty name, and deletes it when it is closed.
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._turn = Lock()
         self._retrying = False
         self.replaces = False
-        """Whether a record may have taken the place of another."""
+        """Whether a record may have replaced another."""
         for statement in (*_TABLE.split(";"), "BEGIN"):
             self._execute(statement)
         for position, entry in entries:
             self.add(position, entry)
 
     def add(self, position: int, entry: Record | ResumeMarker) -> None:
-        """
+        """Adds the next record or mark.
+
         Args:
-            position: any number. `positions` returns it.
+            position: any integer. `positions` yields it again.
         """
         if isinstance(entry, ResumeMarker):
             self._retrying = entry.retries
@@ -57,18 +61,25 @@ class ResumeIndex:
             self._execute("INSERT INTO slot (position, failed, source) VALUES (?, ?, ?)", *values)
 
     def count(self, *, failed: bool = False, settled: bool = False) -> int:
-        """How many slots there are: all, or those that failed, or those that no retry will replace."""
+        """Returns the number of slots.
+
+        Args:
+            failed: count only slots whose record has an error.
+            settled: count only slots whose record no retry will replace.
+        """
         conditions = ["1", *(["failed"] if failed else []), *(["NOT again"] if settled else [])]
         (count,) = self._execute(f"SELECT count(*) FROM slot WHERE {' AND '.join(conditions)}").fetchone()
         return int(count)
 
     def claim(self, source: str) -> bool:
-        """Marks one record of `source` as used, and returns True. Returns False once as many have been used as
-        there are, so that a source that is named twice is classified twice."""
+        """Marks one record of `source` as used and returns True.
+
+        Returns False once as many have been used as there are, so a source named twice is classified twice.
+        """
         return bool(self._execute(_TAKE, _key(source)).rowcount)
 
     def positions(self) -> Iterator[int]:
-        """The position of the latest record in each slot."""
+        """Yields the position of the latest record of each slot."""
         return (position for (position,) in self._execute("SELECT position FROM slot ORDER BY id"))
 
     def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:
@@ -77,8 +88,8 @@ class ResumeIndex:
                 return self._database.execute(statement, values)
         except sqlite3.OperationalError as error:
             raise UsageError(
-                f"the names that have records cannot be kept in the folder for temporary files: {error}",
-                hint="make room there, or name another in the variable SQLITE_TMPDIR",
+                f"cannot store the names of the finished sources in the folder for temporary files: {error}",
+                hint="free some space there, or name another folder in the environment variable SQLITE_TMPDIR",
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""sqlite: a table of images, one of their predictions, and the run that they are of."""
+"""Writes and reads sqlite: a table of images, a table of their predictions, and their run."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from imgclassify.output.provenance import Provenance
 from imgclassify.output.records import R, Ranked, Record, RecordType, Scalar, Struct
 
 _APPLICATION = 0x696D6763
-"""SQLite's application_id of our files: "imgc"."""
+"""SQLite's application_id of the files that this module writes: "imgc" in ASCII."""
 
 _SIDE_FILES = ("-wal", "-journal")
-"""What SQLite has beside a database that someone is writing to."""
+"""Suffixes of the files that SQLite keeps beside a database while somebody is writing to it."""
 
 _TYPES = {"text": "TEXT", "integer": "INTEGER", "real": "REAL"}
 
 
 class SqliteFileFormat(Generic[R]):
-    """See file_formats.FileFormat. The provenance is in the table `run`."""
+    """The sqlite FileFormat. The provenance is stored in the table `run`."""
 
     def __init__(self, record_type: RecordType[R]) -> None:
         self._record_type = record_type
@@ -35,19 +35,19 @@ class SqliteFileFormat(Generic[R]):
         for suffix in _SIDE_FILES:
             if path.with_name(path.name + suffix).exists():
                 raise UsageError(
-                    f"{str(path)!r} is being written to by another program: {path.name + suffix!r} lies beside it",
-                    hint="close it there, or choose another --output",
+                    f"{str(path)!r} is being written to by another program: {path.name + suffix!r} exists",
+                    hint="close the database in that program, or choose another --output",
                 )
         if path.is_file() and path.stat().st_size and not self._is_ours(path):
             raise UsageError(
-                f"{str(path)!r} is a database of something else, or has further tables, and would be replaced",
+                f"{str(path)!r} is not a database of imgclassify, or has further tables, and would be replaced",
                 hint="choose another --output",
             )
 
     def save(self, path: Path, provenance: Provenance, records: Iterable[R]) -> None:
         try:
             with closing(sqlite3.connect(path, isolation_level=None)) as database:
-                # Nobody reads a draft, and one that is not finished is thrown away.
+                # Nobody else reads the draft, and an unfinished one is deleted.
                 database.execute("PRAGMA journal_mode = OFF")
                 database.execute("PRAGMA synchronous = OFF")
                 database.executescript(_create_tables(self._record_type))
@@ -111,7 +111,7 @@ class SqliteFileFormat(Generic[R]):
 
 
 class _RankedRows:
-    """The rows of a ranked field's table, image by image."""
+    """Reads the rows of a ranked field's table, image by image."""
 
     def __init__(self, database: sqlite3.Connection, field: Ranked) -> None:
         self._names = ["rank", *(part.name for part in field.fields)]
@@ -120,7 +120,7 @@ class _RankedRows:
         self._next = self._take_group()
 
     def of_image(self, number: int) -> list[dict[str, Any]]:
-        """Those of one image; images are asked for in order."""
+        """Returns the rows of one image. Call it with ascending numbers."""
         image, entries = self._next
         if image != number:
             return []
@@ -139,12 +139,12 @@ def _create_tables(record_type: RecordType[Any]) -> str:
             columns.append(field)
         elif isinstance(field, Struct):
             columns += [part._replace(name=f"{field.name}_{part.name}") for part in field.fields]
-    *lines, last = map(_column_line, columns)
+    *lines, last = map(_column_line, columns)  # the last column must have no comma after it
     script = f"""
 PRAGMA application_id = {_APPLICATION};
 CREATE TABLE run (provenance TEXT NOT NULL); -- JSON
 CREATE TABLE images (
-    id INTEGER PRIMARY KEY, -- in input order, from 1 on
+    id INTEGER PRIMARY KEY, -- in input order, from 1
 {"".join(lines)}{last.replace(",", "", 1)});
 """
     for ranked in record_type.ranked:
@@ -163,7 +163,7 @@ def _column_line(column: Scalar) -> str:
 
 
 def _create_indexes(record_type: RecordType[Any]) -> str:
-    """By source, by type of error, and by each text of a ranked table with its number."""
+    """Returns SQL for indexes on source, error type, and each text of a ranked table with its real numbers."""
     script = "\nCREATE INDEX images_source ON images (source);\n"
     script += "CREATE INDEX images_error_type ON images (error_type) WHERE error_type IS NOT NULL;\n"
     for ranked in record_type.ranked:
@@ -182,7 +182,7 @@ def _marks(count: int) -> str:
 
 
 def _to_sql(value: object) -> object:
-    """Text that is not UTF-8 as its bytes."""
+    """Turns text that is not valid UTF-8 into its bytes."""
     if isinstance(value, str):
         try:
             value.encode()

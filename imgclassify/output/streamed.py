@@ -1,5 +1,7 @@
-"""An output whose records are written as they come, and that cannot be resumed: stdout, a device, or a file in a
-format that cannot be read back."""
+"""Writes records to an output that cannot be resumed: stdout, a device, or a file in a format without a reader.
+
+Each record is written as soon as it is known.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from imgclassify.results import RunInfo
 
 
 class StreamedOutput(Generic[R]):
-    """See output.Output."""
+    """An output that cannot be resumed; see output.Output."""
 
     unfinished = None
     resumed_device = None
@@ -24,7 +26,7 @@ class StreamedOutput(Generic[R]):
     def __init__(self, path: Path | None, output_format: OutputFormat, record_type: RecordType[R]) -> None:
         """
         Args:
-            output_format: a streamable one.
+            output_format: a streamable format.
         """
         assert output_format.writer is not None
         self._path = path

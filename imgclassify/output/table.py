@@ -1,4 +1,4 @@
-"""table: for people. One image gets its ranks, labels, percentages and bars. Many get a row each."""
+"""Writes table, the format for people: one row per prediction of a single image, or one row per image."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 _RUNNERS_UP = 2
 _WIDEST_LABEL = 26
 _PIPE_WIDTH = 100
-"""What the columns are measured by where there is no terminal to ask."""
+"""The width in cells that the columns are based on if there is no terminal."""
 
 
 class TableWriter:
-    """See output.Writer. Rows are printed as they come. On a terminal they are cut at its width; in a pipe they are
-    whole."""
+    """Writes a table; see output.Writer.
+
+    From the second image on, rows are printed at once. On a terminal they are cut at its width; in a pipe they
+    are whole.
+    """
 
     def __init__(self, stream: TextIO, provenance: Provenance, record_type: RecordType[ImageResult]) -> None:
         self._stream = stream
@@ -38,7 +41,7 @@ class TableWriter:
 
     def write(self, result: ImageResult) -> None:
         self._count += 1
-        # Only the second image tells whether the first was the only one.
+        # A single image has another layout, so the first row waits for the second image or the end.
         if self._count == 1:
             self._first = result
             return
@@ -99,7 +102,7 @@ class TableWriter:
 
 
 def _fit_text(text: str, cells: int, *, keep: str = "tail") -> str:
-    """Padded to that many cells; longer text loses its head, since the end of a path says more, or its tail."""
+    """Pads or cuts text to `cells` cells. By default it keeps the tail, because the end of a path says more."""
     if cell_len(text) <= cells:
         return set_cell_size(text, cells)
     if keep == "head":
@@ -111,7 +114,7 @@ def _fit_text(text: str, cells: int, *, keep: str = "tail") -> str:
 
 
 def _describe_failure(result: ImageResult) -> tuple[str, str]:
-    """(text, style)."""
+    """Returns (text, style)."""
     assert result.error is not None
     return f"✗ {result.error.type}: {make_printable(result.error.message)}", "red not bold"
 
@@ -125,6 +128,6 @@ def _format_percent(prediction: Prediction, digits: int) -> str:
 
 
 def _draw_bar(probability: float, cells: int) -> str:
-    """A bar of up to `cells` characters, to the eighth of one."""
+    """Draws a bar of up to `cells` characters, rounded to an eighth of a character."""
     eighths = round(probability * cells * 8)
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()

@@ -1,4 +1,4 @@
-"""Lines for people: in colour on a terminal, through rich; plain in a pipe, for which rich is not imported."""
+"""Prints lines for people: in colour on a terminal, with rich, and plain in a pipe, without importing rich."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Line:
-    """Text in parts, each in a style of rich's; the first part's style is also the ground of the others."""
+    """Text in parts, each with a rich style. The first part's style is the base of the others' styles."""
 
     def __init__(self, text: str = "", style: str = "") -> None:
         self._parts = [(text, style)]
@@ -33,7 +33,7 @@ class Line:
 
 
 class LinePrinter:
-    """Prints lines to a stream, in colour if it is a terminal, whatever FORCE_COLOR says."""
+    """Prints lines to a stream, in colour only if it is a terminal, whatever FORCE_COLOR says."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -41,11 +41,15 @@ class LinePrinter:
 
     @property
     def width(self) -> int | None:
-        """The terminal's, in cells; None where there is no terminal to ask."""
+        """The terminal's width in cells; None if the stream is not a terminal."""
         return self._console.width if self._console else None
 
     def print(self, line: Line, *, cut: bool = False) -> None:
-        """Prints a line without the spaces at its end; `cut` at a terminal's width."""
+        """Prints a line without trailing spaces.
+
+        Args:
+            cut: on a terminal, cut the line at its width.
+        """
         if self._console is None:
             self._stream.write(f"{line.plain.rstrip()}\n")
         else:
@@ -61,7 +65,8 @@ def _console(stream: TextIO) -> Console:
 
     class ResultsConsole(Console):
         def on_broken_pipe(self) -> None:
-            """rich would exit with status 1. A closed pipe is no failure (cli/error_handling.py)."""
+            """Raises BrokenPipeError, for cli/error_handling.py. rich would exit with status 1, but a closed
+            pipe is not a failure."""
             raise BrokenPipeError
 
     return ResultsConsole(

@@ -1,4 +1,4 @@
-"""Where streamed text goes: stdout, or a file that appears whole or not at all."""
+"""Opens the destination of streamed text: stdout, or a file that appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ _DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None)}
 
 @contextmanager
 def open_text(path: Path | None) -> Iterator[TextIO]:
-    """stdout, or a file. A file takes its place at the end of the block, also where the block raises: it then holds
-    fewer records, but whole ones. A killed process or a full disk leaves an earlier file as it was.
+    """Opens stdout or a file, and yields the stream.
+
+    A file appears under its name at the end of the block, even if the block raises. It then holds fewer
+    records, but whole ones. If the process is killed or the disk is full, an earlier file stays as it was.
 
     Args:
-        path: None and "-" are stdout. A device or a pipe is written to as it is.
+        path: None and "-" mean stdout. A device or a pipe is written to directly.
 
     Raises:
         UsageError: the file cannot be written, or stdout is closed.
@@ -33,7 +35,7 @@ def open_text(path: Path | None) -> Iterator[TextIO]:
         yield sys.stdout
         return
     with report_io_errors(path):
-        target = path.resolve()  # a link stays; the file that it points to is replaced
+        target = path.resolve()  # a link is kept, and the file that it points to is replaced
         replaceable = is_replaceable(target)
     if not replaceable:
         with report_io_errors(path):
@@ -48,6 +50,7 @@ def open_text(path: Path | None) -> Iterator[TextIO]:
         except BaseException as error:
             if stream.failed:
                 raise
+            # The records so far are whole: let the file appear before the error is raised again.
             failure = error
     if failure is not None:
         raise failure
@@ -57,8 +60,12 @@ def open_text(path: Path | None) -> Iterator[TextIO]:
 def report_io_errors(path: Path, verb: str = "write", option: str = "--output") -> Iterator[None]:
     """Turns the system's errors in the block into a UsageError about `path`.
 
+    Args:
+        verb: what could not be done with the file, for the message.
+        option: the command-line option that named the file, for the hint.
+
     Raises:
-        UsageError: the file could not be written, or read if the verb says so.
+        UsageError: the system reported an error.
     """
     try:
         yield
@@ -66,19 +73,20 @@ def report_io_errors(path: Path, verb: str = "write", option: str = "--output") 
         raise
     except (OSError, ValueError, RuntimeError) as error:  # ValueError: a NUL in it; RuntimeError: a loop of links
         reason = getattr(error, "strerror", None) or error
-        room = "make room there, or " if getattr(error, "errno", None) in _DISK_FULL else ""
+        room = "free some space there, or " if getattr(error, "errno", None) in _DISK_FULL else ""
         raise UsageError(
-            f"cannot {verb} {str(path)!r}: {reason}", hint=f"{room}choose another place with {option}"
+            f"cannot {verb} {str(path)!r}: {reason}", hint=f"{room}choose another path with {option}"
         ) from error
 
 
 class _WatchedFile(io.TextIOWrapper):
-    """A text file that reports its own failures as such, apart from those of whoever writes to it."""
+    """A text file that records in `failed` whether writing to it failed. Errors of its user do not count."""
 
     def __init__(self, path: Path, name: Path) -> None:
         """
         Args:
-            name: names the file in errors.
+            path: the file that is written.
+            name: the file's name in error messages.
         """
         self._name = name
         self.failed = False

@@ -1,6 +1,6 @@
-"""What the user named (paths, folders, globs, URLs, archives, stdin) as an ordered, lazy stream of sources.
+"""Expands names (paths, folders, globs, URLs, archives, stdin) into an ordered, lazy stream of sources.
 
-Nothing is decoded here, and nothing is written to disk.
+No image is decoded here, and nothing is written to disk.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ __all__ = [
 ]
 
 CONNECT_TIMEOUT = 10.0
+"""Seconds to wait for a connection to a server."""
 READ_TIMEOUT = 60.0
-"""Seconds without a byte from the server before a download is given up."""
+"""Seconds without a byte from the server after which a download fails."""
 
 
 def expand(
@@ -47,24 +48,25 @@ def expand(
     selection: Selection | None = None,
     offline: bool = False,
 ) -> Iterator[Source]:
-    """The sources that `names` stand for, in order, found as they are asked for.
+    """Yields the sources that `names` stand for, in order. Each is found only when it is requested.
 
     Args:
         names: paths, folders, globs, http(s) URLs, archives, members of archives, or "-".
-        notice: told what the user may want to know and no source can carry, such as an empty folder.
-        stdin: what "-" reads, once; standard input unless given.
-        timeout: seconds to connect to a server, and between two of its packets.
-        from_file: whether the names come from a list. There each has its record: * ? and [ in a name that does not
-            exist stand for no others, and a pipe, which might never be written to, is no file.
-        selection: what to take of folders, globs and archives, and where what is left out is counted.
-        offline: never open a socket; URLs fail to open.
+        notice: called with a message for the user that no source can carry, such as an empty folder.
+        stdin: the stream that "-" reads, once. The default is standard input.
+        timeout: seconds to connect to a server, and seconds between two of its packets.
+        from_file: whether the names come from a list. Then a name that does not exist is not expanded as a
+            glob: it yields a source that fails to open. A pipe in a list, which might never be written to, also
+            fails.
+        selection: which files to take from folders, globs and archives. It also counts the files left out.
+        offline: whether to open no socket. URLs then fail to open.
     """
     selection = selection or Selection()
     read_stdin = cache(partial(_read_stdin, stdin))
     stdin_named = False
     for name in names:
         if name == "-":
-            read = partial(raise_error, ImageUnreadableError, "standard input was read before, and holds one image")
+            read = partial(raise_error, ImageUnreadableError, "standard input was already read; it holds one image")
             yield Source(name, partial(_open_stdin, read if stdin_named else read_stdin))
             stdin_named = True
         elif name.lower().startswith(("http://", "https://")):
@@ -74,24 +76,26 @@ def expand(
 
 
 def single_source(name: str, *, offline: bool = False) -> Source:
-    """The one picture of that name. What is none, such as a folder or an archive of several, fails to open."""
+    """Returns the source of the one image that `name` stands for.
+
+    It fails to open if `name` does not stand for one image, for example a folder, or an archive with several.
+    """
     if os.path.isdir(name):  # noqa: PTH112 - the name stays as it was given
-        return Source(
-            name, partial(raise_error, ImageUnreadableError, f"{name!r} is a folder, and not one picture")
-        )
-    # What exists is no glob, and if it is a pipe, it was meant.
+        return Source(name, partial(raise_error, ImageUnreadableError, f"{name!r} is a folder, not an image"))
+    # A name that does not exist is treated as in a list: it is not expanded as a glob. A name that exists was
+    # given on purpose, so a pipe is read.
     found = list(islice(expand([name], from_file=not os.path.lexists(name), offline=offline), 2))
     if len(found) == 1:
         return found[0]
-    what = "several pictures" if found else "no picture"
-    return Source(name, partial(raise_error, ImageUnreadableError, f"{name!r} holds {what}"))
+    what = "several images" if found else "no image"
+    return Source(name, partial(raise_error, ImageUnreadableError, f"{name!r} contains {what}"))
 
 
 def read_names(stream: BinaryIO, *, null: bool) -> Iterator[str]:
-    """The names that a list holds, one per line or NUL-separated, as they arrive.
+    """Yields the names in a list, as they arrive. They are NUL-separated if `null`, else one per line.
 
-    Only the line's end (LF or CR LF), and a byte order mark before the first, is removed; empty entries are
-    skipped. Bytes that are not text survive as `os.fsdecode` keeps them.
+    Only the end of each line (LF or CR LF) and a byte order mark before the first line are removed. Empty
+    entries are skipped. Bytes that are not text are kept as `os.fsdecode` represents them.
     """
     entries = _split_null(stream) if null else _split_lines(stream)
     return (os.fsdecode(entry) for entry in entries if entry)
@@ -105,7 +109,7 @@ def _split_lines(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def _split_null(stream: BinaryIO) -> Iterator[bytes]:
-    # read1 hands over what a pipe already holds; read would wait for a full chunk.
+    # read1 returns what a pipe already holds; read would wait for a full chunk.
     read = getattr(stream, "read1", stream.read)
     rest = b""
     while chunk := read(CHUNK_BYTES):

@@ -1,4 +1,4 @@
-"""What the readers of archives raise over those that are damaged, encrypted, or of an unknown method."""
+"""The exceptions that archive readers raise for damaged or encrypted archives and unknown methods."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ _ALWAYS = (
 
 
 def archive_errors() -> tuple[type[Exception], ...]:
-    """For an except clause, which asks when something was raised: by zstandard only where that is imported."""
+    """Returns the exception types for an `except` clause.
+
+    Python evaluates the clause only after something was raised. If zstandard is not imported by then, the
+    exception cannot be its own, so this function does not import it.
+    """
     zstandard = sys.modules.get(ZSTANDARD)
     return (*_ALWAYS, zstandard.ZstdError) if zstandard else _ALWAYS

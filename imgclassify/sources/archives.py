@@ -1,4 +1,4 @@
-"""Pictures inside .zip and .tar archives, read member by member; nothing is unpacked to disk."""
+"""Sources inside .zip and .tar archives, which are read member by member. Nothing is unpacked to disk."""
 
 # Names stay as the user wrote them; pathlib would turn "./a.jpg" into "a.jpg".
 
@@ -15,7 +15,10 @@ from imgclassify.sources.zips import zip_members
 
 
 def archive_members(path: str, accepts: Callable[[str], bool]) -> Iterator[Source]:
-    """The wanted members of an archive, in its own order; a last source that fails where it is damaged."""
+    """Yields a source for each member whose name `accepts` takes, in the archive's order.
+
+    If the archive is damaged, the last source is one that fails to open.
+    """
     read = zip_members if path.lower().endswith(".zip") else tar_members
     try:
         yield from read(path, accepts)
@@ -25,6 +28,7 @@ def archive_members(path: str, accepts: Callable[[str], bool]) -> Iterator[Sourc
 
 
 def single_member(name: str, archive: str, member: str) -> Iterator[Source]:
+    """Yields the source of one member, under the given name. It fails to open if there is no such member."""
     found = next(archive_members(archive, lambda candidate: candidate == member), None)
     missing = partial(raise_error, ImageNotFoundError, f"no {member!r} in {archive!r}")
     yield Source(name, found.open if found else missing)

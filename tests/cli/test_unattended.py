@@ -93,7 +93,7 @@ def test_a_signal_lets_what_is_in_flight_finish_and_leaves_what_can_be_resumed(
         _, err = running.communicate(timeout=60)
     assert running.returncode == status
     assert words in err
-    assert b"--resume goes on" in err
+    assert b"with --resume to continue" in err
     assert not output.exists()
     kept = lines(partial) - 1
     assert partial.read_bytes().endswith(b"\n")
@@ -156,7 +156,7 @@ def test_a_signal_while_the_output_is_written_whole_leaves_the_records(tmp_path:
             pass
         running.send_signal(signal.SIGTERM)
         assert running.wait(timeout=30) == 143
-        assert b"--resume goes on" in running.stderr.read()
+        assert b"with --resume to continue" in running.stderr.read()
     assert [entry.name for entry in tmp_path.iterdir() if "out" in entry.name] == ["out.csv.partial"]
     assert process("predict", photo, "-o", tmp_path / "out.csv", "--resume").returncode == 0
 
@@ -259,9 +259,9 @@ def test_a_run_with_other_settings_is_refused_by_name(run: Run, album: Path, tmp
     assert run("predict", album, "-o", output).status == 1
     before = output.read_bytes()
     for settings, words in (
-        (["-k", "3"], "top_k was 5 and is 3"),
-        (["--resize-size", "300"], "preprocess.resize_size was 256 and is 300"),
-        (["--fast-decode"], "decode was 'exact' and is 'fast'"),
+        (["-k", "3"], "top_k was 5 and is now 3"),
+        (["--resize-size", "300"], "preprocess.resize_size was 256 and is now 300"),
+        (["--fast-decode"], "decode was 'exact' and is now 'fast'"),
     ):
         done = run("predict", album, "-o", output, "--resume", *settings)
         assert done.status == 2
@@ -377,7 +377,7 @@ def test_too_many_failures_stop_a_run_that_can_be_resumed(
     summary = json.loads((tmp_path / "s.json").read_text("utf-8"))
     assert (summary["stopped"], summary["failed"]) == ("max_errors", {"truncated_image": failures})
     assert summary["answered"] == 10 * failures - 3 - (failures - 1)
-    assert "--resume goes on" in done.err
+    assert "with --resume to continue" in done.err
     assert run("predict", many, "-o", output, "--resume").status == 1
     assert sources(output) == names(many)
 
@@ -408,7 +408,7 @@ def test_a_summary_that_cannot_be_written_is_told_before_the_run(run: Run, photo
 def test_a_summary_never_takes_the_place_of_the_records(place: str, run: Run, photo: Path, tmp_path: Path) -> None:
     (tmp_path / "link.csv").symlink_to(tmp_path / "out.csv")
     done = run("predict", photo, "-o", tmp_path / "out.csv", "--summary", tmp_path / place)
-    assert (done.status, "where the records will be" in done.err) == (2, True)
+    assert (done.status, "is used for the records" in done.err) == (2, True)
 
 
 def test_a_summary_goes_to_a_device_or_a_link_and_replaces_neither(run: Run, photo: Path, tmp_path: Path) -> None:

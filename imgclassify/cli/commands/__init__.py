@@ -1,1 +1,1 @@
-"""One file per command. Each is imported when it is called."""
+"""One module per command. Each is imported when its command is used."""

@@ -1,4 +1,4 @@
-"""imgclassify cache: what the weights and graphs on this machine weigh, and their removal."""
+"""imgclassify cache: shows and removes the cached weights and graphs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help=COMMANDS["cac
 
 @app.command()
 def info(json: Json = False, debug: Debug = False) -> None:
-    """Which files of catalogued models and which prepared graphs are cached, and how much room they take."""
+    """Show the cache folders, the cached weights of catalogued models, the prepared graphs, and their sizes."""
     console.configure_console(be_debug=debug)
     entries = [
         (file, file.lstat().st_size, manifest.reference)
@@ -43,18 +43,18 @@ def info(json: Json = False, debug: Debug = False) -> None:
         rows = [[file.name, model, f"{size / 2**20:.1f}"] for file, size, model in entries]
         print_table(["file", "model", "MiB"], [*rows, ["total", "", f"{total / 2**20:.1f}"]], right=[2])
     else:
-        console.print_message("no downloaded weights, no prepared graphs")
+        console.print_message("no downloaded weights and no prepared graphs")
 
 
 @app.command()
 def clear(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Remove the downloaded weights of every catalogued model, what broken downloads left, and all prepared graphs.
+    """Remove all downloaded weights of catalogued models, remains of broken downloads, and all prepared graphs.
 
-    The weights' folder is torch.hub's; files in it that no catalogued model names are left alone.
+    The weights are in torch.hub's folder. Files there that belong to no catalogued model are kept.
     """
     console.configure_console(be_quiet=quiet, be_debug=debug)
     freed = 0
@@ -91,7 +91,7 @@ def _list_prepared() -> list[PreparedModel]:
 
 def _describe_prepared(entry: PreparedModel) -> str:
     name = " ".join(filter(None, [entry.reference or "prepared", entry.arch and f"--arch {entry.arch}"]))
-    return name if entry.valid else f"{name} (of no use any more)"
+    return name if entry.valid else f"{name} (no longer usable)"
 
 
 def _remove_prepared(entry: PreparedModel) -> None:
@@ -101,13 +101,18 @@ def _remove_prepared(entry: PreparedModel) -> None:
 
 
 def _cached_weights() -> dict[Path, tuple[ModelManifest, list[Path]]]:
-    """What was downloaded of catalogued models, by the file that it is or was to be; two models may share one."""
+    """Finds the files that downloads for catalogued models left.
+
+    Returns:
+        (model, files) by the path of the weights, which two models may share. The files are the weights, a
+        partial download, and files set aside as wrong.
+    """
     found = {}
     for manifest in catalog.load_manifests():
         try:
             files = weights.cached_files(manifest.url)
         except WeightsError:
-            continue  # a URL that names no file has nothing here
+            continue  # a URL that names no file has nothing in the cache
         if files:
             found[weights.cache_path(manifest.url)] = (manifest, files)
     return found

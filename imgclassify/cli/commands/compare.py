@@ -1,4 +1,4 @@
-"""imgclassify compare: what a faster setting changes in a model's answers, on the user's own images."""
+"""imgclassify compare: shows how a faster setting changes a model's predictions, on the user's own images."""
 
 import json as jsonlib
 import sys
@@ -34,7 +34,13 @@ app = typer.Typer(add_completion=False)
 def compare(
     *,
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", autocompletion=complete_model, show_default=False, help="The model.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            autocompletion=complete_model,
+            show_default=False,
+            help="Model, as for predict --model.",
+        ),
     ],
     sources: SourceOptions,
     running: RunningOptions,
@@ -49,22 +55,25 @@ def compare(
     json: Json = False,
     offline: Offline = False,
 ) -> None:
-    """Compare a setting with the exact one: how many top-1 labels stay, how far probabilities move.
+    """Compare the predictions of a faster setting with those of the exact default.
 
-    The setting is --dtype, --engine, --device, --fast-decode or --decode. Without one, one engine is compared with
-    the other.
+    Prints how many top-1 labels are the same, and how much probabilities change.
+
+    Select the setting with --dtype, --engine, --device, --fast-decode or --decode.
+
+    Without any of them, the two engines are compared. Sources cannot be read from stdin.
     """
     console.configure()
     if "-" in (*(sources.sources or []), sources.files_from):
-        raise UsageError("standard input can be read only once", hint="name a file or folder to compare on")
+        raise UsageError("stdin can be read only once", hint="give files or folders instead")
     inputs = SourceInputs(sources, offline=offline)
 
     def find_images(*, quietly: bool = True) -> "Iterator[Source]":
-        """The images, found anew for each who asks: both settings read them at their own pace."""
+        """Returns the images, expanded again for each call: the two settings read them at different speeds."""
         return islice(inputs.expand_quietly() if quietly else inputs.open_sources(), limit)
 
     if next(find_images(), None) is None:
-        raise NoImagesError("no image was found", hint="docs/images.md lists the formats that are opened")
+        raise NoImagesError("no image was found", hint="see docs/images.md for the formats that can be opened")
 
     def create_classifier(settings: RunningOptions) -> "Classifier":
         from imgclassify.classifier import Classifier
@@ -101,10 +110,10 @@ def compare(
 
 
 def _create_both(create_classifier: Any, running: RunningOptions) -> "tuple[Classifier, Classifier]":
-    """(the exact classifier, the other one). Without a setting that differs, the other uses another engine.
+    """Returns (the exact classifier, the other one). If no setting differs, the other uses another engine.
 
     Raises:
-        UsageError: only one engine can run the model, so that there is nothing to compare.
+        UsageError: no setting differs, and only one engine can run the model.
     """
     exact_options = RunningOptions(batch_size=running.batch_size, workers=running.workers)
     exact = create_classifier(exact_options)
@@ -118,7 +127,7 @@ def _create_both(create_classifier: Any, running: RunningOptions) -> "tuple[Clas
     except (UsageError, UnavailableError) as error:
         raise UsageError(
             f"nothing to compare: {_describe(exact.run)} is the exact setting, and {error}",
-            hint="name another: --fast-decode, --dtype bfloat16, --device cuda, --decode gpu",
+            hint="choose another setting: --fast-decode, --dtype bfloat16, --device cuda, --decode gpu",
         ) from error
 
 
@@ -142,7 +151,7 @@ def _document(exact: "RunInfo", other: "RunInfo", comparison: "Comparison") -> d
 
 def _print_comparison(exact: "RunInfo", other: "RunInfo", comparison: "Comparison") -> None:
     failed = f", {comparison.failed} failed" if comparison.failed else ""
-    once = f" ({comparison.failed_once} of them one way only)" if comparison.failed_once else ""
+    once = f" ({comparison.failed_once} of them with one setting only)" if comparison.failed_once else ""
     rows = [
         ["model", f"{exact.model} ({exact.weights})"],
         ["exact", _describe(exact)],
@@ -154,8 +163,8 @@ def _print_comparison(exact: "RunInfo", other: "RunInfo", comparison: "Compariso
         different = comparison.compared - comparison.agreed
         rows += [
             ["same top-1", f"{100 * comparison.agreement:.2f} %, {different} of {comparison.compared} changed"],
-            ["largest change", f"{comparison.largest_change:.2g} of a probability, {largest}"],
-            ["mean change", f"{comparison.mean_change:.2g}, of each image's largest"],
+            ["largest change", f"{comparison.largest_change:.2g} in probability, {largest}"],
+            ["mean change", f"{comparison.mean_change:.2g}, the mean of each image's largest change"],
         ]
     print_table([], rows)
     if comparison.changed:

@@ -1,4 +1,4 @@
-"""imgclassify doctor: what is installed, which devices and folders there are, and what is wrong."""
+"""imgclassify doctor: checks packages, devices, folders and models, and shows what is wrong."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from imgclassify.errors import ImgclassifyError, UnavailableError, WeightsError
 from imgclassify.hub.reference import ModelReference
 
 _PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "pillow", "numpy", "safetensors", "requests")
-_EXPORT = "pip install 'imgclassify[export]' for `models prepare`, which makes graphs of networks that have none"
+_EXPORT = "pip install 'imgclassify[export]' for `models prepare`, which exports graphs of networks that have none"
 _EXTRAS = {
     "pillow-heif": "pip install 'imgclassify[heif]' to open HEIC",
     "pyarrow": "pip install 'imgclassify[parquet]' to write Parquet",
@@ -39,18 +39,18 @@ _CPU_EXTENSIONS = {
     "asimd": "NEON",
     "bf16": "bfloat16",
 }
-"""What makes networks quick, by the words of Linux's /proc/cpuinfo, of x86 and of ARM."""
+"""Extensions that make networks faster, by their names in Linux's /proc/cpuinfo on x86 and ARM."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked at."""
+    """The result of one check."""
 
     what: str
     state: str
     ok: bool = True
     remedy: str = ""
-    """What mends it, where it is not as it should be or could be more."""
+    """How to fix a failed check, or how to add an optional package. Empty if there is nothing to do."""
 
 
 app = typer.Typer(add_completion=False)
@@ -58,9 +58,9 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def doctor(json: Json = False, debug: Debug = False) -> None:
-    """Check this installation: packages, devices, folders, models. Say what is wrong and what to do.
+    """Check packages, devices, folders and models. Prints what is wrong and how to fix it.
 
-    Exit status 3 if anything is wrong.
+    Exits with status 3 if anything is wrong.
     """
     console.configure_console(be_debug=debug)
     checks = [
@@ -75,7 +75,9 @@ def doctor(json: Json = False, debug: Debug = False) -> None:
                 console.print_message(f"{check.what}: {check.remedy}")
     wrong = sum(not check.ok for check in checks)
     if wrong:
-        raise UnavailableError(f"{wrong} of {len(checks)} findings are wrong", hint="each says how to mend it")
+        raise UnavailableError(
+            f"{wrong} of {len(checks)} checks failed", hint="apply the remedy of each failed check"
+        )
 
 
 def _check_packages() -> Iterator[Check]:
@@ -104,7 +106,7 @@ def _check_devices() -> Iterator[Check]:
         return
     yield Check("devices", ", ".join(devices))
     yield _run_check(
-        "torchvision", _load_torchvision, "install the torchvision that belongs to the installed torch"
+        "torchvision", _load_torchvision, "install the torchvision version that matches the installed torch"
     )
 
 
@@ -117,7 +119,7 @@ def _load_onnxruntime() -> str:
 
 
 def cpu_extensions() -> list[str]:
-    """Those of _CPU_EXTENSIONS that the first processor has; none where the system does not say."""
+    """Returns the _CPU_EXTENSIONS of the first processor. Empty if the system does not report them."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -131,7 +133,7 @@ def _load_torchvision() -> str:
     import torch
     import torchvision
 
-    # A torchvision built for another torch imports, and fails at its first operator.
+    # A torchvision that was built for another torch can be imported, but its first operator fails.
     torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
     return "operators load"
 
@@ -139,7 +141,9 @@ def _load_torchvision() -> str:
 def _check_folders() -> Iterator[Check]:
     yield _check_writable("weights", paths.torch_hub_folder() / "checkpoints", "set TORCH_HOME to another folder")
     yield _check_writable("records", paths.cache_folder(), "set XDG_CACHE_HOME to another folder")
-    state = "there" if catalog.user_models_folder().is_dir() else "not there; made when you want models of your own"
+    state = (
+        "exists" if catalog.user_models_folder().is_dir() else "does not exist; create it to add your own models"
+    )
     yield Check("own models", f"{catalog.user_models_folder()} ({state})")
     for variable in (
         "IMGCLASSIFY_MODEL",
@@ -157,7 +161,7 @@ def _check_variable(variable: str) -> str:
     if variable == "IMGCLASSIFY_MODEL" and (reference := ModelReference.parse(value)).kind.in_catalog:
         reference.loader().find_architecture(reference)
     if variable == "IMGCLASSIFY_MIRROR" and not value.startswith(("https://", "http://", "file://")):
-        raise WeightsError(f"{weights.public_url(value)} begins with none of https://, http://, file://")
+        raise WeightsError(f"{weights.public_url(value)} does not begin with https://, http:// or file://")
     return weights.public_url(value)
 
 
@@ -169,7 +173,11 @@ def _check_writable(what: str, folder: Path, remedy: str) -> Check:
 
 
 def _check_models() -> Iterator[Check]:
-    yield _run_check("catalog", lambda: f"{len(catalog.load_manifests())} models", "mend the file, or move it away")
+    yield _run_check(
+        "catalog",
+        lambda: f"{len(catalog.load_manifests())} models",
+        "correct the file, or move it to another folder",
+    )
     yield _run_check("label sets", lambda: ", ".join(_loaded_labels()), "reinstall imgclassify")
     yield _run_check(
         catalog.EMBEDDED_MODEL,

@@ -1,4 +1,4 @@
-"""imgclassify labels: the label sets."""
+"""imgclassify labels: lists, shows and searches label sets."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=COMMANDS["labels"])
 LabelSetName = Annotated[
-    str, typer.Option("--labels", metavar="NAME|FILE", help="A label set's name, or a file of labels.")
+    str, typer.Option("--labels", metavar="NAME|FILE", help="Name of a label set, or a label file.")
 ]
 
 
 @app.command("list")
 def list_label_sets(json: Json = False, debug: Debug = False) -> None:
-    """The label sets that are shipped."""
+    """List the label sets that come with imgclassify."""
     console.configure_console(be_debug=debug)
     sets = [(name, len(labels.load_labels(name))) for name in labels.list_label_sets()]
     if json:
@@ -34,18 +34,18 @@ def list_label_sets(json: Json = False, debug: Debug = False) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A label set's name, or a file of labels.")],
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Name of a label set, or a label file.")],
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """All labels of a set, in class-index order."""
+    """Show all labels of a set, in order of class index."""
     console.configure_console(be_debug=debug)
     _print_labels(list(labels.load_labels(name).labels), json=json)
 
 
 @app.command()
 def search(
-    text: Annotated[str, typer.Argument(help="Part of a label, synonym or gloss; or a wnid.", show_default=False)],
+    text: Annotated[str, typer.Argument(help="Part of a label, synonym or gloss, or a wnid.", show_default=False)],
     name: LabelSetName = "imagenet1k",
     json: Json = False,
     debug: Debug = False,
@@ -54,7 +54,7 @@ def search(
     console.configure_console(be_debug=debug)
     found = labels.load_labels(name).search(text)
     if not found:
-        console.print_message(f"no class of {name} matches {text!r}")
+        console.print_message(f"no class in {name} matches {text!r}")
     _print_labels(found, json=json)
 
 

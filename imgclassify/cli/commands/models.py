@@ -1,4 +1,4 @@
-"""imgclassify models: what there is, and what of it lies on this machine."""
+"""imgclassify models: lists models, and manages weights and graphs on this machine."""
 
 import json as jsonlib
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,21 +40,21 @@ def list_models(
             "--sort",
             metavar="|".join(catalog.SORT_KEYS),
             autocompletion=lambda incomplete: [key for key in catalog.SORT_KEYS if key.startswith(incomplete)],
-            help="Accuracies best first, costs cheapest first.",
+            help="Sort key. Accuracies sort from the highest, costs from the lowest.",
         ),
     ] = "name",
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """The catalogued models. A star marks an architecture's default weights."""
+    """List the catalogued models. A star marks the default weights of an architecture."""
     console.configure_console(be_debug=debug)
     if sort not in catalog.SORT_KEYS:
-        raise UsageError(f"unknown order {sort!r}", hint=f"use one of {', '.join(catalog.SORT_KEYS)}")
+        raise UsageError(f"unknown sort key {sort!r}", hint=f"use one of {', '.join(catalog.SORT_KEYS)}")
     found = catalog.load_manifests()
     if pattern is not None:
         found = catalog.filter_models(found, pattern)
         if not found:
-            catalog.find_model(pattern)  # raises, with the nearest names
+            catalog.find_model(pattern)  # raises an error that lists the nearest names
     found.sort(key=catalog.SORT_KEYS[sort])
     if json:
         typer.echo(jsonlib.dumps([_describe_manifest(manifest) for manifest in found], indent=1))
@@ -71,13 +71,13 @@ def show(
     reference: Annotated[
         str,
         typer.Argument(
-            metavar="REF", autocompletion=complete_model, help="NAME or NAME@WEIGHTS.", show_default=False
+            metavar="REF", autocompletion=complete_model, help="Model: NAME or NAME@WEIGHTS.", show_default=False
         ),
     ],
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """All that is known of a model: weights, preprocessing, labels, accuracy, licence."""
+    """Show all details of a catalogued model: weights, preprocessing, labels, accuracy, licence."""
     console.configure_console(be_debug=debug)
     manifest = _find_manifest(reference)
     described = _describe_manifest(manifest)
@@ -108,7 +108,7 @@ def pull(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Fetch and verify weights; prints where each file lies."""
+    """Fetch and verify weights, and print the path of each file."""
     console.configure_console(be_quiet=quiet, be_debug=debug, show_progress=not no_progress)
     from imgclassify.hub.loader import load_network
     from imgclassify.hub.network import LoadOptions
@@ -116,7 +116,7 @@ def pull(
     models = [ModelReference.parse(reference) for reference in references]
     for model in models:
         if not model.kind.has_cached_weights:
-            raise UsageError(f"{model.text!r} has no weights to pull", hint="name a catalogued or timm: model")
+            raise UsageError(f"{model.text!r} has no weights to pull", hint="give a catalogued model or timm:NAME")
     failed = 0
     for model in models:
         try:
@@ -130,7 +130,7 @@ def pull(
         else:
             typer.echo(str(network.path))
     if failed:
-        raise WeightsError(f"{failed} of {len(references)} models could not be pulled", hint="each says why above")
+        raise WeightsError(f"{failed} of {len(references)} models could not be pulled", hint="see the errors above")
 
 
 @app.command()
@@ -141,7 +141,7 @@ def prepare(
         typer.Argument(
             metavar="REF",
             autocompletion=complete_model,
-            help="A model that runs in torch: timm:NAME, hub:REPO/ENTRYPOINT, a file, or another crop size.",
+            help="Model that runs in torch: timm:NAME, hub:REPO/ENTRYPOINT, a file, or NAME with --crop-size.",
             show_default=False,
         ),
     ],
@@ -149,7 +149,7 @@ def prepare(
     crop_size: Annotated[
         str | None,
         typer.Option(
-            "--crop-size", metavar="N", help="Another crop than the model's own, pixels.", show_default=False
+            "--crop-size", metavar="N", help="Crop size in pixels, if not the model's own.", show_default=False
         ),
     ] = None,
     offline: Offline = False,
@@ -157,9 +157,11 @@ def prepare(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Make a graph of a model, once, so that it starts without torch; prints where it lies.
+    """Export a model to a graph once, so that it starts without torch. Prints the graph's folder.
 
-    Its answers are held against torch's before it is kept. Needs imgclassify's extra "export".
+    The graph is kept only if its probabilities match those of torch.
+
+    Needs the "export" extra of imgclassify.
     """
     console.configure_console(be_quiet=quiet, be_debug=debug, show_progress=not no_progress)
     from imgclassify.hub.export_cache import prepare_model
@@ -189,13 +191,13 @@ def verify(
         typer.Argument(
             metavar="[REF]...",
             autocompletion=complete_model,
-            help="Default: every model in the cache.",
+            help="Models to verify. Default: every model in the cache.",
             show_default=False,
         ),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Hash cached weights again and hold them against their published SHA-256."""
+    """Hash cached weights again and compare them with their published SHA-256."""
     console.configure_console(be_debug=debug)
     manifests = [_find_manifest(reference) for reference in references or []]
     bad = 0
@@ -212,7 +214,9 @@ def verify(
         else:
             typer.echo(f"ok\t{manifest.reference}\t{file.sha256}")
     if bad:
-        raise WeightsError(f"{bad} not as published", hint="`imgclassify models pull` fetches them again")
+        raise WeightsError(
+            f"weights absent or not as published: {bad}", hint="run `imgclassify models pull` to fetch them again"
+        )
 
 
 @app.command()
@@ -226,12 +230,14 @@ def remove(references: References, debug: Debug = False) -> None:
 
 @app.command()
 def path(references: References, debug: Debug = False) -> None:
-    """Print where weights lie, or would lie; looks nothing up and fetches nothing."""
+    """Print the path of weights, whether or not they are in the cache. Fetches nothing."""
     console.configure_console(be_debug=debug)
     for manifest in [_find_manifest(reference) for reference in references]:
         typer.echo(str(weights.cache_path(manifest.url)))
         if not weights.is_cached(manifest.url):
-            console.print_message(f"{manifest.reference} is not there yet; `imgclassify models pull` fetches it")
+            console.print_message(
+                f"{manifest.reference} is not in the cache; run `imgclassify models pull` to fetch it"
+            )
 
 
 def _find_manifest(reference: str) -> "ModelManifest":
@@ -239,7 +245,7 @@ def _find_manifest(reference: str) -> "ModelManifest":
     if not model.kind.in_catalog:
         raise UsageError(
             f"{reference!r} is not in the catalog",
-            hint="timm's weights lie in the Hugging Face cache (HF_HOME), torch.hub's repositories in torch's",
+            hint="look in the Hugging Face cache (HF_HOME) for timm, in torch's cache for torch.hub",
         )
     return model.loader().find_architecture(model)
 

@@ -1,4 +1,4 @@
-"""imgclassify predict: images in, labels out."""
+"""imgclassify predict: classifies images."""
 
 import typer
 
@@ -23,8 +23,8 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command(
-    epilog="Exit status: 0 every image classified, 1 some failed, 2 wrong usage, 3 model or labels unavailable, "
-    "4 no image found, 130 interrupted (129 by SIGHUP, 143 by SIGTERM)."
+    epilog="Exit status: 0 every image classified, 1 some failed, 2 wrong usage, 3 model, labels or device "
+    "unavailable, 4 no image found, 130 interrupted (129 by SIGHUP, 143 by SIGTERM)."
 )
 @with_option_groups
 def predict(
@@ -41,9 +41,9 @@ def predict(
     offline: Offline = False,
     console: ConsoleOptions,
 ) -> None:
-    """Name what is in images: the most probable labels, with softmax percentages.
+    """Classify images and print the most probable labels with their softmax probabilities.
 
-    One record per image, in input order. A broken file gets an error record, and the rest goes on.
+    Writes one record per image, in input order. A broken file gets an error record, and the run continues.
     """
     console.configure()
     from imgclassify.output.records import PREDICTIONS
