@@ -187,6 +187,11 @@ class TruncatedImageError(CorruptImageError):
 class ImageTooLargeError(ImageError):
     type = "image_too_large"
 
+    def __init__(self, message: str, *, out_of_memory: bool = False) -> None:
+        super().__init__(message)
+        self.out_of_memory = out_of_memory
+        """Whether the image would fit a machine with more free memory."""
+
 
 class UnsupportedImageError(ImageError):
     type = "unsupported_image"

@@ -74,20 +74,20 @@ def run_pipeline(
         stop_event: once it is set, no further item gets a slot. Items that have a slot still get their results.
     """
     executor = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="prepare")
-    line: _Scheduler[Prepared, Result] = _Scheduler(
+    scheduler: _Scheduler[Prepared, Result] = _Scheduler(
         batch_size, num_slots(batch_size, concurrency, workers), stop_event or Event()
     )
-    threads = [Thread(target=line.feed_items, args=(items, prepare, executor), name="feed", daemon=True)]
+    threads = [Thread(target=scheduler.feed_items, args=(items, prepare, executor), name="feed", daemon=True)]
     threads += [
-        Thread(target=line.compute_batches, args=(compute,), name=f"compute-{index}", daemon=True)
+        Thread(target=scheduler.compute_batches, args=(compute,), name=f"compute-{index}", daemon=True)
         for index in range(concurrency)
     ]
     for thread in threads:
         thread.start()
     try:
-        yield from line.iter_results()
+        yield from scheduler.iter_results()
     finally:
-        line.stop_threads()
+        scheduler.stop_threads()
         executor.shutdown(wait=False, cancel_futures=True)
         # Nothing can interrupt an iterator that waits for its next item.
         threads[0].join(BATCH_TIMEOUT_S)
@@ -99,16 +99,18 @@ def run_pipeline(
 class _Scheduler(Generic[Prepared, Result]):
     """The queues between the thread that reads items, the threads that compute, and the consumer of results."""
 
-    def __init__(self, batch_size: int, count: int, ending: Event) -> None:
+    def __init__(self, batch_size: int, num_slots: int, stop_event: Event) -> None:
         self._batch_size = batch_size
-        self._rows = count
-        self._free = BoundedSemaphore(self._rows)
+        self._num_slots = num_slots
+        self._free = BoundedSemaphore(self._num_slots)
         self._prepared: Queue[tuple[int, Future[Prepared | Completed[Result]]] | None] = Queue()
-        self._answered: Queue[Future[tuple[list[Result], BaseException | None]] | None] = Queue()
+        self._results: Queue[Future[tuple[list[Result], BaseException | None]] | None] = Queue()
         self._turn = Lock()
-        self._ending = ending
+        self._stop_event = stop_event
         self._stopped = Event()
         self._ended = False
+        self._feeding = False
+        """Whether an item is between the iterator and the queue."""
 
     def feed_items(
         self,
@@ -117,41 +119,43 @@ class _Scheduler(Generic[Prepared, Result]):
         executor: ThreadPoolExecutor,
     ) -> None:
         """Has items prepared until they end or the pipeline stops. Waits while every slot is in use."""
-        row = 0
+        slot = 0
         try:
             for item in items:
+                self._feeding = True
                 if not self._acquire_slot():
                     return
-                self._prepared.put((row, executor.submit(prepare, item, row)))
-                row = (row + 1) % self._rows
+                self._prepared.put((slot, executor.submit(prepare, item, slot)))
+                self._feeding = False
+                slot = (slot + 1) % self._num_slots
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that takes the results
             if self._acquire_slot():
                 failed: Future[Prepared | Completed[Result]] = Future()
                 failed.set_exception(error)
-                self._prepared.put((row, failed))
+                self._prepared.put((slot, failed))
         finally:
             self._prepared.put(_END)
 
-    def compute_batches(self, answer: Callable[[list[Prepared], list[int]], list[Result]]) -> None:
+    def compute_batches(self, compute: Callable[[list[Prepared], list[int]], list[Result]]) -> None:
         """Computes one batch after another until the items end or the pipeline stops."""
         while True:
             # One thread at a time, so that the results are queued in the order of the batches.
             with self._turn:
-                block = self._next_batch()
-                if not block:
-                    self._answered.put(_END)
+                entries = self._next_batch()
+                if not entries:
+                    self._results.put(_END)
                     return
-                answered: Future[tuple[list[Result], BaseException | None]] = Future()
-                self._answered.put(answered)
+                computed: Future[tuple[list[Result], BaseException | None]] = Future()
+                self._results.put(computed)
             try:
-                answered.set_result(self._batch_results(block, answer))
+                computed.set_result(self._batch_results(entries, compute))
             except BaseException as error:  # noqa: BLE001 - as above
-                answered.set_exception(error)
+                computed.set_exception(error)
 
     def iter_results(self) -> Iterator[Result]:
         """Yields the results, in order."""
-        while (answered := self._answered.get()) is not None:
-            results, failure = answered.result()
+        while (computed := self._results.get()) is not None:
+            results, failure = computed.result()
             for result in results:
                 yield result
                 self._free.release()
@@ -165,7 +169,7 @@ class _Scheduler(Generic[Prepared, Result]):
 
     def _acquire_slot(self) -> bool:
         """Waits for a free slot. Returns False if the pipeline is stopping."""
-        while not (self._stopped.is_set() or self._ending.is_set()):
+        while not (self._stopped.is_set() or self._stop_event.is_set()):
             if self._free.acquire(timeout=BATCH_TIMEOUT_S):
                 return True
         return False
@@ -175,38 +179,39 @@ class _Scheduler(Generic[Prepared, Result]):
 
         There is more than one item if they follow without a pause and their slots ascend.
         """
-        block: list[tuple[int, Future[Prepared | Completed[Result]]]] = []
-        while len(block) < self._batch_size and not self._ended and not self._stopped.is_set():
+        entries: list[tuple[int, Future[Prepared | Completed[Result]]]] = []
+        while len(entries) < self._batch_size and not self._ended and not self._stopped.is_set():
             try:
                 entry = self._prepared.get(timeout=BATCH_TIMEOUT_S)
             except Empty:
-                # After a stop, the iterator may still wait for its next item, and nothing can interrupt it.
-                if block or self._ending.is_set():
+                # After a stop, the iterator may still wait for its next item, and nothing can interrupt it. An
+                # item that has its slot is about to arrive.
+                if entries or (self._stop_event.is_set() and not self._feeding):
                     break
                 continue
             if entry is None:
                 self._ended = True
             else:
-                block.append(entry)
+                entries.append(entry)
                 # The next item has slot 0, and the slots of a batch must ascend.
-                if entry[0] == self._rows - 1:
+                if entry[0] == self._num_slots - 1:
                     break
-        return [] if self._stopped.is_set() else block
+        return [] if self._stopped.is_set() else entries
 
     def _batch_results(
         self,
-        block: list[tuple[int, Future[Prepared | Completed[Result]]]],
-        answer: Callable[[list[Prepared], list[int]], list[Result]],
+        entries: list[tuple[int, Future[Prepared | Completed[Result]]]],
+        compute: Callable[[list[Prepared], list[int]], list[Result]],
     ) -> tuple[list[Result], BaseException | None]:
-        """Returns the results of a block up to the first item that failed, and the error of that item."""
-        entries: list[tuple[int, Prepared | Completed[Result]]] = []
+        """Returns the results of a batch up to the first item that failed, and the error of that item."""
+        prepared: list[tuple[int, Prepared | Completed[Result]]] = []
         failure = None
-        for row, future in block:
+        for slot, future in entries:
             try:
-                entries.append((row, future.result()))
+                prepared.append((slot, future.result()))
             except BaseException as error:  # noqa: BLE001 - raised again after the results before it
                 failure = error
                 break
-        batch = [(row, entry) for row, entry in entries if not isinstance(entry, Completed)]
-        answers = iter(answer([entry for _, entry in batch], [row for row, _ in batch]) if batch else [])
-        return [entry.result if isinstance(entry, Completed) else next(answers) for _, entry in entries], failure
+        batch = [(slot, item) for slot, item in prepared if not isinstance(item, Completed)]
+        results = iter(compute([item for _, item in batch], [slot for slot, _ in batch]) if batch else [])
+        return [item.result if isinstance(item, Completed) else next(results) for _, item in prepared], failure

@@ -211,6 +211,11 @@ BOMBS = {
     "a number of a gigabyte": pickled(b"}\x8b\x00\x00\x00\x40abc"),
     "a number of 4 MB in decimal": pickled(b"}L", b"9" * 2**22, b"L\n"),
     "a key that doubles": pickled(b"}", DOUBLED, b"Ns"),
+    "keys of one hash": pickled(
+        b"}(",
+        b"".join(b"\x8a\x0b" + (key * (2**61 - 1)).to_bytes(11, "little") + b"N" for key in range(1, 120_000)),
+        b"u",
+    ),
     "keys that double": pickled(b"}(", DOUBLED, b"Nu"),
     "a set of what doubles": b"\x80\x04\x8f(" + DOUBLED + b"\x90.",
     "a key nested a million deep": pickled(b"})", b"\x85" * 10**6, b"Ns"),

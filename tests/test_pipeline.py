@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from queue import Queue
 
 import pytest
@@ -201,3 +202,25 @@ def test_closing_does_not_wait_for_the_next_item() -> None:
     results.close()
     assert time.monotonic() - started < 5
     never.put(None)  # lets the thread end
+
+
+def test_an_item_that_has_its_slot_when_the_pipeline_is_stopped_has_its_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The computing thread finds the queue empty while the item is on its way there."""
+    stop_event = threading.Event()
+    submitted: list[int] = []
+
+    class SlowExecutor(ThreadPoolExecutor):
+        def submit(self, function, item, slot):  # type: ignore[no-untyped-def, override]
+            submitted.append(item)
+            if item == 2:
+                stop_event.set()
+                time.sleep(10 * pipeline.BATCH_TIMEOUT_S)
+            return super().submit(function, item, slot)
+
+    monkeypatch.setattr(pipeline, "ThreadPoolExecutor", SlowExecutor)
+    results = pipeline.run_pipeline(
+        range(100), as_it_is, answered, batch_size=1, workers=1, stop_event=stop_event
+    )
+    assert list(results) == [f"answer {item}" for item in submitted] == ["answer 0", "answer 1", "answer 2"]

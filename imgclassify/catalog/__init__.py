@@ -171,9 +171,10 @@ def _check_unique(models: Iterable[ModelManifest]) -> list[ModelManifest]:
         if manifest.default and twin is manifest:
             twin = defaults.setdefault(manifest.name, manifest)
         if twin is not manifest:
-            what = "default weights for the name of" if twin.reference != manifest.reference else "the model"
+            same = twin.reference == manifest.reference
+            what = f"the model {manifest.reference!r}" if same else f"default weights for {manifest.name!r}"
             raise ManifestError(
-                f"{manifest.origin} and {twin.origin} both define {what} {manifest.reference!r}",
+                f"{manifest.origin} and {twin.origin} both define {what}",
                 hint="rename the model in one of the two",
             )
     return sorted(found.values(), key=SORT_KEYS["name"])

@@ -19,8 +19,10 @@ MAX_ARGUMENTS = 16
 """Arguments of a call. Without a limit, a pickle could pass the same million values to a million calls."""
 
 KEYS = (str, int, float, bytes, type(None))
-"""Types that a key may have. None of them contains other values, so hashing a key is quick. Python randomises
-the hashes of str and bytes, but not those of int and float."""
+"""Types that a key may have. None of them contains other values, so hashing a key is quick."""
+MAX_INT_KEY = 2**60
+"""An int key must be smaller. Python randomises the hashes of str and bytes, but the hash of an int is its
+remainder modulo 2**61 - 1. If many keys had the same hash, time would grow with the square of their number."""
 _STOP = pickle.STOP[0]
 _two = struct.Struct("<H").unpack_from
 _four = struct.Struct("<I").unpack_from
@@ -118,6 +120,8 @@ class Unpickler:
         for key, value in zip(values[::2], values[1::2], strict=True):
             if not isinstance(key, KEYS):
                 raise ValueError(f"it has a dictionary with a {type(key).__name__} as a key")
+            if isinstance(key, int) and abs(key) >= MAX_INT_KEY:
+                raise ValueError("it has a dictionary with an integer of more than 60 bits as a key")
             target[key] = value
 
     # The steps -----------------------------------------------------------------------------------------------

@@ -428,7 +428,7 @@ def _to_image_error(error: Exception, format_name: str, stream: BinaryIO | None)
     if _DECODERS_LIMIT in words:
         return ImageTooLargeError(f"exceeds a limit of its decoder: {words.rpartition(_DECODERS_LIMIT)[2]}")
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(words):
-        return ImageTooLargeError("not enough memory to decode it")
+        return ImageTooLargeError("not enough memory to decode it", out_of_memory=True)
     if isinstance(error, OSError) and error.errno in _DISK_FAILURES:
         return ImageUnreadableError(f"cannot read the file: {error.strerror}")
     if stream is not None and is_truncated(stream, format_name, words):

@@ -359,7 +359,7 @@ def run_worker() -> NoReturn:
     os._exit(0)  # without flushing anything into a pipe that may be broken
 
 
-def _serve_requests(requests: IO[bytes], answers: IO[bytes]) -> None:
+def _serve_requests(requests: IO[bytes], replies: IO[bytes]) -> None:
     import numpy as np
 
     setup = _receive_frame(requests)
@@ -369,10 +369,10 @@ def _serve_requests(requests: IO[bytes], answers: IO[bytes]) -> None:
         name: tuple(value) if isinstance(value, list) else value for name, value in setup["spec"].items()
     }
     spec = PreprocessSpec(**fields)
-    crop = create_preprocessor(setup["decode"], spec, "cpu", max_pixels=setup["max_pixels"])
+    preprocess = create_preprocessor(setup["decode"], spec, "cpu", max_pixels=setup["max_pixels"])
     out = np.empty((*spec.crop_size, 3), np.uint8)
     _set_limits(setup["max_pixels"])
-    _send_frame(answers, {}, b"")
+    _send_frame(replies, {}, b"")
     # From here on, stderr would only show messages of decoders, which do not name the image.
     _redirect_fd(os.devnull, 2)
     fresh = True
@@ -381,30 +381,27 @@ def _serve_requests(requests: IO[bytes], answers: IO[bytes]) -> None:
         # After the time limit the kernel ends this process, whatever it is doing, even if nobody waits for it
         # any more.
         signal.setitimer(signal.ITIMER_REAL, setup["time_limit"])
-        answer = _handle_request(crop, request, content, out)
+        reply, out_of_memory = _handle_request(preprocess, request, content, out)
         signal.setitimer(signal.ITIMER_REAL, 0)
         # An earlier image may have used up the memory. The main process tries this one again in a new worker.
-        if not fresh and _ran_out_of_memory(answer):
+        if out_of_memory and not fresh:
             return
         fresh = False
-        _send_frame(answers, answer, b"" if "error" in answer else out.data.cast("B"))
+        _send_frame(replies, reply, b"" if "error" in reply else out.data.cast("B"))
 
 
 def _handle_request(
-    crop: Preprocessor, request: dict[str, Any], content: bytes, out: NDArray[np.uint8]
-) -> dict[str, Any]:
+    preprocess: Preprocessor, request: dict[str, Any], content: bytes, out: NDArray[np.uint8]
+) -> tuple[dict[str, Any], bool]:
+    """Writes the crop to `out`. Returns (the reply, whether memory ran out)."""
     try:
-        width, height = crop(input_from_source(_source_of_request(request, content)), out)
+        width, height = preprocess(input_from_source(_source_of_request(request, content)), out)
     except ImageError as error:
-        return {"error": error.type, "message": str(error)}
+        out_of_memory = isinstance(error, ImageTooLargeError) and error.out_of_memory
+        return {"error": error.type, "message": str(error)}, out_of_memory
     except Exception as error:  # noqa: BLE001 - without isolation it would end the run; here it costs one image
-        return {"error": DecoderCrashedError.type, "message": f"the decoder failed: {describe_error(error)}"}
-    return {"width": width, "height": height}
-
-
-def _ran_out_of_memory(answer: dict[str, Any]) -> bool:
-    """Whether the error is a lack of memory. The messages of such errors contain the word "memory"."""
-    return answer.get("error") == ImageTooLargeError.type and "memory" in answer["message"]
+        return {"error": DecoderCrashedError.type, "message": f"the decoder failed: {describe_error(error)}"}, False
+    return {"width": width, "height": height}, False
 
 
 def _source_of_request(request: dict[str, Any], content: bytes) -> Source:

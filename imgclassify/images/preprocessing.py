@@ -118,7 +118,8 @@ def _memory_errors(size: tuple[int, int]) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise ImageTooLargeError(f"too large for this machine's memory: {size[0]}×{size[1]}") from error
+        message = f"too large for this machine's memory: {size[0]}×{size[1]}"
+        raise ImageTooLargeError(message, out_of_memory=True) from error
 
 
 def _scaled_extent(image: Image.Image, whole: tuple[int, int]) -> tuple[float, float]:
