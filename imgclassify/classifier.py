@@ -11,7 +11,7 @@ from imgclassify.engines import LOGITS
 from imgclassify.errors import UsageError
 from imgclassify.hub.network import LoadOptions, PreprocessOverrides
 from imgclassify.images import MAX_PIXELS, TIME_LIMIT
-from imgclassify.images.inputs import ImageInput, as_input, input_from_source, is_batch
+from imgclassify.images.inputs import is_batch
 from imgclassify.results import ImageResult, Prediction
 from imgclassify.runner import ModelRunner, RunnerOptions, require_positive
 
@@ -150,6 +150,7 @@ class Classifier:
                 isolate=isolate,
                 time_limit=time_limit,
                 num_images=num_images,
+                offline=offline,
             ),
         )
         labels_found = self.runner.network.labels
@@ -159,7 +160,6 @@ class Classifier:
         self.top_k: int = min(top_k, self.runner.num_classes)
         self.run: RunInfo = self.runner.run_info
         """Everything that this classifier's predictions depend on, except the images."""
-        self._offline = offline
 
     @overload
     def predict(self, images: ImageLike) -> ImageResult: ...  # type: ignore[overload-overlap]
@@ -194,8 +194,8 @@ class Classifier:
                 be started.
         """
         if is_batch(images):
-            return self._run(as_input(image, index, offline=self._offline) for index, image in enumerate(images))
-        return self._to_result(self.runner.run_one(as_input(images, 0, offline=self._offline)))
+            return self._run(images)
+        return self._to_result(self.runner.run_one(images))
 
     def stream(
         self, sources: Iterable[Source], *, stop_event: Event | None = None
@@ -216,7 +216,7 @@ class Classifier:
         Raises:
             UnavailableError: as in `predict`.
         """
-        return self._run(map(input_from_source, sources), stop_event)
+        return self._run(sources, stop_event)
 
     def close(self) -> None:
         """Ends the worker processes of `isolate`.
@@ -227,7 +227,7 @@ class Classifier:
         self.runner.close()
 
     def _run(
-        self, images: Iterable[ImageInput], stop_event: Event | None = None
+        self, images: Iterable[ImageLike], stop_event: Event | None = None
     ) -> Generator[ImageResult, None, None]:
         outputs = self.runner.run(images, stop_event=stop_event)
         try:

@@ -18,6 +18,7 @@ from imgclassify.errors import CheckpointError, ImageError, UsageError, make_pri
 from imgclassify.hub.loader import load_network
 from imgclassify.images import DECODE_MODES, MAX_PIXELS, TIME_LIMIT
 from imgclassify.images.cropping import create_preprocessor
+from imgclassify.images.inputs import as_input
 from imgclassify.images.preprocessing import is_approximate
 from imgclassify.results import ImageFailure, RunInfo
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from imgclassify.engines.choice import EngineSelection
     from imgclassify.hub.network import LoadOptions, Network
     from imgclassify.images.cropping import Preprocessor
-    from imgclassify.images.inputs import ImageInput
+    from imgclassify.images.inputs import ImageInput, ImageLike
 
 __all__ = ["ImageOutputs", "ModelRunner", "RunnerOptions"]
 
@@ -50,6 +51,7 @@ class RunnerOptions:
     isolate: bool = False
     time_limit: float = TIME_LIMIT
     num_images: int | None = None
+    offline: bool = False
 
     def validate(self) -> None:
         """Rejects options that no network can be run with, before a network is fetched.
@@ -122,6 +124,7 @@ class ModelRunner:
         self.num_classes: int = selection.num_classes
         self.run_info = _describe_run(network, selection, options.decode_mode)
         """Everything that the outputs depend on, except the images."""
+        self._offline = options.offline
         self._spec = network.preprocess
         self._preprocess, self._close = self._create_preprocessor(options)
         self._batch_size = options.batch_size or self.engine.default_batch_size
@@ -139,23 +142,28 @@ class ModelRunner:
         options.validate()
         return cls(load_network(reference, load_options), options)
 
-    def run_one(self, image: ImageInput) -> ImageOutputs:
+    def run_one(self, image: ImageLike) -> ImageOutputs:
         """Runs the network on one image.
+
+        Args:
+            image: a path, a URL, the bytes of an image file, an open binary file, a PIL image, an array of
+                (H, W, 3) or (H, W) uint8 in RGB, 0..255, or a Source.
 
         Raises:
             ImageError: the image cannot be opened or decoded.
+            UsageError: the value is none of these.
         """
         crops = self._allocate(1)
-        opened = self._open(image, crops[0])
+        opened = self._open(as_input(image, 0, offline=self._offline), crops[0])
         return self._infer([opened], crops)[0]
 
     def run(
-        self, images: Iterable[ImageInput], *, stop_event: Event | None = None
+        self, images: Iterable[ImageLike], *, stop_event: Event | None = None
     ) -> Generator[ImageOutputs, None, None]:
         """Runs the network on each image.
 
         Args:
-            images: such as `images.inputs.as_input` makes. They are taken on a separate thread.
+            images: each as in `run_one`. They are taken on a separate thread.
             stop_event: once it is set, no further image is taken. The images taken before still get their
                 outputs.
 
@@ -172,7 +180,7 @@ class ModelRunner:
             return self._infer(batch, crops[slots[0] : slots[-1] + 1] if contiguous else crops[slots])
 
         return pipeline.run_pipeline(
-            images,
+            (as_input(image, index, offline=self._offline) for index, image in enumerate(images)),
             lambda image, slot: self._try_open(image, crops[slot]),
             compute,
             batch_size=self._batch_size,

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from imgclassify import sources
 from imgclassify.errors import ImageError, UsageError
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | Source"
+    EncodedImage: TypeAlias = "bytes | bytearray | memoryview | BinaryIO"
+    ImageLike: TypeAlias = "str | os.PathLike[str] | EncodedImage | Image.Image | NDArray[np.uint8] | Source"
     """A path or URL, the bytes of an image file or an open file, a PIL image, an array, or a Source."""
 
 
