@@ -220,7 +220,5 @@ def test_an_item_that_has_its_slot_when_the_pipeline_is_stopped_has_its_result(
             return super().submit(function, item, slot)
 
     monkeypatch.setattr(pipeline, "ThreadPoolExecutor", SlowExecutor)
-    results = pipeline.run_pipeline(
-        range(100), as_it_is, answered, batch_size=1, workers=1, stop_event=stop_event
-    )
+    results = pipeline.run_pipeline(range(100), as_it_is, answered, batch_size=1, workers=1, stop_event=stop_event)
     assert list(results) == [f"answer {item}" for item in submitted] == ["answer 0", "answer 1", "answer 2"]

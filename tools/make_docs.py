@@ -56,14 +56,14 @@ def cli_section(name: str, function: Callable[..., Any], epilog: str | None) -> 
     options = [entry for entry in declared if isinstance(entry[2], OptionInfo)]
     usage = " ".join([name, "[OPTION]...", *(argument_usage(*entry) for entry in arguments)])
     text = f"\n## `{name}`\n\n{inspect.cleandoc(function.__doc__ or '')}\n\n```\n{usage}\n```\n"
-    rows = [f"| `{argument_usage(*entry)}` | {entry[2].help} |" for entry in arguments]
+    rows = [f"| `{escape_pipes(argument_usage(*entry))}` | {entry[2].help} |" for entry in arguments]
     rows += [f"| {option_names(*entry)} | {option_description(*entry)} |" for entry in options]
     text += "\n| | |\n|---|---|\n" + "\n".join(rows) + "\n"
     return text + (f"\n{epilog}\n" if epilog else "")
 
 
 def argument_usage(parameter: inspect.Parameter, kind: Any, info: ArgumentInfo) -> str:
-    name = (info.metavar or parameter.name.upper()).removesuffix("...")
+    name = (info.metavar or parameter.name.upper()).removesuffix("...").strip("[]")
     many = "..." if "list[" in str(kind) else ""
     return f"{name}{many}" if parameter.default is inspect.Parameter.empty else f"[{name}{many}]"
 
@@ -73,7 +73,12 @@ def option_names(parameter: inspect.Parameter, kind: Any, info: OptionInfo) -> s
     names = ", ".join(f"`{name}`" for name in declared if isinstance(name, str))
     choices = [choice for part in (kind, *get_args(kind)) for choice in enum_values(part)]
     value = "" if kind is bool else info.metavar or "|".join(choices) or "TEXT"
-    return f"{names} `{value}`".replace("|", "\\|") if value else names
+    return f"{names} `{escape_pipes(value)}`" if value else names
+
+
+def escape_pipes(text: str) -> str:
+    """For a cell of a table."""
+    return text.replace("|", "\\|")
 
 
 def enum_values(kind: Any) -> list[str]:

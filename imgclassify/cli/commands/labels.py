@@ -45,7 +45,10 @@ def show(
 
 @app.command()
 def search(
-    text: Annotated[str, typer.Argument(help="Part of a label, synonym or gloss, or a wnid.", show_default=False)],
+    text: Annotated[
+        str,
+        typer.Argument(metavar="TEXT", help="Part of a label, synonym or gloss, or a wnid.", show_default=False),
+    ],
     name: LabelSetName = "imagenet1k",
     json: Json = False,
     debug: Debug = False,

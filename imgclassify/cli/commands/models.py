@@ -32,7 +32,7 @@ References = Annotated[
 def list_models(
     pattern: Annotated[
         str | None,
-        typer.Argument(help="Part of a name, or a glob such as 'resnet*'.", show_default=False),
+        typer.Argument(metavar="PATTERN", help="Part of a name, or a glob such as 'resnet*'.", show_default=False),
     ] = None,
     sort: Annotated[
         str,
