@@ -57,8 +57,8 @@ class DefaultStream:
         import torch
 
         with torch.inference_mode():
-            answer: NDArray[np.float32] = self._compute(torch.from_numpy(crops)).cpu().numpy()
-            return answer
+            outputs: NDArray[np.float32] = self._compute(torch.from_numpy(crops)).cpu().numpy()
+            return outputs
 
 
 class CudaStream:
@@ -84,12 +84,12 @@ class CudaStream:
         import torch
 
         with _launch_lock, self._cuda.use_stream(self._stream), torch.inference_mode(), exact_float32():
-            answer = self._to_host(self._launch_batch(crops))
+            outputs = self._to_host(self._launch_batch(crops))
             self._done.record(self._stream)
         # Outside the lock, so that other streams can launch work meanwhile.
         self._done.synchronize()
         # The next batch overwrites the host memory.
-        copy: NDArray[np.float32] = answer.numpy().copy()
+        copy: NDArray[np.float32] = outputs.numpy().copy()
         return copy
 
     def _launch_batch(self, crops: NDArray[np.uint8]) -> torch.Tensor:
@@ -181,9 +181,9 @@ class CudaGraphPolicy:
         self._any_captured = self._any_captured or due
         return due
 
-    def matches(self, answer: torch.Tensor, expected: torch.Tensor) -> bool:
+    def matches(self, outputs: torch.Tensor, expected: torch.Tensor) -> bool:
         """Whether a graph's logits are close enough to the expected ones. NaN never is."""
-        difference, largest = (answer - expected).abs().max(), expected.abs().max()
+        difference, largest = (outputs - expected).abs().max(), expected.abs().max()
         return bool(difference <= self._tolerance * largest)
 
     def disable(self) -> bool:

@@ -102,8 +102,9 @@ def _code_digest(repository: str) -> str:
     for file in sorted(file for folder in folders for file in folder.rglob("*") if file.is_file()):
         if {"__pycache__", ".git"}.isdisjoint(file.parts):
             status = file.stat()
-            told = file.read_bytes() if file.suffix == ".py" else f"{status.st_size} {status.st_mtime_ns}".encode()
-            digest.update(os.fsencode(file) + b"\0" + told)
+            stamp = f"{status.st_size} {status.st_mtime_ns}".encode()
+            content = file.read_bytes() if file.suffix == ".py" else stamp
+            digest.update(os.fsencode(file) + b"\0" + content)
     return digest.hexdigest()
 
 

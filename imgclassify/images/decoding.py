@@ -231,28 +231,28 @@ def decode_reduced_image(
         return rgb, whole or rgb.size
 
 
-def image_from_memory(picture: Image.Image | ArrayLike) -> Image.Image:
+def image_from_memory(image_like: Image.Image | ArrayLike) -> Image.Image:
     """Converts a PIL image or an array to an image such as `load_image` returns.
 
     Args:
-        picture: a PIL image, or a uint8 array of shape (H, W, 3) in RGB or (H, W) in grey.
+        image_like: a PIL image, or a uint8 array of shape (H, W, 3) in RGB or (H, W) in grey.
 
     Raises:
         UnsupportedImageError: the array has another shape or dtype, or Pillow cannot convert the colours.
         ImageError: the PIL image is not loaded yet and cannot be decoded, as in `decode_image`.
     """
-    if isinstance(picture, Image.Image):
-        with _translate_errors(picture.format or "image"):
-            if not picture.width * picture.height:
-                raise CorruptImageError(f"an image of {picture.width}×{picture.height} has no pixels")
-            return to_rgb(picture)
+    if isinstance(image_like, Image.Image):
+        with _translate_errors(image_like.format or "image"):
+            if not image_like.width * image_like.height:
+                raise CorruptImageError(f"an image of {image_like.width}×{image_like.height} has no pixels")
+            return to_rgb(image_like)
     import numpy as np
 
     try:
-        array = np.asarray(picture).copy()  # a copy, because the image may share the array's memory
+        array = np.asarray(image_like).copy()  # a copy, because the image may share the array's memory
     except (RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedImageError(
-            f"a {type(picture).__name__} cannot be converted to an array: {describe_error(error)}"
+            f"a {type(image_like).__name__} cannot be converted to an array: {describe_error(error)}"
         ) from error
     if array.dtype != np.uint8 or array.shape[2:] not in ((), (3,)) or array.ndim < 2 or not array.size:
         raise UnsupportedImageError(

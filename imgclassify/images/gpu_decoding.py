@@ -108,7 +108,7 @@ class GpuDecoder:
                 )
             decode_batch = _create_nvjpeg_decoder(device)
         self._decode = _BatchingDecoder(decode_batch)
-        self._lane = _ThreadStream(device) if self._cuda else None
+        self._stream = _ThreadStream(device) if self._cuda else None
 
     def load_crop(self, source: Source) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """Decodes an image and returns the part that the network sees.
@@ -138,12 +138,12 @@ class GpuDecoder:
         pixels = self._decode(torch.frombuffer(jpeg.content, dtype=torch.uint8))
         if tuple(pixels.shape) != (3, *jpeg.stored_size) or pixels.dtype != torch.uint8:
             raise ValueError(f"decoded to {tuple(pixels.shape)} {pixels.dtype}")
-        with nullcontext() if self._lane is None else self._lane.use_stream(), torch.inference_mode():
+        with nullcontext() if self._stream is None else self._stream.use_stream(), torch.inference_mode():
             crop = resized_crop(transpose_pixels(pixels, jpeg.transposition), jpeg.resized_size, self._spec)
-            if self._lane is not None:
+            if self._stream is not None:
                 # Wait before any tensor is released. nvJPEG writes to the memory that it gets even if another
                 # stream still has to read it (pytorch/vision pull request 9606).
-                self._lane.wait_for_stream()
+                self._stream.wait_for_stream()
             array: NDArray[np.uint8] = crop.cpu().numpy()
             return array
 
@@ -274,8 +274,8 @@ def decode_jpegs(jpegs: list[torch.Tensor], device: str) -> list[torch.Tensor]:
     # catch_warnings is not used, because it is not thread-safe.
     if _WARNING_FILTER not in warnings.filters:
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=_WARNING_MODULES)
-    pictures: list[torch.Tensor] = decode_jpeg(jpegs, mode=ImageReadMode.RGB, device=device)
-    return pictures
+    decoded: list[torch.Tensor] = decode_jpeg(jpegs, mode=ImageReadMode.RGB, device=device)
+    return decoded
 
 
 def _create_nvjpeg_decoder(device: str) -> BatchDecoder:
@@ -295,9 +295,9 @@ def _create_nvjpeg_decoder(device: str) -> BatchDecoder:
 
         def decode(jpegs: list[torch.Tensor]) -> list[torch.Tensor]:
             with torch.cuda.stream(stream):
-                pictures = decode_jpegs(jpegs, device)
+                decoded = decode_jpegs(jpegs, device)
             stream.synchronize()
-            return pictures
+            return decoded
 
         decode([torch.frombuffer(bytearray(example.getvalue()), dtype=torch.uint8)])
     except Exception as error:
@@ -336,9 +336,9 @@ class _BatchingDecoder:
 
     def _run(self, waiting: list[tuple[torch.Tensor, Future[torch.Tensor]]]) -> None:
         try:
-            pictures = self._decode([jpeg for jpeg, _ in waiting])
-            for picture, (_, future) in zip(pictures, waiting, strict=True):
-                future.set_result(picture)
+            decoded = self._decode([jpeg for jpeg, _ in waiting])
+            for image, (_, future) in zip(decoded, waiting, strict=True):
+                future.set_result(image)
         except Exception as error:  # noqa: BLE001 - raised again in the waiting thread
             if len(waiting) == 1:
                 waiting[0][1].set_exception(error)

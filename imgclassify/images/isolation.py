@@ -113,7 +113,7 @@ class IsolatedPreprocessor:
         """Ends the workers. Idle workers end at once, busy ones after their current image. The workers also
         end when this object is garbage-collected, and when the process ends in any way."""
 
-    def __call__(self, picture: ImageInput, out: NDArray[np.uint8]) -> tuple[int, int]:
+    def __call__(self, image: ImageInput, out: NDArray[np.uint8]) -> tuple[int, int]:
         """Writes the image's crop into `out` and returns the image's upright (width, height).
 
         Args:
@@ -123,13 +123,13 @@ class IsolatedPreprocessor:
             ImageError: as without isolation, or DecoderCrashedError or DecoderTimeoutError.
             UnavailableError: no worker can be started.
         """
-        if picture.source is None:
-            return self._here(picture, out)
-        request, content = _make_request(picture.source)
+        if image.source is None:
+            return self._here(image, out)
+        request, content = _make_request(image.source)
         again = False
         while True:
             with self._pool.borrow_worker(fresh=again) as worker:
-                fresh = worker.pictures == 0
+                fresh = worker.images_handled == 0
                 try:
                     return worker.preprocess(request, content, out.data.cast("B"))
                 except _WorkerEndedError:
@@ -250,7 +250,7 @@ class _Worker:
             OSError: the process cannot be started.
             _WorkerEndedError: the process has ended since. The argument is its status.
         """
-        self.pictures = 0
+        self.images_handled = 0
         """How many images the worker has been given."""
         self.usable = False
         """Whether the worker waits for an image."""
@@ -293,17 +293,17 @@ class _Worker:
             ImageError: the error that the worker reports for the image.
             _WorkerEndedError: the worker has ended, or its reply is invalid.
         """
-        self.pictures += 1
+        self.images_handled += 1
         self.usable = False  # until the whole reply is read; an interruption would leave part of it in the pipe
-        answer = self._exchange(request, content)
+        reply = self._exchange(request, content)
         try:
-            if "error" in answer:
-                error = error_of_type(answer["error"], answer["message"])
+            if "error" in reply:
+                error = error_of_type(reply["error"], reply["message"])
             else:
                 error = None
-                size = int(answer["width"]), int(answer["height"])
-                if answer["bytes"] != len(out):
-                    raise ValueError(answer["bytes"])
+                size = int(reply["width"]), int(reply["height"])
+                if reply["bytes"] != len(out):
+                    raise ValueError(reply["bytes"])
                 _read_into(self._replies, out)
         except (OSError, EOFError, KeyError, TypeError, ValueError) as failure:
             raise _WorkerEndedError from failure
@@ -315,12 +315,12 @@ class _Worker:
     def _exchange(self, request: dict[str, Any], content: bytes) -> dict[str, Any]:
         try:
             _send_frame(self._requests, request, content)
-            answer = _receive_frame(self._replies)
+            reply = _receive_frame(self._replies)
         except (OSError, EOFError, ValueError) as error:
             raise _WorkerEndedError from error
-        if answer is None:
+        if reply is None:
             raise _WorkerEndedError
-        return answer
+        return reply
 
     def terminate(self, patience: float = 0.0) -> int:
         """Ends the process and returns its `Popen.returncode`.
@@ -417,10 +417,10 @@ def _take_pipes() -> tuple[IO[bytes], IO[bytes]]:
 
     C libraries may read from stdin and write to stdout.
     """
-    requests, answers = os.dup(0), os.dup(1)
+    requests, replies = os.dup(0), os.dup(1)
     _redirect_fd(os.devnull, 0)
     _redirect_fd(os.devnull, 1)
-    return os.fdopen(requests, "rb"), os.fdopen(answers, "wb")
+    return os.fdopen(requests, "rb"), os.fdopen(replies, "wb")
 
 
 def _redirect_fd(path: str, descriptor: int) -> None:

@@ -78,7 +78,7 @@ def _expand_glob(pattern: str, notice: Notice, selection: Selection) -> Iterator
         walked = os.path.join(match, "") if is_folder else None
         is_archive = _is_archive(match)
         below = _relative_path(pattern, match, is_folder=is_folder)
-        if not selection.accepts_match(below, is_picture=not is_folder and not is_archive):
+        if not selection.accepts_match(below, is_image=not is_folder and not is_archive):
             continue
         if is_folder:
             yield from _warn_if_empty(walk_folder(match, selection, below), match, notice)

@@ -90,9 +90,9 @@ class Selection:
         path = "/".join(parts)
         return (self._is_included(path) and not self._is_below_excluded(path)) or self._skip("excluded")
 
-    def accepts_match(self, path: str, *, is_picture: bool) -> bool:
+    def accepts_match(self, path: str, *, is_image: bool) -> bool:
         """Whether a glob's match is taken: an image with any suffix, or a folder or archive to look into."""
-        taken = not self._is_below_excluded(path) and (not is_picture or self._is_included(path))
+        taken = not self._is_below_excluded(path) and (not is_image or self._is_included(path))
         return taken or self._skip("excluded")
 
     def _skip(self, reason: str) -> bool:
