@@ -111,12 +111,12 @@ def _differences(network: Network) -> Row:
 
     pixels = crops(network.preprocess.crop_size[0])
 
-    def answer(engine: str, images: int | None) -> NDArray[np.float32]:
+    def run_engine(engine: str, images: int | None) -> NDArray[np.float32]:
         started = choice.create_engine(network, engine=engine, device="cpu", dtype="float32", num_images=images)
         return started.engine.infer(pixels[:images])[LOGITS]
 
-    given = np.concatenate([answer("onnxruntime", None), answer("onnxruntime", 1)])
-    wanted = answer("torch", None)
+    given = np.concatenate([run_engine("onnxruntime", None), run_engine("onnxruntime", 1)])
+    wanted = run_engine("torch", None)
     wanted = np.concatenate([wanted, wanted[:1]])
     if not np.isfinite(given).all() or not np.isfinite(wanted).all():
         raise ValueError("the seeded weights give logits that are not finite")
@@ -208,10 +208,10 @@ def _calibrate(network: torch.nn.Module, images: torch.Tensor) -> None:
     """
     import torch
 
-    def scale(layer: torch.nn.Module, _: object, answer: torch.Tensor) -> torch.Tensor:
-        factor = 1 / answer.std()
+    def scale(layer: torch.nn.Module, _: object, output: torch.Tensor) -> torch.Tensor:
+        factor = 1 / output.std()
         _multiply(layer, factor)
-        return answer * factor
+        return output * factor
 
     def observe(norm: torch.nn.Module, given: tuple[torch.Tensor]) -> None:
         variance, mean = torch.var_mean(given[0], dim=(0, 2, 3))

@@ -101,14 +101,14 @@ def network_rates(model: bytes, crops: NDArray[np.uint8], seconds: float) -> dic
         for batch in BATCHES
     }
     tried = {
-        name: rate(_answer(session, crops[:batch]), calls, _TRIAL * seconds)
+        name: rate(_run_batch(session, crops[:batch]), calls, _TRIAL * seconds)
         for name, (session, calls, batch) in ways.items()
     }
     best = max(tried, key=tried.__getitem__)
     session, calls, batch = ways[best]
     return {
-        "one_thread": rate(_answer(single, crops[:batch]), 1, seconds),
-        "all_cores": rate(_answer(session, crops[:batch]), calls, seconds),
+        "one_thread": rate(_run_batch(single, crops[:batch]), 1, seconds),
+        "all_cores": rate(_run_batch(session, crops[:batch]), calls, seconds),
         "best_way": best,
     }
 
@@ -119,7 +119,7 @@ def _session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _answer(session: onnxruntime.InferenceSession, batch: NDArray[np.uint8]) -> Work:
+def _run_batch(session: onnxruntime.InferenceSession, batch: NDArray[np.uint8]) -> Work:
     def work(_: int) -> int:
         session.run(None, {"crops": batch})
         return len(batch)

@@ -38,7 +38,7 @@ class Case:
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     """The complete environment of the process; if empty, it is inherited."""
-    answers: Path | None = None
+    predictions: Path | None = None
     """The file to which the command writes its predictions."""
     removed_before: tuple[Path, ...] = ()
     """Folders that are removed before each run."""

@@ -44,22 +44,22 @@ def _make_one(folder: Path, kind: str, seed: int, index: int) -> Path:
     random = np.random.default_rng([seed, index])
     originals = sorted(EXAMPLES.glob("*.jpg"))
     with Image.open(originals[index % len(originals)]) as original:
-        picture = _vary(original.convert("RGB"), random)
+        image = _vary(original.convert("RGB"), random)
     if kind == "phone":
         size, quality, grain = PHONE_SIZE, 90, 7.0
     else:
         size, quality, grain = _web_size(random), int(random.integers(85, 97)), float(random.uniform(5, 12))
     path = folder / f"photo_{index:05}.jpg"
-    _grainy(_crop(picture, size, random), grain, random).save(path, quality=quality)
+    _grainy(_crop(image, size, random), grain, random).save(path, quality=quality)
     return path
 
 
-def _vary(picture: Image.Image, random: np.random.Generator) -> Image.Image:
+def _vary(image: Image.Image, random: np.random.Generator) -> Image.Image:
     if random.random() < 0.5:
-        picture = ImageOps.mirror(picture)
+        image = ImageOps.mirror(image)
     for enhancement in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        picture = enhancement(picture).enhance(float(random.uniform(0.7, 1.3)))
-    return picture
+        image = enhancement(image).enhance(float(random.uniform(0.7, 1.3)))
+    return image
 
 
 def _web_size(random: np.random.Generator) -> tuple[int, int]:
@@ -68,25 +68,25 @@ def _web_size(random: np.random.Generator) -> tuple[int, int]:
     return (long, short) if random.random() < 0.75 else (short, long)
 
 
-def _crop(picture: Image.Image, size: tuple[int, int], random: np.random.Generator) -> Image.Image:
+def _crop(image: Image.Image, size: tuple[int, int], random: np.random.Generator) -> Image.Image:
     """Cuts out a random window with the aspect ratio of `size`, and resizes it to `size`.
 
     The window has at least half of the largest possible width and height.
     """
     width, height = size
-    scale = random.uniform(0.5, 1.0) * min(picture.width / width, picture.height / height)
-    left = random.uniform(0, picture.width - scale * width)
-    top = random.uniform(0, picture.height - scale * height)
+    scale = random.uniform(0.5, 1.0) * min(image.width / width, image.height / height)
+    left = random.uniform(0, image.width - scale * width)
+    top = random.uniform(0, image.height - scale * height)
     box = (left, top, left + scale * width, top + scale * height)
-    return picture.resize(size, Image.Resampling.BICUBIC, box=box)
+    return image.resize(size, Image.Resampling.BICUBIC, box=box)
 
 
-def _grainy(picture: Image.Image, grain: float, random: np.random.Generator) -> Image.Image:
+def _grainy(image: Image.Image, grain: float, random: np.random.Generator) -> Image.Image:
     """Adds noise like that of a camera sensor.
 
     An enlarged image has no fine detail. Without noise, it would decode faster than a photograph.
     """
-    pixels = np.asarray(picture, np.float32)
+    pixels = np.asarray(image, np.float32)
     noise = random.standard_normal(pixels.shape[:2], np.float32)[..., None]
     return Image.fromarray((pixels + grain * noise + 0.5).clip(0, 255).astype(np.uint8))
 

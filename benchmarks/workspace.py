@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks import layout
 from benchmarks.measure import Say
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _OWN_SETTINGS = "IMGCLASSIFY_"
 _SETTINGS = (
     "PYTHONDONTWRITEBYTECODE",
@@ -44,7 +44,7 @@ class Workspace:
         folder = self.folder / f"photographs_{'given_' if given else ''}{count}"
         if given:
             _remove(folder)
-            _link(_pictures(given), folder, count)
+            _link(_images(given), folder, count)
         else:
             self._make(folder, count, "web")
         return folder
@@ -56,16 +56,16 @@ class Workspace:
         self._make(originals, different, "phone")
         folder = self.folder / f"phone_{count}"
         _remove(folder)
-        _link(_pictures(originals), folder, count)
+        _link(_images(originals), folder, count)
         return folder
 
     def enlarged(self, photographs: Path, count: int) -> Path:
         """Returns a folder of `count` photographs in sub-folders that each link to all of `photographs`."""
         folder = self.folder / f"enlarged_{count}"
         _remove(folder)
-        pictures = _pictures(photographs)
-        for number, start in enumerate(range(0, count, len(pictures))):
-            _link(pictures, folder / f"part_{number:04}", min(len(pictures), count - start))
+        images = _images(photographs)
+        for number, start in enumerate(range(0, count, len(images))):
+            _link(images, folder / f"part_{number:04}", min(len(images), count - start))
         return folder
 
     def environment(self, *, cache: str = layout.CACHE_HOME) -> dict[str, str]:
@@ -87,9 +87,9 @@ class Workspace:
             "PYTHONUTF8": "1",
         }
 
-    def answers(self, name: str) -> Path:
+    def predictions(self, name: str) -> Path:
         """Returns the path of the file to which a program must write its predictions."""
-        folder = self.folder / layout.ANSWERS
+        folder = self.folder / layout.PREDICTIONS
         folder.mkdir(exist_ok=True)
         return folder / name
 
@@ -118,22 +118,22 @@ def reference(name: str) -> tuple[str, ...]:
     return (sys.executable, str(layout.REFERENCES / f"{name}.py"))
 
 
-def _pictures(folder: Path) -> list[Path]:
-    pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
-    if not pictures:
-        raise ValueError(f"no picture in {folder}")
-    return pictures
+def _images(folder: Path) -> list[Path]:
+    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise ValueError(f"no image in {folder}")
+    return images
 
 
-def _link(pictures: Sequence[Path], folder: Path, count: int) -> None:
+def _link(images: Sequence[Path], folder: Path, count: int) -> None:
     """Makes `count` hard links in `folder`, or copies if the file system has no hard links."""
     folder.mkdir(parents=True)
-    for number, picture in zip(range(count), cycle(pictures), strict=False):
-        link = folder / f"photo_{number:05}{picture.suffix.lower()}"
+    for number, image in zip(range(count), cycle(images), strict=False):
+        link = folder / f"photo_{number:05}{image.suffix.lower()}"
         try:
-            link.hardlink_to(picture)
+            link.hardlink_to(image)
         except OSError:
-            shutil.copyfile(picture, link)
+            shutil.copyfile(image, link)
 
 
 def _remove(folder: Path) -> None:

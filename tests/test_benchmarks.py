@@ -1,4 +1,4 @@
-"""The harness of `python -m benchmarks` measures what it says, and its reference programs answer as we do."""
+"""The harness of `python -m benchmarks` measures what it says, and its reference programs predict as we do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks import answers, layout, photos, report
+from benchmarks import layout, photos, predictions, report
 from benchmarks.measure import MIB, Case, Measured, Run, alternately, run
 from benchmarks.workspace import Workspace, reference
 from imgclassify import Classifier
@@ -180,7 +180,7 @@ class TestReport:
         assert 0 < text.index(report.BEGIN) < text.index(report.END)
 
 
-class TestAnswers:
+class TestPredictions:
     def test_agreement_and_the_largest_change(self, tmp_path: Path) -> None:
         ours, theirs = tmp_path / "ours.jsonl", tmp_path / "theirs.csv"
         records = [
@@ -194,9 +194,9 @@ class TestAnswers:
         ours.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
         with theirs.open("w", newline="") as file:
             csv.writer(file).writerows([("a.jpg", 1, 0.89), ("b.jpg", 3, 0.45), ("c.jpg", 4, 1), ("d.jpg", 5, 1)])
-        mine, others = answers.read(ours), answers.read(theirs)
-        assert answers.agreement(mine, others) == 0.25
-        assert answers.largest_change(mine, others) == pytest.approx(0.05)
+        mine, others = predictions.read(ours), predictions.read(theirs)
+        assert predictions.agreement(mine, others) == 0.25
+        assert predictions.largest_change(mine, others) == pytest.approx(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -204,10 +204,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """With all weights written, and two photographs in a folder."""
     workspace = Workspace(tmp_path_factory.mktemp("benchmarks"), ignore)
     workspace.prepare_weights()
-    pictures = workspace.folder / "pictures"
-    pictures.mkdir()
+    images = workspace.folder / "images"
+    images.mkdir()
     for name in EXAMPLES:
-        (pictures / name).hardlink_to(layout.EXAMPLES / name)
+        (images / name).hardlink_to(layout.EXAMPLES / name)
     return workspace
 
 
@@ -216,7 +216,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     ("program", "tolerance"),
     [("timm_inference", 1e-4), ("dataloader", 1e-4), ("dataloader_bfloat16", 0.05), ("hugging_face", 1e-4)],
 )
-def test_reference_programs_answer_a_folder_as_we_do(workspace: Workspace, program: str, tolerance: float) -> None:
+def test_reference_programs_predict_a_folder_as_we_do(workspace: Workspace, program: str, tolerance: float) -> None:
     checkpoint = ("--checkpoint", str(workspace.folder / layout.EMBEDDED_CHECKPOINT))
     options = {
         "timm_inference": checkpoint,
@@ -226,17 +226,16 @@ def test_reference_programs_answer_a_folder_as_we_do(workspace: Workspace, progr
     }[program]
     if program == "hugging_face":
         pytest.importorskip("transformers")
-    written = workspace.answers(f"{program}.csv")
-    pictures = workspace.folder / "pictures"
-    command = (*reference(program.removesuffix("_bfloat16")), str(pictures), str(written), *options)
+    written = workspace.predictions(f"{program}.csv")
+    images = workspace.folder / "images"
+    command = (*reference(program.removesuffix("_bfloat16")), str(images), str(written), *options)
     done = run(Case(program, command, workspace.environment()), workspace.folder)
     assert done.failure is None, done.stderr
-    given = answers.read(written)
+    given = predictions.read(written)
     ours = {
-        Path(result.source).name: result.predictions[0]
-        for result in Classifier().predict(sorted(pictures.iterdir()))
+        Path(result.source).name: result.predictions[0] for result in Classifier().predict(sorted(images.iterdir()))
     }
-    assert {name: [*answer] for name, answer in given.items()} == {
+    assert {name: [*probabilities] for name, probabilities in given.items()} == {
         name: [prediction.class_index] for name, prediction in ours.items()
     }
     for name, prediction in ours.items():
@@ -245,7 +244,7 @@ def test_reference_programs_answer_a_folder_as_we_do(workspace: Workspace, progr
 
 @pytest.mark.slow
 @pytest.mark.parametrize("program", ["tutorial", "timm_quickstart", "hugging_face"])
-def test_reference_programs_answer_a_picture_as_we_do(
+def test_reference_programs_predict_an_image_as_we_do(
     workspace: Workspace, program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {
@@ -255,14 +254,14 @@ def test_reference_programs_answer_a_picture_as_we_do(
     }[program]
     if program == "hugging_face":
         pytest.importorskip("transformers")
-    picture = layout.EXAMPLES / "coffee.jpg"
+    image = layout.EXAMPLES / "coffee.jpg"
     environment = workspace.environment()
-    done = run(Case(program, (*reference(program), str(picture), *options), environment), workspace.folder)
+    done = run(Case(program, (*reference(program), str(image), *options), environment), workspace.folder)
     assert done.failure is None, done.stderr
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, environment[name])
-    ours = Classifier(layout.RESNET50 if program == "tutorial" else None).predict(picture).predictions
+    ours = Classifier(layout.RESNET50 if program == "tutorial" else None).predict(image).predictions
     assert [int(row[0]) for row in rows] == [prediction.class_index for prediction in ours]
     assert [float(row[1]) for row in rows] == pytest.approx(
         [prediction.probability for prediction in ours], abs=1e-4

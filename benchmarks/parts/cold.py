@@ -1,4 +1,4 @@
-"""Cold start: one picture, from the process's start to its end; and commands that need no network at all."""
+"""Cold start: one image, from the process's start to its end; and commands that need no network at all."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def measure(workspace: Workspace, setting: Setting) -> Part:
         found.peak(_OURS_RESNET50, 250),
         *(found.times_quicker(_shown(command), _IMPORT_TORCH, _QUICK_GOAL) for command in _QUICK_COMMANDS),
     ]
-    return Part("Cold start: one picture", ratios, found.all)
+    return Part("Cold start: one image", ratios, found.all)
 
 
 def _cases(workspace: Workspace) -> list[Case]:
-    picture = str(layout.EXAMPLES / "coffee.jpg")
-    predict = (*imgclassify(), "predict", picture)
+    image = str(layout.EXAMPLES / "coffee.jpg")
+    predict = (*imgclassify(), "predict", image)
     checkpoint = ("--checkpoint", str(workspace.folder / layout.EMBEDDED_CHECKPOINT))
     model = ("--model", str(workspace.folder / layout.HUGGING_FACE_MODEL))
     usual = workspace.environment()
@@ -53,9 +53,9 @@ def _cases(workspace: Workspace) -> list[Case]:
             removed_before=(workspace.folder / layout.EMPTY_CACHE_HOME,),
         ),
         Case(_OURS_RESNET50, (*predict, "--model", layout.RESNET50), usual),
-        Case(_TUTORIAL, (*reference("tutorial"), picture), usual),
-        Case(_TIMM, (*reference("timm_quickstart"), picture, *checkpoint), usual),
-        Case(_HUGGING_FACE, (*reference("hugging_face"), picture, *model), usual),
+        Case(_TUTORIAL, (*reference("tutorial"), image), usual),
+        Case(_TIMM, (*reference("timm_quickstart"), image, *checkpoint), usual),
+        Case(_HUGGING_FACE, (*reference("hugging_face"), image, *model), usual),
         Case(_IMPORT_TORCH, (sys.executable, "-c", "import torch"), usual),
         *(Case(_shown(command), (*imgclassify(), *command.split()), usual) for command in _QUICK_COMMANDS),
     ]

@@ -58,9 +58,9 @@ class Measurements:
 
 def our_folder(name: str, workspace: Workspace, photographs: Path, *options: str) -> Case:
     """`imgclassify predict FOLDER --jsonl -o FILE`."""
-    written = workspace.answers(f"ours_{photographs.name}{''.join(options)}.jsonl")
+    written = workspace.predictions(f"ours_{photographs.name}{''.join(options)}.jsonl")
     command = (*imgclassify(), "predict", str(photographs), "--jsonl", "-o", str(written), *options)
-    return Case(name, command, workspace.environment(), answers=written)
+    return Case(name, command, workspace.environment(), predictions=written)
 
 
 def percent(share: float) -> str:

@@ -1,4 +1,4 @@
-"""A folder of photographs answered by each program, and the bound that the machine itself sets."""
+"""A folder of photographs classified by each program, and the bound that the machine itself sets."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import answers, layout
-from benchmarks.answers import Answer
+from benchmarks import layout, predictions
 from benchmarks.machine import cores
 from benchmarks.measure import Case, Measured
 from benchmarks.parts.common import Measurements, Setting, our_folder, percent
+from benchmarks.predictions import Probabilities
 from benchmarks.report import Part, Ratio
 from benchmarks.workspace import Workspace, imgclassify, reference
 
@@ -23,7 +23,7 @@ _TIMM = "timm's inference.py"
 _LOOP = "DataLoader and channels_last, float32"
 _LOOP_BFLOAT16 = "DataLoader and channels_last, bfloat16"
 _HUGGING_FACE = "Hugging Face pipeline"
-_ONE_PICTURE = "ours, one of the photographs"
+_ONE_IMAGE = "ours, one of the photographs"
 _BOUND = "(network and decoding alone, for the bound)"
 
 
@@ -31,11 +31,11 @@ def measure(workspace: Workspace, setting: Setting) -> Part:
     photographs = workspace.photographs(setting.photographs, setting.given)
     found = Measurements(workspace, _cases(workspace, photographs, setting), setting.repeats)
     known = {
-        each.case.name: answers.read(each.case.answers)
+        each.case.name: predictions.read(each.case.predictions)
         for each in found.all
-        if each.case.answers and not each.failure
+        if each.case.predictions and not each.failure
     }
-    same = {name: answers.agreement(known[name], known[_TIMM]) for name in known if _TIMM in known}
+    same = {name: predictions.agreement(known[name], known[_TIMM]) for name in known if _TIMM in known}
     bound = Bound.of(found[_BOUND])
     count = setting.photographs
     ratios = [
@@ -45,7 +45,7 @@ def measure(workspace: Workspace, setting: Setting) -> Part:
         found.times_quicker(_OURS, _HUGGING_FACE, 5.5),
         found.peak(_OURS, 250),
         Ratio(f"{_OURS}: same top-1 as timm", _in_percent(same.get(_OURS)), unit="%", at_least=100),
-        *_shares(found[_OURS].seconds, found[_ONE_PICTURE].seconds, bound, count),
+        *_shares(found[_OURS].seconds, found[_ONE_IMAGE].seconds, bound, count),
     ]
     columns = {
         "images/s": {name: f"{count / (found[name].seconds or 1):.1f}" for name in known},
@@ -65,9 +65,9 @@ def _cases(workspace: Workspace, photographs: Path, setting: Setting) -> list[Ca
     one = str(min(photographs.iterdir()))
 
     def theirs(name: str, program: str, *arguments: str) -> Case:
-        written = workspace.answers(f"{name.replace(' ', '_')}.csv")
+        written = workspace.predictions(f"{name.replace(' ', '_')}.csv")
         command = (*reference(program), str(photographs), str(written), *arguments)
-        return Case(name, command, usual, answers=written)
+        return Case(name, command, usual, predictions=written)
 
     return [
         our_folder(_OURS, workspace, photographs),
@@ -75,7 +75,7 @@ def _cases(workspace: Workspace, photographs: Path, setting: Setting) -> list[Ca
         theirs(_LOOP, "dataloader", *checkpoint),
         theirs(_LOOP_BFLOAT16, "dataloader", *checkpoint, "--dtype", "bfloat16"),
         theirs(_HUGGING_FACE, "hugging_face", *model),
-        Case(_ONE_PICTURE, (*imgclassify(), "predict", one, "--jsonl"), usual),
+        Case(_ONE_IMAGE, (*imgclassify(), "predict", one, "--jsonl"), usual),
         Case(
             _BOUND,
             (sys.executable, "-m", "benchmarks.bound", str(photographs), *weights, *seconds),
@@ -134,14 +134,14 @@ def _shares(seconds: float | None, start: float | None, bound: Bound | None, cou
         without = 100 * (count - 1) / max(seconds - start, 1e-9) / bound.images_per_second
     return [
         Ratio(f"{_OURS}: of the machine's bound", whole, unit="%", at_least=90),
-        Ratio(f"{_OURS}: of the machine's bound, without the time of one picture", without, unit="%"),
+        Ratio(f"{_OURS}: of the machine's bound, without the time of one image", without, unit="%"),
     ]
 
 
-def _changes(known: Mapping[str, Mapping[str, Answer]]) -> dict[str, str]:
+def _changes(known: Mapping[str, Mapping[str, Probabilities]]) -> dict[str, str]:
     if _TIMM not in known:
         return {}
-    return {name: f"{answers.largest_change(given, known[_TIMM]):.1e}" for name, given in known.items()}
+    return {name: f"{predictions.largest_change(given, known[_TIMM]):.1e}" for name, given in known.items()}
 
 
 def _in_percent(share: float | None) -> float | None:

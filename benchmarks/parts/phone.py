@@ -1,10 +1,10 @@
-"""Photographs of 12 megapixels, answered exactly and with --fast-decode."""
+"""Photographs of 12 megapixels, classified exactly and with --fast-decode."""
 
 from __future__ import annotations
 
 import subprocess
 
-from benchmarks import answers
+from benchmarks import predictions
 from benchmarks.parts.common import Measurements, Setting, our_folder, percent
 from benchmarks.report import Part, Ratio
 from benchmarks.workspace import Workspace, imgclassify
@@ -29,12 +29,12 @@ def measure(workspace: Workspace, setting: Setting) -> Part:
         return Part(title, [], found.all, {"images/s": rates}, notes)
     ratios = [found.times_quicker(_FAST, _EXACT, 2.5)]
     if not any(each.failure for each in found.all):
-        exact, fast = (answers.read(case.answers) for case in cases if case.answers)
-        share, change = answers.agreement(fast, exact), answers.largest_change(fast, exact)
+        exact, fast = (predictions.read(case.predictions) for case in cases if case.predictions)
+        share, change = predictions.agreement(fast, exact), predictions.largest_change(fast, exact)
         ratios.append(Ratio(f"{_FAST}: same top-1 as exact", 100 * share, unit="%"))
         notes.append(
-            f"With --fast-decode {percent(share)} of the top-1 answers are the same, and no probability among the "
-            f"five likeliest differs by more than {change:.4f}."
+            f"With --fast-decode {percent(share)} of the top-1 predictions are the same, and no probability among "
+            f"the five likeliest differs by more than {change:.4f}."
         )
     return Part(title, ratios, found.all, {"images/s": rates}, notes)
 

@@ -16,7 +16,7 @@ from torchvision import transforms
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("folder", type=Path)
-parser.add_argument("answers", type=Path)
+parser.add_argument("predictions", type=Path)
 parser.add_argument("--checkpoint", required=True)
 parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
 parser.add_argument("--workers", type=int, default=2)
@@ -24,7 +24,7 @@ parser.add_argument("--batch-size", type=int, default=64)
 
 
 class Folder(Dataset[torch.Tensor]):
-    """The folder's pictures as network inputs, in sorted order."""
+    """The folder's images as network inputs, in sorted order."""
 
     def __init__(self, folder: Path) -> None:
         self.paths = sorted(folder.iterdir())
@@ -61,7 +61,7 @@ def main() -> None:
             probabilities += most.tolist()
             indices += index.tolist()
 
-    with arguments.answers.open("w", newline="") as file:
+    with arguments.predictions.open("w", newline="") as file:
         names = (path.name for path in folder.paths)
         csv.writer(file).writerows(zip(names, indices, probabilities, strict=True))
 

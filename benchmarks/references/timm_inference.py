@@ -15,7 +15,7 @@ from timm.models import create_model
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("folder")
-parser.add_argument("answers", type=Path)
+parser.add_argument("predictions", type=Path)
 parser.add_argument("--checkpoint", required=True)
 parser.add_argument("--workers", type=int, default=2)
 parser.add_argument("--batch-size", type=int, default=256)
@@ -45,7 +45,7 @@ def main() -> None:
             probabilities += most.squeeze(-1).tolist()
             indices += index.squeeze(-1).tolist()
 
-    with arguments.answers.open("w", newline="") as file:
+    with arguments.predictions.open("w", newline="") as file:
         csv.writer(file).writerows(
             zip(loader.dataset.filenames(basename=True), indices, probabilities, strict=True)
         )

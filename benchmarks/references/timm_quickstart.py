@@ -1,4 +1,4 @@
-"""timm's quick start: one picture, the embedded model's architecture, top five labels; the weights from a file.
+"""timm's quick start: one image, the embedded model's architecture, top five labels; the weights from a file.
 
 The form of https://huggingface.co/docs/timm/quickstart.
 """
@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("picture")
+parser.add_argument("image")
 parser.add_argument("--checkpoint", required=True)
 arguments = parser.parse_args()
 
-image = Image.open(arguments.picture).convert("RGB")
+image = Image.open(arguments.image).convert("RGB")
 
 model = timm.create_model("tf_efficientnet_lite0", checkpoint_path=arguments.checkpoint)
 model.eval()

@@ -1,4 +1,4 @@
-"""torchvision's own tutorial: one picture, ResNet-50, top five labels; the weights lie in torch.hub's cache.
+"""torchvision's own tutorial: one image, ResNet-50, top five labels; the weights lie in torch.hub's cache.
 
 The form of https://docs.pytorch.org/vision/stable/models.html, with nothing added but the colour conversion.
 """

@@ -7,11 +7,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 
-Answer = dict[int, float]
+Probabilities = dict[int, float]
 """Class index → probability, most probable first."""
 
 
-def read(path: Path) -> dict[str, Answer]:
+def read(path: Path) -> dict[str, Probabilities]:
     """Reads predictions by the photograph's file name.
 
     Args:
@@ -27,30 +27,30 @@ def read(path: Path) -> dict[str, Answer]:
         return {name: {int(index): float(probability)} for name, index, probability in csv.reader(file)}
 
 
-def _ours(record: Mapping[str, object]) -> Answer:
+def _ours(record: Mapping[str, object]) -> Probabilities:
     predictions = record["predictions"]
     assert isinstance(predictions, list)
     return {prediction["class_index"]: prediction["probability"] for prediction in predictions}
 
 
-def agreement(answers: Mapping[str, Answer], reference: Mapping[str, Answer]) -> float:
+def agreement(predictions: Mapping[str, Probabilities], reference: Mapping[str, Probabilities]) -> float:
     """Returns the share (0..1) of the reference's photographs whose most probable class is the same."""
-    same = sum(_first(answers.get(name, {})) == _first(answer) for name, answer in reference.items())
+    same = sum(_first(predictions.get(name, {})) == _first(prediction) for name, prediction in reference.items())
     return same / len(reference)
 
 
-def largest_change(answers: Mapping[str, Answer], reference: Mapping[str, Answer]) -> float:
+def largest_change(predictions: Mapping[str, Probabilities], reference: Mapping[str, Probabilities]) -> float:
     """Returns the largest difference between the probabilities that both give for the same class."""
     return max(
         (
-            abs(answers[name][index] - probability)
-            for name, answer in reference.items()
-            for index, probability in answer.items()
-            if index in answers.get(name, {})
+            abs(predictions[name][index] - probability)
+            for name, prediction in reference.items()
+            for index, probability in prediction.items()
+            if index in predictions.get(name, {})
         ),
         default=0.0,
     )
 
 
-def _first(answer: Answer) -> int | None:
-    return next(iter(answer), None)
+def _first(prediction: Probabilities) -> int | None:
+    return next(iter(prediction), None)
