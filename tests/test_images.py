@@ -14,7 +14,7 @@ import pytest
 from conftest import noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import AvifImagePlugin, Image, ImageCms, ImageOps, PngImagePlugin
+from PIL import AvifImagePlugin, Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
 
 from imgclassify.errors import (
     CorruptImageError,
@@ -700,6 +700,17 @@ def test_a_jpeg_has_a_limit_on_its_scans(thumbnails):
             decoded(content)
         with pytest.raises(ImageTooLargeError, match=r"^more than 100 scans"):
             reduced(content, to(1, 1))
+
+
+def test_a_scan_whose_marker_is_split_between_two_reads_is_counted():
+    content, refinement = with_scans(1)[:-2], with_scans(2)[len(with_scans(1)) - 2 : -2]
+    for _ in range(decoding.MAX_SCANS):
+        padding = -(len(content) + 5) % ImageFile.MAXBLOCK
+        comment = b"\xff\xfe" + (padding + 2).to_bytes(2, "big") + bytes(padding)
+        content += comment + refinement
+        assert (len(content) - len(refinement)) % ImageFile.MAXBLOCK == ImageFile.MAXBLOCK - 1
+    with pytest.raises(ImageTooLargeError, match=r"^more than 100 scans"):
+        decoded(content + b"\xff\xd9")
 
 
 def test_the_default_limit_lets_a_200_megapixel_camera_pass():

@@ -389,15 +389,17 @@ def _limit_scans(image: ImageFile.ImageFile, stream: BinaryIO) -> None:
 
     Otherwise a progressive image of a few kilobytes could take hours.
     """
-    header_bytes, scans = stream.tell(), 0
+    header_bytes, scans, last = stream.tell(), 0, b""
 
     def read(size: int) -> bytes:
-        nonlocal scans
-        position = stream.tell()
+        nonlocal scans, last
+        # A marker may begin with the last byte of the previous read.
+        position = stream.tell() - len(last)
         data = stream.read(size)
         # Markers in the header are not counted: a thumbnail has scans of its own. The image's first scan starts
         # at the end of the header, so the image has one scan more than are counted here.
-        scans += data.count(_START_OF_SCAN, max(0, header_bytes - position))
+        scans += (last + data).count(_START_OF_SCAN, max(0, header_bytes - position))
+        last = data[-1:]
         if scans >= MAX_SCANS:
             raise ImageTooLargeError(f"more than {MAX_SCANS} scans; each takes as long as a whole image")
         return data
