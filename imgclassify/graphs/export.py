@@ -32,10 +32,7 @@ _OPSET = 20
 """The first opset with Gelu. onnxruntime reads it since 1.17."""
 _LARGEST_FOLDED = 8192
 """In elements. Larger constants, such as Swin's attention masks, are computed when the graph is opened."""
-_UNKNOWN = -(2**62)
-"""Represents a size that depends on the batch."""
 _RANDOM = ("Random", "Bernoulli", "Multinomial")
-_SELECTING = ("Concat", "Gather", "Reshape", "Slice", "Squeeze", "Unsqueeze")
 _LARGEST_GRAPH = 2**31 - 1
 """In bytes. This is protobuf's limit."""
 
@@ -72,7 +69,7 @@ def export_graph(
     model, parameters = _trace_network(network, crop_size)
     _check_form(model)
     draft = _GraphBuilder.from_model(model, parameters)
-    draft.fold_constants()
+    draft.simplify_reshapes()
     draft.use_stored_weight_layout()
     draft.merge_duplicates()
     draft.remove_unused()
@@ -177,7 +174,18 @@ def _trace_network(network: torch.nn.Module, crop_size: int) -> tuple[onnx.Model
             parameters[name] = onnx.TensorProto(
                 name=stored[name], data_type=int(value.dtype), dims=list(value.shape)
             )
-        return program.model_proto, parameters
+        return _fold_constants(program.model_proto, parameters), parameters
+
+
+def _fold_constants(model: onnx.ModelProto, parameters: dict[str, onnx.TensorProto]) -> onnx.ModelProto:
+    """Computes the constants of a graph whose parameters are inputs, so that they are not folded."""
+    from onnx import helper
+    from onnxscript import optimizer
+
+    model.graph.input.extend(
+        helper.make_tensor_value_info(name, tensor.data_type, tensor.dims) for name, tensor in parameters.items()
+    )
+    return optimizer.optimize(model, output_size_limit=_LARGEST_FOLDED)
 
 
 @contextmanager
@@ -252,28 +260,18 @@ class _GraphBuilder:
     constants: dict[str, NDArray[Any]]
     shapes: dict[str, list[int | str]]
     """Name → sizes, for the values whose shape is known. Sizes that depend on the batch are text."""
-    types: dict[str, int]
-    partial_shapes: dict[str, NDArray[np.int64]]
-    """Name → the values of a tensor of sizes, with _UNKNOWN for those that depend on the batch."""
     output: str
     opset: int
     ir_version: int
 
     @classmethod
     def from_model(cls, model: onnx.ModelProto, parameters: dict[str, onnx.TensorProto]) -> _GraphBuilder:
-        from onnx import helper, numpy_helper, shape_inference
+        from onnx import numpy_helper, shape_inference
 
-        # If the parameters are inputs, shape inference does not need their values.
-        model.graph.input.extend(
-            helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
-            for name, tensor in parameters.items()
-        )
         graph = shape_inference.infer_shapes(model).graph
         shapes: dict[str, list[int | str]] = {}
-        types: dict[str, int] = {}
         for value in (*graph.input, *graph.value_info, *graph.output):
             kind = value.type.tensor_type
-            types[value.name] = kind.elem_type
             sizes = [size.dim_value if size.HasField("dim_value") else size.dim_param for size in kind.shape.dim]
             if kind.HasField("shape") and "" not in sizes:
                 shapes[value.name] = sizes
@@ -282,110 +280,30 @@ class _GraphBuilder:
             nodes=list(graph.node),
             parameters=parameters,
             constants={tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer},
-            partial_shapes={},
             shapes=shapes,
-            types=types,
             output=output.name,
             opset=next(entry.version for entry in model.opset_import if entry.domain == ""),
             ir_version=model.ir_version,
         )
 
-    def fold_constants(self) -> None:
-        """Computes the nodes that depend on neither pixels nor parameters, and simplifies the others."""
-        same: dict[str, str] = {}
-        kept = []
-        for node in self.nodes:
-            node.input[:] = [same.get(name, name) for name in node.input]
-            if node.op_type == "CastLike" and self.types.get(node.input[1]):
-                _become_cast(node, self.types[node.input[1]])
-            if self._evaluate_node(node):
-                continue
-            if node.output[0] != self.output and self._does_nothing(node):
-                same[node.output[0]] = node.input[0]
-                continue
-            self._simplify_node(node)
-            kept.append(node)
-        self.nodes = kept
+    def simplify_reshapes(self) -> None:
+        """Gives reshapes a constant shape, so that the nodes that compute the shape are not needed.
 
-    def _evaluate_node(self, node: onnx.NodeProto) -> bool:
-        """Turns the node's outputs into constants, if they are constant and small. Returns whether it did."""
-        from onnx.reference import ReferenceEvaluator
-
-        given = {name: self._known_value(name, node.op_type) for name in node.input if name}
-        if node.op_type == "Shape" and node.input[0] in self.shapes:
-            results = [_as_int64(_selected_sizes(node, self.shapes[node.input[0]]))]
-        elif all(value is not None for value in given.values()):
-            try:
-                outcome = ReferenceEvaluator(node, opsets={"": self.opset}).run(None, given)
-            except Exception:  # noqa: BLE001 - a runtime may support what onnx's reference evaluator does not
-                return False
-            results = [np.asarray(result) for result in outcome if isinstance(result, np.ndarray | np.generic)]
-            if len(results) != len(outcome):
-                return False  # a sequence of tensors
-        else:
-            return False
-        if sum(result.size for result in results) > _LARGEST_FOLDED:
-            return False
-        if any(_UNKNOWN in result for result in results):
-            self.partial_shapes[node.output[0]] = results[0]
-            return False
-        self.constants.update(zip(node.output, results, strict=False))
-        return True
-
-    def _known_value(self, name: str, op_type: str) -> NDArray[Any] | None:
-        """Returns the value, or None if it is not known.
-
-        Sizes of which some depend on the batch count as known only for operators that select among them, not
-        for those that compute with them.
+        A Reshape to (N, classes) becomes a Flatten, which does not contain the number of classes.
         """
-        if name in self.partial_shapes and op_type in _SELECTING:
-            return self.partial_shapes[name]
-        return self.constants.get(name)
-
-    def _does_nothing(self, node: onnx.NodeProto) -> bool:
-        values = [self.constants.get(name) for name in node.input]
-        shapes = [self.shapes.get(name, []) for name in (node.input[0], node.output[0])]
-        equal = shapes[0] == shapes[1] != []
-        match node.op_type:
-            case "Identity":
-                return True
-            case "Concat":
-                return len(node.input) == 1
-            case "Transpose":
-                order = next((list(attribute.ints) for attribute in node.attribute), [])
-                return order == list(range(len(order))) != []
-            case "Pad":
-                return values[1] is not None and not values[1].any()
-            case "Expand":
-                return equal
-            case "Slice":  # a negative step would reverse the order
-                return equal and (len(values) < 5 or (values[4] is not None and bool((values[4] > 0).all())))
-        return False
-
-    def _simplify_node(self, node: onnx.NodeProto) -> None:
-        if node.op_type == "Conv" and len(node.input) == 3:
-            bias = self.constants.get(node.input[2])
-            if bias is not None and not bias.any():
+        for node in self.nodes:
+            if node.op_type != "Reshape":
+                continue
+            before, after = (self.shapes.get(name, []) for name in (node.input[0], node.output[0]))
+            if before and len(after) == 2 and isinstance(after[0], str) and before[0] == after[0]:
+                node.op_type = "Flatten"
                 node.input.pop()
-        if node.op_type == "Reshape":
-            self._simplify_reshape(node)
-
-    def _simplify_reshape(self, node: onnx.NodeProto) -> None:
-        """Replaces the target shape with a constant, in which -1 is the one size that depends on the batch."""
-        before, after = (self.shapes.get(name, []) for name in (node.input[0], node.output[0]))
-        if before and len(after) == 2 and isinstance(after[0], str) and before[0] == after[0]:
-            # Flatten does the same without naming the other size, which may be the number of classes.
-            node.op_type = "Flatten"
-            node.input.pop()
-            _set_attributes(node, axis=1)
-            return
-        shape = self.partial_shapes.get(node.input[1], _as_int64(after))
-        if np.count_nonzero(shape == _UNKNOWN) != 1 or (shape[shape != _UNKNOWN] <= 0).any():
-            return
-        name = f"shape of {node.output[0]}"
-        self.constants[name] = np.where(shape == _UNKNOWN, -1, shape)
-        node.input[1] = name
-        _set_attributes(node)
+                _set_attributes(node, axis=1)
+            elif sum(isinstance(size, str) for size in after) == 1 and 0 not in after:
+                name = f"shape of {node.output[0]}"
+                self.constants[name] = _as_int64([-1 if isinstance(size, str) else size for size in after])
+                node.input[1] = name
+                _set_attributes(node)
 
     def merge_duplicates(self) -> None:
         """Keeps one of several equal constants, and one of several nodes that compute the same value."""
@@ -520,12 +438,6 @@ class _GraphBuilder:
         return content
 
 
-def _become_cast(node: onnx.NodeProto, kind: int) -> None:
-    node.op_type = "Cast"
-    node.input.pop()
-    _set_attributes(node, to=kind)
-
-
 def _set_attributes(node: onnx.NodeProto, **values: int) -> None:
     from onnx import helper
 
@@ -533,11 +445,5 @@ def _set_attributes(node: onnx.NodeProto, **values: int) -> None:
     node.attribute.extend(helper.make_attribute(name, value) for name, value in values.items())
 
 
-def _selected_sizes(node: onnx.NodeProto, sizes: list[int | str]) -> list[int | str]:
-    """Returns the sizes that a Shape node outputs."""
-    bounds = {attribute.name: attribute.i for attribute in node.attribute}
-    return sizes[bounds.get("start", 0) : bounds.get("end", len(sizes))]
-
-
-def _as_int64(sizes: list[int | str]) -> NDArray[np.int64]:
-    return np.array([_UNKNOWN if isinstance(size, str) else size for size in sizes], np.int64)
+def _as_int64(sizes: list[int]) -> NDArray[np.int64]:
+    return np.array(sizes, np.int64)
