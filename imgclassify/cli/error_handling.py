@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from imgclassify.cli import console
+from imgclassify.cli.shutdown import watch_interrupts
 from imgclassify.errors import ExitStatus, ImgclassifyError, UnavailableError
 
 _DISK_FAULTS = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", None)}
@@ -22,23 +23,23 @@ class RootGroup(TyperGroup):
     """A root command group that reports errors and ends with their exit status. Tracebacks need --debug."""
 
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with watch_interrupts() as interrupts:
             try:
-                return super().invoke(ctx)
-            finally:
-                # Flushed here, so that a closed pipe is noticed now and not when the interpreter exits.
-                sys.stdout.flush()
-        except ImgclassifyError as error:
-            status = _report_error(error, str(error), error.hint, error.exit_status)
-        except KeyboardInterrupt:
-            console.print_message("interrupted")
-            status = ExitStatus.INTERRUPTED
-        except BrokenPipeError:
-            # The reader has stopped early, as in `| head`.
-            _discard_stdout()
-            status = ExitStatus.OK
-        except Exception as error:  # noqa: BLE001 - the last handler before the user
-            status = _report_unexpected(error)
+                try:
+                    return super().invoke(ctx)
+                finally:
+                    # Flushed here, so that a closed pipe is noticed now and not when the interpreter exits.
+                    sys.stdout.flush()
+            except KeyboardInterrupt:
+                status = _report_interrupt()
+            except BrokenPipeError:
+                # The reader has stopped early, as in `| head`.
+                _discard_stdout()
+                status = ExitStatus.OK
+            except Exception as error:  # the last handler before the user
+                if _is_of_framework(error):
+                    raise
+                status = _report_interrupt() if interrupts else _report_exception(error)
         raise typer.Exit(int(status))
 
 
@@ -47,9 +48,9 @@ def handle_startup_error(error: Exception) -> ExitStatus:
     if isinstance(error, BrokenPipeError):
         _discard_stdout()
         return ExitStatus.OK
-    if isinstance(error, ImgclassifyError):
-        return _report_error(error, str(error), error.hint, error.exit_status)
-    return _report_unexpected(error)
+    if _is_of_framework(error):
+        raise error
+    return _report_exception(error)
 
 
 class _ClosedStdout(io.StringIO):
@@ -62,9 +63,19 @@ class _ClosedStdout(io.StringIO):
         pass
 
 
-def _report_unexpected(error: Exception) -> ExitStatus:
-    if type(error).__module__.partition(".")[0] in ("click", "typer"):
-        raise error  # usage errors and exits, which the framework handles
+def _is_of_framework(error: Exception) -> bool:
+    """Returns whether it is a usage error or an exit, which the framework handles."""
+    return type(error).__module__.partition(".")[0] in ("click", "typer")
+
+
+def _report_interrupt() -> ExitStatus:
+    console.print_message("interrupted")
+    return ExitStatus.INTERRUPTED
+
+
+def _report_exception(error: Exception) -> ExitStatus:
+    if isinstance(error, ImgclassifyError):
+        return _report_error(error, str(error), error.hint, error.exit_status)
     if isinstance(error, OSError) and error.errno in _DISK_FAULTS:
         _discard_stdout()
         return _report_error(

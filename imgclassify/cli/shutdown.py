@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
-from contextlib import suppress
-from threading import Event, Timer, main_thread
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Event, Timer, current_thread, main_thread
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -66,6 +67,32 @@ class GracefulShutdown:
         self._timer.start()
         with suppress(Exception):  # the signal may arrive amid another line, or the terminal may be gone
             console.print_message("finishing the images in flight; interrupt again to stop at once")
+
+
+@contextmanager
+def watch_interrupts() -> Iterator[list[int]]:
+    """Records Ctrl-C inside its `with` block, and raises KeyboardInterrupt as Python does.
+
+    A library that is interrupted while it is imported may turn the KeyboardInterrupt into another exception.
+
+    Yields:
+        The numbers of the signals, as they arrive.
+    """
+    received: list[int] = []
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.default_int_handler(number, frame)
+
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not is_default or current_thread() is not main_thread():  # ignored, or handled by another program
+        yield received
+        return
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _signal_main_thread(number: int) -> None:

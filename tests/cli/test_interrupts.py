@@ -86,3 +86,19 @@ def test_a_signal_is_noted_even_if_it_cannot_be_told(monkeypatch: pytest.MonkeyP
     with GracefulShutdown() as stopping:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stopping.stop_requested.is_set()
+
+
+def test_an_interrupt_is_recorded_and_raised() -> None:
+    with pytest.raises(KeyboardInterrupt), shutdown.watch_interrupts() as interrupts:
+        signal.raise_signal(signal.SIGINT)
+    assert interrupts == [signal.SIGINT]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_that_is_ignored_stays_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with shutdown.watch_interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+    assert interrupts == []
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from inspect import signature
 from pathlib import Path
@@ -238,6 +239,26 @@ def test_an_unforeseen_fault_is_one_sentence_too(run: Run, photo: Path, monkeypa
     assert outcome.status == 3
     assert "unexpected ZeroDivisionError: by accident" in outcome.err
     assert "Traceback" not in outcome.err
+
+
+def test_an_interrupt_that_a_library_turned_into_another_error_is_an_interrupt(
+    run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_import(*_: object, **__: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            raise ImportError("partially initialized module") from None
+
+    monkeypatch.setattr(Classifier, "__init__", fail_import)
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        outcome = run("predict", photo)
+    finally:
+        signal.signal(signal.SIGINT, former)
+    assert outcome.status == 130
+    assert outcome.err.strip() == "interrupted"
 
 
 # ------------------------------------------------------------------------------------ processes and pipes
