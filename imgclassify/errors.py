@@ -219,8 +219,13 @@ def describe_error(error: BaseException) -> str:
     return str(words).rstrip(":")
 
 
-def make_printable(text: str) -> str:
-    """Replaces unprintable characters by escapes such as \\x1b. The text is then one line, safe to print."""
+def make_printable(text: str, limit: int | None = None) -> str:
+    """Replaces unprintable characters by escapes such as \\x1b. The text is then one line, safe to print.
+
+    Args:
+        limit: the number of characters of `text` to keep; None for all.
+    """
+    text = text[:limit]
     if text.isprintable():
         return text
     return "".join(

@@ -28,6 +28,8 @@ ITEM_SIZES = {
     "bool": 1,
 }
 """The size of a number of each dtype, in bytes."""
+LENGTH_LIMIT = 2**63
+"""Larger than any length in a file."""
 MAX_SIDES = 64
 """The largest number of dimensions of a tensor: numpy's and torch's own limit."""
 

@@ -24,11 +24,11 @@ MAX_INT_KEY = 2**60
 """An int key must be smaller. Python randomises the hashes of str and bytes, but the hash of an int is its
 remainder modulo 2**61 - 1. If many keys had the same hash, time would grow with the square of their number."""
 _STOP = pickle.STOP[0]
-_two = struct.Struct("<H").unpack_from
-_four = struct.Struct("<I").unpack_from
-_four_signed = struct.Struct("<i").unpack_from
-_eight = struct.Struct("<Q").unpack_from
-_eight_real = struct.Struct(">d").unpack_from
+_unpack_uint16 = struct.Struct("<H").unpack_from
+_unpack_uint32 = struct.Struct("<I").unpack_from
+_unpack_int32 = struct.Struct("<i").unpack_from
+_unpack_uint64 = struct.Struct("<Q").unpack_from
+_unpack_float64 = struct.Struct(">d").unpack_from
 
 
 class Unpickler:
@@ -131,7 +131,7 @@ class Unpickler:
         self.position += 1
 
     def put_4(self) -> None:
-        self._memo[_four(self._content, self.position)[0]] = self._stack[-1]
+        self._memo[_unpack_uint32(self._content, self.position)[0]] = self._stack[-1]
         self.position += 4
 
     def memoize(self) -> None:
@@ -142,7 +142,7 @@ class Unpickler:
         self.position += 1
 
     def get_4(self) -> None:
-        self._stack.append(self._memo[_four(self._content, self.position)[0]])
+        self._stack.append(self._memo[_unpack_uint32(self._content, self.position)[0]])
         self.position += 4
 
     def mark(self) -> None:
@@ -153,34 +153,34 @@ class Unpickler:
         self.position += 1
 
     def integer_2(self) -> None:
-        self._stack.append(_two(self._content, self.position)[0])
+        self._stack.append(_unpack_uint16(self._content, self.position)[0])
         self.position += 2
 
     def integer_4(self) -> None:
-        self._stack.append(_four_signed(self._content, self.position)[0])
+        self._stack.append(_unpack_int32(self._content, self.position)[0])
         self.position += 4
 
     def integer(self) -> None:
         self._stack.append(int.from_bytes(self._read_bytes(self._read_bytes(1)[0]), "little", signed=True))
 
     def real(self) -> None:
-        self._stack.append(_eight_real(self._content, self.position)[0])
+        self._stack.append(_unpack_float64(self._content, self.position)[0])
         self.position += 8
 
     def text_1(self) -> None:
         self._push_text(self.position + 1, self._content[self.position])
 
     def text_4(self) -> None:
-        self._push_text(self.position + 4, _four(self._content, self.position)[0])
+        self._push_text(self.position + 4, _unpack_uint32(self._content, self.position)[0])
 
     def text_8(self) -> None:
-        self._push_text(self.position + 8, _eight(self._content, self.position)[0])
+        self._push_text(self.position + 8, _unpack_uint64(self._content, self.position)[0])
 
     def binary_1(self) -> None:
         self._stack.append(bytes(self._read_bytes(self._read_bytes(1)[0])))
 
     def binary_4(self) -> None:
-        self._stack.append(bytes(self._read_bytes(_four(self._read_bytes(4))[0])))
+        self._stack.append(bytes(self._read_bytes(_unpack_uint32(self._read_bytes(4))[0])))
 
     def none(self) -> None:
         self._stack.append(None)
@@ -209,7 +209,7 @@ class Unpickler:
     def tuple_3(self) -> None:
         self._stack[-3:] = [(self._stack[-3], self._stack[-2], self._stack[-1])]
 
-    def tuple(self) -> None:
+    def tuple_from_mark(self) -> None:
         self._stack.append(tuple(self._pop_to_mark()))
 
     def append(self) -> None:
@@ -226,11 +226,11 @@ class Unpickler:
     def set_items(self) -> None:
         self._update_dict(self._pop_to_mark())
 
-    def name(self) -> None:
+    def push_global(self) -> None:
         module = self._read_line()
         self._stack.append(self._find_global(module, self._read_line()))
 
-    def name_on_stack(self) -> None:
+    def push_global_from_stack(self) -> None:
         name, module = self._stack.pop(), self._stack.pop()
         if not (isinstance(name, str) and isinstance(module, str)):
             self._reject()
@@ -239,7 +239,7 @@ class Unpickler:
     def persistent_id(self) -> None:
         self._stack.append(self._load_persistent(self._stack.pop()))
 
-    def call(self) -> None:
+    def apply_function(self) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
         if type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
             self._reject()
@@ -290,17 +290,17 @@ _STEPS = {
         pickle.TUPLE1: Unpickler.tuple_1,
         pickle.TUPLE2: Unpickler.tuple_2,
         pickle.TUPLE3: Unpickler.tuple_3,
-        pickle.TUPLE: Unpickler.tuple,
+        pickle.TUPLE: Unpickler.tuple_from_mark,
         pickle.EMPTY_LIST: Unpickler.empty_list,
         pickle.APPEND: Unpickler.append,
         pickle.APPENDS: Unpickler.appends,
         pickle.EMPTY_DICT: Unpickler.empty_dict,
         pickle.SETITEM: Unpickler.set_item,
         pickle.SETITEMS: Unpickler.set_items,
-        pickle.GLOBAL: Unpickler.name,
-        pickle.STACK_GLOBAL: Unpickler.name_on_stack,
+        pickle.GLOBAL: Unpickler.push_global,
+        pickle.STACK_GLOBAL: Unpickler.push_global_from_stack,
         pickle.BINPERSID: Unpickler.persistent_id,
-        pickle.REDUCE: Unpickler.call,
+        pickle.REDUCE: Unpickler.apply_function,
         pickle.BUILD: Unpickler.set_attributes,
     }.items()
 }

@@ -158,7 +158,7 @@ def _check_location(path: Path, name: str) -> None:
     Raises:
         CheckpointError: the location is outside the graph's folder, or is not a file.
     """
-    shown = repr(make_printable(name[:_SHOWN]))
+    shown = repr(make_printable(name, _SHOWN))
     # Paths that lead elsewhere in POSIX or Windows notation are refused on every system.
     elsewhere = PureWindowsPath(name)
     if (

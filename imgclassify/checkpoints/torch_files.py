@@ -1,20 +1,25 @@
 """Reads PyTorch's own files, .pth and .pt: the zip archives that torch writes since 1.6, and the older pickles.
 
-The pickles in both are read by an unpickler that builds only plain values and tensors. Of what a pickle names,
-it calls only the functions in `_CALLS`.
+The pickles in both are read by an unpickler that builds only plain values and tensors (unpickler.py). It calls
+only what allowed_globals.py lists.
 """
 
 from __future__ import annotations
 
 import io
 import struct
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgclassify.checkpoints.storage import BFLOAT16, MAX_SIDES, MappedFile, Storage, Tensor
-from imgclassify.checkpoints.unpickler import KEYS, MAX_ARGUMENTS, Unpickler
+from imgclassify.checkpoints.allowed_globals import (
+    STORAGE_DTYPES,
+    UnsafePickleError,
+    find_global,
+    find_torch_global,
+)
+from imgclassify.checkpoints.storage import LENGTH_LIMIT, MappedFile, Storage
+from imgclassify.checkpoints.unpickler import MAX_ARGUMENTS, Unpickler
 from imgclassify.errors import CheckpointError, describe_error, make_printable
 
 if TYPE_CHECKING:
@@ -33,20 +38,7 @@ _COUNT_BYTES = 8
 _LOCAL_HEADER_BYTES = 30
 """The size of a zip archive's local header, without the name and the extra field that follow it."""
 
-_two_lengths = struct.Struct("<HH").unpack_from
-
-_DTYPES = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": BFLOAT16,
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-}
+_unpack_two_uint16 = struct.Struct("<HH").unpack_from
 
 _MAX_LISTING = 2**23
 """Bytes in a zip archive's list of contents. A record takes about 100, and ten times as many in memory."""
@@ -54,17 +46,11 @@ _STORED = 0
 """The compression method of records that are not compressed."""
 _STORAGE_PARTS = 5
 """The parts of a reference to a storage: "storage", type, key, location, length."""
-_BEYOND = 2**63
-"""Larger than any length in a file."""
 _SHOWN = 100
 """The number of characters of a name that an error shows."""
 
 
-class _UnsafeError(Exception):
-    """The pickle names something that a checkpoint of tensors does not need."""
-
-
-def read_pickled(path: Path) -> Any:
+def read_torch_file(path: Path) -> Any:
     """Returns the content of the file, with a Tensor for each tensor.
 
     Raises:
@@ -74,7 +60,7 @@ def read_pickled(path: Path) -> Any:
     try:
         with path.open("rb") as stream:
             return _read_archive(path) if stream.read(2) == _ZIP else _read_legacy(path)
-    except _UnsafeError as error:
+    except UnsafePickleError as error:
         raise unsafe_checkpoint(path, str(error)) from error
     except Exception as error:  # the unpickler raises almost any exception for damaged bytes
         raise unreadable_checkpoint(repr(str(path)), describe_error(error)) from error
@@ -93,10 +79,10 @@ def check_safe(path: Path) -> None:
             is_zip = stream.read(2) == _ZIP
         file = MappedFile(path)
         content: bytes | memoryview = _index_archive(file)[1] if is_zip else file.view(0, len(file))
-        pickles = Unpickler(content, _find_torch_global, _check_storage)
+        pickles = Unpickler(content, find_torch_global, _check_storage)
         for _ in range(1 if is_zip else _LEGACY_PICKLES):
             pickles.load_next()
-    except _UnsafeError as error:
+    except UnsafePickleError as error:
         raise unsafe_checkpoint(path, str(error)) from error
     except Exception as error:
         raise unreadable_checkpoint(repr(str(path)), describe_error(error)) from error
@@ -157,9 +143,9 @@ def _create_unpickler(content: bytes | memoryview, storage: Callable[[str, str, 
         _check_storage(pid)
         _, storage_type, key, _, count, *view = pid
         begin = view[0][1] if view and view[0] is not None else 0
-        return storage(key, _DTYPES[storage_type], count), begin
+        return storage(key, STORAGE_DTYPES[storage_type], count), begin
 
-    return Unpickler(content, _find_global, persistent)
+    return Unpickler(content, find_global, persistent)
 
 
 def _check_storage(pid: Any) -> None:
@@ -173,94 +159,8 @@ def _check_storage(pid: Any) -> None:
     kind, storage_type, key, _, count = pid[:_STORAGE_PARTS]
     if kind != "storage" or not (isinstance(storage_type, str) and isinstance(key, str)):
         raise ValueError("it refers to something that is not a storage")
-    if not (isinstance(count, int) and 0 <= count < _BEYOND):
+    if not (isinstance(count, int) and 0 <= count < LENGTH_LIMIT):
         raise ValueError("a storage has no valid length")
-
-
-def _find_global(module: str, name: str) -> Any:
-    """Returns what the unpickler uses for a name in a pickle: a function of `_CALLS`, or the name of a type.
-
-    Training scripts may save dtypes beside the state_dict. They become their names.
-
-    Raises:
-        _UnsafeError: a pickle may not name this.
-    """
-    if (module, name) in _CALLS:
-        return _CALLS[module, name]
-    if module in ("torch", "torch.cuda") and name in _DTYPES:
-        return name
-    if module == "torch" and name in ("float64", "float32", "float16", "bfloat16", "int64", "uint8"):
-        return name
-    raise _UnsafeError(_printable_text(f"{module}.{name}"))
-
-
-def _find_torch_global(module: str, name: str) -> Any:
-    """Returns what `check_safe` uses for a name in a pickle.
-
-    Every name in torch is allowed. Storage types become their names. Anything else becomes a function that
-    returns None.
-
-    Raises:
-        _UnsafeError: the name is not part of torch.
-    """
-    if (module, name) == ("collections", "OrderedDict"):
-        return _build_empty_dict
-    if module.partition(".")[0] != "torch":
-        raise _UnsafeError(_printable_text(f"{module}.{name}"))
-    return name if name.endswith("Storage") else _build_nothing
-
-
-def _build_empty_dict(*pairs: Any) -> OrderedDict[Any, Any]:
-    """Returns an empty dictionary. Only Python 2 wrote pairs, and no quantized network is that old."""
-    if pairs:
-        raise ValueError("a dictionary is made from a list")
-    return OrderedDict()
-
-
-def _build_nothing(*arguments: Any) -> None:
-    """Stands for every function of torch. Checks the number of dimensions, in case it is given a shape."""
-    if any(isinstance(each, tuple | list) and len(each) > MAX_SIDES for each in arguments):
-        raise ValueError("a tensor has too many dimensions")
-
-
-def _build_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
-    """Builds a dictionary from a list of pairs, which only Python 2 wrote.
-
-    The list is emptied, so that a file cannot have one list made into any number of dictionaries.
-    """
-    taken: list[Any] = list(pairs)
-    if taken:
-        pairs.clear()
-    if not all(isinstance(key, KEYS) for key, _ in taken):
-        raise ValueError("it has a dictionary with a key that is neither text nor a number")
-    return OrderedDict(taken)
-
-
-def _build_tensor(view: tuple[Storage, int], offset: int, shape: Any, stride: Any, *_: Any) -> Tensor:
-    storage, begin = view
-    if not isinstance(storage, Storage) or not len(shape) == len(stride) <= MAX_SIDES:
-        raise ValueError("a tensor has no storage of its own, or no shape")
-    if not all(isinstance(number, int) and 0 <= number < _BEYOND for number in (begin, offset, *shape, *stride)):
-        raise ValueError("a tensor has a negative or invalid offset, shape or stride")
-    return Tensor(storage, begin + offset, tuple(shape), tuple(stride))
-
-
-def _build_size(sides: Any) -> tuple[Any, ...]:
-    if len(sides) > MAX_SIDES:
-        raise ValueError(f"a shape has {len(sides)} dimensions")
-    return tuple(sides)
-
-
-_CALLS = {
-    ("collections", "OrderedDict"): _build_dict,
-    ("torch._utils", "_rebuild_tensor"): _build_tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _build_tensor,
-    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-    ("torch._utils", "_rebuild_parameter_with_state"): lambda tensor, *_: tensor,
-    ("torch", "Size"): _build_size,
-    ("torch", "device"): lambda *name: name,
-}
-"""(module, name) → the function to call. Its cost may not grow with its arguments (see Unpickler)."""
 
 
 def _read_archive(path: Path) -> Any:
@@ -275,10 +175,12 @@ def _read_archive(path: Path) -> Any:
         if key not in storages:
             record = found.get(f"{folder}data/{key}")
             if record is None:
-                raise ValueError(f"it lacks the record of tensor data {_printable_text(key)}")
+                raise ValueError(f"it lacks the record of tensor data {make_printable(key, _SHOWN)}")
             storages[key] = Storage(dtype, count, file, _record_start(file, record))
             if record.compress_type != _STORED or storages[key].itemsize * count > record.file_size:
-                raise ValueError(f"the record of tensor data {_printable_text(key)} is compressed or too short")
+                raise ValueError(
+                    f"the record of tensor data {make_printable(key, _SHOWN)} is compressed or too short"
+                )
         return storages[key]
 
     return _create_unpickler(content, storage).load_next()
@@ -302,11 +204,13 @@ def _record_bytes(file: MappedFile, record: ZipInfo) -> bytes:
     from zlib import crc32
 
     if record.compress_type != _STORED:
-        raise ValueError(f"the record {_printable_text(record.filename)} is compressed, which torch never does")
+        raise ValueError(
+            f"the record {make_printable(record.filename, _SHOWN)} is compressed, which torch never does"
+        )
     content = bytes(file.view(_record_start(file, record), record.file_size))
     # torch has a setting not to write checksums. They are 0 then.
     if record.CRC not in (0, crc32(content)):
-        raise ValueError(f"the record {_printable_text(record.filename)} is damaged")
+        raise ValueError(f"the record {make_printable(record.filename, _SHOWN)} is damaged")
     return content
 
 
@@ -316,7 +220,7 @@ def _record_start(file: MappedFile, record: ZipInfo) -> int:
     The content follows the local header, whose extra field torch pads to align the content.
     """
     header = file.view(record.header_offset, _LOCAL_HEADER_BYTES)
-    name, extra = _two_lengths(header, 26)
+    name, extra = _unpack_two_uint16(header, 26)
     return record.header_offset + _LOCAL_HEADER_BYTES + int(name + extra)
 
 
@@ -342,13 +246,9 @@ def _read_legacy(path: Path) -> Any:
         count = int.from_bytes(file.view(position, _COUNT_BYTES), "little")
         if count < found.count:
             raise ValueError(
-                f"the tensor data {_printable_text(key)} has {count} numbers, but {found.count} are expected"
+                f"the tensor data {make_printable(key, _SHOWN)} has {count} numbers, but {found.count} are expected"
             )
         found.file, found.start = file, position + _COUNT_BYTES
         position = found.start + count * found.itemsize
     file.view(position, 0)  # raises if the last storage ends after the file
     return content
-
-
-def _printable_text(text: str) -> str:
-    return make_printable(text[:_SHOWN])

@@ -1,0 +1,117 @@
+"""The functions and types that a pickle may name. Nothing else is called, so a checkpoint runs no code."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from imgclassify.checkpoints.storage import BFLOAT16, LENGTH_LIMIT, MAX_SIDES, Storage, Tensor
+from imgclassify.checkpoints.unpickler import KEYS
+from imgclassify.errors import make_printable
+
+STORAGE_DTYPES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": BFLOAT16,
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+}
+_SHOWN = 100
+"""The number of characters of a name that an error shows."""
+
+
+class UnsafePickleError(Exception):
+    """The pickle names something that a checkpoint of tensors does not need."""
+
+
+def find_global(module: str, name: str) -> Any:
+    """Returns what the unpickler uses for a name in a pickle: an allowed function, or the name of a type.
+
+    Training scripts may save dtypes beside the state_dict. They become their names.
+
+    Raises:
+        UnsafePickleError: a pickle may not name this.
+    """
+    if (module, name) in _ALLOWED_CALLS:
+        return _ALLOWED_CALLS[module, name]
+    if module in ("torch", "torch.cuda") and name in STORAGE_DTYPES:
+        return name
+    if module == "torch" and name in ("float64", "float32", "float16", "bfloat16", "int64", "uint8"):
+        return name
+    raise UnsafePickleError(make_printable(f"{module}.{name}", _SHOWN))
+
+
+def find_torch_global(module: str, name: str) -> Any:
+    """Returns what `check_safe` uses for a name in a pickle.
+
+    Every name in torch is allowed. Storage types become their names. Anything else becomes a function that
+    returns None.
+
+    Raises:
+        UnsafePickleError: the name is not part of torch.
+    """
+    if (module, name) == ("collections", "OrderedDict"):
+        return _build_empty_dict
+    if module.partition(".")[0] != "torch":
+        raise UnsafePickleError(make_printable(f"{module}.{name}", _SHOWN))
+    return name if name.endswith("Storage") else _build_nothing
+
+
+def _build_empty_dict(*pairs: Any) -> OrderedDict[Any, Any]:
+    """Returns an empty dictionary. Only Python 2 wrote pairs, and no quantized network is that old."""
+    if pairs:
+        raise ValueError("a dictionary is made from a list")
+    return OrderedDict()
+
+
+def _build_nothing(*arguments: Any) -> None:
+    """Stands for every function of torch. Checks the number of dimensions, in case it is given a shape."""
+    if any(isinstance(each, tuple | list) and len(each) > MAX_SIDES for each in arguments):
+        raise ValueError("a tensor has too many dimensions")
+
+
+def _build_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
+    """Builds a dictionary from a list of pairs, which only Python 2 wrote.
+
+    The list is emptied, so that a file cannot have one list made into any number of dictionaries.
+    """
+    taken: list[Any] = list(pairs)
+    if taken:
+        pairs.clear()
+    if not all(isinstance(key, KEYS) for key, _ in taken):
+        raise ValueError("it has a dictionary with a key that is neither text nor a number")
+    return OrderedDict(taken)
+
+
+def _build_tensor(view: tuple[Storage, int], offset: int, shape: Any, stride: Any, *_: Any) -> Tensor:
+    storage, begin = view
+    if not isinstance(storage, Storage) or not len(shape) == len(stride) <= MAX_SIDES:
+        raise ValueError("a tensor has no storage of its own, or no shape")
+    if not all(
+        isinstance(number, int) and 0 <= number < LENGTH_LIMIT for number in (begin, offset, *shape, *stride)
+    ):
+        raise ValueError("a tensor has a negative or invalid offset, shape or stride")
+    return Tensor(storage, begin + offset, tuple(shape), tuple(stride))
+
+
+def _build_size(sides: Any) -> tuple[Any, ...]:
+    if len(sides) > MAX_SIDES:
+        raise ValueError(f"a shape has {len(sides)} dimensions")
+    return tuple(sides)
+
+
+_ALLOWED_CALLS = {
+    ("collections", "OrderedDict"): _build_dict,
+    ("torch._utils", "_rebuild_tensor"): _build_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _build_tensor,
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+    ("torch._utils", "_rebuild_parameter_with_state"): lambda tensor, *_: tensor,
+    ("torch", "Size"): _build_size,
+    ("torch", "device"): lambda *name: name,
+}
+"""(module, name) → the function to call. Its cost may not grow with its arguments (see Unpickler)."""
