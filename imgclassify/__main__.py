@@ -6,7 +6,7 @@ import sys
 def main() -> None:
     """Runs the command line. An interrupt ends it without a traceback, even during the imports."""
     try:
-        from imgclassify.cli import main as run
+        from imgclassify.cli.main import main as run
 
         run()
     except KeyboardInterrupt:

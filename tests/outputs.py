@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from imgclassify import output
+from imgclassify.output import formats
 from imgclassify.output.file_formats import FileFormat, open_file_format
 from imgclassify.output.formats import FORMATS, find_format
 from imgclassify.output.provenance import Provenance
@@ -23,10 +24,10 @@ def file_format(name: str) -> FileFormat[ImageResult]:
     return open_file_format(find_format(name, PREDICTIONS), PREDICTIONS)
 
 
-def open_writer(name: str, stream: TextIO, run: RunInfo, *, top_k: int) -> output.Writer:
+def open_writer(name: str, stream: TextIO, run: RunInfo, *, top_k: int) -> formats.Writer:
     chosen = find_format(name, PREDICTIONS)
     assert chosen.writer
-    writer: output.Writer = chosen.load(chosen.writer)(
+    writer: formats.Writer = chosen.load(chosen.writer)(
         stream, Provenance.from_run(run, {"top_k": top_k}), PREDICTIONS
     )
     return writer

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from imgclassify import labels
 from imgclassify.errors import ExitStatus, LabelsError
-from imgclassify.labels import Label, LabelSet, list_label_sets, load_labels, parse_labels
+from imgclassify.labels import Label, LabelSet, list_label_sets, load_labels, lookup, parse_labels
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SHIPPED = CHECKOUT / "labels" / "imagenet1k.tsv"
@@ -160,7 +160,7 @@ def test_the_shipped_file_reads_the_same_as_a_users_file(imagenet1k: LabelSet) -
 )
 def test_a_damaged_shipped_file_is_named(damage, said, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "imagenet1k.tsv").write_text(damage(SHIPPED.read_text(encoding="utf-8")), encoding="utf-8")
-    monkeypatch.setattr(labels, "data_folder", lambda _: tmp_path)
+    monkeypatch.setattr(lookup, "data_folder", lambda _: tmp_path)
     with pytest.raises(LabelsError, match="imagenet1k that ships with imgclassify is damaged") as caught:
         load_labels("imagenet1k")
     assert said in str(caught.value)
@@ -170,7 +170,7 @@ def test_a_damaged_shipped_file_is_named(damage, said, tmp_path: Path, monkeypat
 def test_available_lists_the_tables_alone(tmp_path: Path, monkeypatch) -> None:
     for file in ("b.tsv", "a.tsv", "README.md", "LICENSE.wordnet"):
         (tmp_path / file).touch()
-    monkeypatch.setattr(labels, "data_folder", lambda _: tmp_path)
+    monkeypatch.setattr(lookup, "data_folder", lambda _: tmp_path)
     assert list_label_sets() == ["a", "b"]
 
 
@@ -735,7 +735,7 @@ def test_a_pipe_of_more_than_one_buffer_is_read_whole(tmp_path: Path) -> None:
 
 
 def test_a_pipe_that_nobody_writes_to_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labels, "PIPE_SECONDS", 0.5)
+    monkeypatch.setattr(lookup, "PIPE_SECONDS", 0.5)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(LabelsError, match=r"pipe': it is a pipe that did not end within 0\.5 s"):
         load_labels(tmp_path / "pipe")
@@ -744,7 +744,7 @@ def test_a_pipe_that_nobody_writes_to_is_given_up(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("command", ["yes", "while echo a; do sleep 0.01; done"])
 def test_a_pipe_without_end_is_given_up(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its length, or by the time it takes."""
-    monkeypatch.setattr(labels, "PIPE_SECONDS", 1.0)
+    monkeypatch.setattr(lookup, "PIPE_SECONDS", 1.0)
     os.mkfifo(tmp_path / "pipe")
     with subprocess.Popen(["bash", "-c", f"{{ {command}; }} > {tmp_path / 'pipe'} 2> /dev/null"]) as writer:
         with pytest.raises(LabelsError, match=r"more than 8,388,608 bytes|did not end within 1 s"):

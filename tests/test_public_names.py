@@ -59,6 +59,14 @@ def test_the_docs_use_public_names_alone(page: Path) -> None:
                 assert name in import_module(module).__all__
 
 
+@pytest.mark.parametrize(
+    "front", sorted((ROOT / "imgclassify").glob("*/**/__init__.py")), ids=lambda path: path.parent.name
+)
+def test_the_front_of_a_room_only_exports(front: Path) -> None:
+    kinds = (ast.Expr, ast.ImportFrom, ast.Assign)
+    assert not [node for node in ast.parse(front.read_text("utf-8")).body if not isinstance(node, kinds)]
+
+
 def test_no_module_imports_a_private_name_or_the_packages_front() -> None:
     for path in (ROOT / "imgclassify").rglob("*.py"):
         for module, name in imports(path.read_text("utf-8")):

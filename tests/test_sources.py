@@ -53,7 +53,7 @@ from imgclassify.errors import (
     UsageError,
 )
 from imgclassify.http import client
-from imgclassify.sources import Selection, expand, read_names, tars, urls, zips
+from imgclassify.sources import Selection, expand, expansion, read_names, tars, urls, zips
 from imgclassify.sources import source as source_module
 from imgclassify.sources.archive_errors import ZSTANDARD
 
@@ -704,7 +704,7 @@ def test_a_nul_separated_list_keeps_everything_else(listed, expected):
 @given(st.lists(st.binary(min_size=1).map(lambda name: name.replace(b"\0", b"x"))), st.integers(1, 9))
 def test_any_names_round_trip_through_a_nul_separated_list(listed, chunk_bytes):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "CHUNK_BYTES", chunk_bytes)
+        patch.setattr(expansion, "CHUNK_BYTES", chunk_bytes)
         back = list(read_names(io.BytesIO(b"".join(name + b"\0" for name in listed)), null=True))
     assert [os.fsencode(name) for name in back] == listed
 

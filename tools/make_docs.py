@@ -20,7 +20,7 @@ import grimp
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
-from imgclassify.cli import COMMANDS
+from imgclassify.cli.main import COMMANDS
 from imgclassify.hub.reference import KINDS
 from imgclassify.output.formats import FORMATS
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgclassify.engines import DTYPES, ENGINES, Engine, devices
+from imgclassify.engines import devices
+from imgclassify.engines.engine import DTYPES, ENGINES, Engine
 from imgclassify.engines.probing import ProbedEngine
 from imgclassify.errors import UsageError
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from imgclassify.engines import LOGITS, Outputs, devices
+from imgclassify.engines import devices
+from imgclassify.engines.engine import LOGITS, Outputs
 from imgclassify.errors import CheckpointError, DeviceError, describe_error
 from imgclassify.graphs.session import SessionConfig
 

@@ -9,7 +9,7 @@ import sys
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
-from imgclassify.engines import LOGITS, Engine, Outputs
+from imgclassify.engines.engine import LOGITS, Engine, Outputs
 
 if TYPE_CHECKING:
     import numpy as np

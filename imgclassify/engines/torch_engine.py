@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from imgclassify.engines import LOGITS, Outputs
 from imgclassify.engines.cuda_streams import CudaGraphPolicy, CudaRuntime, CudaStream, DefaultStream, DeviceStream
+from imgclassify.engines.engine import LOGITS, Outputs
 from imgclassify.errors import CheckpointError, DeviceError, describe_error
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from imgclassify.errors import UsageError
 from imgclassify.plugins import load_plugins
@@ -21,6 +22,22 @@ __all__ = ["FORMATS", "OutputFormat", "find_format", "format_of_path", "list_for
 
 PLUGIN_GROUP = "imgclassify.output_formats"
 """The group of entry points with which other packages add an OutputFormat."""
+
+
+class Writer(Protocol):
+    """Writes the records of a streamable format to a text stream.
+
+    It is created with (stream, provenance, record type) and used in a with statement. When the with block ends,
+    even with an exception, the stream holds only whole records.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def write(self, record: Any) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class OutputFormat(NamedTuple):
@@ -38,7 +55,7 @@ class OutputFormat(NamedTuple):
     shape: str
     """What the output looks like. Printed in docs/output.md."""
     writer: str | None = None
-    """A `Writer` (imgclassify/output/__init__.py)."""
+    """A class that implements `Writer`."""
     reader: str | None = None
     """A function that takes a text stream and a RecordType, and yields the records. It raises ValueError if the
     text is damaged."""
@@ -113,16 +130,16 @@ FORMATS = (
         endings=("csv",),
         audience="spreadsheets and data frames",
         shape="a header, then one row per image",
-        writer="imgclassify.output.delimited:CsvWriter",
-        reader="imgclassify.output.delimited:read_csv",
+        writer="imgclassify.output.csv_tsv:CsvWriter",
+        reader="imgclassify.output.csv_tsv:read_csv",
     ),
     OutputFormat(
         name="tsv",
         endings=("tsv",),
         audience="spreadsheets and data frames, with tabs",
         shape="a header, then one row per image",
-        writer="imgclassify.output.delimited:TsvWriter",
-        reader="imgclassify.output.delimited:read_tsv",
+        writer="imgclassify.output.csv_tsv:TsvWriter",
+        reader="imgclassify.output.csv_tsv:read_tsv",
     ),
     OutputFormat(
         name="parquet",

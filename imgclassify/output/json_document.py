@@ -11,7 +11,7 @@ from imgclassify.output.records import Record, RecordType
 
 
 class JsonDocumentWriter:
-    """Writes a JSON document; see output.Writer. run.schema.json describes a document of predictions."""
+    """Writes a JSON document; see formats.Writer. run.schema.json describes a document of predictions."""
 
     def __init__(self, stream: TextIO, provenance: Provenance, record_type: RecordType[Any]) -> None:
         self._stream = stream

@@ -53,7 +53,7 @@ def read_json_lines(stream: TextIO, record_type: RecordType[R]) -> Iterator[R]:
 
 
 class JsonLinesWriter:
-    """Writes jsonl; see output.Writer."""
+    """Writes jsonl; see formats.Writer."""
 
     def __init__(self, stream: TextIO, provenance: Provenance, record_type: RecordType[Any]) -> None:
         self._stream = stream

@@ -22,7 +22,7 @@ _PIPE_WIDTH = 100
 
 
 class TableWriter:
-    """Writes a table; see output.Writer.
+    """Writes a table; see formats.Writer.
 
     From the second image on, rows are printed at once. On a terminal they are cut at its width; in a pipe they
     are whole.

@@ -1,115 +1,121 @@
-"""Expands a path into sources: a file, a folder, an archive, a member of an archive, or a glob."""
-
-# Names stay as the user wrote them; pathlib would turn "./a.jpg" into "a.jpg".
-# ruff: noqa: PTH112, PTH113, PTH118, PTH206, PTH207
+"""Expands names into sources: paths, URLs, stdin, and lists of names."""
 
 from __future__ import annotations
 
-import glob
+import codecs
 import os
-import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
+from io import BytesIO
+from itertools import islice
+from typing import BinaryIO
 
-from imgclassify.sources.files import file_or_pipe_source, file_source
-from imgclassify.sources.folders import walk_folder
+from imgclassify.errors import ImageUnreadableError
+from imgclassify.sources.path_expansion import expand_path
 from imgclassify.sources.selection import Selection
-from imgclassify.sources.source import Notice, Source
+from imgclassify.sources.source import CHUNK_BYTES, Notice, Source, raise_error, read_all
 
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
+CONNECT_TIMEOUT = 10.0
+"""Seconds to wait for a connection to a server."""
+READ_TIMEOUT = 60.0
+"""Seconds without a byte from the server after which a download fails."""
 
 
-def expand_path(name: str, notice: Notice, selection: Selection, *, from_file: bool = False) -> Iterator[Source]:
-    """Returns the sources that a path stands for.
+def expand(
+    names: Iterable[str],
+    *,
+    notice: Notice = lambda _message: None,
+    stdin: BinaryIO | None = None,
+    timeout: tuple[float, float] = (CONNECT_TIMEOUT, READ_TIMEOUT),
+    from_file: bool = False,
+    selection: Selection | None = None,
+    offline: bool = False,
+) -> Iterator[Source]:
+    """Yields the sources that `names` stand for, in order. Each is found only when it is requested.
 
-    If `from_file`, the name is not expanded as a glob, and a pipe fails to open instead of being waited for.
+    Args:
+        names: paths, folders, globs, http(s) URLs, archives, members of archives, or "-".
+        notice: called with a message for the user that no source can carry, such as an empty folder.
+        stdin: the stream that "-" reads, once. The default is standard input.
+        timeout: seconds to connect to a server, and seconds between two of its packets.
+        from_file: whether the names come from a list. Then a name that does not exist is not expanded as a
+            glob: it yields a source that fails to open. A pipe in a list, which might never be written to, also
+            fails.
+        selection: which files to take from folders, globs and archives. It also counts the files left out.
+        offline: whether to open no socket. URLs then fail to open.
     """
-    if os.path.isdir(name):
-        return _warn_if_empty(walk_folder(name, selection), name, notice)
-    if _is_archive(name):
-        return _expand_archive(name, notice, selection)
-    if os.path.lexists(name):
-        return iter([file_source(name) if from_file else file_or_pipe_source(name)])
-    if split := _split_member(name):
-        from imgclassify.sources import archives
-
-        return archives.single_member(name, *split)
-    if not from_file and "\0" not in name and not set(name).isdisjoint("*?["):
-        return _expand_glob(name, notice, selection)
-    return iter([file_source(name) if from_file else file_or_pipe_source(name)])
-
-
-def _is_archive(path: str) -> bool:
-    return path.lower().endswith(ARCHIVE_SUFFIXES) and os.path.isfile(path)
-
-
-def _expand_archive(path: str, notice: Notice, selection: Selection) -> Iterator[Source]:
-    from imgclassify.sources import archives
-
-    return _warn_if_empty(archives.archive_members(path, selection.accepts_member), path, notice)
-
-
-def _split_member(name: str) -> tuple[str, str] | None:
-    """Returns ("photos.zip", "dogs/rex.jpg") for "photos.zip!dogs/rex.jpg" if photos.zip is an archive."""
-    for position, character in enumerate(name):
-        if character == "!" and _is_archive(name[:position]):
-            return name[:position], name[position + 1 :]
-    return None
-
-
-def _warn_if_empty(sources: Iterator[Source], name: str, notice: Notice) -> Iterator[Source]:
-    source = None
-    for source in sources:
-        yield source
-    if source is None:
-        notice(f"no image in {name!r}")
-
-
-def _expand_glob(pattern: str, notice: Notice, selection: Selection) -> Iterator[Source]:
-    # Sorted by path components, in the order of a folder walk: the contents of a folder directly follow it.
-    matches = sorted(set(_iter_glob(pattern, hidden=selection.hidden)), key=lambda path: path.split(os.sep))
-    if not matches:
-        notice(f"no file matches {pattern!r}")
-    walked = None
-    for match in matches:
-        # "photos/**" matches folders and also the files in them. Walking the folder has already yielded those.
-        if walked is not None and match.startswith(walked):
-            continue
-        is_folder = os.path.isdir(match)
-        walked = os.path.join(match, "") if is_folder else None
-        is_archive = _is_archive(match)
-        below = _relative_path(pattern, match, is_folder=is_folder)
-        if not selection.accepts_match(below, is_image=not is_folder and not is_archive):
-            continue
-        if is_folder:
-            yield from _warn_if_empty(walk_folder(match, selection, below), match, notice)
+    selection = selection or Selection()
+    read_stdin = cache(partial(_read_stdin, stdin))
+    stdin_named = False
+    for name in names:
+        if name == "-":
+            read = partial(raise_error, ImageUnreadableError, "standard input was already read; it holds one image")
+            yield Source(name, partial(_open_stdin, read if stdin_named else read_stdin))
+            stdin_named = True
+        elif name.lower().startswith(("http://", "https://")):
+            yield Source(name, partial(_open_url, name, None if offline else timeout))
         else:
-            yield from _expand_archive(match, notice, selection) if is_archive else [file_source(match)]
+            yield from expand_path(name, notice, selection, from_file=from_file)
 
 
-def _relative_path(pattern: str, match: str, *, is_folder: bool) -> str:
-    """Returns the part of a match that follows the folder named before the pattern's first wildcard."""
-    fixed, _ = os.path.split(re.split(r"[*?[]", pattern, maxsplit=1)[0])
-    below = match[len(fixed) :].replace(os.sep, "/").strip("/")
-    return f"{below}/" if below and is_folder else below
+def single_source(name: str, *, offline: bool = False) -> Source:
+    """Returns the source of the one image that `name` stands for.
 
-
-def _iter_glob(pattern: str, *, hidden: bool) -> Iterator[str]:
-    """Yields the matches of a pattern as glob.iglob does, with two differences.
-
-    ** does not follow symbolic links to folders, which may lead back. A folder that ** cannot list is a match,
-    so that walking it reports the error.
+    It fails to open if `name` does not stand for one image, for example a folder, or an archive with several.
     """
-    parts = pattern.replace(os.altsep or os.sep, os.sep).split(os.sep)
-    if "**" not in parts:
-        yield from glob.iglob(pattern, include_hidden=hidden)
-        return
-    at = parts.index("**")
-    before, after = os.sep.join(parts[:at]), os.sep.join(parts[at + 1 :]) or "*"
-    for top in glob.glob(before, include_hidden=hidden) if before else [os.sep * (at > 0)]:
-        # Matches of a relative pattern do not begin with the "./" of a walk of the current folder.
-        start = 0 if top else len(os.path.join(os.curdir, ""))
-        errors: list[OSError] = []
-        for folder, below, _ in os.walk(top or os.curdir, onerror=errors.append):
-            below[:] = [name for name in below if hidden or not name.startswith(".")]
-            yield from _iter_glob(os.path.join(glob.escape(folder[start:]), after), hidden=hidden)
-        yield from (error.filename[start:] for error in errors if os.path.isdir(error.filename))
+    if os.path.isdir(name):  # noqa: PTH112 - the name stays as it was given
+        return Source(name, partial(raise_error, ImageUnreadableError, f"{name!r} is a folder, not an image"))
+    # A name that does not exist is treated as in a list: it is not expanded as a glob. A name that exists was
+    # given on purpose, so a pipe is read.
+    found = list(islice(expand([name], from_file=not os.path.lexists(name), offline=offline), 2))
+    if len(found) == 1:
+        return found[0]
+    what = "several images" if found else "no image"
+    return Source(name, partial(raise_error, ImageUnreadableError, f"{name!r} contains {what}"))
+
+
+def read_names(stream: BinaryIO, *, null: bool) -> Iterator[str]:
+    """Yields the names in a list, as they arrive. They are NUL-separated if `null`, else one per line.
+
+    Only the end of each line (LF or CR LF) and a byte order mark before the first line are removed. Empty
+    entries are skipped. Bytes that are not text are kept as `os.fsdecode` represents them.
+    """
+    entries = _split_null(stream) if null else _split_lines(stream)
+    return (os.fsdecode(entry) for entry in entries if entry)
+
+
+def _split_lines(stream: BinaryIO) -> Iterator[bytes]:
+    for number, line in enumerate(stream):
+        if number == 0:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        yield line.removesuffix(b"\n").removesuffix(b"\r") if line.endswith(b"\n") else line
+
+
+def _split_null(stream: BinaryIO) -> Iterator[bytes]:
+    # read1 returns what a pipe already holds; read would wait for a full chunk.
+    read = getattr(stream, "read1", stream.read)
+    rest = b""
+    while chunk := read(CHUNK_BYTES):
+        *entries, rest = (rest + chunk).split(b"\0")
+        yield from entries
+    yield rest
+
+
+def _open_url(url: str, timeout: tuple[float, float] | None) -> BinaryIO:
+    if timeout is None:
+        raise ImageUnreadableError(f"cannot fetch {url}: --offline forbids it")
+    from imgclassify.sources.urls import open_url
+
+    return open_url(url, timeout)
+
+
+def _open_stdin(read: Callable[[], bytes]) -> BinaryIO:
+    return BytesIO(read())
+
+
+def _read_stdin(stdin: BinaryIO | None) -> bytes:
+    stream = stdin or getattr(sys.stdin, "buffer", None)
+    if stream is None:
+        raise ImageUnreadableError("standard input is closed")
+    return read_all(stream, "-")

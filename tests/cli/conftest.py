@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from conftest import noise
 
-from imgclassify.cli import app
+from imgclassify.cli.main import app
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def test_one_picture_is_answered_with_no_more_than_it_takes(photo: Path) -> None
     whole, _ = imported("predict", str(photo), whole_names=True)
     # Formats that the picture is not of, archives it is not in, a table it is not printed as.
     others = {"PIL.PngImagePlugin", "PIL.TiffImagePlugin", "PIL.GifImagePlugin", "PIL.WebPImagePlugin"}
-    assert not (others | {"tarfile", "imgclassify.output.delimited", "imgclassify.hub.timm_registry"}) & whole
+    assert not (others | {"tarfile", "imgclassify.output.csv_tsv", "imgclassify.hub.timm_registry"}) & whole
 
 
 def test_a_checkpoint_of_ones_own_takes_no_torch_either(photo: Path, tmp_path: Path) -> None:

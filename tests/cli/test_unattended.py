@@ -147,7 +147,7 @@ def test_a_signal_while_the_output_is_written_whole_leaves_the_records(tmp_path:
             time.sleep(60)
         forms.TextFileFormat.save = save
         sys.argv[1:] = ["predict", {str(photo)!r}, "-o", {str(tmp_path / "out.csv")!r}]
-        from imgclassify.cli import main
+        from imgclassify.cli.main import main
         main()
     """
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stderr=subprocess.PIPE) as running:
@@ -436,7 +436,7 @@ def test_a_network_that_prints_where_nobody_reads_ends_no_run(many: Path, tmp_pa
             return infer(self, *arguments)
         ModelRunner._infer = chatty
         sys.argv[1:] = ["predict", {str(many)!r}, "-o", {str(tmp_path / "out.jsonl")!r}]
-        from imgclassify.cli import main
+        from imgclassify.cli.main import main
         main()
     """
     reader, writer = os.pipe()

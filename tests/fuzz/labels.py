@@ -10,7 +10,7 @@ from fuzz.harness import FindingError, Target
 
 from imgclassify import labels, paths
 from imgclassify.errors import LabelsError
-from imgclassify.labels import LabelSet
+from imgclassify.labels import LabelSet, lookup
 
 WORDS = [b"\n", b"\r\n", b",", b"\t", b";", b":", b"label", b"class_index", b"synonyms", b'"', b"'", b"''", b'""']
 WORDS += [
@@ -71,7 +71,7 @@ def seeds() -> list[bytes]:
 def attempt(content: bytes) -> str:
     """What becomes of a label file: "labels" or "refused". Whatever else is raised is a finding."""
     try:
-        label_set = LabelSet("it", labels.parse_labels(labels.decode_text(content, "it"), "it"))
+        label_set = LabelSet("it", labels.parse_labels(lookup.decode_text(content, "it"), "it"))
     except LabelsError as error:
         if not str(error).startswith("it: ") or len(str(error)) > 2000:
             raise FindingError(f"an error of {len(str(error))} characters: {str(error)[:80]}") from error

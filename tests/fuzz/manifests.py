@@ -12,6 +12,7 @@ from fuzz import harness, texts
 from fuzz.harness import FindingError, Target
 
 from imgclassify import catalog, paths, weights
+from imgclassify.catalog import lookup
 from imgclassify.errors import ManifestError, WeightsError
 
 OWN = b"""\
@@ -70,7 +71,7 @@ def attempt(content: bytes) -> str:
         file = Path(folder, "own.toml")
         file.write_bytes(content)
         try:
-            models = catalog.parse_manifests(catalog.read_manifest_file(file), str(file))
+            models = catalog.parse_manifests(lookup.read_manifest_file(file), str(file))
         except ManifestError as error:
             if str(file) not in str(error):
                 raise FindingError(f"an error that names no file: {error}") from error

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imgclassify import catalog, paths, weights
-from imgclassify.cli import COMMANDS, console
+from imgclassify.cli import console
+from imgclassify.cli.main import COMMANDS
 from imgclassify.cli.options import Debug, Json, Quiet
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import WeightsError

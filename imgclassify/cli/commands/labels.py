@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imgclassify import labels
-from imgclassify.cli import COMMANDS, console
+from imgclassify.cli import console
+from imgclassify.cli.main import COMMANDS
 from imgclassify.cli.options import Debug, Json
 from imgclassify.cli.tables import print_table
 

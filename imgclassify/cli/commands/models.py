@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imgclassify import catalog, weights
-from imgclassify.cli import COMMANDS, console
+from imgclassify.cli import console
+from imgclassify.cli.main import COMMANDS
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.option_values import complete_model, parse_size
 from imgclassify.cli.options import Debug, Json, LoadingOptions, NoProgress, Offline, Quiet

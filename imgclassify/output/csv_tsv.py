@@ -26,7 +26,7 @@ def read_tsv(stream: TextIO, record_type: RecordType[R]) -> Iterator[R]:
 
 
 class CsvWriter:
-    """Writes csv; see output.Writer. Quoting follows RFC 4180, as Python's csv module writes and reads it."""
+    """Writes csv; see formats.Writer. Quoting follows RFC 4180, as Python's csv module writes and reads it."""
 
     delimiter: ClassVar[str] = ","
 

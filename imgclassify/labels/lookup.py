@@ -1,0 +1,136 @@
+"""Loads a shipped label set by its name, or a label file of the user by its path."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import os
+import re
+import stat
+import time
+from pathlib import Path
+
+from imgclassify.errors import LabelsError
+from imgclassify.labels.label_set import Label, LabelSet
+from imgclassify.labels.parsing import FORMS_HINT, parse_labels
+from imgclassify.paths import data_folder
+
+MAX_FILE_BYTES = 8 * 2**20
+"""Larger files are rejected. ImageNet-21k's 21,841 classes with synonyms and glosses take 3 MB."""
+PIPE_SECONDS = 60.0
+"""Time limit in seconds for reading a pipe to its end."""
+
+_SHIPPED_HEADER = "class_index\twnid\tlabel\tsynonyms\tgloss"
+_WNID = re.compile(r"[nvars][0-9]{8}")
+
+
+def list_label_sets() -> list[str]:
+    """Returns the names of the shipped label sets, sorted."""
+    files = (entry.name for entry in data_folder("labels").iterdir())
+    return sorted(name.removesuffix(".tsv") for name in files if name.endswith(".tsv"))
+
+
+def load_labels(name_or_file: str | os.PathLike[str], *, num_classes: int | None = None) -> LabelSet:
+    """Returns the shipped label set with this name, or reads the user's file at this path (see `parse_labels`).
+
+    Args:
+        num_classes: the required number of classes; None for any.
+
+    Raises:
+        LabelsError: there is no such label set or file, the file cannot be read or parsed, or the set does not
+            have `num_classes` classes.
+    """
+    name = os.fspath(name_or_file)
+    if name in list_label_sets():
+        text = (data_folder("labels") / f"{name}.tsv").read_text(encoding="utf-8")
+        label_set = LabelSet(name, _parse_shipped(text, name))
+    else:
+        label_set = LabelSet(name, parse_labels(_read_text(name), name))
+    if num_classes is not None:
+        label_set.require_num_classes(num_classes)
+    return label_set
+
+
+def _parse_shipped(text: str, name: str) -> tuple[Label, ...]:
+    try:
+        header, *lines = text.removesuffix("\n").split("\n")
+        if header != _SHIPPED_HEADER:
+            raise ValueError("the header is wrong")
+        labels = []
+        for position, line in enumerate(lines):
+            class_index, wnid, label, synonyms, gloss = line.split("\t")
+            if int(class_index) != position or not (_WNID.fullmatch(wnid) and label and synonyms):
+                raise ValueError(f"line {position + 2} does not describe class {position}")
+            labels.append(Label(position, wnid, label, tuple(synonyms.split("|")), gloss))
+    except ValueError as error:
+        raise LabelsError(
+            f"the label set {name} that ships with imgclassify is damaged: {error}",
+            hint="reinstall it: pip install --force-reinstall --no-deps imgclassify",
+        ) from error
+    return tuple(labels)
+
+
+def _read_text(name: str) -> str:
+    try:
+        data = _read_bytes(Path(name))
+    except FileNotFoundError as error:
+        near = difflib.get_close_matches(name.lower(), list_label_sets(), n=1)
+        raise LabelsError(
+            f"no label set is named {name!r}, and no such file exists",
+            hint=(f"did you mean {near[0]}? " if near else "")
+            + f"use one of the label sets {', '.join(list_label_sets())}, or give the path of a label file",
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise LabelsError(f"cannot read {name!r}: {reason}", hint="give a readable label file") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise LabelsError(f"{name}: more than {MAX_FILE_BYTES:,} bytes, not a label file", hint=FORMS_HINT)
+    return decode_text(data, name)
+
+
+def _read_bytes(path: Path) -> bytes:
+    """Reads a file or pipe. Stops soon after MAX_FILE_BYTES.
+
+    Raises:
+        OSError: it cannot be read, it is a device or a socket, or it is a pipe that does not end in time.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISFIFO(mode):
+        return _read_pipe(path)
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError("it is a device, not a file")
+    with path.open("rb") as file:
+        return file.read(MAX_FILE_BYTES + 1)
+
+
+def _read_pipe(path: Path) -> bytes:
+    """Reads a pipe, such as `<(command)` in a shell, with a time limit.
+
+    Without the limit, a pipe that nobody writes to, or that a writer keeps open, would block for ever.
+    """
+    import select
+
+    deadline = time.monotonic() + PIPE_SECONDS
+    data = bytearray()
+    with io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK)) as pipe:
+        while len(data) <= MAX_FILE_BYTES:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([pipe], [], [], left)[0]:
+                raise OSError(f"it is a pipe that did not end within {PIPE_SECONDS:g} s")
+            # The pipe is non-blocking: read() returns None if no data is available, and b"" at the end.
+            piece = pipe.read(MAX_FILE_BYTES)
+            if piece == b"":
+                break
+            data += piece or b""
+    return bytes(data)
+
+
+def decode_text(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise LabelsError(
+            f"{name}: not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}, in line {line}",
+            hint="convert it to UTF-8: iconv -f ENCODING -t UTF-8, where ENCODING may be WINDOWS-1252",
+        ) from error

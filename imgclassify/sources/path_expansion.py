@@ -1,0 +1,115 @@
+"""Expands a path into sources: a file, a folder, an archive, a member of an archive, or a glob."""
+
+# Names stay as the user wrote them; pathlib would turn "./a.jpg" into "a.jpg".
+# ruff: noqa: PTH112, PTH113, PTH118, PTH206, PTH207
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator
+
+from imgclassify.sources.files import file_or_pipe_source, file_source
+from imgclassify.sources.folders import walk_folder
+from imgclassify.sources.selection import Selection
+from imgclassify.sources.source import Notice, Source
+
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
+
+
+def expand_path(name: str, notice: Notice, selection: Selection, *, from_file: bool = False) -> Iterator[Source]:
+    """Returns the sources that a path stands for.
+
+    If `from_file`, the name is not expanded as a glob, and a pipe fails to open instead of being waited for.
+    """
+    if os.path.isdir(name):
+        return _warn_if_empty(walk_folder(name, selection), name, notice)
+    if _is_archive(name):
+        return _expand_archive(name, notice, selection)
+    if os.path.lexists(name):
+        return iter([file_source(name) if from_file else file_or_pipe_source(name)])
+    if split := _split_member(name):
+        from imgclassify.sources import archives
+
+        return archives.single_member(name, *split)
+    if not from_file and "\0" not in name and not set(name).isdisjoint("*?["):
+        return _expand_glob(name, notice, selection)
+    return iter([file_source(name) if from_file else file_or_pipe_source(name)])
+
+
+def _is_archive(path: str) -> bool:
+    return path.lower().endswith(ARCHIVE_SUFFIXES) and os.path.isfile(path)
+
+
+def _expand_archive(path: str, notice: Notice, selection: Selection) -> Iterator[Source]:
+    from imgclassify.sources import archives
+
+    return _warn_if_empty(archives.archive_members(path, selection.accepts_member), path, notice)
+
+
+def _split_member(name: str) -> tuple[str, str] | None:
+    """Returns ("photos.zip", "dogs/rex.jpg") for "photos.zip!dogs/rex.jpg" if photos.zip is an archive."""
+    for position, character in enumerate(name):
+        if character == "!" and _is_archive(name[:position]):
+            return name[:position], name[position + 1 :]
+    return None
+
+
+def _warn_if_empty(sources: Iterator[Source], name: str, notice: Notice) -> Iterator[Source]:
+    source = None
+    for source in sources:
+        yield source
+    if source is None:
+        notice(f"no image in {name!r}")
+
+
+def _expand_glob(pattern: str, notice: Notice, selection: Selection) -> Iterator[Source]:
+    # Sorted by path components, in the order of a folder walk: the contents of a folder directly follow it.
+    matches = sorted(set(_iter_glob(pattern, hidden=selection.hidden)), key=lambda path: path.split(os.sep))
+    if not matches:
+        notice(f"no file matches {pattern!r}")
+    walked = None
+    for match in matches:
+        # "photos/**" matches folders and also the files in them. Walking the folder has already yielded those.
+        if walked is not None and match.startswith(walked):
+            continue
+        is_folder = os.path.isdir(match)
+        walked = os.path.join(match, "") if is_folder else None
+        is_archive = _is_archive(match)
+        below = _relative_path(pattern, match, is_folder=is_folder)
+        if not selection.accepts_match(below, is_image=not is_folder and not is_archive):
+            continue
+        if is_folder:
+            yield from _warn_if_empty(walk_folder(match, selection, below), match, notice)
+        else:
+            yield from _expand_archive(match, notice, selection) if is_archive else [file_source(match)]
+
+
+def _relative_path(pattern: str, match: str, *, is_folder: bool) -> str:
+    """Returns the part of a match that follows the folder named before the pattern's first wildcard."""
+    fixed, _ = os.path.split(re.split(r"[*?[]", pattern, maxsplit=1)[0])
+    below = match[len(fixed) :].replace(os.sep, "/").strip("/")
+    return f"{below}/" if below and is_folder else below
+
+
+def _iter_glob(pattern: str, *, hidden: bool) -> Iterator[str]:
+    """Yields the matches of a pattern as glob.iglob does, with two differences.
+
+    ** does not follow symbolic links to folders, which may lead back. A folder that ** cannot list is a match,
+    so that walking it reports the error.
+    """
+    parts = pattern.replace(os.altsep or os.sep, os.sep).split(os.sep)
+    if "**" not in parts:
+        yield from glob.iglob(pattern, include_hidden=hidden)
+        return
+    at = parts.index("**")
+    before, after = os.sep.join(parts[:at]), os.sep.join(parts[at + 1 :]) or "*"
+    for top in glob.glob(before, include_hidden=hidden) if before else [os.sep * (at > 0)]:
+        # Matches of a relative pattern do not begin with the "./" of a walk of the current folder.
+        start = 0 if top else len(os.path.join(os.curdir, ""))
+        errors: list[OSError] = []
+        for folder, below, _ in os.walk(top or os.curdir, onerror=errors.append):
+            below[:] = [name for name in below if hidden or not name.startswith(".")]
+            yield from _iter_glob(os.path.join(glob.escape(folder[start:]), after), hidden=hidden)
+        yield from (error.filename[start:] for error in errors if os.path.isdir(error.filename))
