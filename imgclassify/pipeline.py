@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from queue import Empty, Queue
 from threading import BoundedSemaphore, Event, Lock, Thread
 from time import monotonic
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
 Prepared = TypeVar("Prepared")
@@ -33,8 +32,7 @@ _PREFETCH_BATCHES = 2
 _END = None
 
 
-@dataclass(frozen=True, slots=True)
-class Completed(Generic[Result]):
+class Completed(NamedTuple, Generic[Result]):
     """The result of an item that needs no computing, such as the error record of a broken file."""
 
     result: Result

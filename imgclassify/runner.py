@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from imgclassify import pipeline
 from imgclassify._version import __version__
@@ -80,8 +80,7 @@ class RunnerOptions:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class ImageOutputs:
+class ImageOutputs(NamedTuple):
     """The outputs of a network for one image, or the reason why there are none."""
 
     source: str

@@ -62,7 +62,7 @@ TopK = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ConsoleOptions:
     """How much is printed on stderr."""
 
@@ -83,7 +83,7 @@ class ConsoleOptions:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class SourceOptions:
     """Which images to classify."""
 
@@ -140,7 +140,7 @@ class SourceOptions:
     ] = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class LoadingOptions:
     """The architecture and labels of a model that does not state them, and whether its code may run."""
 
@@ -176,7 +176,7 @@ class LoadingOptions:
     ] = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class OutputOptions:
     """Where records are written, and in which format."""
 
@@ -232,7 +232,7 @@ class OutputOptions:
         return formats.format_of_path(self.output, record_type)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class UnattendedOptions:
     """How an unattended run resumes, stops at failures and reports."""
 
@@ -279,7 +279,7 @@ class UnattendedOptions:
     ] = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class DecodingOptions:
     """Limits on decoding one image."""
 
@@ -316,7 +316,7 @@ class DecodingOptions:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class RunningOptions:
     """How the network is run. The defaults are the exact setting."""
 
@@ -386,7 +386,7 @@ class RunningOptions:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class PreprocessingOptions:
     """Values that replace the model's own preprocessing."""
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from imgclassify.engines import devices
 from imgclassify.engines.engine import DTYPES, ENGINES, Engine
@@ -24,8 +23,7 @@ _GMACS_UNKNOWN = 4.0
 """The cost assumed for a network whose cost is unknown: that of ResNet-50."""
 
 
-@dataclass(frozen=True, slots=True)
-class EngineSelection:
+class EngineSelection(NamedTuple):
     """A network that has been built in an engine, and the reason for choosing that engine."""
 
     engine: Engine

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from imgclassify import checkpoints
 from imgclassify.catalog import ModelManifest, PreprocessSpec
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 PREPARE_HINT = "or make a graph of it with `imgclassify models prepare`"
 
 
-@dataclass(frozen=True, slots=True)
-class Backends:
+class Backends(NamedTuple):
     """The ways to run one network. At least one of `build_torch` and `open_session` is not None."""
 
     build_torch: Callable[[], torch.nn.Module] | None

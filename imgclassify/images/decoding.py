@@ -15,9 +15,8 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from PIL import ExifTags, Image, ImageFile
 
@@ -47,8 +46,7 @@ MAX_SCANS = 100
 needs only a few bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Decoder:
+class _Decoder(NamedTuple):
     """One image format: how its files begin, and the class that reads them.
 
     The class is called directly. `Image.open` would import every Pillow plugin to find a rare format. It would

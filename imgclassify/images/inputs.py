@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 
 from imgclassify import sources
 from imgclassify.errors import ImageError, UsageError
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     """A path or URL, the bytes of an image file or an open file, a PIL image, an array, or a Source."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageInput:
+class ImageInput(NamedTuple):
     """One image: a source that is not opened yet, an image in memory, or an error."""
 
     name: str

@@ -195,9 +195,11 @@ def format_of_path(path: Path, record_type: RecordType[Any]) -> OutputFormat:
 
 
 def _first_match(matches: Callable[[OutputFormat], bool], record_type: RecordType[Any]) -> OutputFormat | None:
-    own = (each for each in FORMATS if matches(each) and each.supports(record_type))
-    others = (each for each in list_formats(record_type) if matches(each))
-    return next(own, None) or next(others, None)  # lazy: searching other packages takes time
+    for each in FORMATS:
+        if matches(each) and each.supports(record_type):
+            return each
+    # Only now, because searching other packages takes time.
+    return next((each for each in list_formats(record_type) if matches(each)), None)
 
 
 def _format_names(record_type: RecordType[Any]) -> str:

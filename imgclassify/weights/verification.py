@@ -7,7 +7,7 @@ import json
 import os
 import re
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -93,8 +93,7 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Verification:
+class Verification(NamedTuple):
     """The state of a file when it was last verified. An unchanged file need not be read again."""
 
     url: str
@@ -132,4 +131,4 @@ def write_verification(url: str, file: WeightsFile, status: os.stat_result) -> N
     with suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_write(target) as temporary:
-            temporary.write_text(json.dumps(asdict(verification)), encoding="utf-8")
+            temporary.write_text(json.dumps(verification._asdict()), encoding="utf-8")
