@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
+import PIL
 from PIL import Image, JpegImagePlugin
 
 from imgclassify import images
@@ -45,6 +46,7 @@ MAX_BYTES = 2**26
 MAX_PIXELS = 2**26
 """Limits on JPEGs that are sent to the GPU, where a pixel takes 15 bytes. Larger images are rare."""
 
+_PILLOW_MAJOR = int(PIL.__version__.partition(".")[0])
 _RGB_IDS = (ord("R"), ord("G"), ord("B"))
 _START_OF_SCAN = b"\xff\xda"
 _END_OF_IMAGE = b"\xff\xd9"
@@ -194,11 +196,12 @@ def resized_crop(pixels: torch.Tensor, resized: Size, spec: PreprocessSpec) -> t
 def _resize_steps(size: Size, resized: Size) -> list[Size]:
     """Returns the sizes after each step of the resize, (height, width).
 
-    Pillow resizes one side after the other and rounds in between. It resizes the width first. Newer releases
-    resize the height first if it shrinks by more than twice as many pixels as the width.
+    Pillow resizes one side after the other and rounds in between. It resizes the width first. From release 13
+    on, it resizes the height first if it shrinks by more than twice as many pixels as the width.
     """
     falls = size[0] - resized[0], size[1] - resized[1]
-    between = (resized[0], size[1]) if falls[0] > max(0, 2 * falls[1]) else (size[0], resized[1])
+    height_first = _PILLOW_MAJOR >= 13 and falls[0] > max(0, 2 * falls[1])
+    between = (resized[0], size[1]) if height_first else (size[0], resized[1])
     return [step for before, step in pairwise((size, between, resized)) if step != before]
 
 
