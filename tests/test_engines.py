@@ -75,21 +75,45 @@ def test_a_dtype_is_what_the_network_computes_in(dtype: str, tolerance: float) -
     )
 
 
+MEMORY_ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory"),  # by torch's allocator
+    RuntimeError("CUDA error: out of memory"),  # by CUDA, as on a GPU that other processes have filled
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+]
+memory_errors = pytest.mark.parametrize("error", MEMORY_ERRORS, ids=["allocator", "cuda", "cublas"])
+
+
 class SmallMemory(Channels):
     """Runs out of memory above two images."""
 
     limit = 2
+    error: RuntimeError = MEMORY_ERRORS[0]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if len(images) > self.limit:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return super().forward(images)
 
 
-def test_a_batch_that_does_not_fit_is_halved_until_it_does() -> None:
+@memory_errors
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(
+    monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    monkeypatch.setattr(SmallMemory, "error", error)
     batch = crops(7)
     whole = infer(TorchEngine(Channels, SPEC, device="cpu"), batch)
     np.testing.assert_array_equal(infer(TorchEngine(SmallMemory, SPEC, device="cpu"), batch), whole)
+
+
+@memory_errors
+def test_a_network_that_does_not_fit_is_a_lack_of_memory_and_no_damaged_checkpoint(error: RuntimeError) -> None:
+    class Large(Channels):
+        def to(self, *args: Any, **kwargs: Any) -> Any:
+            raise error
+
+    with pytest.raises(DeviceError, match="not enough free memory on cpu for the network") as raised:
+        TorchEngine(Large, SPEC, device="cpu")
+    assert "--device cpu" in str(raised.value.hint)
 
 
 def test_not_even_one_image_fitting_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,9 +269,7 @@ class FakeEvent:
 
     def synchronize(self) -> None:
         self._cuda.log.append(("synchronize", self._stream))
-        assert not cuda_streams._launch_lock.locked() or self._cuda.busy, (
-            "waits while it keeps others from launching"
-        )
+        assert threading.current_thread() not in cuda_streams._launcher._threads, "keeps others from launching"
         if self._cuda.meeting is not None:
             self._cuda.meeting.wait(timeout=20)
 
@@ -268,7 +290,6 @@ class FakeCuda:
         self.log: list[tuple[str, Any]] = []
         self.alive = self.most_alive = 0
         self.meeting: threading.Barrier | None = None
-        self.busy = False
         self._capture_error = capture_error
         self._replay_error = replay_error
         self._streams = 0
@@ -456,10 +477,10 @@ def test_without_a_graph_to_drop_the_batch_is_halved_and_one_image_is_the_least(
 
 def _on_two_lanes(cuda: FakeCuda, engine: TorchEngine, batches: list[np.ndarray]) -> list[np.ndarray]:
     """The answers by two threads, each of which waits for its GPU only when the other does so too."""
-    cuda.meeting, cuda.busy = threading.Barrier(2), True
+    cuda.meeting = threading.Barrier(2)
     with ThreadPoolExecutor(2) as threads:
         answers = list(threads.map(partial(infer, engine), batches))
-    cuda.meeting, cuda.busy = None, False
+    cuda.meeting = None
     return answers
 
 

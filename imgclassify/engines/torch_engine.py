@@ -6,6 +6,7 @@ cuda_streams.py moves the batches to the device and back.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -66,6 +67,7 @@ class TorchEngine:
         self._dtype: torch.dtype = getattr(torch, dtype)
         _require_dtype(self._device, dtype)
         self.default_batch_size = _CPU_BATCH_SIZE if self._device.type == "cpu" else _ACCELERATOR_BATCH_SIZE
+        self._memory_format = _memory_format(self._device, dtype)
         network = build().eval()
         self._network = network if quantized else self._move_network(network)
         self._white = torch.tensor(255.0, device=self._device)
@@ -104,21 +106,19 @@ class TorchEngine:
 
     def _infer_logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         import numpy as np
-        import torch
 
         if len(crops) > self._max_batch:
             most = self._max_batch
             return np.concatenate([self._infer_logits(crops[at : at + most]) for at in range(0, len(crops), most)])
         try:
             return self._infer_on_stream(crops)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
             # First the CUDA graphs are dropped, which only save time. The whole batch is then tried once more.
             if not self._drop_graphs():
                 if len(crops) == 1:
-                    raise DeviceError(
-                        f"not enough free memory on {self.device} for one image",
-                        hint="free some memory, or use a smaller model, --dtype float16 or --device cpu",
-                    ) from error
+                    raise _not_enough_memory(self.device, "one image") from error
                 self._max_batch = min(self._max_batch, len(crops) // 2)
         # Outside the handler, because there the exception keeps the tensors of the failed attempt alive.
         return self._infer_logits(crops)
@@ -155,20 +155,18 @@ class TorchEngine:
         """Computes (N, H, W, 3) uint8 → (N, classes) float32 on the device."""
         import torch
 
-        images = self.normalize_crops(crops).to(self._dtype)
+        images = self.normalize_crops(crops).to(self._dtype, memory_format=self._memory_format)
         output = self._call_network(images)
         if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(images):
             raise _not_a_classifier(output)
         return output.float()
 
     def _call_network(self, images: torch.Tensor) -> object:
-        import torch
-
         try:
             output = self._network(images)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # a network's forward may raise any exception
+            if _is_out_of_memory(error):
+                raise
             height, width = images.shape[2:]
             raise CheckpointError(
                 f"the network cannot process crops of {height}×{width}: {describe_error(error)}",
@@ -178,16 +176,12 @@ class TorchEngine:
         return getattr(output, "logits", output)
 
     def _move_network(self, network: torch.nn.Module) -> torch.nn.Module:
-        import torch
 
         try:
-            return network.to(self._device, self._dtype).to(memory_format=torch.channels_last)
-        except torch.OutOfMemoryError as error:
-            raise DeviceError(
-                f"not enough free memory on {self.device} for the network",
-                hint="free some memory, or use a smaller model, --dtype float16 or --device cpu",
-            ) from error
+            return network.to(self._device, self._dtype).to(memory_format=self._memory_format)
         except (RuntimeError, NotImplementedError, TypeError) as error:
+            if _is_out_of_memory(error):
+                raise _not_enough_memory(self.device, "the network") from error
             raise CheckpointError(
                 f"the network cannot be moved to {self.device} in {self.dtype}: {describe_error(error)}",
                 hint="check the checkpoint: it may hold tensors of a type that no network computes with",
@@ -237,6 +231,19 @@ def available_devices() -> list[str]:
     return cuda + (["mps"] if torch.backends.mps.is_available() else []) + ["cpu"]
 
 
+def _memory_format(device: torch.device, dtype: str) -> torch.memory_format:
+    """Returns the layout of images and weights in which the device computes fastest.
+
+    On an H100 in float32 without TF32, ResNet-50 takes 22 ms for 64 images in contiguous layout and 26 ms in
+    channels_last, and the first batch of an EfficientNet-B0 takes 0.07 s and 3 s. In float16, channels_last
+    takes two thirds of the time.
+    """
+    import torch
+
+    contiguous = device.type == "cuda" and dtype == "float32"
+    return torch.contiguous_format if contiguous else torch.channels_last
+
+
 def _cuda_runtime(device: torch.device) -> CudaRuntime | None:
     return CudaRuntime(device) if device.type == "cuda" else None
 
@@ -252,6 +259,8 @@ def _require_dtype(device: torch.device, dtype: str) -> None:
         one = torch.ones(1, 1, 1, 1, dtype=getattr(torch, dtype), device=device)
         torch.nn.functional.conv2d(one, one)
     except (RuntimeError, TypeError) as error:
+        if _is_out_of_memory(error):
+            raise _not_enough_memory(str(device), "the network") from error
         raise DeviceError(
             f"{device} cannot compute in {dtype}: {describe_error(error)}", hint=f"use --dtype {others}"
         ) from error
@@ -287,6 +296,26 @@ def _require_cpu_float32(device: str, dtype: str) -> None:
         raise DeviceError(
             f"a quantized network computes in its own types, not in {dtype}", hint="leave out --dtype"
         )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device's memory is exhausted.
+
+    torch's allocator raises OutOfMemoryError. CUDA itself and its libraries fail with other classes, for example
+    if other processes hold so much memory that CUDA cannot start.
+    """
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and re.search("out of memory|ALLOC_FAILED", str(error)) is not None
+
+
+def _not_enough_memory(device: str, purpose: str) -> DeviceError:
+    return DeviceError(
+        f"not enough free memory on {device} for {purpose}",
+        hint="free some memory, or use a smaller model, --dtype float16 or --device cpu",
+    )
 
 
 def _not_a_classifier(output: object) -> CheckpointError:
