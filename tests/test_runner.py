@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from imgclassify import Classifier
 from imgclassify.errors import CorruptImageError, LabelsError, NotAnImageError, UsageError
 from imgclassify.hub.loader import load_network
 from imgclassify.hub.network import LoadOptions
-from imgclassify.runner import ModelRunner, RunnerOptions
+from imgclassify.runner import ImageOutputs, ModelRunner, RunnerOptions
 from imgclassify.sources import single_source
 
 WITHOUT_LABELS = LoadOptions(arch="resnet18", with_labels=False)
@@ -63,6 +64,21 @@ def test_logits_come_in_order_with_an_error_in_its_place(checkpoint: Path, album
             assert output.arrays.keys() == {"logits"}
             np.testing.assert_allclose(output.arrays["logits"], expected_logits(path), atol=1e-4)
     runner.close()
+
+
+def test_a_mapped_function_sees_each_image_s_outputs_beside_the_caller(checkpoint: Path, album: list[Path]) -> None:
+    runner = ModelRunner.load(str(checkpoint), WITHOUT_LABELS, RunnerOptions(batch_size=3))
+    expected = list(runner.run(album))
+
+    def best(outputs: ImageOutputs) -> tuple[str, int, threading.Thread]:
+        index = -1 if outputs.arrays is None else int(outputs.arrays["logits"].argmax())
+        return outputs.source, index, threading.current_thread()
+
+    mapped = list(runner.map(best, album))
+    assert [source for source, _, _ in mapped] == [str(path) for path in album]
+    for (_, index, thread), outputs in zip(mapped, expected, strict=True):
+        assert thread is not threading.current_thread()
+        assert index == (-1 if outputs.arrays is None else int(outputs.arrays["logits"].argmax()))
 
 
 def test_a_network_without_labels_has_none_in_its_provenance(checkpoint: Path) -> None:
