@@ -99,7 +99,7 @@ def lock_file(path: Path, what: str, *, hint: str) -> Iterator[Path]:
         lock.release()
 
 
-def is_endless(path: Path) -> bool:
+def is_pipe_or_device(path: Path) -> bool:
     """Whether the path is a pipe, a device or the like, which a reader may wait for or read forever.
 
     Raises:

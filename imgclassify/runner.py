@@ -129,7 +129,7 @@ class ModelRunner:
         self._spec = network.preprocess
         self._preprocess, self._close = self._create_preprocessor(options)
         self._batch_size = options.batch_size or self.engine.default_batch_size
-        self._workers = options.workers or min(devices.count_cores(), pipeline.MAX_WORKERS)
+        self._workers = options.workers or default_workers()
 
     @classmethod
     def load(cls, reference: str, load_options: LoadOptions, options: RunnerOptions) -> Self:
@@ -266,6 +266,11 @@ class ModelRunner:
             )
             for index, image in enumerate(opened)
         ]
+
+
+def default_workers() -> int:
+    """Returns the number of decoding threads: one per processor, up to a limit."""
+    return min(devices.count_cores(), pipeline.MAX_WORKERS)
 
 
 def _describe_run(network: Network, selection: EngineSelection, decode_mode: str) -> RunInfo:

@@ -30,6 +30,17 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+def test_files_and_functions_that_the_guide_names_exist() -> None:
+    guide = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    rows = re.findall(r"^\| .+ \| (`[a-z_]+(?:/[a-z_]+)*\.py`.*) \|$", guide, re.MULTILINE)
+    assert len(rows) > 15
+    for row in rows:
+        files, _, functions = row.partition(": ")
+        sources = [(ROOT / "imgclassify" / file).read_text("utf-8") for file in re.findall(r"`(\S+\.py)`", files)]
+        for function in re.findall(r"`(\w+)`", functions):
+            assert any(f"def {function}(" in source for source in sources), row
+
+
 def test_every_page_is_reached_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     assert [page.name for page in (ROOT / "docs").glob("*.md") if f"docs/{page.name}" not in readme] == []

@@ -388,8 +388,8 @@ def test_each_form_is_told_by_its_content(form: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_a_file_is_read_the_same_whatever_its_ending(form: str, tmp_path: Path) -> None:
     text, expected = FORMS[form]
-    for ending in ("txt", "csv", "json"):
-        file = tmp_path / f"labels.{ending}"
+    for extension in ("txt", "csv", "json"):
+        file = tmp_path / f"labels.{extension}"
         file.write_bytes(text.encode())
         assert load_labels(str(file), num_classes=len(expected)) == LabelSet(str(file), expected)
 

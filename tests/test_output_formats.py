@@ -63,8 +63,8 @@ EMBEDDINGS: RecordType[Embedding] = RecordType(
     schema="test.embeddings/1",
     from_dict=Embedding.from_dict,
     fields=(SOURCE, MODEL, Vector("vector", length="dimension"), ERROR),
-    settings=("dimension",),
-    compared=("model", "weights"),
+    setting_names=("dimension",),
+    must_match=("model", "weights"),
 )
 DIMENSION = 1280
 SETTINGS = {"dimension": DIMENSION}
@@ -97,9 +97,9 @@ def test_each_format_is_registered_whole(each: OutputFormat) -> None:
     assert not (each.file_format and (each.writer or each.reader))
     assert all(callable(each.load(part)) for part in (each.writer, each.reader, each.file_format) if part)
     assert find_format(each.name, PREDICTIONS) is each
-    for ending in each.endings:
-        assert format_of_path(Path(f"x.{ending.upper()}"), PREDICTIONS) is each
-        assert sum(ending in other.endings for other in FORMATS) == 1
+    for extension in each.extensions:
+        assert format_of_path(Path(f"x.{extension.upper()}"), PREDICTIONS) is each
+        assert sum(extension in other.extensions for other in FORMATS) == 1
     assert each.audience
     assert each.shape
 
@@ -240,8 +240,8 @@ def test_a_database_holds_what_the_record_type_says(tmp_path: Path) -> None:
         schema="test.sizes/1",
         from_dict=Embedding.from_dict,
         fields=(SOURCE, MODEL, ERROR),
-        settings=(),
-        compared=("model",),
+        setting_names=(),
+        must_match=("model",),
     )
     open_file_format(find_format("sqlite", kind), kind).save(
         tmp_path / "x.sqlite", Provenance.from_run(run(), {}), [embedding(4)]

@@ -163,7 +163,7 @@ def test_a_crop_is_written_where_it_is_wanted(size: tuple[int, int]) -> None:
     spec = catalog.find_model("resnet50").preprocess
     batch = np.full((3, 224, 224, 3), 77, np.uint8)
     image = noise(*size)
-    for make in (preprocessing.resize_and_crop, partial(preprocessing.resize_and_crop_fast, whole=size)):
+    for make in (preprocessing.resize_and_crop, partial(preprocessing.resize_and_crop_fast, full_size=size)):
         batch[:] = 77
         out = batch[1]
         assert make(image, spec=spec, out=out) is out

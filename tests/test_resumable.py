@@ -25,7 +25,7 @@ from outputs import RESUMABLE, file_format, open_output
 from test_output import BAD, GOOD, RUN
 
 from imgclassify.errors import UsageError
-from imgclassify.output.resume_index import _TAKE, ResumeIndex
+from imgclassify.output.resume_index import _CLAIM, ResumeIndex
 from imgclassify.results import ImageResult
 
 every_format = pytest.mark.parametrize("name", RESUMABLE)
@@ -737,7 +737,7 @@ def test_the_names_of_records_are_not_in_memory() -> None:
         import resource
         from test_resumable import GOOD
         from dataclasses import replace
-        from imgclassify.output.resume_index import _TAKE, ResumeIndex
+        from imgclassify.output.resume_index import _CLAIM, ResumeIndex
         ResumeIndex([(0, GOOD)])
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         index = ResumeIndex((0, replace(GOOD, source=f"{index:0200d}")) for index in range(200_000))
@@ -754,7 +754,7 @@ def test_the_names_of_records_are_not_in_memory() -> None:
 
 def test_a_name_given_ten_thousand_times_takes_no_longer_than_others() -> None:
     index = ResumeIndex((0, good("same")) for _ in range(10_000))
-    plan = index._database.execute("EXPLAIN QUERY PLAN " + _TAKE, (b"same",)).fetchall()
+    plan = index._database.execute("EXPLAIN QUERY PLAN " + _CLAIM, (b"same",)).fetchall()
     assert not any("TEMP B-TREE" in step[-1] for step in plan)
     assert sum(index.claim("same") for _ in range(10_001)) == 10_000
 

@@ -115,24 +115,24 @@ def fill(folder: Path) -> dict[str, str | set[str]]:
     """Makes the files. Gives for each name its colour, or the types of error that it may have."""
     plain = {}
     for colour, value in zip(COLOURS, [(200, 30, 30), (30, 200, 30), (30, 30, 200)], strict=True):
-        for format_name, ending in (("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp")):
+        for format_name, extension in (("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp")):
             stream = BytesIO()
             Image.new("RGB", (20, 18), value).save(stream, format_name)
-            plain[colour, ending] = stream.getvalue()
+            plain[colour, extension] = stream.getvalue()
     expected: dict[str, str | set[str]] = {}
     for index in range(FILES):
         below = folder / f"{index // 500:03}"
         if index % 500 == 0:
             below.mkdir()
         if index % EACH == 3:
-            kind, ending, make, types = BROKEN[index // EACH % len(BROKEN)]
-            path = below / f"{index:05} {kind}{ending}"
+            kind, extension, make, types = BROKEN[index // EACH % len(BROKEN)]
+            path = below / f"{index:05} {kind}{extension}"
             make(path)
             expected[str(path)] = types
         else:
-            colour, ending = COLOURS[index % 3], (".jpg", ".png", ".webp")[index // 3 % 3]
-            path = below / f"{index:05} {colour}{ending}"
-            path.write_bytes(plain[colour, ending])
+            colour, extension = COLOURS[index % 3], (".jpg", ".png", ".webp")[index // 3 % 3]
+            path = below / f"{index:05} {colour}{extension}"
+            path.write_bytes(plain[colour, extension])
             expected[str(path)] = colour
     return expected
 

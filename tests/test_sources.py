@@ -794,10 +794,10 @@ def test_nothing_is_unpacked_to_disk(folder, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_member_can_be_named(folder, kind):
-    make_archive(f"a{kind}", {"x.jpg": b"x", "dogs/rex": b"rex, whatever the ending"})
+    make_archive(f"a{kind}", {"x.jpg": b"x", "dogs/rex": b"rex, whatever the extension"})
     source = only(f"a{kind}!dogs/rex")
     assert source.name == f"a{kind}!dogs/rex"
-    assert read(source) == b"rex, whatever the ending"
+    assert read(source) == b"rex, whatever the extension"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -98,7 +98,7 @@ def references_table() -> str:
 
 
 def formats_table() -> str:
-    def endings(names: tuple[str, ...]) -> str:
+    def as_code(names: tuple[str, ...]) -> str:
         return ", ".join(f"`.{name}`" for name in names)
 
     rows = [
@@ -106,13 +106,13 @@ def formats_table() -> str:
             f"`{each.name}`",
             each.audience,
             each.shape + (f"; `pip install 'imgclassify[{each.name}]'`" if each.package else ""),
-            endings(each.endings),
+            as_code(each.extensions),
             "yes" if each.streamable else "no",
             "yes" if each.resumable else "no",
         )
         for each in FORMATS
     ]
-    return markdown_table(["format", "for", "shape", "file endings", "stdout", "`--resume`"], rows)
+    return markdown_table(["format", "for", "shape", "file extensions", "stdout", "`--resume`"], rows)
 
 
 def rooms_table() -> str:

@@ -10,9 +10,9 @@ from benchmarks.parts.common import Measurements, Setting
 from benchmarks.report import Part
 from benchmarks.workspace import Workspace, imgclassify, reference
 
-_OURS = "ours, embedded model"
-_OURS_FIRST = "ours, embedded model, first run"
-_OURS_RESNET50 = "ours, ResNet-50"
+_OURS = "imgclassify, embedded model"
+_OURS_FIRST = "imgclassify, embedded model, first run"
+_OURS_RESNET50 = "imgclassify, ResNet-50"
 _TUTORIAL = "the tutorial script, ResNet-50"
 _TIMM = "timm's quick start, embedded model"
 _HUGGING_FACE = "Hugging Face pipeline, embedded model"
@@ -25,15 +25,15 @@ _QUICK_GOAL = 11.3
 def measure(workspace: Workspace, setting: Setting) -> Part:
     found = Measurements(workspace, _cases(workspace), setting.repeats)
     ratios = [
-        found.times_quicker(_OURS, _TUTORIAL, 12),
-        found.times_quicker(_OURS_FIRST, _TUTORIAL, 12),
-        found.times_quicker(_OURS, _TIMM),
-        found.times_quicker(_OURS, _HUGGING_FACE),
+        found.speedup(_OURS, _TUTORIAL, 12),
+        found.speedup(_OURS_FIRST, _TUTORIAL, 12),
+        found.speedup(_OURS, _TIMM),
+        found.speedup(_OURS, _HUGGING_FACE),
         found.peak(_OURS, 150),
         found.peak(_OURS_FIRST, 150),
-        found.times_quicker(_OURS_RESNET50, _TUTORIAL, 9),
+        found.speedup(_OURS_RESNET50, _TUTORIAL, 9),
         found.peak(_OURS_RESNET50, 250),
-        *(found.times_quicker(_shown(command), _IMPORT_TORCH, _QUICK_GOAL) for command in _QUICK_COMMANDS),
+        *(found.speedup(_shown(command), _IMPORT_TORCH, _QUICK_GOAL) for command in _QUICK_COMMANDS),
     ]
     return Part("Cold start: one image", ratios, found.all)
 

@@ -27,7 +27,7 @@ class Setting:
     def __str__(self) -> str:
         source = f"those of {self.given.name}" if self.given else "made from the examples by seeded changes"
         return (
-            f"whole processes, run alternately, {self.repeats} times each after once untimed; photographs {source}"
+            f"whole processes, {self.repeats} rounds of all programs after one untimed round; photographs {source}"
         )
 
 
@@ -45,10 +45,10 @@ class Measurements:
     def __getitem__(self, name: str) -> Measured:
         return self._by_name[name]
 
-    def times_quicker(self, ours: str, theirs: str, at_least: float | None = None) -> Ratio:
+    def speedup(self, ours: str, theirs: str, at_least: float | None = None) -> Ratio:
         mine, others = self[ours].seconds, self[theirs].seconds
         value = others / mine if mine and others else None
-        return Ratio(f"{ours}: times as quick as {theirs}", value, at_least=at_least)
+        return Ratio(f"{ours}: speedup over {theirs}", value, at_least=at_least)
 
     def peak(self, name: str, at_most: float | None = None) -> Ratio:
         peak = self[name].peak

@@ -18,13 +18,13 @@ from benchmarks.predictions import Probabilities
 from benchmarks.report import Part, Ratio
 from benchmarks.workspace import Workspace, imgclassify, reference
 
-_OURS = "ours"
+_OURS = "imgclassify"
 _TIMM = "timm's inference.py"
 _LOOP = "DataLoader and channels_last, float32"
 _LOOP_BFLOAT16 = "DataLoader and channels_last, bfloat16"
 _HUGGING_FACE = "Hugging Face pipeline"
-_ONE_IMAGE = "ours, one of the photographs"
-_BOUND = "(network and decoding alone, for the bound)"
+_ONE_IMAGE = "imgclassify, one of the photographs"
+_BOUND = "(network and decoding alone, for the upper bound)"
 
 
 def measure(workspace: Workspace, setting: Setting) -> Part:
@@ -39,10 +39,10 @@ def measure(workspace: Workspace, setting: Setting) -> Part:
     bound = Bound.of(found[_BOUND])
     count = setting.photographs
     ratios = [
-        found.times_quicker(_OURS, _TIMM, 6),
-        found.times_quicker(_OURS, _LOOP, 3.5),
-        found.times_quicker(_OURS, _LOOP_BFLOAT16, 2),
-        found.times_quicker(_OURS, _HUGGING_FACE, 5.5),
+        found.speedup(_OURS, _TIMM, 6),
+        found.speedup(_OURS, _LOOP, 3.5),
+        found.speedup(_OURS, _LOOP_BFLOAT16, 2),
+        found.speedup(_OURS, _HUGGING_FACE, 5.5),
         found.peak(_OURS, 250),
         Ratio(f"{_OURS}: same top-1 as timm", _in_percent(same.get(_OURS)), unit="%", at_least=100),
         *_shares(found[_OURS].seconds, found[_ONE_IMAGE].seconds, bound, count),
@@ -113,28 +113,28 @@ class Bound:
         return cores() / seconds
 
     def __str__(self) -> str:
-        kinds = {"network": "network alone", "decode": "decode, resize and crop alone"}
+        kinds = {"network": "Network alone", "decode": "Decoding, resizing and cropping alone"}
         texts = [
-            f"{what} {self.rate(kind):.0f} images/s on all cores ({self.rate(kind, 'one_thread'):.0f} on one "
-            f"thread), {1000 * cores() / self.rate(kind):.2f} core-milliseconds an image"
+            f"{what}: {self.rate(kind):.0f} images/s on all cores ({self.rate(kind, 'one_thread'):.0f} on one "
+            f"thread), {1000 * cores() / self.rate(kind):.2f} core-milliseconds per image"
             for kind, what in kinds.items()
         ]
         way = self.facts["rounds"][-1]["network"]["best_way"]
         return (
-            f"The machine's bound: {'; '.join(texts)}; together at most {self.images_per_second:.1f} images/s. "
-            f"(The network at its best: {way}.)"
+            f"Upper bound on this machine. {'. '.join(texts)}. Both: at most "
+            f"{self.images_per_second:.1f} images/s. The network was fastest with {way}."
         )
 
 
 def _shares(seconds: float | None, start: float | None, bound: Bound | None, count: int) -> list[Ratio]:
-    """How much of the bound we reach, with the process's start and without."""
+    """How much of the upper bound imgclassify reaches, with and without start-up."""
     whole = without = None
     if bound and seconds and start:
         whole = 100 * count / seconds / bound.images_per_second
         without = 100 * (count - 1) / max(seconds - start, 1e-9) / bound.images_per_second
     return [
-        Ratio(f"{_OURS}: of the machine's bound", whole, unit="%", at_least=90),
-        Ratio(f"{_OURS}: of the machine's bound, without the time of one image", without, unit="%"),
+        Ratio(f"{_OURS}: share of the machine's upper bound", whole, unit="%", at_least=90),
+        Ratio(f"{_OURS}: share of the upper bound, without start-up", without, unit="%"),
     ]
 
 

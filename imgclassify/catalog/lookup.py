@@ -107,7 +107,7 @@ def _manifest_files() -> Iterator[tuple[str, str]]:
     shipped = (entry for entry in paths.data_folder("models").iterdir() if entry.name.endswith(".toml"))
     for entry in sorted(shipped, key=lambda entry: entry.name):
         yield f"models/{entry.name}", entry.read_text("utf-8")
-    # Editors and macOS create hidden files with the same ending.
+    # Editors and macOS create hidden files with the same extension.
     for path in sorted(path for path in user_models_folder().glob("*.toml") if not path.name.startswith(".")):
         yield str(path), read_manifest_file(path)
 

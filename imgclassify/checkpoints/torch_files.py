@@ -41,7 +41,7 @@ _LOCAL_HEADER_BYTES = 30
 _unpack_two_uint16 = struct.Struct("<HH").unpack_from
 
 _MAX_LISTING = 2**23
-"""Bytes in a zip archive's list of contents. A record takes about 100, and ten times as many in memory."""
+"""Bytes in a zip archive's list of contents. A member takes about 100, and ten times as many in memory."""
 _STORED = 0
 """The compression method of records that are not compressed."""
 _STORAGE_PARTS = 5
@@ -167,19 +167,19 @@ def _read_archive(path: Path) -> Any:
     file = MappedFile(path)
     folder, content, found = _index_archive(file)
     order = found.get(f"{folder}byteorder")
-    if order and _record_bytes(file, order) != b"little":
+    if order and _member_bytes(file, order) != b"little":
         raise ValueError("it was written on a big-endian machine")
     storages: dict[str, Storage] = {}
 
     def storage(key: str, dtype: str, count: int) -> Storage:
         if key not in storages:
-            record = found.get(f"{folder}data/{key}")
-            if record is None:
-                raise ValueError(f"it lacks the record of tensor data {make_printable(key, _SHOWN)}")
-            storages[key] = Storage(dtype, count, file, _record_start(file, record))
-            if record.compress_type != _STORED or storages[key].itemsize * count > record.file_size:
+            member = found.get(f"{folder}data/{key}")
+            if member is None:
+                raise ValueError(f"it lacks the member of tensor data {make_printable(key, _SHOWN)}")
+            storages[key] = Storage(dtype, count, file, _member_start(file, member))
+            if member.compress_type != _STORED or storages[key].itemsize * count > member.file_size:
                 raise ValueError(
-                    f"the record of tensor data {make_printable(key, _SHOWN)} is compressed or too short"
+                    f"the member of tensor data {make_printable(key, _SHOWN)} is compressed or too short"
                 )
         return storages[key]
 
@@ -188,40 +188,40 @@ def _read_archive(path: Path) -> Any:
 
 def _index_archive(file: MappedFile) -> tuple[str, bytes, dict[str, ZipInfo]]:
     """Returns (the folder in the archive, the pickle, all records by name)."""
-    found = {record.filename: record for record in list_archive(file.path)}
+    found = {member.filename: member for member in list_archive(file.path)}
     indices = [name for name in found if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(indices) != 1:
         raise ValueError("it is a zip archive, but not a torch checkpoint")
-    return indices[0].removesuffix("data.pkl"), _record_bytes(file, found[indices[0]]), found
+    return indices[0].removesuffix("data.pkl"), _member_bytes(file, found[indices[0]]), found
 
 
-def _record_bytes(file: MappedFile, record: ZipInfo) -> bytes:
-    """Returns the content of a record.
+def _member_bytes(file: MappedFile, member: ZipInfo) -> bytes:
+    """Returns the content of a member.
 
     Raises:
-        ValueError: the record is compressed or damaged.
+        ValueError: the member is compressed or damaged.
     """
     from zlib import crc32
 
-    if record.compress_type != _STORED:
+    if member.compress_type != _STORED:
         raise ValueError(
-            f"the record {make_printable(record.filename, _SHOWN)} is compressed, which torch never does"
+            f"the member {make_printable(member.filename, _SHOWN)} is compressed, which torch never does"
         )
-    content = bytes(file.view(_record_start(file, record), record.file_size))
+    content = bytes(file.view(_member_start(file, member), member.file_size))
     # torch has a setting not to write checksums. They are 0 then.
-    if record.CRC not in (0, crc32(content)):
-        raise ValueError(f"the record {make_printable(record.filename, _SHOWN)} is damaged")
+    if member.CRC not in (0, crc32(content)):
+        raise ValueError(f"the member {make_printable(member.filename, _SHOWN)} is damaged")
     return content
 
 
-def _record_start(file: MappedFile, record: ZipInfo) -> int:
-    """Returns the offset of a record's content.
+def _member_start(file: MappedFile, member: ZipInfo) -> int:
+    """Returns the offset of a member's content.
 
     The content follows the local header, whose extra field torch pads to align the content.
     """
-    header = file.view(record.header_offset, _LOCAL_HEADER_BYTES)
+    header = file.view(member.header_offset, _LOCAL_HEADER_BYTES)
     name, extra = _unpack_two_uint16(header, 26)
-    return record.header_offset + _LOCAL_HEADER_BYTES + int(name + extra)
+    return member.header_offset + _LOCAL_HEADER_BYTES + int(name + extra)
 
 
 def _read_legacy(path: Path) -> Any:

@@ -19,7 +19,7 @@ from imgclassify.errors import ExitStatus, ImgclassifyError, UnavailableError
 _DISK_FAULTS = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", None)}
 
 
-class RootGroup(TyperGroup):
+class ErrorHandlingGroup(TyperGroup):
     """A root command group that reports errors and ends with their exit status. Tracebacks need --debug."""
 
     def invoke(self, ctx: Any) -> Any:

@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from imgclassify._version import __version__
-from imgclassify.cli.error_handling import RootGroup, configure_stdio, handle_startup_error
+from imgclassify.cli.error_handling import ErrorHandlingGroup, configure_stdio, handle_startup_error
 from imgclassify.errors import ExitStatus
 from imgclassify.paths import cache_folder
 from imgclassify.telemetry import disable_telemetry
@@ -29,7 +29,7 @@ COMMANDS = {
 """The line of each command in `imgclassify --help`. The command is `app` in the module commands/NAME.py."""
 
 
-class Root(RootGroup):
+class LazyGroup(ErrorHandlingGroup):
     """The root command group. Listing the commands imports none of them. Running one imports only that one."""
 
     _listing = False
@@ -55,7 +55,7 @@ class Root(RootGroup):
 
 
 app = typer.Typer(
-    cls=Root,
+    cls=LazyGroup,
     no_args_is_help=True,
     rich_markup_mode=None,  # the imports that rich needs for it would double the time of --help
     pretty_exceptions_enable=False,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from imgclassify.output.formats import OutputFormat
     from imgclassify.output.records import RecordType
 
-_SOURCES = "Sources"
+SOURCES_PANEL = "Sources"
 _MODEL = "Model"
 _OUTPUT = "Output"
 _RUNNING = "Running"
@@ -100,21 +100,23 @@ class SourceOptions:
         typer.Option(
             "--files-from",
             metavar="FILE|-",
-            rich_help_panel=_SOURCES,
+            rich_help_panel=SOURCES_PANEL,
             show_default=False,
             help="Read sources from a file, one per line. Use - for stdin.",
         ),
     ] = None
     null: Annotated[
         bool,
-        typer.Option("--null", "-0", rich_help_panel=_SOURCES, help="Read a NUL-separated list (find -print0)."),
+        typer.Option(
+            "--null", "-0", rich_help_panel=SOURCES_PANEL, help="Names in the list end in NUL (find -print0)."
+        ),
     ] = False
     include: Annotated[
         list[str] | None,
         typer.Option(
             "--include",
             metavar="GLOB",
-            rich_help_panel=_SOURCES,
+            rich_help_panel=SOURCES_PANEL,
             show_default=False,
             help="In folders, globs and archives, take only matching files (.gitignore syntax). Repeatable.",
         ),
@@ -124,18 +126,18 @@ class SourceOptions:
         typer.Option(
             "--exclude",
             metavar="GLOB",
-            rich_help_panel=_SOURCES,
+            rich_help_panel=SOURCES_PANEL,
             show_default=False,
             help="In folders, globs and archives, skip matching files and folders. Repeatable.",
         ),
     ] = None
     no_recursive: Annotated[
-        bool, typer.Option("--no-recursive", rich_help_panel=_SOURCES, help="Do not look into subfolders.")
+        bool, typer.Option("--no-recursive", rich_help_panel=SOURCES_PANEL, help="Do not look into subfolders.")
     ] = False
     hidden: Annotated[
         bool,
         typer.Option(
-            "--hidden", rich_help_panel=_SOURCES, help="Also take files and folders that begin with a dot."
+            "--hidden", rich_help_panel=SOURCES_PANEL, help="Also take files and folders that begin with a dot."
         ),
     ] = False
 
@@ -153,7 +155,7 @@ class LoadingOptions:
             rich_help_panel=_MODEL,
             show_default=False,
             help="Architecture of a checkpoint file: a catalogued model or timm:NAME. "
-            "Files and torch.hub models take its preprocessing and labels.",
+            "Preprocessing and labels of files and torch.hub models are also taken from it.",
         ),
     ] = None
     labels: Annotated[
@@ -190,7 +192,7 @@ class OutputOptions:
             rich_help_panel=_OUTPUT,
             show_default=False,
             help=f"Output format: {', '.join(each.name for each in FORMATS)}. "
-            "Default: from the ending of --output, else table.",
+            "Default: from the extension of --output, else table.",
         ),
     ] = None
     json: Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Short for --format json.")] = False
@@ -210,7 +212,7 @@ class OutputOptions:
     ] = None
 
     def find_format(self, record_type: "RecordType[Any]", *, default: str) -> "OutputFormat":
-        """Returns the selected output format. Without an option for it, the ending of --output decides.
+        """Returns the selected output format. Without an option for it, the extension of --output decides.
 
         Args:
             record_type: the kind of record that the format must hold.
@@ -242,7 +244,7 @@ class UnattendedOptions:
             "--resume",
             rich_help_panel=_UNATTENDED,
             help="Keep the records in --output and classify only the other sources. "
-            "If there are none, a new run starts.",
+            "If there are no records yet, a new run starts.",
         ),
     ] = False
     retry_errors: Annotated[
@@ -397,7 +399,7 @@ class PreprocessingOptions:
             metavar="N|HxW",
             rich_help_panel=_PREPROCESSING,
             show_default=False,
-            help="Short side after resizing, or height and width, in pixels.",
+            help="Length of the short side after resizing, or height and width, in pixels.",
         ),
     ] = None
     crop_size: Annotated[
@@ -407,7 +409,7 @@ class PreprocessingOptions:
             metavar="N|HxW",
             rich_help_panel=_PREPROCESSING,
             show_default=False,
-            help="Size of the centre crop: a square, or height and width, in pixels.",
+            help="Side of a square crop, or height and width of the crop, in pixels.",
         ),
     ] = None
     interpolation: Annotated[
@@ -427,7 +429,7 @@ class PreprocessingOptions:
             metavar="R,G,B",
             rich_help_panel=_PREPROCESSING,
             show_default=False,
-            help="Mean of pixels scaled to 0..1. One number applies to all three channels.",
+            help="Mean to subtract, for pixels scaled to 0..1. One number applies to all three channels.",
         ),
     ] = None
     std: Annotated[
@@ -437,7 +439,8 @@ class PreprocessingOptions:
             metavar="R,G,B",
             rich_help_panel=_PREPROCESSING,
             show_default=False,
-            help="Standard deviation of pixels scaled to 0..1. One number applies to all three channels.",
+            help="Standard deviation to divide by, for pixels scaled to 0..1. "
+            "One number applies to all three channels.",
         ),
     ] = None
 

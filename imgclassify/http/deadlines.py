@@ -58,22 +58,22 @@ class DeadlineAdapter(HTTPAdapter):
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         super().init_poolmanager(*arguments, **options)
-        self._limit(self.poolmanager)
+        self._use_deadline_responses(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> ProxyManager:
         known = proxy in self.proxy_manager
         manager: ProxyManager = super().proxy_manager_for(proxy, **options)
         if not known:
-            self._limit(manager)
+            self._use_deadline_responses(manager)
         return manager
 
-    def _limit(self, manager: PoolManager) -> None:
-        class Timed(_Response):
+    def _use_deadline_responses(self, manager: PoolManager) -> None:
+        class DeadlineResponse(_Response):
             seconds = self._seconds
 
         # Derived from the classes in use, because a SOCKS proxy has connection classes of its own.
         def limited(pool: Any) -> Any:
-            connection = type("Connection", (pool.ConnectionCls,), {"response_class": Timed})
+            connection = type("Connection", (pool.ConnectionCls,), {"response_class": DeadlineResponse})
             return type("Pool", (pool,), {"ConnectionCls": connection})
 
         manager.pool_classes_by_scheme = {
@@ -88,19 +88,19 @@ class _Response(HTTPResponse):
 
     def __init__(self, connection: socket.socket, *arguments: Any, **options: Any) -> None:
         super().__init__(connection, *arguments, **options)
-        self._timed = _Timed(self.fp.detach(), connection, self.seconds)
-        self.fp = io.BufferedReader(self._timed)
+        self._stream = _DeadlineStream(self.fp.detach(), connection, self.seconds)
+        self.fp = io.BufferedReader(self._stream)
 
     def begin(self) -> None:
-        with self._timed.within("the headers"):
+        with self._stream.within("the headers"):
             super().begin()
 
     def read1(self, n: int = -1) -> bytes:
-        with self._timed.within("the next bytes"):
+        with self._stream.within("the next bytes"):
             return super().read1(n)
 
 
-class _Timed(io.RawIOBase):
+class _DeadlineStream(io.RawIOBase):
     """The bytes that arrive on a connection before a deadline."""
 
     def __init__(self, raw: io.RawIOBase, connection: socket.socket, seconds: float) -> None:

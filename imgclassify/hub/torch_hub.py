@@ -211,8 +211,8 @@ def _guarded_environment(*, offline: bool) -> Iterator[None]:
     """
     timeout, connect = socket.getdefaulttimeout(), socket.socket.connect
 
-    def refuse(unused: socket.socket, address: Any) -> None:
-        unused.close()
+    def refuse(connection: socket.socket, address: Any) -> None:
+        connection.close()
         raise OfflineError(
             f"the repository's code would connect to {address!r}, and --offline forbids it",
             hint="run once without --offline, so that what it fetches is cached",

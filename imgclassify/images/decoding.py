@@ -110,7 +110,7 @@ still averages over several pixels, as it does with the full image."""
 _HEADER_BYTES = 64
 _START_OF_SCAN = b"\xff\xda"
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
-_DECODERS_LIMIT = "Security limit exceeded: "
+_LIBHEIF_LIMIT = "Security limit exceeded: "
 """Part of libheif's error messages for files beyond its own limits."""
 _OUT_OF_MEMORY = re.compile(r"out of memory|memory allocation|error -9$", re.IGNORECASE)
 """Error messages of decoders that cannot allocate memory and raise something other than MemoryError. For
@@ -187,46 +187,46 @@ def decode_image(stream: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
 
 
 def load_reduced_image(
-    source: Source, resized: Callable[[Size], Size], *, max_pixels: int = MAX_PIXELS
+    source: Source, resized_size: Callable[[Size], Size], *, max_pixels: int = MAX_PIXELS
 ) -> tuple[Image.Image, tuple[int, int]]:
     """Decodes the first image of a source, and a JPEG at the smallest scale that is large enough.
 
     Other formats are decoded as by `load_image`.
 
     Args:
-        resized: takes the upright size of the full image and returns the size to which it will be resized,
+        resized_size: takes the upright size of the full image and returns the size to which it will be resized,
             both (height, width).
         max_pixels: limit on width × height of the full image.
 
     Returns:
         (image, (width, height) of the full image, upright). The image is the full one, or it is reduced to a
         half, a quarter or an eighth of its size, rounded up. Both sides of a reduced image are at least
-        REDUCED_MARGIN times the sides that `resized` returns.
+        REDUCED_MARGIN times the sides that `resized_size` returns.
 
     Raises:
         ImageError: one of its subclasses. No other exception is raised.
     """
     with source.open() as stream:
-        return decode_reduced_image(stream, resized, max_pixels=max_pixels)
+        return decode_reduced_image(stream, resized_size, max_pixels=max_pixels)
 
 
 def decode_reduced_image(
-    stream: BinaryIO, resized: Callable[[Size], Size], *, max_pixels: int = MAX_PIXELS
+    stream: BinaryIO, resized_size: Callable[[Size], Size], *, max_pixels: int = MAX_PIXELS
 ) -> tuple[Image.Image, tuple[int, int]]:
     """Decodes the first image of a stream, as `load_reduced_image` does.
 
     Args:
         stream: seekable and at its start. It stays open.
-        resized: as in `load_reduced_image`.
+        resized_size: as in `load_reduced_image`.
         max_pixels: limit on width × height of the full image.
 
     Raises:
         ImageError: as in `decode_image`.
     """
     with _open_image(stream, max_pixels) as image:
-        whole = _choose_scale(image, resized)
+        full_size = _choose_scale(image, resized_size)
         rgb = _decode_opened(image)
-        return rgb, whole or rgb.size
+        return rgb, full_size or rgb.size
 
 
 def image_from_memory(image_like: Image.Image | ArrayLike) -> Image.Image:
@@ -305,8 +305,8 @@ def _open_image(stream: BinaryIO, max_pixels: int) -> Iterator[ImageFile.ImageFi
             )
         # libtiff would map a file into memory. If another program truncated the file meanwhile, this process
         # would be killed.
-        held = decoder.format == "TIFF" and size <= MAX_BYTES
-        image = read(io.BytesIO(stream.read()) if held else stream)
+        read_first = decoder.format == "TIFF" and size <= MAX_BYTES
+        image = read(io.BytesIO(stream.read()) if read_first else stream)
         _check_pixels(image, max_pixels)
         if image.format == "JPEG":
             _limit_scans(image, stream)
@@ -318,7 +318,7 @@ def _decode_opened(image: ImageFile.ImageFile) -> Image.Image:
     return to_rgb(image)
 
 
-def _choose_scale(image: ImageFile.ImageFile, resized: Callable[[Size], Size]) -> tuple[int, int] | None:
+def _choose_scale(image: ImageFile.ImageFile, resized_size: Callable[[Size], Size]) -> tuple[int, int] | None:
     """Makes a JPEG that is not decoded yet decode at a smaller scale, if one is large enough.
 
     Returns:
@@ -326,9 +326,9 @@ def _choose_scale(image: ImageFile.ImageFile, resized: Callable[[Size], Size]) -
     """
     if image.format != "JPEG":
         return None
-    turned = exif_transposition(image) in SWAPS_AXES
-    width, height = image.size[::-1] if turned else image.size
-    least_height, least_width = (REDUCED_MARGIN * side for side in resized((height, width)))
+    swaps_axes = exif_transposition(image) in SWAPS_AXES
+    width, height = image.size[::-1] if swaps_axes else image.size
+    least_height, least_width = (REDUCED_MARGIN * side for side in resized_size((height, width)))
     for scale in JPEG_SCALES:
         # libjpeg rounds the sides up.
         if -(-height // scale) >= least_height and -(-width // scale) >= least_width:
@@ -425,8 +425,8 @@ def _to_image_error(error: Exception, format_name: str, stream: BinaryIO | None)
     if isinstance(error, Image.DecompressionBombError):  # some readers check Pillow's own pixel limit
         return ImageTooLargeError(f"more pixels than Pillow allows in a {format_name} file")
     words = describe_error(error)
-    if _DECODERS_LIMIT in words:
-        return ImageTooLargeError(f"exceeds a limit of its decoder: {words.rpartition(_DECODERS_LIMIT)[2]}")
+    if _LIBHEIF_LIMIT in words:
+        return ImageTooLargeError(f"exceeds a limit of its decoder: {words.rpartition(_LIBHEIF_LIMIT)[2]}")
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(words):
         return ImageTooLargeError("not enough memory to decode it", out_of_memory=True)
     if isinstance(error, OSError) and error.errno in _DISK_FAILURES:

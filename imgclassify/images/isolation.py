@@ -105,7 +105,7 @@ class IsolatedPreprocessor:
         if not hasattr(signal, "setitimer"):
             raise UsageError("isolate needs Linux or macOS", hint="leave out --isolate")
         self._time_limit = time_limit
-        self._here = create_preprocessor(decode_mode, spec, "cpu", max_pixels=max_pixels)
+        self._preprocess_in_process = create_preprocessor(decode_mode, spec, "cpu", max_pixels=max_pixels)
         self._pool = _WorkerPool(
             {"decode": decode_mode, "spec": asdict(spec), "max_pixels": max_pixels, "time_limit": time_limit}
         )
@@ -124,11 +124,11 @@ class IsolatedPreprocessor:
             UnavailableError: no worker can be started.
         """
         if image.source is None:
-            return self._here(image, out)
+            return self._preprocess_in_process(image, out)
         request, content = _make_request(image.source)
-        again = False
+        retrying = False
         while True:
-            with self._pool.borrow_worker(fresh=again) as worker:
+            with self._pool.borrow_worker(fresh=retrying) as worker:
                 fresh = worker.images_handled == 0
                 try:
                     return worker.preprocess(request, content, out.data.cast("B"))
@@ -138,7 +138,7 @@ class IsolatedPreprocessor:
                 raise DecoderTimeoutError(f"not decoded within {self._time_limit:g} seconds")
             if fresh:
                 raise DecoderCrashedError(f"the decoder {_describe_exit(status)}")
-            again = True
+            retrying = True
 
     def idle_workers(self) -> list[int]:
         """Returns the process ids of the workers that wait for an image."""

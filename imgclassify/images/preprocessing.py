@@ -77,7 +77,7 @@ def is_approximate(size: Size, spec: PreprocessSpec) -> bool:
 
 def resize_and_crop_fast(
     image: Image.Image,
-    whole: tuple[int, int],
+    full_size: tuple[int, int],
     spec: PreprocessSpec,
     *,
     out: NDArray[np.uint8] | None = None,
@@ -88,7 +88,7 @@ def resize_and_crop_fast(
 
     Args:
         image: mode RGB. The full image or a reduced one, as from `decoding.load_reduced_image`.
-        whole: (width, height) of the full image, from which the position of the crop is computed.
+        full_size: (width, height) of the full image, from which the position of the crop is computed.
         out: as in `resize_and_crop`.
 
     Returns:
@@ -97,16 +97,16 @@ def resize_and_crop_fast(
     Raises:
         ImageTooLargeError: this machine does not have enough memory.
     """
-    height, width = resized_size((whole[1], whole[0]), spec)
+    height, width = resized_size((full_size[1], full_size[0]), spec)
     crop_height, crop_width = spec.crop_size
     resampling = _RESAMPLING[spec.interpolation]
-    extent = _scaled_extent(image, whole)
-    with _memory_errors(whole):
+    extent = _scaled_extent(image, full_size)
+    with _memory_errors(full_size):
         if crop_height <= height and crop_width <= width:
             left, right = _kept_range(extent[0], image.width, width, crop_width)
             top, bottom = _kept_range(extent[1], image.height, height, crop_height)
             return _to_array(image.resize((crop_width, crop_height), resampling, (left, top, right, bottom)), out)
-        if image.size == whole:
+        if image.size == full_size:
             return resize_and_crop(image, spec, out=out)
         image = image.resize((width, height), resampling, (0, 0, *extent))
         return _to_array(center_crop(image, spec.crop_size, _fill_color(spec)), out)
@@ -122,12 +122,12 @@ def _memory_errors(size: tuple[int, int]) -> Iterator[None]:
         raise ImageTooLargeError(message, out_of_memory=True) from error
 
 
-def _scaled_extent(image: Image.Image, whole: tuple[int, int]) -> tuple[float, float]:
+def _scaled_extent(image: Image.Image, full_size: tuple[int, int]) -> tuple[float, float]:
     """Returns the (width, height) of the full image, measured in pixels of a reduced one.
 
     The size of a reduced image is rounded up, so its last column and row may reach beyond the full image.
     """
-    width, height = whole
+    width, height = full_size
     for scale in (1, *JPEG_SCALES):
         if image.size == (-(-width // scale), -(-height // scale)):
             return width / scale, height / scale

@@ -1,4 +1,4 @@
-"""Lists the output formats, and finds one by its name or by the ending of a file name.
+"""Lists the output formats, and finds one by its name or by the extension of a file name.
 
 The command line, its help and the docs are generated from this list.
 """
@@ -48,7 +48,7 @@ class OutputFormat(NamedTuple):
     """
 
     name: str
-    endings: tuple[str, ...]
+    extensions: tuple[str, ...]
     """Endings of file names that select this format: lower case, without the dot."""
     audience: str
     """Who or what the format is for. Printed in docs/output.md."""
@@ -102,7 +102,7 @@ class OutputFormat(NamedTuple):
 FORMATS = (
     OutputFormat(
         name="table",
-        endings=("txt", "table"),
+        extensions=("txt", "table"),
         audience="people",
         shape="one image: one row per prediction, with label, percentage and bar; several: one row per image",
         writer="imgclassify.output.table:TableWriter",
@@ -110,7 +110,7 @@ FORMATS = (
     ),
     OutputFormat(
         name="json",
-        endings=("json",),
+        extensions=("json",),
         audience="programs that need the run's provenance too",
         shape="one document, streamed; it is valid JSON even if the run is interrupted",
         writer="imgclassify.output.json_document:JsonDocumentWriter",
@@ -118,7 +118,7 @@ FORMATS = (
     ),
     OutputFormat(
         name="jsonl",
-        endings=("jsonl", "ndjson"),
+        extensions=("jsonl", "ndjson"),
         audience="pipes",
         shape="one record per line, written as soon as it is known",
         writer="imgclassify.output.json_lines:JsonLinesWriter",
@@ -127,7 +127,7 @@ FORMATS = (
     ),
     OutputFormat(
         name="csv",
-        endings=("csv",),
+        extensions=("csv",),
         audience="spreadsheets and data frames",
         shape="a header, then one row per image",
         writer="imgclassify.output.csv_tsv:CsvWriter",
@@ -135,7 +135,7 @@ FORMATS = (
     ),
     OutputFormat(
         name="tsv",
-        endings=("tsv",),
+        extensions=("tsv",),
         audience="spreadsheets and data frames, with tabs",
         shape="a header, then one row per image",
         writer="imgclassify.output.csv_tsv:TsvWriter",
@@ -143,7 +143,7 @@ FORMATS = (
     ),
     OutputFormat(
         name="parquet",
-        endings=("parquet",),
+        extensions=("parquet",),
         audience="pandas, polars, DuckDB",
         shape="compressed columns, one row per image; files only",
         file_format="imgclassify.output.parquet:ParquetFileFormat",
@@ -152,7 +152,7 @@ FORMATS = (
     ),
     OutputFormat(
         name="sqlite",
-        endings=("sqlite", "db", "sqlite3"),
+        extensions=("sqlite", "db", "sqlite3"),
         audience="SQL queries",
         shape="a table of images and a table of predictions; files only",
         file_format="imgclassify.output.sqlite:SqliteFileFormat",
@@ -179,17 +179,17 @@ def find_format(name: str, record_type: RecordType[Any]) -> OutputFormat:
 
 
 def format_of_path(path: Path, record_type: RecordType[Any]) -> OutputFormat:
-    """Returns the format that the ending of a file name selects.
+    """Returns the format that the extension of a file name selects.
 
     Raises:
-        UsageError: the ending selects no format that can hold such records.
+        UsageError: the extension selects no format that can hold such records.
     """
-    ending = path.suffix.lower().removeprefix(".")
-    found = _first_match(lambda each: ending in each.endings, record_type)
+    extension = path.suffix.lower().removeprefix(".")
+    found = _first_match(lambda each: extension in each.extensions, record_type)
     if found is None:
         raise UsageError(
-            f"the ending of {str(path)!r} is not a known output format",
-            hint=f"add --format with one of {_format_names(record_type)}, or use one of them as the ending",
+            f"the extension of {str(path)!r} is not a known output format",
+            hint=f"add --format with one of {_format_names(record_type)}, or use one of them as the extension",
         )
     return found
 

@@ -66,7 +66,7 @@ class Output(Protocol):
         """Takes the provenance of the records. Called before the first record is written.
 
         Args:
-            settings: the values of the settings that `RecordType.settings` names.
+            settings: the values of the settings that `RecordType.setting_names` names.
         """
         ...
 

@@ -22,7 +22,7 @@ class Provenance:
     run: dict[str, Any]
     """The value of RunInfo.to_dict."""
     settings: dict[str, int]
-    """The settings that RecordType.settings names."""
+    """The settings that RecordType.setting_names names."""
 
     @property
     def model(self) -> object:
@@ -42,7 +42,7 @@ class Provenance:
         """
         if not isinstance(value, dict) or value.get("schema") != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}")
-        run, settings = value.get("run"), {name: value.get(name) for name in record_type.settings}
+        run, settings = value.get("run"), {name: value.get(name) for name in record_type.setting_names}
         if not isinstance(run, dict) or any(type(each) is not int or each < 1 for each in settings.values()):
             raise ValueError("the description of its run is missing or invalid")
         return cls(run, settings)  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ class Provenance:
 
 
 def _compared_values(provenance: Provenance, record_type: RecordType[Any]) -> dict[str, Any]:
-    return _flatten({name: provenance.run.get(name) for name in record_type.compared} | provenance.settings)
+    return _flatten({name: provenance.run.get(name) for name in record_type.must_match} | provenance.settings)
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

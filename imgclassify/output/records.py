@@ -96,9 +96,9 @@ class RecordType(Generic[R]):
     """Builds a record from a dictionary that `to_dict` returned. Raises ValueError for anything else."""
     fields: tuple[Field, ...]
     """The fields, in the order of a table's columns. The first is "source"."""
-    settings: tuple[str, ...]
+    setting_names: tuple[str, ...]
     """Names of the values that a run has in addition to its RunInfo, such as "top_k": integers above zero."""
-    compared: tuple[str, ...]
+    must_match: tuple[str, ...]
     """Keys of RunInfo.to_dict that affect records. A run that differs in one of them, or in a setting, is not
     resumed."""
 
@@ -144,9 +144,9 @@ PREDICTIONS: RecordType[ImageResult] = RecordType(
         ),
         ERROR,
     ),
-    settings=("top_k",),
+    setting_names=("top_k",),
     # Engine and device are left out: like the batch, they change only the last digits.
-    compared=(
+    must_match=(
         "model",
         "architecture",
         "weights",

@@ -57,8 +57,8 @@ class ResumableOutput(Generic[R]):
         self._format: FileFormat[R] = open_file_format(output_format, record_type)
         self._marker = ResumeMarker(retries=retry_errors) if resume else None
         self._index: ResumeIndex | None = None
-        self._former: Provenance | None = None
-        self._now: Provenance | None = None
+        self._earlier: Provenance | None = None
+        self._provenance: Provenance | None = None
         self._written = self._failed = 0
         self.resumed = self.resumed_failed = 0
         if path.suffix == _PARTIAL:
@@ -84,7 +84,7 @@ class ResumableOutput(Generic[R]):
     @property
     def resumed_device(self) -> str | None:
         """See output.Output."""
-        device = self._former.run.get("device") if self._former else None
+        device = self._earlier.run.get("device") if self._earlier else None
         return device if isinstance(device, str) else None
 
     @property
@@ -107,8 +107,8 @@ class ResumableOutput(Generic[R]):
         Raises:
             UsageError: the records that are there are of a run with another model or other settings.
         """
-        self._now = Provenance.from_run(run, settings)
-        if self._former and (differences := self._former.differences(self._now, self._record_type)):
+        self._provenance = Provenance.from_run(run, settings)
+        if self._earlier and (differences := self._earlier.differences(self._provenance, self._record_type)):
             raise UsageError(
                 f"cannot resume {str(self._name)!r}: {'; '.join(differences)}",
                 hint="use the settings that the file was made with, or choose another --output",
@@ -131,7 +131,7 @@ class ResumableOutput(Generic[R]):
             UsageError: the file cannot be written. The journal is kept.
         """
         if self._journal.provenance is None:
-            if self._former:
+            if self._earlier:
                 return  # the file was already complete, and no record was added
             self._open_journal()
         self._journal.sync()
@@ -166,10 +166,10 @@ class ResumableOutput(Generic[R]):
         from imgclassify.output.resume_index import ResumeIndex
 
         if self._journal.provenance:
-            self._former = self._journal.provenance
+            self._earlier = self._journal.provenance
             self._index = ResumeIndex(self._journal.entries())
         elif self._target.exists():
-            self._former, records = self._load_complete()
+            self._earlier, records = self._load_complete()
             self._index = ResumeIndex((0, record) for record in records)
         if self._index:
             self._index.add(0, self._marker)
@@ -196,13 +196,13 @@ class ResumableOutput(Generic[R]):
 
     def _open_journal(self) -> None:
         """Prepares the journal for the records of this run."""
-        assert self._now is not None
+        assert self._provenance is not None
         if self._journal.provenance is None:
-            if self._former:
+            if self._earlier:
                 self._rebuild_journal()
             else:
-                self._journal.begin(self._now)
-        if self._former and self._marker:
+                self._journal.begin(self._provenance)
+        if self._earlier and self._marker:
             self._journal.add(self._marker)
 
     def _rebuild_journal(self) -> None:

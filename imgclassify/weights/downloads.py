@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import requests
 
 from imgclassify.errors import DownloadError, WeightsError
-from imgclassify.files import is_endless
+from imgclassify.files import is_pipe_or_device
 from imgclassify.http import client
 from imgclassify.weights.locations import file_path, public_url
 
@@ -192,7 +192,7 @@ class _Transfer:
 
 def _copy_file(source: Path, partial: Path, report: Report) -> None:
     try:
-        if is_endless(source):
+        if is_pipe_or_device(source):
             raise DownloadError(f"{source} is a pipe or a device, not a file", hint=_HINT)
         original = source.open("rb")
     except OSError as error:

@@ -42,7 +42,7 @@ def inspect_file(url: str, path: Path, sha256: str, *, trust_earlier: bool = Tru
         raise ValueError(f"sha256 must be 8 to 64 lower-case hex digits or empty, not {sha256!r}")
     earlier = read_verification(url, path)
     try:
-        if files.is_endless(path):
+        if files.is_pipe_or_device(path):
             raise WeightsError(f"{path} is a pipe or a device, not a file", hint="give a regular file")
         with path.open("rb") as stream:
             status = os.fstat(stream.fileno())

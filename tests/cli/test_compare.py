@@ -153,7 +153,7 @@ def test_a_limit_takes_the_first_pictures(run: Run, album: Path, stub: type[Stub
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["net"], 2, "no source was given"),
+        (["net"], 2, "only 'net' was given, which is taken as the model"),
         (["net", "-"], 2, "only once"),
         (["net", "--files-from", "-"], 2, "only once"),
         (["net", "EMPTY"], 4, "no image was found"),

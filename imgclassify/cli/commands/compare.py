@@ -4,7 +4,7 @@ import json as jsonlib
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,15 @@ from imgclassify.cli.console import download_progress, print_message
 from imgclassify.cli.inputs import SourceInputs
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.option_values import complete_model
-from imgclassify.cli.options import ConsoleOptions, Json, LoadingOptions, Offline, RunningOptions, SourceOptions
+from imgclassify.cli.options import (
+    SOURCES_PANEL,
+    ConsoleOptions,
+    Json,
+    LoadingOptions,
+    Offline,
+    RunningOptions,
+    SourceOptions,
+)
 from imgclassify.cli.progress import SourceCount, show_progress
 from imgclassify.cli.stats import RunStats
 from imgclassify.cli.tables import print_table
@@ -27,6 +35,28 @@ if TYPE_CHECKING:
     from imgclassify.sources import Source
 
 app = typer.Typer(add_completion=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RepeatableSourceOptions(SourceOptions):
+    """Sources that can be read twice, which stdin cannot."""
+
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE", help="Files, folders (recursive), globs, URLs or archives.", show_default=False
+        ),
+    ] = None
+    files_from: Annotated[
+        str | None,
+        typer.Option(
+            "--files-from",
+            metavar="FILE",
+            rich_help_panel=SOURCES_PANEL,
+            show_default=False,
+            help="Read sources from a file, one per line.",
+        ),
+    ] = None
 
 
 @app.command()
@@ -42,7 +72,7 @@ def compare(
             help="Model, as for predict --model.",
         ),
     ],
-    sources: SourceOptions,
+    sources: RepeatableSourceOptions,
     running: RunningOptions,
     loading: LoadingOptions,
     console: ConsoleOptions,
@@ -61,11 +91,16 @@ def compare(
 
     Select the setting with --dtype, --engine, --device, --fast-decode or --decode.
 
-    Without any of them, the two engines are compared. Sources cannot be read from stdin.
+    Without any of them, the two engines are compared.
     """
     console.configure()
     if "-" in (*(sources.sources or []), sources.files_from):
         raise UsageError("stdin can be read only once", hint="give files or folders instead")
+    if not sources.sources and sources.files_from is None:
+        raise UsageError(
+            f"only {model!r} was given, which is taken as the model",
+            hint="give the model and then the images: imgclassify compare efficientnet_lite0 photos/",
+        )
     inputs = SourceInputs(sources, offline=offline)
 
     def find_images(*, quietly: bool = True) -> "Iterator[Source]":

@@ -41,7 +41,7 @@ def list_models(
             "--sort",
             metavar="|".join(catalog.SORT_KEYS),
             autocompletion=lambda incomplete: [key for key in catalog.SORT_KEYS if key.startswith(incomplete)],
-            help="Sort key. Accuracies sort from the highest, costs from the lowest.",
+            help="Sort key. Accuracies are sorted in descending order, all others in ascending order.",
         ),
     ] = "name",
     json: Json = False,
