@@ -193,6 +193,30 @@ def test_a_size_that_did_not_fit_is_not_tried_again() -> None:
 # dtypes -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_only_float32_on_cuda_is_computed_in_contiguous_layout(
+    monkeypatch: pytest.MonkeyPatch, device: str, dtype: str
+) -> None:
+    chosen = torch_engine._memory_format(torch.device(device), dtype)
+    assert chosen == (torch.contiguous_format if (device, dtype) == ("cuda", "float32") else torch.channels_last)
+    monkeypatch.setattr(torch_engine, "_memory_format", lambda *_: chosen)
+    seen: list[torch.Tensor] = []
+
+    class Convolution(Channels):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = torch.nn.Conv2d(3, 4, 3)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(images)
+            seen.append(self.convolution.weight)
+            return super().forward(images)
+
+    infer(TorchEngine(Convolution, SPEC, device="cpu"), crops(2))
+    assert [tensor.is_contiguous(memory_format=chosen) for tensor in seen] == [True, True]
+
+
 @pytest.mark.parametrize(("dtype", "other"), [("bfloat16", "float16"), ("float16", "bfloat16")])
 def test_a_dtype_that_the_processor_emulates_is_warned_of(
     dtype: str, other: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -259,6 +283,11 @@ def test_tf32_is_off_within_and_as_the_program_had_it_after(setting: str) -> Non
 # CUDA's lanes, with the CPU for a GPU -----------------------------------------------------------------------
 
 
+def _is_launcher() -> bool:
+    # By name, because a thread can run before its executor lists it.
+    return threading.current_thread().name.startswith("imgclassify-cuda-launcher")
+
+
 class FakeEvent:
     def __init__(self, cuda: FakeCuda) -> None:
         self._cuda = cuda
@@ -269,7 +298,7 @@ class FakeEvent:
 
     def synchronize(self) -> None:
         self._cuda.log.append(("synchronize", self._stream))
-        assert threading.current_thread() not in cuda_streams._launcher._threads, "keeps others from launching"
+        assert not _is_launcher(), "keeps others from launching"
         if self._cuda.meeting is not None:
             self._cuda.meeting.wait(timeout=20)
 
@@ -302,6 +331,7 @@ class FakeCuda:
         return f"stream {self._streams}"
 
     def use_stream(self, stream: Any) -> AbstractContextManager[object]:
+        assert _is_launcher(), "launched by several threads"
         self.log.append(("using", stream))
         return nullcontext()
 
