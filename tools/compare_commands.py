@@ -234,8 +234,8 @@ def make_models(folder: Path) -> None:
 def run(state: Path, command: str, folder: Path) -> Outcome:
     """Runs a command of a state in a folder of inputs.
 
-    Collects the files that the command wrote, and deletes them. Files named stopped.* are kept, because later
-    commands resume them.
+    Collects the files that the command wrote or changed, and deletes them. Files named stopped.* are kept,
+    because later commands resume them.
     """
     words, _, stdin = command.partition(" < ")
     home = folder.parent / "home"
@@ -249,6 +249,7 @@ def run(state: Path, command: str, folder: Path) -> Outcome:
         "COLUMNS": "100",
         "LANG": "C.UTF-8",
     }
+    earlier = {path.name: path.read_bytes() for path in folder.glob("stopped.*")}
     with Path(folder / stdin if stdin else os.devnull).open("rb") as source:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-m", "imgclassify", *arguments(words)],
@@ -258,13 +259,14 @@ def run(state: Path, command: str, folder: Path) -> Outcome:
             capture_output=True,
             check=False,
         )
-    kept = ("stopped.",)
     files = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(("out.", "summary.", *kept)):
+        if path.name.startswith("stopped."):
+            if path.read_bytes() != earlier.get(path.name):
+                files[path.name] = path.read_bytes()
+        elif path.name.startswith(("out.", "summary.")):
             files[path.name] = path.read_bytes()
-            if not path.name.startswith(kept):
-                path.unlink()
+            path.unlink()
     return Outcome(
         done.returncode,
         masked(done.stdout, state),

@@ -133,7 +133,7 @@ def _unknown_model(name: str, *, found: bool) -> UnknownModelError:
     near = near or [candidate for candidate in valid if candidate.startswith(name[:4])][:5]
     return UnknownModelError(
         f"timm has no pretrained weights for {name!r}" if found else f"unknown model 'timm:{name}'",
-        hint="the nearest names: " + ", ".join(f"timm:{candidate}" for candidate in near)
+        hint="the nearest names are " + ", ".join(f"timm:{candidate}" for candidate in near)
         if near
         else "give a name that timm.list_models(pretrained=True) lists, such as timm:resnet18.a1_in1k",
     )
