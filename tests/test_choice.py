@@ -42,7 +42,7 @@ def test_without_a_gpu_it_is_onnxruntime_on_the_cpu(
 
 
 @pytest.mark.usefixtures("gpu")
-def test_one_picture_does_not_wait_for_the_gpu_and_thousands_do(network: Network) -> None:
+def test_one_image_does_not_wait_for_the_gpu_and_thousands_do(network: Network) -> None:
     assert chosen(network, images=1)[:3] == (
         "onnxruntime",
         "cpu",

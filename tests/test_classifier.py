@@ -61,7 +61,7 @@ def same(result: ImageResult, other: ImageResult) -> bool:
     return result.predictions == other.predictions and (result.width, result.height) == (other.width, other.height)
 
 
-def test_every_form_of_a_picture_gives_the_same_answer(classifier: Classifier, tmp_path: Path) -> None:
+def test_every_form_of_an_image_gives_the_same_answer(classifier: Classifier, tmp_path: Path) -> None:
     image = noise(200, 150, seed=7)
     path = tmp_path / "picture.png"
     image.save(path)
@@ -81,7 +81,7 @@ def test_every_form_of_a_picture_gives_the_same_answer(classifier: Classifier, t
         assert one.predictions[0].probability == pytest.approx(result.predictions[0].probability, abs=1e-6)
 
 
-def test_a_grey_array_is_a_picture_too(classifier: Classifier) -> None:
+def test_a_grey_array_is_an_image_too(classifier: Classifier) -> None:
     grey = np.asarray(noise(64, 48).convert("L"))
     assert same(classifier.predict(grey), classifier.predict(Image.fromarray(grey)))
 
@@ -120,7 +120,7 @@ def test_many_are_streamed_in_order_with_each_failure_in_its_place(classifier: C
             )
 
 
-def test_one_broken_picture_raises(classifier: Classifier, tmp_path: Path) -> None:
+def test_one_broken_image_raises(classifier: Classifier, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(ImageError):
         classifier.predict(tmp_path / "broken.jpg")
@@ -137,7 +137,7 @@ def test_sources_are_streamed(classifier: Classifier, tmp_path: Path) -> None:
     ]
 
 
-def test_a_folder_is_not_one_picture(classifier: Classifier, tmp_path: Path) -> None:
+def test_a_folder_is_not_one_image(classifier: Classifier, tmp_path: Path) -> None:
     noise(9, 9).save(tmp_path / "only.png")
     with pytest.raises(ImageError, match="is a folder"):
         classifier.predict(tmp_path)
@@ -162,13 +162,13 @@ def test_a_buffer_that_its_owner_fills_again_is_answered_as_it_was(classifier: C
         assert result.predictions[0].probability == pytest.approx(alone.probability, abs=1e-5)
 
 
-def test_an_open_file_is_a_picture(classifier: Classifier, tmp_path: Path) -> None:
+def test_an_open_file_is_an_image(classifier: Classifier, tmp_path: Path) -> None:
     noise(50, 40).save(tmp_path / "a.png")
     with (tmp_path / "a.png").open("rb") as file:
         assert same(classifier.predict(file), classifier.predict(tmp_path / "a.png"))
 
 
-def test_pictures_that_cannot_be_read_are_image_errors(classifier: Classifier) -> None:
+def test_images_that_cannot_be_read_are_image_errors(classifier: Classifier) -> None:
     closed = noise(9, 9)
     closed.close()
     tensor = torch.zeros(4, 4, 3, requires_grad=True)
@@ -184,7 +184,7 @@ def test_logits_that_are_not_finite_are_never_an_answer(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("thing", [3, None, 2.5])
-def test_what_cannot_be_a_picture_is_named(classifier: Classifier, thing: object) -> None:
+def test_what_cannot_be_an_image_is_named(classifier: Classifier, thing: object) -> None:
     with pytest.raises(UsageError, match=type(thing).__name__):
         classifier.predict(thing)  # type: ignore[call-overload]
 

@@ -60,7 +60,7 @@ def test_a_changed_answer_is_named_with_both_labels() -> None:
     assert (change["other"]["label"], change["other"]["probability"]) == ("class 1", 0.7)
 
 
-def test_a_failed_picture_is_counted_and_left_out() -> None:
+def test_a_failed_image_is_counted_and_left_out() -> None:
     good = answer("good", np.array([0.9, 0.1]))
     comparison = compared(
         (failure("a"), failure("a")),
@@ -87,7 +87,7 @@ def test_of_nothing_nothing_is_said() -> None:
     assert [result[key] for key in keys] == [None] * 4
 
 
-def test_changed_pictures_are_all_counted_and_few_named() -> None:
+def test_changed_images_are_all_counted_and_few_named() -> None:
     many = [
         (answer(str(index), np.array([1.0, 0.0])), answer(str(index), np.array([0.0, 1.0])))
         for index in range(100_000 // 50)
@@ -96,7 +96,7 @@ def test_changed_pictures_are_all_counted_and_few_named() -> None:
     assert (comparison.compared, comparison.agreed, len(comparison.changed)) == (2000, 0, 10)
 
 
-def test_the_two_answers_to_each_picture_are_read_as_they_come() -> None:
+def test_the_two_answers_to_each_image_are_read_as_they_come() -> None:
     read: list[str] = []
 
     def stream(name: str) -> object:
@@ -118,7 +118,7 @@ def test_the_two_answers_to_each_picture_are_read_as_they_come() -> None:
         (["a", "b"], ["a"], "'b' and nothing"),
     ],
 )
-def test_pictures_that_are_not_the_same_are_not_compared(exact: list[str], other: list[str], words: str) -> None:
+def test_images_that_are_not_the_same_are_not_compared(exact: list[str], other: list[str], words: str) -> None:
     one = np.array([1.0])
     with pytest.raises(UnavailableError, match=words):
         list(pair_results([answer(name, one) for name in exact], [answer(name, one) for name in other]))

@@ -111,7 +111,7 @@ def expected(network: nn.Module, crops: np.ndarray) -> np.ndarray:
 
 
 def crops(count: int, size: int) -> np.ndarray:
-    """Coarse random pictures with noise: neither flat nor noise alone."""
+    """Coarse random images with noise: neither flat nor noise alone."""
     generator = np.random.default_rng(count)
     side = -(-size // 16)
     coarse = generator.integers(20, 236, (count, side, side, 3)).repeat(16, axis=1).repeat(16, axis=2)

@@ -104,7 +104,7 @@ def test_so_it_is_with_photographs_at_the_usual_sizes(path: Path, interpolation:
     assert_close(crop, exactly(path.read_bytes(), how))
 
 
-def test_squashed_and_progressive_pictures_are_decoded_there_too() -> None:
+def test_squashed_and_progressive_images_are_decoded_there_too() -> None:
     decode, how = Decoder(), spec(resize=56, mode="squash")
     content = jpeg(noise(200, 90), progressive=True)
     assert_close(GpuDecoder(how, "cpu", decode_batch=decode).load_crop(source(content))[0], exactly(content, how))
@@ -187,7 +187,7 @@ def test_what_the_decoder_fails_at_is_cropped_to_the_bit(decode: gpu_decoding.Ba
     assert size == (160, 100)
 
 
-def test_a_picture_too_large_for_the_gpu_goes_the_exact_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_too_large_for_the_gpu_goes_the_exact_way(monkeypatch: pytest.MonkeyPatch) -> None:
     content, decode = jpeg(noise(160, 100)), Decoder()
     decoder = GpuDecoder(spec(), "cpu", decode_batch=decode)
     monkeypatch.setattr(gpu_decoding, "MAX_PIXELS", 160 * 100 - 1)
@@ -206,7 +206,7 @@ def test_a_picture_too_large_for_the_gpu_goes_the_exact_way(monkeypatch: pytest.
         (b"\xff\xd8\xff", CorruptImageError),
         (jpeg(noise(160, 100))[:60], CorruptImageError),
         (jpeg(noise(160, 100))[:-900], CorruptImageError),
-        # An end before the picture's data, as that of a thumbnail, is not the picture's.
+        # An end before the image's data, as that of a thumbnail, is not the image's.
         (jpeg(noise(160, 100), comment=b"\xff\xd9")[:-900], CorruptImageError),
     ],
     ids=["empty", "text", "start", "header", "cut short", "cut short with a thumbnail"],
@@ -230,7 +230,7 @@ def test_a_file_that_is_not_there_is_not_found(tmp_path: Path) -> None:
         )
 
 
-def test_memory_that_does_not_suffice_is_that_picture_s_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_does_not_suffice_is_that_image_s_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def crop(*_: object, **__: object) -> None:
         raise MemoryError
 
@@ -259,7 +259,7 @@ def test_a_source_is_opened_once_and_closed(content: bytes) -> None:
 
 
 def test_what_threads_want_at_the_same_time_is_decoded_at_once() -> None:
-    """The first decoding waits until seven more threads have a picture to be decoded."""
+    """The first decoding waits until seven more threads have an image to be decoded."""
     decode, started, go_on = Decoder(), threading.Event(), threading.Event()
 
     def slow(jpegs: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -281,7 +281,7 @@ def test_what_threads_want_at_the_same_time_is_decoded_at_once() -> None:
     assert decode.sizes == [1, 7]
 
 
-def test_a_picture_that_fails_its_batch_fails_alone() -> None:
+def test_an_image_that_fails_its_batch_fails_alone() -> None:
     """nvJPEG gives nothing of a batch that holds one it cannot decode; the others are then decoded one by one."""
     decode, started, go_on = Decoder(), threading.Event(), threading.Event()
     bad = jpeg(noise(160, 100, seed=99))
@@ -340,7 +340,7 @@ def test_only_cuda_decodes(device: str) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what is said where there is no GPU")
-def test_a_gpu_that_cannot_decode_is_told_before_any_picture() -> None:
+def test_a_gpu_that_cannot_decode_is_told_before_any_image() -> None:
     with pytest.raises(DeviceError, match="cannot be decoded on cuda:0") as error:
         GpuDecoder(spec(), "cuda:0")
     assert "--decode gpu" in str(error.value.hint)

@@ -292,7 +292,7 @@ def test_an_onnx_file_that_is_no_image_classifier_is_refused(three: str, tmp_pat
 
 
 @pytest.mark.parametrize("softmax", [False, True], ids=["logits", "softmax"])
-def test_whether_a_graph_ends_in_softmax_does_not_depend_on_the_pictures(
+def test_whether_a_graph_ends_in_softmax_does_not_depend_on_the_images(
     softmax: bool, three: str, tmp_path: Path
 ) -> None:
     """Logits that happen to look like probabilities are logits still, alone and beside any neighbours."""

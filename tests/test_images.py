@@ -121,7 +121,7 @@ def test_avif_that_calls_itself_mif1_is_told_from_heic():
 def test_what_a_folder_is_searched_for_is_what_can_be_opened():
     Image.init()
     heif = {".heic", ".heics", ".heif", ".heifs", ".hif"}
-    formats = {*decoding.IMAGE_FORMATS, "MPO"}  # an MPO is a JPEG with more pictures behind it
+    formats = {*decoding.IMAGE_FORMATS, "MPO"}  # an MPO is a JPEG with more images behind it
     registered = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
     assert registered | heif == IMAGE_SUFFIXES
 
@@ -162,7 +162,7 @@ def test_the_first_frame_of_an_animation_is_taken(format_name, options):
     assert np.abs(decoded(content) - np.array([255, 0, 0])).max() <= 2
 
 
-def test_the_first_picture_of_an_mpo_is_taken():
+def test_the_first_image_of_an_mpo_is_taken():
     red, blue = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
     content = encode(red, "MPO", save_all=True, append_images=[blue])
     with Image.open(io.BytesIO(content)) as image:
@@ -284,7 +284,7 @@ LARGE = noise(405, 242)
 
 
 def to(height, width):
-    """What a picture is to be resized to, whatever its size."""
+    """What an image is to be resized to, whatever its size."""
     return lambda size: (height, width)
 
 
@@ -320,7 +320,7 @@ def test_a_jpeg_of_any_orientation_is_reduced_upright(orientation):
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_the_sides_are_held_against_those_of_the_upright_picture(orientation):
+def test_the_sides_are_held_against_those_of_the_upright_image(orientation):
     content = encode(Image.new("RGB", (400, 800)), "JPEG", exif=exif(orientation))
     tall, wide = reduced(content, to(200, 100))[0].shape, reduced(content, to(100, 200))[0].shape
     if orientation == 1:
@@ -341,7 +341,7 @@ def test_a_reduced_jpeg_has_the_colours_of_the_whole(mode, options):
     assert np.abs(pixels[:, :202] - means).mean() < 2
 
 
-def test_a_reduced_mpo_is_its_first_picture():
+def test_a_reduced_mpo_is_its_first_image():
     content = encode(LARGE, "MPO", save_all=True, append_images=[Image.new("RGB", (405, 242), "blue")])
     pixels, whole = reduced(content, to(20, 20))
     assert (whole, pixels.shape) == ((405, 242), (61, 102, 3))
@@ -370,13 +370,13 @@ def test_a_format_that_cannot_be_reduced_comes_out_whole(format_name):
     assert (pixels == decoded(content)).all()
 
 
-def test_the_size_of_a_turned_picture_that_cannot_be_reduced_is_the_upright_one():
+def test_the_size_of_a_turned_image_that_cannot_be_reduced_is_the_upright_one():
     for format_name in ("PNG", "TIFF"):
         pixels, whole = reduced(encode(PHOTO, format_name, exif=exif(6)), to(1, 1))
         assert (whole, pixels.shape) == ((23, 31), (31, 23, 3))
 
 
-def test_a_picture_that_is_small_already_is_loaded_bit_for_bit():
+def test_an_image_that_is_small_already_is_loaded_bit_for_bit():
     content = encode(LARGE, "JPEG")
     assert (reduced(content, to(122, 10))[0] == decoded(content)).all()
 
@@ -388,7 +388,7 @@ def test_a_source_is_loaded_reduced(tmp_path):
     assert (image.size, whole) == ((51, 31), (405, 242))
 
 
-def test_the_limit_on_pixels_is_on_the_whole_picture():
+def test_the_limit_on_pixels_is_on_the_whole_image():
     content = encode(LARGE, "JPEG")
     assert reduced(content, to(10, 10), max_pixels=405 * 242)[0].shape == (31, 51, 3)
     with pytest.raises(ImageTooLargeError, match="405 × 242"):
@@ -737,7 +737,7 @@ def test_a_limit_that_a_reader_imposes_itself_is_too_large_too(monkeypatch):
 def test_a_limit_of_libheifs_is_too_large_and_told():
     content = bytearray(encode_heic(PHOTO))
     place = content.index(b"iloc")
-    content[place + 20 : place + 22] = b"\x7f\xff"  # the pieces that the picture is in
+    content[place + 20 : place + 22] = b"\x7f\xff"  # the pieces that the image is in
     with pytest.raises(ImageTooLargeError, match=r"^exceeds a limit of its decoder: \w.*32767.* security limit"):
         decoded(bytes(content))
 
@@ -821,7 +821,7 @@ def samples() -> dict[str, bytes]:
 SAMPLES = samples()
 
 GRAIN = Image.fromarray(RANDOM.integers(0, 256, (90, 120, 3), dtype=np.uint8))
-# Formats in which damage can be told: how one is made, behind which mark its picture begins, and how far behind.
+# Formats in which damage can be told: how one is made, behind which mark its image begins, and how far behind.
 TELLING = {
     "PNG": (partial(encode, GRAIN, "PNG"), b"IDAT", 4),
     "GIF": (partial(encode, GRAIN, "GIF"), b",\0\0\0\0", 12),
@@ -844,7 +844,7 @@ def test_a_cut_file_is_truncated_and_names_its_format(format_name, share):
 
 
 def test_a_cut_file_is_truncated_wherever_it_is_cut():
-    """But where its first bytes tell no format, and where all of its picture is there already."""
+    """But where its first bytes tell no format, and where all of its image is there already."""
     for name, content in SAMPLES.items():
         whole = decoded(content)
         for end in range(24, len(content), 7):
@@ -877,7 +877,7 @@ def jpeg_with(header: bytes) -> bytes:
     return content[:2] + header + content[2:]
 
 
-def test_the_end_of_a_thumbnail_is_not_the_end_of_its_picture():
+def test_the_end_of_a_thumbnail_is_not_the_end_of_its_image():
     thumbnail = b"\xff\xe1\0\x10Exif\0\0\xff\xd8\xff\xda\0\0\xff\xd9"
     content = jpeg_with(thumbnail)
     assert (decoded(content) == decoded(encode(PHOTO, "JPEG"))).all()

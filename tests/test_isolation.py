@@ -1,7 +1,7 @@
 """Decoding in worker processes: the same crops, and decoders that really crash, hang and devour memory.
 
 The hostile decoder is a `pillow_heif` of our own, found before the real one by the workers alone: it does what the
-picture says.
+image says.
 """
 
 from __future__ import annotations
@@ -270,7 +270,7 @@ def test_a_file_that_cannot_be_opened_as_its_path_says_is_read_here(cropper: Iso
     ],
 )
 @pytest.mark.usefixtures("hostile")
-def test_a_crash_is_one_pictures_error_and_the_next_is_answered(
+def test_a_crash_is_one_images_error_and_the_next_is_answered(
     action: str, words: str, cropper: IsolatedPreprocessor
 ) -> None:
     plain = cropping.create_preprocessor("exact", SPEC, "cpu")
@@ -284,7 +284,7 @@ def test_a_crash_is_one_pictures_error_and_the_next_is_answered(
 
 
 @pytest.mark.usefixtures("hostile")
-def test_a_crash_that_an_earlier_picture_brought_about_is_not_the_next_ones(cropper: IsolatedPreprocessor) -> None:
+def test_a_crash_that_an_earlier_image_brought_about_is_not_the_next_ones(cropper: IsolatedPreprocessor) -> None:
     plain = cropping.create_preprocessor("exact", SPEC, "cpu")
     size, out = crop_of(cropper, held(doing("poison")))
     assert size == (8, 8)
@@ -318,7 +318,7 @@ def test_what_a_decoder_raises_or_writes_is_not_taken_for_an_answer(
 
 @pytest.mark.parametrize("action", ["sleep", "spin"])
 @pytest.mark.usefixtures("hostile")
-def test_a_picture_that_takes_too_long_has_its_own_error(action: str) -> None:
+def test_an_image_that_takes_too_long_has_its_own_error(action: str) -> None:
     isolated = IsolatedPreprocessor("exact", SPEC, time_limit=0.75)
     before = time.monotonic()
     with pytest.raises(DecoderTimeoutError, match=r"^not decoded within 0\.75 seconds$") as caught:
@@ -328,7 +328,7 @@ def test_a_picture_that_takes_too_long_has_its_own_error(action: str) -> None:
     isolated.close()
 
 
-def test_the_time_is_one_pictures_and_not_all_pictures() -> None:
+def test_the_time_is_one_images_and_not_all_images() -> None:
     isolated = IsolatedPreprocessor("exact", SPEC, time_limit=5)
     good = held(encoded(noise(64, 48), "PNG"))
     crop_of(isolated, good)
@@ -353,7 +353,7 @@ def test_memory_without_end_meets_a_limit_in_proportion_to_the_pixels_allowed() 
 
 
 @pytest.mark.usefixtures("hostile")
-def test_memory_that_an_earlier_picture_kept_is_not_the_next_ones_fault() -> None:
+def test_memory_that_an_earlier_image_kept_is_not_the_next_ones_fault() -> None:
     isolated = IsolatedPreprocessor("exact", SPEC, max_pixels=4 * 10**6)
     crop_of(isolated, held(doing("leak")))
     (leaking,) = children(os.getpid())
@@ -364,7 +364,7 @@ def test_memory_that_an_earlier_picture_kept_is_not_the_next_ones_fault() -> Non
 
 
 @pytest.mark.usefixtures("hostile")
-def test_many_threads_neither_lose_nor_mix_a_picture() -> None:
+def test_many_threads_neither_lose_nor_mix_an_image() -> None:
     isolated = IsolatedPreprocessor("exact", SPEC, time_limit=60)
     plain = cropping.create_preprocessor("exact", SPEC, "cpu")
     expected: list[object] = []
@@ -410,7 +410,7 @@ def test_nothing_is_started_before_it_is_needed_and_nothing_is_left_behind() -> 
 
 
 @pytest.mark.usefixtures("hostile")
-def test_an_interrupted_picture_is_not_the_answer_to_the_next(cropper: IsolatedPreprocessor) -> None:
+def test_an_interrupted_image_is_not_the_answer_to_the_next(cropper: IsolatedPreprocessor) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -464,7 +464,7 @@ def test_workers_end_with_their_parent_however_it_ends(end: str, tmp_path: Path)
         if end == "SIGKILL":
             parent.kill()
     assert parent.wait() == (-signal.SIGKILL if end == "SIGKILL" else 3)
-    # One waits and sees its pipe close; the other is at a picture without end, which has a limit of 4 seconds.
+    # One waits and sees its pipe close; the other is at an image without end, which has a limit of 4 seconds.
     assert gone(workers, 30)
 
 
@@ -483,7 +483,7 @@ def test_a_worker_imports_nothing_that_takes_seconds() -> None:
         ("", "cannot start a decoding process"),
     ],
 )
-def test_a_worker_that_cannot_be_started_is_no_pictures_fault(
+def test_a_worker_that_cannot_be_started_is_no_images_fault(
     program: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", program)
@@ -518,7 +518,7 @@ def test_a_module_in_the_folder_it_is_started_in_is_not_run(
 
 
 def test_a_worker_that_answers_nonsense_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that was taken over by its picture may say anything."""
+    """One that was taken over by its image may say anything."""
     program = tmp_path / "python"
     ready = r"\0\0\0\2{}"
     isolated = IsolatedPreprocessor("exact", SPEC)

@@ -146,7 +146,7 @@ def test_a_number_that_json_has_not_is_refused() -> None:
         written("json", [broken])
 
 
-def test_the_table_of_one_picture_shows_each_rank_with_its_percentage_and_bar() -> None:
+def test_the_table_of_one_image_shows_each_rank_with_its_percentage_and_bar() -> None:
     lines = written("table", [GOOD]).splitlines()
     assert lines[0] == 'dogs/Größe, "x".jpg  640×480  tiny'
     assert lines[1].startswith(" 1  a dog, large   75.00 %  ██████████████████████▌")
@@ -154,7 +154,7 @@ def test_the_table_of_one_picture_shows_each_rank_with_its_percentage_and_bar() 
     assert len(lines) == 3
 
 
-def test_the_table_of_many_pictures_has_a_row_each() -> None:
+def test_the_table_of_many_images_has_a_row_each() -> None:
     lines = written("table", [GOOD, BAD]).splitlines()
     assert len(lines) == 2
     assert "a dog, large" in lines[0]

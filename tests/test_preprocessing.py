@@ -258,7 +258,7 @@ def ramps(width: int, height: int) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("size", [(131, 137), (137, 131), (131, 1001), (259, 263), (300, 130)])
 def test_nothing_is_shifted_or_stretched(size: tuple[int, int]) -> None:
     """A pixel of the crop is 16 levels wide here, so that a crop off by one is off by 16, and taking a reduced
-    picture's rounded size for the true one up to 4."""
+    image's rounded size for the true one up to 4."""
     spec = PreprocessSpec(16, (14, 14), "bilinear", True, (0.5,) * 3, (0.5,) * 3)
     content = jpeg(ramps(*size))
     crop, scale = fast(content, spec)
@@ -269,7 +269,7 @@ def test_nothing_is_shifted_or_stretched(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [(4032, 3024), (500, 375), (61, 200), (1, 1), (1, 100_000), (3, 700)])
-def test_the_fast_crop_of_a_whole_picture_is_near(size: tuple[int, int]) -> None:
+def test_the_fast_crop_of_a_whole_image_is_near(size: tuple[int, int]) -> None:
     spec = catalog.find_model("efficientnet_lite0").preprocess
     image = noise(*size)
     near(preprocessing.resize_and_crop_fast(image, size, spec), preprocessing.resize_and_crop(image, spec), 0.3)
@@ -283,7 +283,7 @@ def test_the_fast_crop_of_a_whole_picture_is_near(size: tuple[int, int]) -> None
     crop_mode=st.sampled_from(["center", "squash", "border"]),
     interpolation=st.sampled_from([*FILTERS, "nearest"]),
 )
-def test_any_picture_has_a_fast_crop(
+def test_any_image_has_a_fast_crop(
     width: int,
     height: int,
     resize_size: int | tuple[int, int],

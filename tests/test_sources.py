@@ -251,7 +251,7 @@ def test_a_pipe_in_a_list_is_no_file_and_waited_for_by_nobody(folder):
 
 
 @unix
-def test_a_pipe_that_is_the_one_picture_is_read(folder):
+def test_a_pipe_that_is_the_one_image_is_read(folder):
     os.mkfifo("pipe")
     writer = threading.Thread(target=Path("pipe").write_bytes, args=(b"image",))
     writer.start()
@@ -371,7 +371,7 @@ def test_names_of_a_list_are_no_globs(tmp_path):
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "is a folder"), (1, "is a folder"), (2, "is a folder")])
-def test_a_folder_is_never_the_one_picture(count, words, tmp_path):
+def test_a_folder_is_never_the_one_image(count, words, tmp_path):
     for index in range(count):
         (tmp_path / f"{index}.jpg").write_bytes(b"x")
     with pytest.raises(ImageUnreadableError, match=words):
@@ -379,7 +379,7 @@ def test_a_folder_is_never_the_one_picture(count, words, tmp_path):
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "no image"), (1, None), (2, "several images")])
-def test_an_archive_is_the_one_picture_if_it_holds_one(count, words, tmp_path):
+def test_an_archive_is_the_one_image_if_it_holds_one(count, words, tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for index in range(count):
             archive.writestr(f"{index}.jpg", b"content")
@@ -1357,7 +1357,7 @@ def shard() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", TARS)
-def test_a_shards_pictures_are_each_a_source_with_its_own_bytes(folder, kind):
+def test_a_shards_images_are_each_a_source_with_its_own_bytes(folder, kind):
     members = shard()
     make_archive(f"shard{kind}", members)
     selection = Selection()
@@ -1378,7 +1378,7 @@ def test_a_shards_masks_can_be_left_out(folder, kind):
     assert selection.skipped == {"not_an_image_name": 60, "excluded": 30}
 
 
-def test_a_picture_of_a_shard_that_breaks_does_not_shift_its_neighbours(folder, monkeypatch):
+def test_an_image_of_a_shard_that_breaks_does_not_shift_its_neighbours(folder, monkeypatch):
     monkeypatch.setattr(source_module, "MAX_BYTES", 1000)
     members = shard()
     members["train/1/000010.jpg"] = bytes(1001)
@@ -1449,7 +1449,7 @@ def test_what_is_left_out_is_counted(folder, how):
         (["raw"], ["raw"], set()),
     ],
 )
-def test_patterns_are_those_of_gitignore_wherever_pictures_come_from(folder, how, include, exclude, taken):
+def test_patterns_are_those_of_gitignore_wherever_images_come_from(folder, how, include, exclude, taken):
     assert selected(how, include=include, exclude=exclude)[0] == taken
 
 

@@ -58,7 +58,7 @@ def process(*arguments: str | Path, **options: Any) -> subprocess.CompletedProce
 
 @pytest.fixture
 def album(tmp_path: Path) -> Path:
-    """A folder with spaces in its name: five pictures, one of them broken, one in a subfolder, and a text file."""
+    """A folder with spaces in its name: five images, one of them broken, one in a subfolder, and a text file."""
     folder = tmp_path / "my album"
     (folder / "sub").mkdir(parents=True)
     for index, name in enumerate(["b.png", "a.jpg", "sub/c.webp", "z.gif"]):
@@ -69,4 +69,4 @@ def album(tmp_path: Path) -> Path:
 
 
 ALBUM = ["a.jpg", "b.png", "m.jpg", "sub/c.webp", "z.gif"]
-"""Its pictures in sorted order; m.jpg is the broken one."""
+"""Its images in sorted order; m.jpg is the broken one."""

@@ -21,7 +21,7 @@ from imgclassify.sources import Source
 
 
 class Stub:
-    """Stands in for a Classifier of two classes: sure of the first; in bfloat16 less so from picture to picture,
+    """Stands in for a Classifier of two classes: sure of the first; in bfloat16 less so from image to image,
     until some come out the other way."""
 
     made: list[dict[str, Any]]
@@ -70,7 +70,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> type[Stub]:
 
 def test_a_setting_is_held_against_the_exact_way(run: Run, album: Path, stub: type[Stub]) -> None:
     outcome = run("compare", "net", album, "--dtype", "bfloat16", "--batch-size", "4", "--json")
-    assert outcome.status == 1  # a picture is broken
+    assert outcome.status == 1  # an image is broken
     document = json.loads(outcome.out)
     way = {"engine": "onnxruntime", "device": "cpu", "dtype": "float32", "decode": "exact"}
     assert document["exact"] == way
@@ -120,7 +120,7 @@ def test_each_setting_is_one_that_may_differ(
     assert document["other"] == {**document["exact"], **changed}
 
 
-def test_a_picture_that_fails_one_way_only_is_told(run: Run, album: Path, stub: type[Stub]) -> None:
+def test_an_image_that_fails_one_way_only_is_told(run: Run, album: Path, stub: type[Stub]) -> None:
     outcome = run("compare", "net", album, "--decode", "gpu")
     assert outcome.status == 1
     assert "3 compared, 2 failed (1 of them with one setting only)" in outcome.out
@@ -144,7 +144,7 @@ def test_where_only_one_engine_can_there_is_nothing_to_compare(
     assert "the onnxruntime engine cannot run net" in outcome.err
 
 
-def test_a_limit_takes_the_first_pictures(run: Run, album: Path, stub: type[Stub]) -> None:
+def test_a_limit_takes_the_first_images(run: Run, album: Path, stub: type[Stub]) -> None:
     outcome = run("compare", "net", album, "--dtype", "bfloat16", "--limit", "2", "--json")
     assert outcome.status == 0
     assert json.loads(outcome.out)["compared"] == 2
@@ -180,7 +180,7 @@ def test_a_folder_that_grows_meanwhile_is_not_compared(
     stream = stub.stream
 
     def growing(self: Stub, sources: Iterable[Source]) -> Iterator[ImageResult]:
-        if self.run.dtype == "bfloat16":  # the exact way has found its first picture by now
+        if self.run.dtype == "bfloat16":  # the exact way has found its first image by now
             (album / "0.jpg").write_bytes(b"new")
         yield from stream(self, sources)
 

@@ -31,7 +31,7 @@ def records(text: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_one_picture_is_a_table_of_five_labels(run: Run, photo: Path) -> None:
+def test_one_image_is_a_table_of_five_labels(run: Run, photo: Path) -> None:
     outcome = run("predict", photo)
     lines = outcome.out.splitlines()
     assert (outcome.status, outcome.err) == (0, "")
@@ -51,7 +51,7 @@ def test_json_is_the_documented_document(run: Run, photo: Path) -> None:
     assert [prediction["rank"] for prediction in document["results"][0]["predictions"]] == [1, 2, 3]
 
 
-def test_a_folder_is_a_record_a_picture_in_sorted_order_whatever_is_broken(run: Run, album: Path) -> None:
+def test_a_folder_is_a_record_per_image_in_sorted_order_whatever_is_broken(run: Run, album: Path) -> None:
     outcome = run("predict", album, "--jsonl", "--batch-size", "2")
     found = records(outcome.out)
     assert outcome.status == 1
@@ -63,7 +63,7 @@ def test_a_folder_is_a_record_a_picture_in_sorted_order_whatever_is_broken(run: 
     assert "4 answered, 1 failed (truncated_image 1)" in outcome.err
 
 
-def test_each_record_is_the_answer_to_its_own_picture(run: Run, album: Path) -> None:
+def test_each_record_is_the_answer_to_its_own_image(run: Run, album: Path) -> None:
     together = {record["source"]: record for record in records(run("predict", album, "--jsonl").out)}
     for name in ("a.jpg", "sub/c.webp"):
         [alone] = records(run("predict", album / name, "--jsonl").out)
@@ -73,13 +73,13 @@ def test_each_record_is_the_answer_to_its_own_picture(run: Run, album: Path) -> 
 
 
 @pytest.mark.parametrize(("name", "delimiter"), [("csv", ","), ("tsv", "\t")])
-def test_delimited_output_has_a_row_a_picture(name: str, delimiter: str, run: Run, album: Path) -> None:
+def test_delimited_output_has_a_row_per_image(name: str, delimiter: str, run: Run, album: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(run("predict", album, "-f", name).out), delimiter=delimiter))
     assert [Path(row["source"]).name for row in rows] == [Path(entry).name for entry in ALBUM]
     assert [row["error_type"] for row in rows] == ["", "", "truncated_image", "", ""]
 
 
-def test_bytes_on_stdin_are_a_picture(run: Run, photo: Path) -> None:
+def test_bytes_on_stdin_are_an_image(run: Run, photo: Path) -> None:
     outcome = run("predict", "-", "--jsonl", stdin=photo.read_bytes())
     [record] = records(outcome.out)
     assert (outcome.status, record["source"]) == (0, "-")
@@ -313,7 +313,7 @@ def test_a_full_disk_behind_stdout_is_told(photo: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_offline_fetches_no_picture(run: Run, photo: Path) -> None:
+def test_offline_fetches_no_image(run: Run, photo: Path) -> None:
     with FileServer(photo.parent) as server:
         outcome = run("predict", server.url("photo.jpg"), "--offline", "--jsonl")
         assert server.requests == []

@@ -58,13 +58,13 @@ def test_a_command_imports_no_other(arguments: list[str]) -> None:
     assert not {"rich.markdown", "markdown_it", "pygments"} & modules
 
 
-def test_one_picture_is_answered_with_no_more_than_it_takes(photo: Path) -> None:
+def test_one_image_is_answered_with_no_more_than_it_takes(photo: Path) -> None:
     modules, status = imported("predict", str(photo))
     assert status == 0
     assert modules & HEAVY == FOR_ONE_PICTURE
     assert not {"pandas", "safetensors", "google", "huggingface_hub", "filelock", "sympy", "pydantic"} & modules
     whole, _ = imported("predict", str(photo), whole_names=True)
-    # Formats that the picture is not of, archives it is not in, a table it is not printed as, plugins.
+    # Formats that the image is not of, archives it is not in, a table it is not printed as, plugins.
     others = {"PIL.PngImagePlugin", "PIL.TiffImagePlugin", "PIL.GifImagePlugin", "PIL.WebPImagePlugin"}
     others |= {"tarfile", "imgclassify.output.csv_tsv", "imgclassify.hub.timm_registry", "importlib.metadata"}
     assert not others & whole

@@ -126,7 +126,7 @@ def test_a_terminal_that_is_closed_ends_a_run_that_can_be_resumed(album: Path, t
 
 def test_ctrl_c_while_stdin_is_awaited_ends_at_once() -> None:
     terminal = Terminal("predict", "-", "-v")
-    terminal.read_until("efficientnet_lite0")  # loaded, and waiting for the picture
+    terminal.read_until("efficientnet_lite0")  # loaded, and waiting for the image
     time.sleep(0.3)
     terminal.press_ctrl_c()
     started = time.monotonic()

@@ -33,7 +33,7 @@ MANY = 120
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of small pictures, every tenth of them broken."""
+    """A folder of small images, every tenth of them broken."""
     folder = tmp_path_factory.mktemp("many")
     for index in range(MANY):
         path = folder / f"{index // 40}" / f"{index:04}.jpg"
@@ -123,7 +123,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
 
 
 def test_what_is_in_flight_is_waited_for(tmp_path: Path) -> None:
-    """A picture that is on its way from a server when the signal comes has its record."""
+    """An image that is on its way from a server when the signal comes has its record."""
     stream = io.BytesIO()
     noise(48, 40).save(stream, "JPEG")
     with FileServer(files={"a.jpg": stream.getvalue()}) as server:
@@ -295,7 +295,7 @@ def test_failed_ones_are_tried_again_when_asked(run: Run, album: Path, tmp_path:
     assert json.loads((tmp_path / "s.json").read_text("utf-8"))["images"] == 1
 
 
-def test_pictures_that_are_new_are_added(run: Run, album: Path, tmp_path: Path) -> None:
+def test_images_that_are_new_are_added(run: Run, album: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.csv"
     run("predict", album, "-o", output)
     noise(50, 50).save(album / "new.jpg")
@@ -305,7 +305,7 @@ def test_pictures_that_are_new_are_added(run: Run, album: Path, tmp_path: Path) 
 
 @pytest.fixture
 def expected_images(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
-    """For how many pictures each run has chosen its engine and device."""
+    """For how many images each run has chosen its engine and device."""
     numbers: list[int | None] = []
     load = Classifier.__init__
 
@@ -317,7 +317,7 @@ def expected_images(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     return numbers
 
 
-def test_a_resumed_run_chooses_by_the_number_of_all_its_pictures(
+def test_a_resumed_run_chooses_by_the_number_of_all_its_images(
     expected_images: list[int | None], run: Run, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["predict", album, "-o", tmp_path / "out.csv"]

@@ -1,4 +1,4 @@
-"""Hostile pictures: every format that is opened, from real encoders, mutated, decoded and cropped in a worker."""
+"""Hostile images: every format that is opened, from real encoders, mutated, decoded and cropped in a worker."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def pictures() -> Iterator[Target]:
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(given_input=mutated(images.seeds(), fields=images.fields, repair=images.repair))
-def test_no_mutated_picture_crashes_or_hangs_a_decoder(pictures: Target, given_input: Input) -> None:
+def test_no_mutated_image_crashes_or_hangs_a_decoder(pictures: Target, given_input: Input) -> None:
     pictures.attempt(given_input)
 
 

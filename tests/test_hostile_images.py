@@ -30,10 +30,10 @@ from imgclassify.images.isolation import _BYTES_PER_PIXEL
 from imgclassify.sources import Source
 
 MAX_PIXELS = 10**7
-"""What is allowed here: the harm of a picture grows with it, and the tests need not wait for the most."""
+"""What is allowed here: the harm of an image grows with it, and the tests need not wait for the most."""
 
 SPARE_BYTES = 96 * 2**20
-"""What a picture of no size may take, with its decoder's code."""
+"""What an image of no size may take, with its decoder's code."""
 
 ANSWERED = "answered"
 
@@ -184,7 +184,7 @@ def jpeg_of_a_size_without_data() -> bytes:
 
 @hostile("image_too_large")
 def jpeg_of_many_scans() -> bytes:
-    """Each of 14 bytes, and of the time of all the picture."""
+    """Each of 14 bytes, and of the time of all the image."""
     content = jpeg(3000, 3000, progressive=True)
     first = content.index(b"\xff\xda")
     behind = content.index(b"\xff", first + 14)
@@ -306,7 +306,7 @@ def tiff_of_4_billion_strips() -> bytes:
 
 @hostile("image_too_large")
 def tiff_of_a_huge_tile() -> bytes:
-    """In libtiff 2 GiB for a picture of 10×10."""
+    """In libtiff 2 GiB for an image of 10×10."""
     return tiff(tiff_of(10, 10, *tiles(2**19, 4080), compression=8)) + bytes(300)
 
 
@@ -453,7 +453,7 @@ def heic_of_another_size_than_its_data() -> bytes:
     return resized("HEIF", 3000, 3000)
 
 
-# No pictures, and more than pictures ------------------------------------------------------------------------
+# No images, and more than images ------------------------------------------------------------------------
 
 
 @hostile("empty")
@@ -573,7 +573,7 @@ def test_each_is_answered_or_one_error_of_its_own_kind_in_little_memory(
 
 
 def test_among_them_the_others_are_answered(tmp_path: Path) -> None:
-    """In one run, in order, with good pictures between any two."""
+    """In one run, in order, with good images between any two."""
     expected = []
     for index, (name, (make, kind)) in enumerate(MADE.items()):
         if "strip_of_1_by_10_million" in name:
