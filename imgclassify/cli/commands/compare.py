@@ -2,7 +2,7 @@
 
 import json as jsonlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -94,13 +94,7 @@ def compare(
     Without any of them, the two engines are compared.
     """
     console.configure()
-    if "-" in (*(sources.sources or []), sources.files_from):
-        raise UsageError("stdin can be read only once", hint="give files or folders instead")
-    if not sources.sources and sources.files_from is None:
-        raise UsageError(
-            f"only {model!r} was given, which is taken as the model",
-            hint="give the model and then the images: imgclassify compare efficientnet_lite0 photos/",
-        )
+    _require_repeatable(sources, model)
     inputs = SourceInputs(sources, offline=offline)
 
     def find_images(*, quietly: bool = True) -> "Iterator[Source]":
@@ -125,9 +119,32 @@ def compare(
                 **settings.classifier_arguments(),
             )
 
+    exact, other = _create_both(create_classifier, running)
+    comparison = _compare(exact, other, find_images)
+    if json:
+        typer.echo(jsonlib.dumps(_document(exact.run, other.run, comparison), indent=1))
+    else:
+        _print_comparison(exact.run, other.run, comparison)
+    raise typer.Exit(int(ExitStatus.SOME_IMAGES_FAILED if comparison.failed else ExitStatus.OK))
+
+
+def _require_repeatable(sources: RepeatableSourceOptions, model: str) -> None:
+    """Rejects stdin as a source, and a command without sources."""
+    if "-" in (*(sources.sources or []), sources.files_from):
+        raise UsageError("stdin can be read only once", hint="give files or folders instead")
+    if not sources.sources and sources.files_from is None:
+        raise UsageError(
+            f"only {model!r} was given, which is taken as the model",
+            hint="give the model and then the images: imgclassify compare efficientnet_lite0 photos/",
+        )
+
+
+def _compare(
+    exact: "Classifier", other: "Classifier", find_images: "Callable[..., Iterator[Source]]"
+) -> "Comparison":
+    """Runs both classifiers on the images, side by side."""
     from imgclassify.comparison import Comparison, pair_results
 
-    exact, other = _create_both(create_classifier, running)
     print_message(f"comparing {_describe(other.run)} with {_describe(exact.run)}")
     comparison = Comparison()
     stats = RunStats()
@@ -137,11 +154,7 @@ def compare(
         for first, second in pairs:
             comparison.add(first, second)
             stats.add_record(first if first.error else second)
-    if json:
-        typer.echo(jsonlib.dumps(_document(exact.run, other.run, comparison), indent=1))
-    else:
-        _print_comparison(exact.run, other.run, comparison)
-    raise typer.Exit(int(ExitStatus.SOME_IMAGES_FAILED if comparison.failed else ExitStatus.OK))
+    return comparison
 
 
 def _create_both(create_classifier: Any, running: RunningOptions) -> "tuple[Classifier, Classifier]":
