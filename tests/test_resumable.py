@@ -25,10 +25,13 @@ from outputs import RESUMABLE, file_format, open_output
 from test_output import BAD, GOOD, RUN
 
 from imgclassify.errors import UsageError
+from imgclassify.output.formats import FORMATS
 from imgclassify.output.resume_index import _CLAIM, ResumeIndex
 from imgclassify.results import ImageResult
 
 every_format = pytest.mark.parametrize("name", RESUMABLE)
+TEXT_FORMATS = {each.name for each in FORMATS if each.reader}
+"""Formats whose provenance is in a file of its own."""
 
 ODD_NAMES = [
     "plain.jpg",
@@ -90,7 +93,7 @@ def test_a_file_appears_when_its_run_is_complete(name: str, tmp_path: Path) -> N
         output.complete()
         assert output.unfinished is None
     assert read(path, name) == [GOOD, BAD]
-    beside = {f"out.{name}.run.json"} if name in ("jsonl", "csv", "tsv") else set()
+    beside = {f"out.{name}.run.json"} if name in TEXT_FORMATS else set()
     assert {entry.name for entry in tmp_path.iterdir()} == {path.name} | beside
 
 
@@ -617,7 +620,7 @@ def test_a_disk_that_fails_while_the_file_is_written_whole_loses_nothing(
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
             patched.setattr(Path, step, fail)
-            failed = step == "replace" or name in ("jsonl", "csv", "tsv")
+            failed = step == "replace" or name in TEXT_FORMATS
             with pytest.raises(UsageError) if failed else nullcontext() as raised:
                 output.complete()
     if failed:
@@ -656,7 +659,7 @@ def test_who_may_not_read_the_output_may_not_read_its_records_either(tmp_path: P
 @every_format
 def test_a_long_name_is_written_or_refused_at_once(name: str, length: int, tmp_path: Path) -> None:
     path = tmp_path / ("é" * (length // 2) + "x" * (length % 2))
-    beside = name in ("jsonl", "csv", "tsv")
+    beside = name in TEXT_FORMATS
     if length + len(".run.json" if beside else ".partial") > 255:
         with pytest.raises(UsageError, match="too long"):
             open_output(path, name)

@@ -195,7 +195,7 @@ def test_verbose_says_what_runs_where_on_stderr(run: Run, photo: Path) -> None:
         (["predict", "PHOTO", "-0"], 2, "--files-from"),
         (["predict", "-", "--files-from", "-"], 2, "stdin cannot be both"),
         (["predict", "--files-from", "/no/such/list"], 2, "/no/such/list"),
-        (["predict", "PHOTO", "--format", "xml"], 2, "xml"),
+        (["predict", "PHOTO", "--format", "docx"], 2, "docx"),
         (["predict", "PHOTO", "--no-such-option"], 2, "--no-such-option"),
         (["predict", "PHOTO", "-m", "resnet5O"], 3, "unknown model 'resnet5O'"),
         (["predict", "PHOTO", "-m", "resnet50", "--offline"], 3, "resnet50-11ad3fa6.pth"),
