@@ -15,6 +15,7 @@ ImgclassifyError
 │   │   ├── DownloadError        the server did not deliver the file
 │   │   └── HashMismatchError    a file whose SHA-256 is not the expected one
 │   ├── CheckpointError          a checkpoint that cannot be read, or does not fit its architecture
+│   ├── OutputError              an output, such as features, that a network does not have
 │   ├── LabelsError              a label set that cannot be read, or does not fit its network
 │   └── DeviceError              a device, dtype or engine that this machine does not have
 └── ImageError              1    one image that could not be classified; becomes its error record
@@ -55,6 +56,7 @@ __all__ = [
     "NotAFileError",
     "NotAnImageError",
     "OfflineError",
+    "OutputError",
     "ResourceError",
     "TruncatedImageError",
     "UnavailableError",
@@ -142,6 +144,10 @@ class HashMismatchError(WeightsError):
 
 
 class CheckpointError(UnavailableError):
+    pass
+
+
+class OutputError(UnavailableError):
     pass
 
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 from imgclassify import pipeline
 from imgclassify._version import __version__
-from imgclassify.engines import devices
+from imgclassify.engines import LOGITS, devices
 from imgclassify.engines.choice import create_engine, validate_options
+from imgclassify.engines.engine import validate_outputs
 from imgclassify.errors import CheckpointError, ImageError, UsageError, make_printable
 from imgclassify.hub.loader import load_network
 from imgclassify.images import DECODE_MODES, MAX_PIXELS, TIME_LIMIT
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from imgclassify.engines import Engine
+    from imgclassify.engines import Engine, LinearHead
     from imgclassify.engines.choice import EngineSelection
     from imgclassify.hub.network import LoadOptions, Network
     from imgclassify.images.cropping import Preprocessor
@@ -54,6 +55,9 @@ class RunnerOptions:
     time_limit: float = TIME_LIMIT
     num_images: int | None = None
     offline: bool = False
+    outputs: tuple[str, ...] = (LOGITS,)
+    """What the runner returns for each image: engines.LOGITS, FEATURES or FEATURE_MAP. Logits are always among
+    it, unless the network has no classifier."""
 
     def validate(self) -> None:
         """Rejects options that no network can be run with, before a network is fetched.
@@ -69,6 +73,7 @@ class RunnerOptions:
             max_pixels=self.max_pixels,
         )
         validate_options(self.engine, self.device, self.dtype)
+        validate_outputs(self.outputs)
         if self.decode_mode not in DECODE_MODES:
             raise UsageError(f"unknown decode mode {self.decode_mode!r}", hint=f"use {', '.join(DECODE_MODES)}")
         if self.isolate and self.decode_mode == "gpu":
@@ -111,7 +116,8 @@ class ModelRunner:
 
         Raises:
             UsageError: the engine that the user named cannot run the network.
-            UnavailableError: the network cannot be built, or it cannot be run on the device or in the dtype.
+            UnavailableError: the network cannot be built, or it cannot be run on the device or in the dtype, or
+                it does not have one of the outputs.
         """
         selection = create_engine(
             network,
@@ -119,6 +125,7 @@ class ModelRunner:
             device=options.device,
             dtype=options.dtype,
             num_images=options.num_images,
+            outputs=options.outputs,
         )
         self.network = network
         self.engine: Engine = selection.engine
@@ -216,6 +223,16 @@ class ModelRunner:
             concurrency=concurrency,
             stop_event=stop_event,
         )
+
+    def read_head(self) -> LinearHead:
+        """Returns the weight and bias of the last layer: `logits = features @ weight.T + bias`.
+
+        The runner must have been created with the output FEATURES.
+
+        Raises:
+            OutputError: the logits are not a linear function of the features, or the layer cannot be found.
+        """
+        return self.engine.read_head()
 
     def close(self) -> None:
         """Ends the worker processes of `isolate`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 import weakref
@@ -15,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from imgclassify.catalog import PreprocessSpec
-from imgclassify.engines import LOGITS, Engine, cuda_streams, torch_engine
+from imgclassify.catalog import FeatureLayers, PreprocessSpec, find_model
+from imgclassify.engines import FEATURE_MAP, FEATURES, LOGITS, Engine, cuda_streams, torch_engine
 from imgclassify.engines.torch_engine import TorchEngine, available_devices, find_device
 from imgclassify.errors import CheckpointError, DeviceError, UnavailableError
 
@@ -288,6 +289,9 @@ def _is_launcher() -> bool:
     return threading.current_thread().name.startswith("imgclassify-cuda-launcher")
 
 
+Tensors = dict[str, torch.Tensor]
+
+
 class FakeEvent:
     def __init__(self, cuda: FakeCuda) -> None:
         self._cuda = cuda
@@ -304,11 +308,12 @@ class FakeEvent:
 
 
 class FakeGraph:
-    def __init__(self, compute: Callable[[], torch.Tensor], output: torch.Tensor, error: float) -> None:
-        self._compute, self._output, self._error = compute, output, error
+    def __init__(self, compute: Callable[[], Tensors], outputs: Tensors, error: float) -> None:
+        self._compute, self._outputs, self._error = compute, outputs, error
 
     def replay(self) -> None:
-        self._output.copy_(self._compute() + self._error)
+        for name, output in self._compute().items():
+            self._outputs[name].copy_(output + self._error)
 
 
 class FakeCuda:
@@ -342,18 +347,17 @@ class FakeCuda:
         self.log.append(("pinned", (shape, dtype)))
         return torch.empty(shape, dtype=dtype)
 
-    def capture_graph(
-        self, stream: Any, compute: Callable[[], torch.Tensor]
-    ) -> tuple[Callable[[], None], torch.Tensor]:
+    def capture_graph(self, stream: Any, compute: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
         self.log.append(("capture", stream))
         self.most_alive = max(self.most_alive, self.alive + 1)
         if self._capture_error is not None:
             raise self._capture_error
-        output = torch.full_like(compute(), torch.nan)  # nothing is computed before a replay
-        graph = FakeGraph(compute, output, self._replay_error)
+        # Nothing is computed before a replay.
+        outputs = {name: torch.full_like(output, torch.nan) for name, output in compute().items()}
+        graph = FakeGraph(compute, outputs, self._replay_error)
         self.alive += 1
         weakref.finalize(graph, self._dies)
-        return graph.replay, output
+        return graph.replay, outputs
 
     def _dies(self) -> None:
         self.alive -= 1
@@ -485,12 +489,12 @@ def test_memory_running_out_costs_the_graph_before_it_costs_the_size_of_the_batc
 
 def test_a_lane_at_work_while_memory_runs_out_drops_its_graph_at_its_next_batch() -> None:
     cuda, graphs = FakeCuda(), cuda_streams.CudaGraphPolicy("float32")
-    lane: Any = cuda_streams.CudaStream(TorchEngine(Channels, SPEC, device="cpu")._compute_logits, cuda, graphs)
+    lane: Any = cuda_streams.CudaStream(TorchEngine(Channels, SPEC, device="cpu")._compute_outputs, cuda, graphs)
     for _ in range(cuda_streams.GRAPH_AFTER):
         lane.infer(crops(2))
     assert cuda.alive == 1
     assert graphs.disable()
-    np.testing.assert_array_equal(lane.infer(crops(2)), exact(crops(2)))
+    np.testing.assert_array_equal(lane.infer(crops(2))[LOGITS], exact(crops(2)))
     assert cuda.alive == 0
     assert not graphs.disable()
 
@@ -563,6 +567,49 @@ def test_a_network_that_fails_on_a_lane_is_told_as_on_the_cpu_and_the_lane_serve
     np.testing.assert_array_equal(infer(engine, crops(2)), exact(crops(2)))
 
 
+class WithHead(torch.nn.Module):
+    """A pooling and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = torch.nn.AdaptiveAvgPool2d(1)
+        self.head = torch.nn.Linear(3, 2)
+        torch.nn.init.constant_(self.head.weight, 0.5)
+        torch.nn.init.constant_(self.head.bias, 0.25)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.pool(images).flatten(1))
+
+
+def test_features_and_maps_pass_through_graphs_and_smaller_batches_as_logits_do(on: Engines) -> None:
+    cuda = FakeCuda()
+    engine = on(cuda, WithHead, outputs=(FEATURES, FEATURE_MAP), layers=FeatureLayers("head", "pool"))
+    for index, count in enumerate((4, 4, 4, 4, 2, 6)):
+        batch = crops(count, seed=index)
+        found = engine.infer(batch)
+        pixels = torch.from_numpy(batch).permute(0, 3, 1, 2) / 255
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (SPEC.mean, SPEC.std))
+        np.testing.assert_allclose(found[FEATURE_MAP], ((pixels - mean) / std).numpy(), atol=1e-6)
+        np.testing.assert_allclose(found[FEATURES], exact(batch), atol=1e-6)
+        np.testing.assert_allclose(
+            found[LOGITS], exact(batch).sum(axis=1, keepdims=True) / 2 + [0.25, 0.25], atol=1e-6
+        )
+    assert (cuda.count("capture"), cuda.alive) == (1, 1)
+
+
+def test_a_batch_that_does_not_fit_is_halved_with_all_its_outputs(on: Engines) -> None:
+    class Small(WithHead):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if len(images) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(images)
+
+    engine = on(FakeCuda(), Small, outputs=(FEATURES,), layers=FeatureLayers("head", "pool"))
+    found = engine.infer(crops(7))
+    np.testing.assert_allclose(found[FEATURES], exact(crops(7)), atol=1e-6)
+    assert found[LOGITS].shape == (7, 2)
+
+
 # CUDA itself ------------------------------------------------------------------------------------------------
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -622,3 +669,28 @@ def test_a_network_that_decides_by_what_it_computes_is_answered_without_a_graph(
             batch = crops(4, seed=index) // (1 + index % 2 * 3)
             np.testing.assert_allclose(infer(engine, batch), infer(here, batch), rtol=0, atol=1e-5)
     assert "no CUDA graph" in caplog.text
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "timm"])
+def test_features_on_cuda_are_those_of_the_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+    from networks import seeded
+
+    monkeypatch.setattr(cuda_streams, "GRAPH_AFTER", 2)
+    torch.manual_seed(0)
+    network = timm.create_model("tf_efficientnet_lite0") if name == "timm" else seeded(name)
+    layers = None if name == "timm" else find_model(name).layers
+    options: Any = {"outputs": (FEATURES, FEATURE_MAP), "layers": layers}
+    batch = np.random.default_rng(1).integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
+    here = TorchEngine(lambda: copy.deepcopy(network), SPEC, device="cpu", **options).infer(batch)
+    engine = TorchEngine(lambda: network, SPEC, device="cuda", **options)
+    for count in (4, 4, 4, 2, 4):
+        there = engine.infer(batch[:count])
+        assert there.keys() == here.keys() == {LOGITS, FEATURES, FEATURE_MAP}
+        for output, wanted in here.items():
+            np.testing.assert_allclose(there[output], wanted[:count], rtol=0, atol=1e-4 * np.abs(wanted).max())
+    head = engine.read_head()
+    np.testing.assert_allclose(
+        here[FEATURES] @ head.weight.T + head.bias, here[LOGITS], rtol=0, atol=1e-4 * np.abs(here[LOGITS]).max()
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 EMBEDDED_MODEL = "efficientnet_lite0"
 """The default model. Its weights come with a dependency of the package, so it never needs the internet."""
@@ -82,6 +82,16 @@ class ModelMetadata:
     """The address of a description of the training; empty if the publisher gives none."""
 
 
+class FeatureLayers(NamedTuple):
+    """The layers of a torch network that features come from, by their names in the network."""
+
+    head: str
+    """The last linear layer. Its input is the features. A 1×1 convolution counts too; its input is averaged."""
+    feature_map: str
+    """The last spatial map before pooling: "layer" means its input, "layer:output" its output, and
+    "layer:output:relu" its output after a ReLU that is no layer. Empty if the network has no such map."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelManifest:
     """A model: architecture, weights, preprocessing and labels that belong together."""
@@ -108,6 +118,8 @@ class ModelManifest:
     """Keyword arguments that these weights need when the architecture is built."""
     rename: tuple[tuple[str, str], ...] = ()
     """(pattern, replacement) pairs for re.sub, which are applied in order to each name in the checkpoint."""
+    layers: FeatureLayers | None = None
+    """None if they are not known. timm's networks need none."""
     metadata: ModelMetadata | None = None
     """None if a model of the user has none."""
     origin: str = ""
@@ -119,7 +131,7 @@ class ModelManifest:
         return f"{self.name}@{self.weights}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values for JSON under the manifest's keys, without `rename` and `origin`."""
+        """Returns plain values for JSON under the manifest's keys, without `rename`, `layers` and `origin`."""
         metadata = self.metadata
         return {
             "name": self.name,

@@ -15,6 +15,7 @@ from imgclassify.catalog.manifest import (
     MAX_SIDE,
     PROVIDERS,
     RGB,
+    FeatureLayers,
     ModelManifest,
     ModelMetadata,
     PreprocessSpec,
@@ -23,6 +24,7 @@ from imgclassify.catalog.manifest import (
 from imgclassify.errors import ManifestError
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
+_LAYER = r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*"
 _WEIGHTS_OPTIONS = (
     "weights",
     "pretrained",
@@ -170,6 +172,7 @@ def _parse_model(table: _TomlTable, origin: str) -> ModelManifest:
         preprocess=_parse_preprocess(cast(_TomlTable, table.take_table("preprocess"))),
         options=_parse_options(table),
         rename=_parse_rename(table),
+        layers=_parse_layers(table.take_table("layers", default=None)),
         metadata=_parse_metadata(table.take_table("metadata", default=None)),
         origin=origin,
     )
@@ -208,6 +211,19 @@ def _parse_options(table: _TomlTable) -> dict[str, Any]:
         if name in options:
             table.reject("options", f"without {name}: weights come from url alone")
     return options
+
+
+def _parse_layers(table: _TomlTable | None) -> FeatureLayers | None:
+    if table is None:
+        return None
+    layers = FeatureLayers(
+        head=table.take_matching("head", _LAYER, "the name of a layer, such as classifier.1"),
+        feature_map=table.take_matching(
+            "feature_map", rf"({_LAYER}(:output(:relu)?)?)?", "LAYER, LAYER:output, LAYER:output:relu, or empty"
+        ),
+    )
+    table.check_empty()
+    return layers
 
 
 def _parse_metadata(table: _TomlTable | None) -> ModelMetadata | None:

@@ -4,5 +4,8 @@ engine.py defines the interface, torch_engine.py and onnxruntime_engine.py imple
 engine and the device.
 """
 
-from imgclassify.engines.engine import LOGITS as LOGITS
 from imgclassify.engines.engine import Engine as Engine
+from imgclassify.engines.engine import LinearHead as LinearHead
+from imgclassify.graphs.session import FEATURE_MAP as FEATURE_MAP
+from imgclassify.graphs.session import FEATURES as FEATURES
+from imgclassify.graphs.session import LOGITS as LOGITS

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgclassify.engines import devices
 from imgclassify.engines.engine import DTYPES, ENGINES, Engine
 from imgclassify.engines.probing import ProbedEngine
-from imgclassify.errors import UsageError
+from imgclassify.errors import OutputError, UsageError
+from imgclassify.graphs.session import LOGITS
 
 if TYPE_CHECKING:
     from imgclassify.hub.network import Network
@@ -50,11 +52,18 @@ def validate_options(engine: str, device: str, dtype: str) -> None:
 
 
 def create_engine(
-    network: Network, *, engine: str, device: str, dtype: str, num_images: int | None
+    network: Network,
+    *,
+    engine: str,
+    device: str,
+    dtype: str,
+    num_images: int | None,
+    outputs: tuple[str, ...] = (LOGITS,),
 ) -> EngineSelection:
     """Chooses the engine and the device for a network and builds the network there.
 
     Args:
+        outputs: some of OUTPUTS.
         num_images: expected number of images. None means that it is unknown, and counts as many.
 
     Raises:
@@ -69,7 +78,16 @@ def create_engine(
         # The GPU was detected without torch. On the CPU another engine may be the better one.
         chosen_device, device_reason = "cpu", "torch finds no GPU"
         name, engine_reason = choose_engine(network, engine, chosen_device, dtype)
-    built = _build_engine(network, name, device=chosen_device, dtype=dtype, num_images=num_images)
+    build = partial(
+        _build_engine, network, device=chosen_device, dtype=dtype, num_images=num_images, outputs=outputs
+    )
+    try:
+        built = build(name)
+    except OutputError as error:
+        if name == "torch" or engine != "auto" or network.backends.build_torch is None:
+            raise
+        engine_reason = f"in onnxruntime, {error}"
+        built = build("torch")
     reason = "; ".join(part for part in (device_reason, engine_reason) if part)
     if network.num_classes is not None:
         return EngineSelection(built, network.num_classes, reason)
@@ -137,7 +155,9 @@ def _torch_finds_accelerator() -> bool:
     return find_device("auto").type != "cpu"
 
 
-def _build_engine(network: Network, name: str, *, device: str, dtype: str, num_images: int | None) -> Engine:
+def _build_engine(
+    network: Network, name: str, *, device: str, dtype: str, num_images: int | None, outputs: tuple[str, ...]
+) -> Engine:
     if name == "onnxruntime":
         from imgclassify.engines.onnxruntime_engine import OnnxruntimeEngine
 
@@ -148,11 +168,18 @@ def _build_engine(network: Network, name: str, *, device: str, dtype: str, num_i
             name=repr(network.model),
             device=device,
             dtype=dtype,
+            outputs=outputs,
             num_images=num_images,
         )
     from imgclassify.engines.torch_engine import TorchEngine
 
     assert network.backends.build_torch is not None
     return TorchEngine(
-        network.backends.build_torch, network.preprocess, device=device, dtype=dtype, quantized=network.quantized
+        network.backends.build_torch,
+        network.preprocess,
+        device=device,
+        dtype=dtype,
+        quantized=network.quantized,
+        outputs=outputs,
+        layers=network.layers,
     )

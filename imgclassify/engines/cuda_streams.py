@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    Compute = Callable[[torch.Tensor], torch.Tensor]
-    """(N, H, W, 3) uint8, on any device → (N, classes) float32, on the network's device."""
+    from imgclassify.engines.engine import Outputs
+
+    DeviceOutputs = dict[str, torch.Tensor]
+    """The outputs of a network by name, float32, on its device. The first dimension of each is N."""
+    Compute = Callable[[torch.Tensor], DeviceOutputs]
+    """(N, H, W, 3) uint8, on any device → the outputs."""
 
 logger = logging.getLogger("imgclassify")
 
@@ -29,8 +33,8 @@ H100, as long as a batch. For a network with depthwise convolutions in float16, 
 batch size for 3 s, and the last batch of a job usually has one. With a graph it needs no preparation."""
 
 _TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
-"""How far the logits of a graph may be from those of the same kernels launched one by one, as a fraction of
-the largest absolute logit."""
+"""How far an output of a graph may be from that of the same kernels launched one by one, as a fraction of the
+output's largest absolute value."""
 
 _launcher = ThreadPoolExecutor(1, "imgclassify-cuda-launcher")
 """The thread that launches all work on CUDA. It controls the process's float32 precision, and no other stream
@@ -41,8 +45,8 @@ with one thread this happens once. Nothing is lost by it: Python launches one ke
 class DeviceStream(Protocol):
     """Runs batches on a device, one at a time."""
 
-    def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Runs the network: (N, H, W, 3) uint8 → (N, classes) float32, an array that the caller owns."""
+    def infer(self, crops: NDArray[np.uint8]) -> Outputs:
+        """Runs the network: (N, H, W, 3) uint8 → its outputs by name, in arrays that the caller owns."""
         ...
 
 
@@ -52,20 +56,20 @@ class DefaultStream:
     def __init__(self, compute: Compute) -> None:
         self._compute = compute
 
-    def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def infer(self, crops: NDArray[np.uint8]) -> Outputs:
         """See DeviceStream.infer."""
         import torch
 
         with torch.inference_mode():
-            outputs: NDArray[np.float32] = self._compute(torch.from_numpy(crops)).cpu().numpy()
-            return outputs
+            outputs = self._compute(torch.from_numpy(crops))
+            return {name: output.cpu().numpy() for name, output in outputs.items()}
 
 
 class CudaStream:
-    """A CUDA stream: copies a batch in, computes it and copies the logits out.
+    """A CUDA stream: copies a batch in, computes it and copies the outputs out.
 
     Batches of a recurring size use a CUDA graph. The graph also computes smaller batches. The rows after such
-    a batch hold data of an earlier one; they are computed too, and their logits are discarded. This takes no
+    a batch hold data of an earlier one; they are computed too, and their outputs are discarded. This takes no
     longer than a full batch. Without the graph, torch would choose kernels and allocate memory for the new
     size, for the single batch that ends the job.
     """
@@ -77,64 +81,65 @@ class CudaStream:
         self._graph: _CudaGraph | None = None
         self._stream = cuda.create_stream()
         self._done = cuda.create_event()
-        self._host: torch.Tensor | None = None
+        self._host: DeviceOutputs = {}
 
-    def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def infer(self, crops: NDArray[np.uint8]) -> Outputs:
         """See DeviceStream.infer."""
         outputs = _launcher.submit(self._launch, crops).result()
         # Here, so that the launcher can launch work of other streams meanwhile.
         self._done.synchronize()
         # The next batch overwrites the host memory.
-        copy: NDArray[np.float32] = outputs.numpy().copy()
-        return copy
+        return {name: output.numpy().copy() for name, output in outputs.items()}
 
-    def _launch(self, crops: NDArray[np.uint8]) -> torch.Tensor:
-        """Launches everything for a batch. Returns its logits on the host, which are there once `_done` is."""
+    def _launch(self, crops: NDArray[np.uint8]) -> DeviceOutputs:
+        """Launches everything for a batch. Returns its outputs on the host, which are there once `_done` is."""
         import torch
 
         with self._cuda.use_stream(self._stream), torch.inference_mode(), exact_float32():
-            outputs = self._to_host(self._compute_on_device(crops))
+            outputs = self._compute_on_device(crops)
+            copies = {name: self._to_host(name, output) for name, output in outputs.items()}
             self._done.record(self._stream)
-        return outputs
+        return copies
 
-    def _compute_on_device(self, crops: NDArray[np.uint8]) -> torch.Tensor:
+    def _compute_on_device(self, crops: NDArray[np.uint8]) -> DeviceOutputs:
         import torch
 
         if not self._graph_policy.enabled:
             self._graph = None
         if self._graph is not None and self._graph.accepts(crops):
             return self._graph.infer(crops)
-        output = self._compute(torch.from_numpy(crops).to(self._cuda.device, non_blocking=True))
+        outputs = self._compute(torch.from_numpy(crops).to(self._cuda.device, non_blocking=True))
         if self._graph_policy.should_capture(crops.shape):
             self._graph = None  # frees its memory before the new graph takes more
-            self._graph = self._capture_graph(crops, output)
-        return output
+            self._graph = self._capture_graph(crops, outputs)
+        return outputs
 
-    def _capture_graph(self, crops: NDArray[np.uint8], expected: torch.Tensor) -> _CudaGraph | None:
-        """Captures a graph for batches like this one, whose logits have just been computed without a graph.
+    def _capture_graph(self, crops: NDArray[np.uint8], expected: DeviceOutputs) -> _CudaGraph | None:
+        """Captures a graph for batches like this one, whose outputs have just been computed without a graph.
 
         Returns:
             The graph. None if the network cannot be captured, for example because it branches on what it
-            computes, or if the graph's logits differ. No stream tries again then.
+            computes, or if the graph's outputs differ. No stream tries again then.
         """
         try:
             graph = _CudaGraph(self._compute, self._cuda, self._stream, crops)
             if self._graph_policy.matches(graph.infer(crops), expected):
                 return graph
-            reason = "the graph's logits differ from those without it"
+            reason = "the graph's outputs differ from those without it"
         except Exception as error:  # noqa: BLE001 - whatever the reason, batches can run without a graph
             reason = str(error)
         logger.debug("no CUDA graph: %s", reason)
         self._graph_policy.disable()
         return None
 
-    def _to_host(self, output: torch.Tensor) -> torch.Tensor:
+    def _to_host(self, name: str, output: torch.Tensor) -> torch.Tensor:
         import torch
 
-        count, classes = output.shape
-        if self._host is None or len(self._host) < count:
-            self._host = self._cuda.allocate_pinned((count, classes), torch.float32)
-        return self._host[:count].copy_(output, non_blocking=True)
+        count = len(output)
+        host = self._host.get(name)
+        if host is None or len(host) < count:
+            host = self._host[name] = self._cuda.allocate_pinned(tuple(output.shape), torch.float32)
+        return host[:count].copy_(output, non_blocking=True)
 
 
 class _CudaGraph:
@@ -147,19 +152,19 @@ class _CudaGraph:
 
         static = torch.from_numpy(crops).to(cuda.device, copy=True)
         self._crops = static
-        self._replay, self._output = cuda.capture_graph(stream, lambda: compute(static))
+        self._replay, self._outputs = cuda.capture_graph(stream, lambda: compute(static))
 
     def accepts(self, crops: NDArray[np.uint8]) -> bool:
         """Whether the batch is of the graph's size or smaller."""
         return len(crops) <= len(self._crops) and crops.shape[1:] == self._crops.shape[1:]
 
-    def infer(self, crops: NDArray[np.uint8]) -> torch.Tensor:
+    def infer(self, crops: NDArray[np.uint8]) -> DeviceOutputs:
         import torch
 
         count = len(crops)
         self._crops[:count].copy_(torch.from_numpy(crops), non_blocking=True)
         self._replay()
-        return self._output[:count]
+        return {name: output[:count] for name, output in self._outputs.items()}
 
 
 class CudaGraphPolicy:
@@ -186,10 +191,12 @@ class CudaGraphPolicy:
         self._any_captured = self._any_captured or due
         return due
 
-    def matches(self, outputs: torch.Tensor, expected: torch.Tensor) -> bool:
-        """Whether a graph's logits are close enough to the expected ones. NaN never is."""
-        difference, largest = (outputs - expected).abs().max(), expected.abs().max()
-        return bool(difference <= self._tolerance * largest)
+    def matches(self, outputs: DeviceOutputs, expected: DeviceOutputs) -> bool:
+        """Whether a graph's outputs are all close enough to the expected ones. NaN never is."""
+        return all(
+            bool((outputs[name] - wanted).abs().max() <= self._tolerance * wanted.abs().max())
+            for name, wanted in expected.items()
+        )
 
     def disable(self) -> bool:
         """Stops the use of graphs. Returns whether any were in use."""
@@ -240,12 +247,12 @@ class CudaRuntime:
             return torch.empty(shape, dtype=dtype)
 
     def capture_graph(
-        self, stream: torch.cuda.Stream, compute: Callable[[], torch.Tensor]
-    ) -> tuple[Callable[[], None], torch.Tensor]:
+        self, stream: torch.cuda.Stream, compute: Callable[[], DeviceOutputs]
+    ) -> tuple[Callable[[], None], DeviceOutputs]:
         """Records the kernels that `compute` launches, without running them.
 
         Returns:
-            (function that launches all of them, tensor that then holds their output).
+            (function that launches all of them, tensors that then hold the outputs).
         """
         import torch
 
@@ -253,8 +260,8 @@ class CudaRuntime:
         # Other threads may decode on the GPU and allocate meanwhile. With "global", this would invalidate the
         # capture.
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            output = compute()
-        return graph.replay, output
+            outputs = compute()
+        return graph.replay, outputs
 
 
 @contextmanager

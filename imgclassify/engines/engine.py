@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+
+from imgclassify.errors import CheckpointError, OutputError, UsageError
+from imgclassify.graphs.session import FEATURE_MAP, FEATURES, LOGITS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -10,12 +13,20 @@ if TYPE_CHECKING:
 
 ENGINES = ("auto", "torch", "onnxruntime")
 DTYPES = ("float32", "bfloat16", "float16")
-
-LOGITS = "logits"
-"""The name of the output that every engine returns: raw logits, (N, number of classes)."""
+OUTPUTS = (LOGITS, FEATURES, FEATURE_MAP)
+"""The names of the outputs that an engine can return."""
 
 Outputs: TypeAlias = "dict[str, NDArray[np.float32]]"
 """The outputs of a network for N crops, by name. The first dimension of each array is N."""
+
+
+class LinearHead(NamedTuple):
+    """The last layer of a network: `logits = features @ weight.T + bias`."""
+
+    weight: NDArray[np.float32]
+    """(number of classes, D)."""
+    bias: NDArray[np.float32]
+    """(number of classes,). Zeros if the layer has none."""
 
 
 class Engine(Protocol):
@@ -46,6 +57,54 @@ class Engine(Protocol):
             crops: (N, H, W, 3) uint8, 0..255, RGB, C-contiguous. The engine scales and normalises them.
 
         Returns:
-            The outputs by name, among them LOGITS, all float32.
+            The outputs by name, all float32: LOGITS, unless the network has no classifier, and the other outputs
+            that the engine was created with.
         """
         ...
+
+    def read_head(self) -> LinearHead:
+        """Returns the weight and bias of the last layer.
+
+        Raises:
+            OutputError: the logits are not a linear function of the features, or the layer cannot be found.
+        """
+        ...
+
+
+def validate_outputs(names: tuple[str, ...]) -> None:
+    """Rejects names of outputs that no engine can return.
+
+    Raises:
+        UsageError: a name is not one of OUTPUTS.
+    """
+    for name in names:
+        if name not in OUTPUTS:
+            raise UsageError(f"unknown output {name!r}", hint=f"use one of {', '.join(OUTPUTS)}")
+
+
+_FORMS = {LOGITS: (2, "(N, classes)"), FEATURES: (2, "(N, D)"), FEATURE_MAP: (4, "(N, C, height, width)")}
+
+
+def check_form(name: str, shape: tuple[int, ...] | str, count: int, network: str) -> None:
+    """Checks the shape of an output for `count` images.
+
+    Args:
+        shape: the shape, or the name of a type that is not an array.
+        network: names the network in errors.
+
+    Raises:
+        CheckpointError: the network is not an image classifier.
+        OutputError: the output is not what its name says.
+    """
+    dimensions, form = _FORMS[name]
+    if isinstance(shape, tuple) and len(shape) == dimensions and shape[0] == count:
+        return
+    if name == LOGITS:
+        raise CheckpointError(
+            f"{network} is not an image classifier: for {count} images it returns {shape}, not {form}",
+            hint="use a model that returns one logit per class",
+        )
+    raise OutputError(
+        f"{network} has no {name} that can be used: for {count} images they are {shape}, not {form}",
+        hint="use another model, or export this one with an output of that name and form",
+    )

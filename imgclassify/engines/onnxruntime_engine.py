@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from imgclassify.engines import devices
-from imgclassify.engines.engine import LOGITS, Outputs
-from imgclassify.errors import CheckpointError, DeviceError, describe_error
-from imgclassify.graphs.session import SessionConfig
+from imgclassify.engines.engine import LinearHead, Outputs, check_form
+from imgclassify.errors import CheckpointError, DeviceError, OutputError, describe_error
+from imgclassify.graphs.session import HEAD_BIAS, HEAD_WEIGHT, LOGITS, SessionConfig, find_logits, value_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +44,7 @@ class OnnxruntimeEngine:
         name: str,
         device: str = "auto",
         dtype: str = "float32",
+        outputs: tuple[str, ...] = (LOGITS,),
         num_images: int | None = None,
     ) -> None:
         """Opens the graph.
@@ -51,11 +52,13 @@ class OnnxruntimeEngine:
         Args:
             open_session: opens the onnxruntime session.
             name: the name of the graph in errors.
+            outputs: some of engine.OUTPUTS.
             num_images: expected number of images, if known.
 
         Raises:
             DeviceError: the device is not the CPU, or the dtype is not that of the graph.
             CheckpointError: the graph's input is not a batch of images of the crop size.
+            OutputError: the graph does not have one of the outputs.
         """
 
         if device not in ("auto", "cpu"):
@@ -64,7 +67,10 @@ class OnnxruntimeEngine:
             )
         self._name = name
         plan, self.concurrency = _session_config(num_images)
-        self._session = open_session(plan)
+        extra = tuple(output for output in outputs if output != LOGITS)
+        self._open_session = open_session
+        self._session = open_session(plan._replace(extra_outputs=extra))
+        self._values = _session_values(self._session, extra)
         self._input = self._image_input(preprocess.crop_size)
         self.device = "cpu"
         self.dtype = _FLOATS.get(self._input.type, "float32")
@@ -94,8 +100,31 @@ class OnnxruntimeEngine:
 
         images = crops if self._takes_bytes else self.normalize_crops(crops)
         size = self._batch_size or len(images)
-        outputs = [self._run_batch(images[start : start + size], size) for start in range(0, len(images), size)]
-        return {LOGITS: np.concatenate(outputs).astype(np.float32, copy=False)}
+        batches = [self._run_batch(images[start : start + size], size) for start in range(0, len(images), size)]
+        return {
+            name: np.concatenate([batch[name] for batch in batches]).astype(np.float32, copy=False)
+            for name in self._values
+        }
+
+    def read_head(self) -> LinearHead:
+        """See Engine.read_head."""
+        import numpy as np
+
+        weight = self._compute_constant(HEAD_WEIGHT)
+        try:
+            return LinearHead(weight, self._compute_constant(HEAD_BIAS))
+        except OutputError:
+            return LinearHead(weight, np.zeros(len(weight), np.float32))
+
+    def _compute_constant(self, name: str) -> NDArray[np.float32]:
+        """Computes a value that does not depend on the images, in a session of its own."""
+        import numpy as np
+
+        session = self._open_session(SessionConfig(threads=1, single_run=True, extra_outputs=(name,)))
+        height, width = self._preprocess.crop_size
+        crops = np.zeros((self._batch_size or 1, height, width, 3), np.uint8)
+        images = crops if self._takes_bytes else self.normalize_crops(crops)
+        return np.asarray(session.run([value_name(name)], {self._input.name: images})[0], np.float32)
 
     def normalize_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
         """Scales and normalises crops: `(x / 255 - mean) / std`, computed in float32.
@@ -114,27 +143,24 @@ class OnnxruntimeEngine:
             images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         return images.astype(_FLOATS[self._input.type], copy=False)
 
-    def _run_batch(self, images: NDArray[Any], size: int) -> NDArray[Any]:
+    def _run_batch(self, images: NDArray[Any], size: int) -> dict[str, NDArray[Any]]:
         import numpy as np
 
         count = len(images)
         if count < size:
             images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), images.dtype)])
         try:
-            output = np.asarray(self._session.run(None, {self._input.name: images})[0])
+            arrays = self._session.run(list(self._values.values()), {self._input.name: images})
         except Exception as error:  # onnxruntime's exceptions have no other base class in common
             height, width = images.shape[1:3] if images.shape[3] == 3 else images.shape[2:4]
             raise CheckpointError(
                 f"{self._name} cannot process crops of {height}×{width}: {describe_error(error)}",
                 hint="give the --crop-size that the model was trained with",
             ) from error
-        if output.ndim != 2 or len(output) != size:
-            raise CheckpointError(
-                f"{self._name} is not an image classifier: for {size} images its first output is {output.shape}, "
-                "not (N, classes)",
-                hint="use a model that returns one logit per class",
-            )
-        return output[:count]
+        outputs = dict(zip(self._values, map(np.asarray, arrays), strict=True))
+        for name, output in outputs.items():
+            check_form(name, output.shape, size, self._name)
+        return {name: output[:count] for name, output in outputs.items()}
 
     def _image_input(self, crop_size: tuple[int, int]) -> Any:
         """Returns the graph's only input.
@@ -168,6 +194,14 @@ class OnnxruntimeEngine:
                     hint=f"add --crop-size {sides[0]}, and the --resize-size that the model was trained with",
                 )
         return only
+
+
+def _session_values(session: onnxruntime.InferenceSession, extra: tuple[str, ...]) -> dict[str, str]:
+    """Returns the names in the session of the outputs to compute, by their names in `engine.OUTPUTS`."""
+    added = {output: value_name(output) for output in extra}
+    own = [output.name for output in session.get_outputs() if output.name not in added.values()]
+    logits = find_logits(own) or ("" if extra else own[0])
+    return ({LOGITS: logits} if logits else {}) | added
 
 
 def _session_config(num_images: int | None) -> tuple[SessionConfig, int]:

@@ -9,7 +9,8 @@ import sys
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
-from imgclassify.engines.engine import LOGITS, Engine, Outputs
+from imgclassify.engines.engine import Engine, Outputs
+from imgclassify.graphs.session import LOGITS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,10 +36,11 @@ class ProbedEngine:
         self.default_batch_size = engine.default_batch_size
         self.concurrency = engine.concurrency
         self.allocate = engine.allocate
+        self.read_head = engine.read_head
         with redirect_stdout(sys.stderr):  # the network's own code may print
-            outputs = engine.infer(_probe_crops(crop_size))[LOGITS]
-        self.num_classes = outputs.shape[1]
-        self._ends_in_softmax = _are_probabilities(outputs)
+            logits = engine.infer(_probe_crops(crop_size)).get(LOGITS)
+        self.num_classes = 0 if logits is None else logits.shape[1]
+        self._ends_in_softmax = logits is not None and _are_probabilities(logits)
 
     def infer(self, crops: NDArray[np.uint8]) -> Outputs:
         """See Engine.infer."""

@@ -9,18 +9,20 @@ import logging
 import re
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgclassify.engines.cuda_streams import CudaGraphPolicy, CudaRuntime, CudaStream, DefaultStream, DeviceStream
-from imgclassify.engines.engine import LOGITS, Outputs
-from imgclassify.errors import CheckpointError, DeviceError, describe_error
+from imgclassify.engines.engine import LinearHead, Outputs, check_form
+from imgclassify.engines.feature_extraction import create_extractor, read_head
+from imgclassify.errors import CheckpointError, DeviceError, OutputError, describe_error
+from imgclassify.graphs.session import LOGITS
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
 
-    from imgclassify.catalog import PreprocessSpec
+    from imgclassify.catalog import FeatureLayers, PreprocessSpec
 
 logger = logging.getLogger("imgclassify")
 
@@ -44,14 +46,19 @@ class TorchEngine:
         device: str = "auto",
         dtype: str = "float32",
         quantized: bool = False,
+        outputs: tuple[str, ...] = (LOGITS,),
+        layers: FeatureLayers | None = None,
     ) -> None:
         """Builds the network and moves it to the device.
 
         Args:
             build: builds the network, with its weights, on the CPU.
             quantized: whether the network is quantized. It then runs only on the CPU and in its own types.
+            outputs: some of engine.OUTPUTS.
+            layers: the layers that features come from, if they are known.
 
         Raises:
+            OutputError: the network does not have one of the outputs.
             DeviceError: this machine does not have the device, or the network cannot run there or in that
                 dtype.
             CheckpointError: the network cannot be built or moved.
@@ -70,6 +77,7 @@ class TorchEngine:
         self._memory_format = _memory_format(self._device, dtype)
         network = build().eval()
         self._network = network if quantized else self._move_network(network)
+        self._extractor = create_extractor(self._network, outputs, layers)
         self._white = torch.tensor(255.0, device=self._device)
         self._mean = torch.tensor(preprocess.mean, device=self._device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocess.std, device=self._device).view(1, 3, 1, 1)
@@ -101,15 +109,10 @@ class TorchEngine:
         Raises:
             DeviceError: not even one image fits.
             CheckpointError: the network rejects the crops, or does not return (N, classes).
+            OutputError: one of the other outputs is not of the form that its name says.
         """
-        return {LOGITS: self._infer_logits(crops)}
-
-    def _infer_logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        import numpy as np
-
         if len(crops) > self._max_batch:
-            most = self._max_batch
-            return np.concatenate([self._infer_logits(crops[at : at + most]) for at in range(0, len(crops), most)])
+            return self._infer_parts(crops)
         try:
             return self._infer_on_stream(crops)
         except RuntimeError as error:
@@ -121,9 +124,21 @@ class TorchEngine:
                     raise _not_enough_memory(self.device, "one image") from error
                 self._max_batch = min(self._max_batch, len(crops) // 2)
         # Outside the handler, because there the exception keeps the tensors of the failed attempt alive.
-        return self._infer_logits(crops)
+        return self.infer(crops)
 
-    def _infer_on_stream(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def read_head(self) -> LinearHead:
+        """See Engine.read_head. The engine must have been created with the output FEATURES."""
+        return read_head(self._extractor)
+
+    def _infer_parts(self, crops: NDArray[np.uint8]) -> Outputs:
+        """Runs the network on batches of the largest size that fits."""
+        import numpy as np
+
+        size = self._max_batch
+        parts = [self.infer(crops[start : start + size]) for start in range(0, len(crops), size)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _infer_on_stream(self, crops: NDArray[np.uint8]) -> Outputs:
         """Runs a batch on a stream that no other thread uses.
 
         The stream is kept for the next batch of any thread.
@@ -139,8 +154,8 @@ class TorchEngine:
 
     def _create_stream(self) -> DeviceStream:
         if self._cuda is None:
-            return DefaultStream(self._compute_logits)
-        return CudaStream(self._compute_logits, self._cuda, self._graph_policy)
+            return DefaultStream(self._compute_outputs)
+        return CudaStream(self._compute_outputs, self._cuda, self._graph_policy)
 
     def _drop_graphs(self) -> bool:
         """Drops all CUDA graphs. Returns False if there were none.
@@ -151,19 +166,22 @@ class TorchEngine:
         self._idle_streams = []
         return there_were
 
-    def _compute_logits(self, crops: torch.Tensor) -> torch.Tensor:
-        """Computes (N, H, W, 3) uint8 → (N, classes) float32 on the device."""
+    def _compute_outputs(self, crops: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Computes (N, H, W, 3) uint8 → the outputs in float32, on the device."""
         import torch
 
         images = self.normalize_crops(crops).to(self._dtype, memory_format=self._memory_format)
-        output = self._call_network(images)
-        if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(images):
-            raise _not_a_classifier(output)
-        return output.float()
+        outputs = self._call_network(images)
+        for name, output in outputs.items():
+            shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+            check_form(name, shape, len(images), "the network")
+        return {name: output.float().contiguous() for name, output in outputs.items()}
 
-    def _call_network(self, images: torch.Tensor) -> object:
+    def _call_network(self, images: torch.Tensor) -> dict[str, Any]:
         try:
-            output = self._network(images)
+            return self._extractor(images)
+        except OutputError:
+            raise
         except Exception as error:  # a network's forward may raise any exception
             if _is_out_of_memory(error):
                 raise
@@ -172,8 +190,6 @@ class TorchEngine:
                 f"the network cannot process crops of {height}×{width}: {describe_error(error)}",
                 hint="leave out --crop-size; `imgclassify models show` prints the model's own crop size",
             ) from error
-        # A scripted GoogLeNet or Inception always returns its auxiliary outputs too.
-        return getattr(output, "logits", output)
 
     def _move_network(self, network: torch.nn.Module) -> torch.nn.Module:
 
@@ -315,12 +331,4 @@ def _not_enough_memory(device: str, purpose: str) -> DeviceError:
     return DeviceError(
         f"not enough free memory on {device} for {purpose}",
         hint="free some memory, or use a smaller model, --dtype float16 or --device cpu",
-    )
-
-
-def _not_a_classifier(output: object) -> CheckpointError:
-    shape = tuple(output.shape) if hasattr(output, "shape") else type(output).__name__
-    return CheckpointError(
-        f"the network is not an image classifier: for N images it returns {shape}, not (N, classes)",
-        hint="use a model that returns one logit per class",
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgclassify import checkpoints, paths
 from imgclassify.checkpoints import Tensor
-from imgclassify.errors import CheckpointError, ResourceError, describe_error
+from imgclassify.errors import CheckpointError, OutputError, ResourceError, describe_error
 from imgclassify.graphs import protobuf
 from imgclassify.graphs.session import SessionConfig
 
@@ -148,9 +148,14 @@ class Graph:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays]
         settings.add_external_initializers(list(given.arrays), values)
         try:
-            session = onnxruntime.InferenceSession(
-                self._with_parameters(given, num_classes), settings, providers=["CPUExecutionProvider"]
-            )
+            model = self._with_parameters(given, num_classes)
+            if config.extra_outputs:
+                from imgclassify.graphs.outputs import add_outputs  # predict does not need it
+
+                model = add_outputs(model, config.extra_outputs, self.description["architecture"])
+            session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        except OutputError:
+            raise
         except Exception as error:  # onnxruntime's exceptions have no other common base
             # If the file has changed, report that as the cause.
             checkpoints.check_unchanged(state_dict, source_name=source_name)

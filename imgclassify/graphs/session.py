@@ -1,4 +1,4 @@
-"""The settings of an onnxruntime session."""
+"""The settings of an onnxruntime session, and the names of the outputs that it can have."""
 
 from __future__ import annotations
 
@@ -6,6 +6,32 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import onnxruntime
+
+LOGITS = "logits"
+"""Raw logits, (N, number of classes)."""
+FEATURES = "features"
+"""What the last linear layer sees, (N, D): after pooling, and after any norm or activation before that layer."""
+FEATURE_MAP = "feature_map"
+"""The last spatial map before pooling, (N, C, height, width)."""
+HEAD_WEIGHT = "head.weight"
+"""The weight of the last linear layer, (number of classes, D)."""
+HEAD_BIAS = "head.bias"
+"""The bias of the last linear layer, (number of classes,)."""
+
+FEATURE_NAMES = (
+    FEATURES,
+    "feature",
+    "embedding",
+    "embeddings",
+    "image_embeds",
+    "image_embedding",
+    "image_embeddings",
+    "image_features",
+    "pooler_output",
+    "pre_logits",
+)
+"""Names that exporters give to an output with features. The first is ours; the others are those of transformers,
+timm and CLIP."""
 
 
 class SessionConfig(NamedTuple):
@@ -15,6 +41,9 @@ class SessionConfig(NamedTuple):
     """The number of threads that one call computes with."""
     single_run: bool = False
     """The session runs only once. Its graph is not optimised, since that would take longer than it saves."""
+    extra_outputs: tuple[str, ...] = ()
+    """Outputs that are added to those of the graph, such as FEATURES (graphs/outputs.py). `value_name` gives their
+    names in the session."""
 
     def session_options(self) -> onnxruntime.SessionOptions:
         import onnxruntime
@@ -28,3 +57,23 @@ class SessionConfig(NamedTuple):
         if self.single_run:
             settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         return settings
+
+
+def value_name(output: str) -> str:
+    """Returns the name that an extra output has in a session. No value of a user's own graph has it."""
+    return f"imgclassify:{output}"
+
+
+def find_logits(names: list[str]) -> str | None:
+    """Returns the output of a graph that holds the logits: "logits", or else the first that does not hold features.
+
+    Returns None if all outputs hold features.
+    """
+    if LOGITS in names:
+        return LOGITS
+    return next((name for name in names if name not in (*FEATURE_NAMES, FEATURE_MAP)), None)
+
+
+def find_features(names: list[str]) -> str | None:
+    """Returns the output of a graph that holds features by its name, or None."""
+    return next((name for name in FEATURE_NAMES if name in names), None)

@@ -39,6 +39,7 @@ class CataloguedLoader(ReferenceLoader):
             num_classes=manifest.num_classes,
             quantized=quantized,
             gmacs=manifest.metadata.gflops if manifest.metadata else None,
+            layers=manifest.layers,
             backends=backends_for(
                 manifest,
                 preprocess,

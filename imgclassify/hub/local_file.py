@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgclassify import catalog, checkpoints, weights
-from imgclassify.errors import CheckpointError, UntrustedCodeError, UsageError, describe_error
+from imgclassify.errors import CheckpointError, OutputError, UntrustedCodeError, UsageError, describe_error
 from imgclassify.graphs import onnx_file
 from imgclassify.graphs.onnx_file import OnnxFile
+from imgclassify.graphs.outputs import add_outputs
 from imgclassify.graphs.session import SessionConfig
 from imgclassify.hub import architectures, backends, from_arch
 from imgclassify.hub.backends import Backends
@@ -75,6 +76,7 @@ def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Networ
         ),
         quantized=quantized,
         gmacs=manifest.metadata.gflops if manifest.metadata else None,
+        layers=manifest.layers,
     )
 
 
@@ -98,9 +100,17 @@ def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
 def _open_onnx(file: OnnxFile, config: SessionConfig) -> onnxruntime.InferenceSession:
     import onnxruntime
 
+    settings = config.session_options()
     try:
-        settings = config.session_options()
-        session = onnxruntime.InferenceSession(str(file.path), settings, providers=["CPUExecutionProvider"])
+        model: str | bytes = str(file.path)
+        if config.extra_outputs:
+            settings.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(file.path.resolve().parent)
+            )
+            model = add_outputs(file.path.read_bytes(), config.extra_outputs, repr(str(file.path)))
+        session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    except OutputError:
+        raise
     except Exception as error:  # onnxruntime's exceptions have no other common base
         raise onnx_file.unreadable_onnx(file.path, describe_error(error)) from error
     file.check_unchanged()

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgclassify import labels as label_sets
-from imgclassify.catalog import CROP_MODES, INTERPOLATIONS, MAX_SIDE, RGB, ModelManifest, PreprocessSpec, Size
+from imgclassify.catalog import (
+    CROP_MODES,
+    INTERPOLATIONS,
+    MAX_SIDE,
+    RGB,
+    FeatureLayers,
+    ModelManifest,
+    PreprocessSpec,
+    Size,
+)
 from imgclassify.errors import UsageError
 from imgclassify.hub.backends import Backends
 from imgclassify.labels import LabelSet
@@ -134,13 +143,15 @@ class Network:
     labels: LabelSet | None
     """None if LoadOptions.with_labels is False."""
     num_classes: int | None
-    """None if the number is known only after the network has run."""
+    """0 if the network has no classifier. None if the number is known only after the network has run."""
     backends: Backends
     """The ways to run the network."""
     quantized: bool = False
     """Whether the network is quantized, and so runs only on the CPU and in its own types."""
     gmacs: float | None = None
     """Giga multiply-accumulates per image, if known."""
+    layers: FeatureLayers | None = None
+    """The layers that features come from, for torch. None if they are not known."""
 
 
 def labels_for_manifest(manifest: ModelManifest, options: LoadOptions, num_classes: int | None) -> LabelSet | None:

@@ -1,0 +1,212 @@
+"""Gets features and spatial maps out of torch networks, with forward hooks or timm's own methods.
+
+An extractor runs a network and returns its outputs by name. Only one thread at a time may call it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from imgclassify.engines.engine import LinearHead
+from imgclassify.errors import OutputError
+from imgclassify.graphs.session import FEATURE_MAP, FEATURES, LOGITS
+
+if TYPE_CHECKING:
+    import torch
+
+    from imgclassify.catalog import FeatureLayers
+
+
+class Extractor(Protocol):
+    """Runs a network."""
+
+    def __call__(self, images: torch.Tensor) -> dict[str, Any]:
+        """Runs the network: (N, 3, H, W) → its outputs by name, which may be anything that the network returns.
+
+        Raises:
+            OutputError: one of the outputs cannot be found.
+        """
+        ...
+
+    def find_head(self) -> torch.nn.Module | None:
+        """Returns the last layer, or None if it is not known."""
+        ...
+
+
+def create_extractor(network: torch.nn.Module, outputs: tuple[str, ...], layers: FeatureLayers | None) -> Extractor:
+    """Returns the extractor for a network.
+
+    Args:
+        outputs: some of engine.OUTPUTS. Logits are always returned, unless the network has no classifier.
+        layers: the layers that the manifest names, if it does.
+
+    Raises:
+        OutputError: the network does not have one of the outputs.
+    """
+    extra = tuple(output for output in (FEATURES, FEATURE_MAP) if output in outputs)
+    if not extra:
+        return _LogitsExtractor(network)
+    if hasattr(network, "forward_features") and hasattr(network, "forward_head"):
+        return _TimmExtractor(network, extra)
+    if layers is None:
+        return _UnnamedExtractor(network, extra)
+    return _HookedExtractor(network, extra, layers)
+
+
+def read_head(extractor: Extractor) -> LinearHead:
+    """Returns weight and bias of a network's last layer, in float32.
+
+    Raises:
+        OutputError: the network does not end in a linear layer, or the layer cannot be found.
+    """
+    import numpy as np
+    import torch
+
+    head = extractor.find_head()
+    if not isinstance(head, torch.nn.Linear):
+        raise OutputError(
+            "the network does not end in a linear layer of features",
+            hint="use a network whose logits are a linear function of its features",
+        )
+    weight = head.weight.detach().float().cpu().numpy()
+    bias = np.zeros(len(weight), np.float32) if head.bias is None else head.bias.detach().float().cpu().numpy()
+    return LinearHead(weight, bias)
+
+
+class _LogitsExtractor:
+    """Only runs the network."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self._network = network
+
+    def __call__(self, images: torch.Tensor) -> dict[str, Any]:
+        return {LOGITS: _logits(self._network(images))}
+
+    def find_head(self) -> torch.nn.Module | None:
+        return None
+
+
+class _TimmExtractor:
+    """Uses the methods that every timm network has: forward_features, and forward_head(pre_logits=True)."""
+
+    def __init__(self, network: Any, extra: tuple[str, ...]) -> None:
+        self._network = network
+        self._extra = extra
+        self._has_classifier = getattr(network, "num_classes", 1) != 0
+
+    def __call__(self, images: torch.Tensor) -> dict[str, Any]:
+        last = self._network.forward_features(images)
+        outputs = {LOGITS: self._network.forward_head(last)} if self._has_classifier else {}
+        if FEATURES in self._extra:
+            outputs[FEATURES] = self._network.forward_head(last, pre_logits=True)
+        if FEATURE_MAP in self._extra:
+            if last.ndim != 4:  # tokens
+                raise _no_feature_map()
+            channels_last = getattr(self._network, "output_fmt", "NCHW") == "NHWC"
+            outputs[FEATURE_MAP] = last.permute(0, 3, 1, 2) if channels_last else last
+        return outputs
+
+    def find_head(self) -> torch.nn.Module | None:
+        head: torch.nn.Module | None = self._network.get_classifier()
+        return head
+
+
+class _HookedExtractor:
+    """Keeps what the layers that a manifest names see or return."""
+
+    def __init__(self, network: torch.nn.Module, extra: tuple[str, ...], layers: FeatureLayers) -> None:
+        self._network = network
+        self._kept: dict[str, torch.Tensor] = {}
+        if FEATURE_MAP in extra and not layers.feature_map:
+            raise _no_feature_map()
+        try:
+            self._head = network.get_submodule(layers.head)
+            if FEATURES in extra:
+                self._head.register_forward_pre_hook(self._keep_features)
+            if FEATURE_MAP in extra:
+                self._keep_feature_map(*layers.feature_map.partition(":")[::2])
+        except AttributeError as error:
+            raise OutputError(
+                f"the network lacks a layer that its manifest names: {error}",
+                hint="correct `layers` in the manifest",
+            ) from error
+
+    def __call__(self, images: torch.Tensor) -> dict[str, Any]:
+        try:
+            return {LOGITS: _logits(self._network(images)), **self._kept}
+        finally:
+            self._kept = {}
+
+    def find_head(self) -> torch.nn.Module | None:
+        return self._head
+
+    def _keep_features(self, _layer: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        value = inputs[0].dequantize()
+        # A convolutional head sees a map. It is averaged, as the logits are.
+        self._kept[FEATURES] = value.mean(dim=(2, 3)) if value.ndim == 4 else value
+
+    def _keep_feature_map(self, layer: str, tensor: str) -> None:
+        def keep_input(_layer: object, inputs: tuple[torch.Tensor, ...]) -> None:
+            self._kept[FEATURE_MAP] = inputs[0].dequantize()
+
+        def keep_output(_layer: object, _inputs: object, output: torch.Tensor) -> None:
+            # A copy, because the network's next step may change the tensor in place.
+            self._kept[FEATURE_MAP] = (
+                output.dequantize().relu() if tensor == "output:relu" else output.dequantize().clone()
+            )
+
+        module = self._network.get_submodule(layer)
+        if tensor:
+            module.register_forward_hook(keep_output)
+        else:
+            module.register_forward_pre_hook(keep_input)
+
+
+class _UnnamedExtractor:
+    """Finds the features of a network whose layers nobody has named: the head is the linear layer whose output is
+    the network's output."""
+
+    def __init__(self, network: torch.nn.Module, extra: tuple[str, ...]) -> None:
+        import torch
+
+        if FEATURE_MAP in extra:
+            raise _no_feature_map()
+        self._network = network
+        self._head: torch.nn.Module | None = None
+        self._calls: list[tuple[torch.nn.Module, Any, Any]] = []
+        """(layer, input, output) of each linear layer, in the order in which they ran."""
+        for module in network.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.register_forward_hook(self._keep_call)
+
+    def __call__(self, images: torch.Tensor) -> dict[str, Any]:
+        try:
+            logits = _logits(self._network(images))
+            for layer, features, output in reversed(self._calls):
+                if output is logits:
+                    self._head = layer
+                    return {LOGITS: logits, FEATURES: features}
+        finally:
+            self._calls = []
+        raise OutputError(
+            "the features of the network cannot be found: no linear layer returns its output",
+            hint="export it as .onnx with a second output named 'features'",
+        )
+
+    def find_head(self) -> torch.nn.Module | None:
+        return self._head
+
+    def _keep_call(self, layer: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        self._calls.append((layer, inputs[0], output))
+
+
+def _logits(output: Any) -> Any:
+    # A scripted GoogLeNet or Inception always returns its auxiliary outputs too.
+    return getattr(output, "logits", output)
+
+
+def _no_feature_map() -> OutputError:
+    return OutputError(
+        "the network has no spatial map before a pooling layer, or the map cannot be found",
+        hint="use a convolutional network, such as resnet50",
+    )
