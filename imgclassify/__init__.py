@@ -17,6 +17,7 @@ from imgclassify._version import __version__
 if TYPE_CHECKING:
     from imgclassify.catalog import ModelManifest, PreprocessSpec
     from imgclassify.classifier import Classifier
+    from imgclassify.embedding import ImageEmbedding
     from imgclassify.errors import ExitStatus, ImageError, ImgclassifyError
     from imgclassify.labels import LabelSet
     from imgclassify.results import ImageFailure, ImageResult, Prediction, RunInfo
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Classifier": "classifier",
     "ExitStatus": "errors",
+    "ImageEmbedding": "embedding",
     "ImageError": "errors",
     "ImageFailure": "results",
     "ImageResult": "results",
@@ -39,6 +41,7 @@ _HOMES = {
 __all__ = [
     "Classifier",
     "ExitStatus",
+    "ImageEmbedding",
     "ImageError",
     "ImageFailure",
     "ImageResult",

@@ -6,14 +6,11 @@ import os
 from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, overload
 
-from imgclassify.catalog import EMBEDDED_MODEL
-from imgclassify.engines import LOGITS
-from imgclassify.errors import UsageError
-from imgclassify.hub.network import LoadOptions, PreprocessOverrides
+from imgclassify.engines import FEATURES, LOGITS
 from imgclassify.images import MAX_PIXELS, TIME_LIMIT
 from imgclassify.images.inputs import is_batch
 from imgclassify.results import ImageResult, Prediction
-from imgclassify.runner import ModelRunner, RunnerOptions, require_positive
+from imgclassify.runner import load_runner, require_positive
 
 if TYPE_CHECKING:
     from threading import Event
@@ -21,10 +18,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from imgclassify.embedding import ImageEmbedding
     from imgclassify.images.inputs import ImageLike
     from imgclassify.labels import LabelSet
     from imgclassify.results import RunInfo
-    from imgclassify.runner import ImageOutputs
+    from imgclassify.runner import ImageOutputs, ModelRunner
     from imgclassify.sources import Source
     from imgclassify.weights import Progress
 
@@ -121,38 +119,31 @@ class Classifier:
                 show which and why.
         """
         require_positive(top_k=top_k)
-        if offline is None:
-            offline = os.environ.get("IMGCLASSIFY_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-        self.runner = ModelRunner.load(
-            _require_name("model", EMBEDDED_MODEL if model is None else os.fspath(model)),
-            LoadOptions(
-                arch=arch,
-                labels=None if labels is None else _require_name("labels", os.fspath(labels)),
-                overrides=PreprocessOverrides(
-                    resize_size=resize_size,
-                    crop_size=(crop_size, crop_size) if isinstance(crop_size, int) else crop_size,
-                    interpolation=interpolation,
-                    mean=(mean, mean, mean) if isinstance(mean, float | int) else mean,
-                    std=(std, std, std) if isinstance(std, float | int) else std,
-                ),
-                offline=offline,
-                trust=trust,
-                progress=progress,
-            ),
-            RunnerOptions(
-                device=device,
-                dtype=dtype,
-                engine=engine,
-                batch_size=batch_size,
-                workers=workers,
-                decode_mode=_decode_mode(decode_device, fast_decode),
-                max_pixels=max_pixels,
-                isolate=isolate,
-                time_limit=time_limit,
-                num_images=num_images,
-                offline=offline,
-            ),
+        self.runner = load_runner(
+            model,
+            arch=arch,
+            labels=labels,
+            device=device,
+            dtype=dtype,
+            engine=engine,
+            batch_size=batch_size,
+            workers=workers,
+            fast_decode=fast_decode,
+            decode_device=decode_device,
+            max_pixels=max_pixels,
+            isolate=isolate,
+            time_limit=time_limit,
+            num_images=num_images,
+            resize_size=resize_size,
+            crop_size=crop_size,
+            interpolation=interpolation,
+            mean=mean,
+            std=std,
+            offline=offline,
+            trust=trust,
+            progress=progress,
         )
+        self._features_runner: ModelRunner | None = None
         labels_found = self.runner.network.labels
         assert labels_found is not None  # LoadOptions.with_labels is True
         labels_found.require_num_classes(self.runner.num_classes)
@@ -218,6 +209,38 @@ class Classifier:
         """
         return self.runner.map(self._to_result, sources, stop_event=stop_event)
 
+    @overload
+    def embed(self, images: ImageLike, *, normalize: bool = ...) -> ImageEmbedding: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def embed(self, images: Iterable[ImageLike], *, normalize: bool = ...) -> Iterator[ImageEmbedding]: ...
+
+    def embed(self, images: Any, *, normalize: bool = False) -> ImageEmbedding | Iterator[ImageEmbedding]:
+        """Computes the features of an image, or of each of many images: what the last linear layer sees.
+
+        The first call builds the network once more, with this output.
+
+        Args:
+            images: as in `predict`.
+            normalize: scale each embedding to a Euclidean norm of 1.
+
+        Returns:
+            An ImageEmbedding for a single image. For an iterable, an iterator with one ImageEmbedding for each
+            image, in the same order.
+
+        Raises:
+            ImageError: as in `predict`.
+            UsageError: a value is of a type that cannot be an image.
+            UnavailableError: the network's features cannot be found, or as in `predict`.
+        """
+        from imgclassify.embedding import Embedder  # predict does not need it
+
+        if self._features_runner is None:
+            self._features_runner = self.runner.with_outputs((FEATURES,))
+        embedder = Embedder(self._features_runner, normalize=normalize)
+        embeddings: ImageEmbedding | Iterator[ImageEmbedding] = embedder.embed(images)
+        return embeddings
+
     def close(self) -> None:
         """Ends the worker processes of `isolate`.
 
@@ -225,6 +248,8 @@ class Classifier:
         still be used.
         """
         self.runner.close()
+        if self._features_runner is not None:
+            self._features_runner.close()
 
     def _to_result(self, image: ImageOutputs) -> ImageResult:
         return ImageResult(
@@ -276,20 +301,3 @@ def top_k(probabilities: NDArray[np.float32], count: int) -> list[int]:
     order = np.argsort(-probabilities[candidates], kind="stable")[:count]
     indices: list[int] = candidates[order].tolist()
     return indices
-
-
-def _decode_mode(decode_device: str, fast_decode: bool) -> str:
-    """Returns one of images.DECODE_MODES."""
-    if decode_device not in ("cpu", "gpu"):
-        raise UsageError(f"unknown decode device {decode_device!r}", hint="use cpu or gpu")
-    if decode_device == "gpu" and fast_decode:
-        raise UsageError(
-            "fast_decode works only with decoding on the CPU", hint="leave out --fast-decode or --decode gpu"
-        )
-    return "gpu" if decode_device == "gpu" else "fast" if fast_decode else "exact"
-
-
-def _require_name(what: str, name: str) -> str:
-    if name == "":
-        raise UsageError(f"the name given for {what} is empty", hint="give a name, or leave it out")
-    return name

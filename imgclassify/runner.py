@@ -6,17 +6,20 @@ The meaning of the arrays is not known here. The classifier turns the logits int
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from imgclassify import pipeline
 from imgclassify._version import __version__
+from imgclassify.catalog import EMBEDDED_MODEL
 from imgclassify.engines import LOGITS, devices
 from imgclassify.engines.choice import create_engine, validate_options
 from imgclassify.engines.engine import validate_outputs
 from imgclassify.errors import CheckpointError, ImageError, UsageError, make_printable
 from imgclassify.hub.loader import load_network
+from imgclassify.hub.network import LoadOptions, PreprocessOverrides
 from imgclassify.images import DECODE_MODES, MAX_PIXELS, TIME_LIMIT
 from imgclassify.images.cropping import create_preprocessor
 from imgclassify.images.inputs import as_input
@@ -29,13 +32,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from imgclassify.catalog import RGB, Size
     from imgclassify.engines import Engine, LinearHead
     from imgclassify.engines.choice import EngineSelection
-    from imgclassify.hub.network import LoadOptions, Network
+    from imgclassify.hub.network import Network
     from imgclassify.images.cropping import Preprocessor
     from imgclassify.images.inputs import ImageInput, ImageLike
+    from imgclassify.weights import Progress
 
-__all__ = ["ImageOutputs", "ModelRunner", "RunnerOptions"]
+__all__ = ["ImageOutputs", "ModelRunner", "RunnerOptions", "load_runner"]
 
 Result = TypeVar("Result")
 
@@ -87,6 +92,68 @@ class RunnerOptions:
             )
 
 
+def load_runner(
+    model: str | os.PathLike[str] | None = None,
+    *,
+    outputs: tuple[str, ...] = (LOGITS,),
+    with_labels: bool = True,
+    arch: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    resize_size: int | Size | None = None,
+    crop_size: int | Size | None = None,
+    interpolation: str | None = None,
+    mean: float | RGB | None = None,
+    std: float | RGB | None = None,
+    offline: bool | None = None,
+    trust: bool = False,
+    progress: Progress | None = None,
+    fast_decode: bool = False,
+    decode_device: str = "cpu",
+    **running: Any,
+) -> ModelRunner:
+    """Loads a model and builds its network.
+
+    Args:
+        outputs: what the runner returns for each image (RunnerOptions.outputs).
+        with_labels: whether labels are needed. If False, a model without labels can be loaded.
+        running: fields of RunnerOptions: `device`, `dtype`, `engine`, `batch_size`, `workers`, `max_pixels`,
+            `isolate`, `time_limit` and `num_images`.
+
+    `Classifier` explains the other arguments.
+
+    Raises:
+        UsageError: an argument is out of its range, or one that the model needs is missing.
+        UnavailableError: the model, its weights, its labels or the device is unavailable, or the network does
+            not have one of the outputs.
+    """
+    if offline is None:
+        offline = os.environ.get("IMGCLASSIFY_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    return ModelRunner.load(
+        _require_name("model", EMBEDDED_MODEL if model is None else os.fspath(model)),
+        LoadOptions(
+            arch=arch,
+            labels=None if labels is None else _require_name("labels", os.fspath(labels)),
+            with_labels=with_labels,
+            overrides=PreprocessOverrides(
+                resize_size=resize_size,
+                crop_size=(crop_size, crop_size) if isinstance(crop_size, int) else crop_size,
+                interpolation=interpolation,
+                mean=(mean, mean, mean) if isinstance(mean, float | int) else mean,
+                std=(std, std, std) if isinstance(std, float | int) else std,
+            ),
+            offline=offline,
+            trust=trust,
+            progress=progress,
+        ),
+        RunnerOptions(
+            **running,
+            decode_mode=_decode_mode(decode_device, fast_decode),
+            offline=offline,
+            outputs=outputs,
+        ),
+    )
+
+
 class ImageOutputs(NamedTuple):
     """The outputs of a network for one image, or the reason why there are none."""
 
@@ -132,6 +199,7 @@ class ModelRunner:
         self.num_classes: int = selection.num_classes
         self.run_info = _describe_run(network, selection, options.decode_mode)
         """Everything that the outputs depend on, except the images."""
+        self._options = options
         self._offline = options.offline
         self._spec = network.preprocess
         self._preprocess, self._close = self._create_preprocessor(options)
@@ -149,6 +217,14 @@ class ModelRunner:
         """
         options.validate()
         return cls(load_network(reference, load_options), options)
+
+    def with_outputs(self, outputs: tuple[str, ...]) -> ModelRunner:
+        """Builds the same network once more, with other outputs.
+
+        Raises:
+            UnavailableError: the network does not have one of the outputs.
+        """
+        return ModelRunner(self.network, replace(self._options, outputs=outputs))
 
     def run_one(self, image: ImageLike) -> ImageOutputs:
         """Runs the network on one image.
@@ -283,6 +359,23 @@ class ModelRunner:
             )
             for index, image in enumerate(opened)
         ]
+
+
+def _decode_mode(decode_device: str, fast_decode: bool) -> str:
+    """Returns one of images.DECODE_MODES."""
+    if decode_device not in ("cpu", "gpu"):
+        raise UsageError(f"unknown decode device {decode_device!r}", hint="use cpu or gpu")
+    if decode_device == "gpu" and fast_decode:
+        raise UsageError(
+            "fast_decode works only with decoding on the CPU", hint="leave out --fast-decode or --decode gpu"
+        )
+    return "gpu" if decode_device == "gpu" else "fast" if fast_decode else "exact"
+
+
+def _require_name(what: str, name: str) -> str:
+    if name == "":
+        raise UsageError(f"the name given for {what} is empty", hint="give a name, or leave it out")
+    return name
 
 
 def default_workers() -> int:

@@ -13,7 +13,7 @@ from imgclassify.output.provenance import Provenance
 from imgclassify.output.records import PREDICTIONS
 from imgclassify.results import ImageResult, RunInfo
 
-RESUMABLE = tuple(each.name for each in FORMATS if each.resumable)
+RESUMABLE = tuple(each.name for each in FORMATS if each.resumable and each.supports(PREDICTIONS))
 
 
 def open_output(path: Path | None, name: str, **options: Any) -> output.Output:

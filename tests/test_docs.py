@@ -98,7 +98,11 @@ def test_every_option_in_the_readme_and_docs_exists() -> None:
         assert used - known - foreign == set(), page.name
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "python.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", ROOT / "docs" / "python.md", ROOT / "docs" / "embed.md"],
+    ids=lambda page: page.name,
+)
 def test_python_examples_run(page: Path) -> None:
     code = "\n".join(blocks(page, "python"))
     done = subprocess.run(
@@ -115,7 +119,7 @@ def test_the_manifest_in_the_docs_parses_and_each_key_is_described() -> None:
     described = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
     assert described == {
         "name", "weights", "default", "architecture", "provider", "url", "sha256", "num_classes", "label_set",
-        "preprocess", "options", "rename", "metadata",
+        "preprocess", "options", "rename", "layers", "metadata",
     }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -105,8 +107,6 @@ def answer(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_pulled_model_answers_as_timms_own_pipeline(
     file_name: str, huggingface: type[HubHandler], tmp_path: Path
 ) -> None:
-    import json
-
     network = seeded()
     file = tmp_path / file_name
     if file.suffix == ".safetensors":
@@ -185,6 +185,31 @@ def test_an_unknown_model_lists_the_nearest() -> None:
 def test_a_feature_extractor_is_refused_as_no_classifier() -> None:
     with pytest.raises(CheckpointError, match="has no classes"):
         load_network("timm:vit_small_patch14_dinov2.lvd142m", LoadOptions(offline=True))
+
+
+def test_a_feature_extractor_can_be_embedded(huggingface: type[HubHandler], tmp_path: Path) -> None:
+    name = "vit_small_patch16_224.dino"
+    torch.manual_seed(1)
+    network = timm.create_model(name, pretrained=False).eval()
+    assert network.num_classes == 0
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    content = (tmp_path / "model.safetensors").read_bytes()
+    huggingface.files[f"/timm/{name}/resolve/main/model.safetensors"] = content
+    image = noise(333, 251, seed=2)
+    image.save(tmp_path / "image.png")
+    done = subprocess.run(
+        [sys.executable, "-m", "imgclassify", "embed", tmp_path / "image.png", "-m", f"timm:{name}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    transform = create_transform(**resolve_data_config({}, model=network))
+    with torch.inference_mode():
+        wanted = network(transform(image)[None])[0].numpy()
+    assert np.abs(np.array(record["embedding"]) - wanted).max() < 1e-5 * np.abs(wanted).max()
+    assert record["model"] == f"timm:{name}"
 
 
 def test_labels_of_larger_sets_come_from_timms_metadata() -> None:

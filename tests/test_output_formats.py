@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
+from imgclassify import embedding as embedding_records
 from imgclassify import output as output_package
 from imgclassify.errors import UsageError
 from imgclassify.output import open_output
@@ -59,15 +60,15 @@ class Embedding:
 
 
 EMBEDDINGS: RecordType[Embedding] = RecordType(
-    name="embeddings",
+    name="test vectors",
     schema="test.embeddings/1",
     from_dict=Embedding.from_dict,
-    fields=(SOURCE, MODEL, Vector("vector", length="dimension"), ERROR),
-    setting_names=("dimension",),
+    fields=(SOURCE, MODEL, Vector("vector", dtype="kind"), ERROR),
+    setting_names=("kind",),
     must_match=("model", "weights"),
 )
 DIMENSION = 1280
-SETTINGS = {"dimension": DIMENSION}
+SETTINGS: dict[str, int | str] = {"kind": "float32"}
 
 
 def run(**changes: Any) -> RunInfo:
@@ -96,9 +97,10 @@ def test_each_format_is_registered_whole(each: OutputFormat) -> None:
     assert each.streamable or each.resumable
     assert not (each.file_format and (each.writer or each.reader))
     assert all(callable(each.load(part)) for part in (each.writer, each.reader, each.file_format) if part)
-    assert find_format(each.name, PREDICTIONS) is each
+    held = next(kind for kind in (PREDICTIONS, embedding_records.EMBEDDINGS) if each.supports(kind))
+    assert find_format(each.name, held) is each
     for extension in each.extensions:
-        assert format_of_path(Path(f"x.{extension.upper()}"), PREDICTIONS) is each
+        assert format_of_path(Path(f"x.{extension.upper()}"), held) is each
         assert sum(extension in other.extensions for other in FORMATS) == 1
     assert each.audience
     assert each.shape
@@ -106,6 +108,7 @@ def test_each_format_is_registered_whole(each: OutputFormat) -> None:
 
 def test_a_format_that_cannot_hold_a_vector_is_not_offered() -> None:
     assert {each.name for each in list_formats(EMBEDDINGS)} == {"json", "jsonl", "parquet"}
+    assert {each.name for each in list_formats(embedding_records.EMBEDDINGS)} == {"json", "jsonl", "parquet", "npz"}
     with pytest.raises(UsageError, match="unknown format 'csv'") as caught:
         find_format("csv", EMBEDDINGS)
     assert "json, jsonl, parquet" in str(caught.value.hint)
@@ -148,7 +151,7 @@ def test_a_run_of_other_settings_is_not_resumed(tmp_path: Path) -> None:
         output.write(embedding(0))
     for changed, settings, words in (
         (run(model="other"), SETTINGS, ("'m'", "'other'")),
-        (run(), {"dimension": 7}, ("dimension was 1280", "7")),
+        (run(), {"kind": "float16"}, ("kind was 'float32'", "'float16'")),
     ):
         with (
             pytest.raises(UsageError) as caught,

@@ -20,6 +20,7 @@ from imgclassify.telemetry import disable_telemetry
 
 COMMANDS = {
     "predict": "Classify images.",
+    "embed": "Turn images into vectors: the features before a network's last layer.",
     "compare": "Compare a faster setting with the exact one on your own images.",
     "models": "List, show, fetch, prepare, verify and remove models.",
     "labels": "List, show and search label sets.",

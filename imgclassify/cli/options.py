@@ -19,7 +19,7 @@ from imgclassify.cli.option_values import (
 from imgclassify.errors import UsageError
 from imgclassify.hub.reference import KINDS
 from imgclassify.images import MAX_PIXELS, TIME_LIMIT
-from imgclassify.output.formats import FORMATS
+from imgclassify.output.formats import format_names
 
 if TYPE_CHECKING:
     from imgclassify.output.formats import OutputFormat
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 SOURCES_PANEL = "Sources"
 _MODEL = "Model"
-_OUTPUT = "Output"
-_RUNNING = "Running"
+OUTPUT_PANEL = "Output"
+RUNNING_PANEL = "Running"
 _UNATTENDED = "Running unattended"
 _PREPROCESSING = "Preprocessing (instead of the model's own)"
 
@@ -58,7 +58,9 @@ Model = Annotated[
 ]
 TopK = Annotated[
     int,
-    typer.Option("--top-k", "-k", metavar="N", rich_help_panel=_OUTPUT, help="Number of predictions per image."),
+    typer.Option(
+        "--top-k", "-k", metavar="N", rich_help_panel=OUTPUT_PANEL, help="Number of predictions per image."
+    ),
 ]
 
 
@@ -143,8 +145,8 @@ class SourceOptions:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class LoadingOptions:
-    """The architecture and labels of a model that does not state them, and whether its code may run."""
+class ArchitectureOptions:
+    """The architecture of a model that does not state it, and whether its code may run."""
 
     arch: Annotated[
         str | None,
@@ -158,6 +160,20 @@ class LoadingOptions:
             "Preprocessing and labels of files and torch.hub models are also taken from it.",
         ),
     ] = None
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            rich_help_panel=_MODEL,
+            help="Allow a torch.hub repository or a TorchScript file to run its own code.",
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class LoadingOptions(ArchitectureOptions):
+    """The architecture and labels of a model that does not state them, and whether its code may run."""
+
     labels: Annotated[
         str | None,
         typer.Option(
@@ -168,14 +184,6 @@ class LoadingOptions:
             help="Label set or label file to use instead of the model's own.",
         ),
     ] = None
-    trust: Annotated[
-        bool,
-        typer.Option(
-            "--trust",
-            rich_help_panel=_MODEL,
-            help="Allow a torch.hub repository or a TorchScript file to run its own code.",
-        ),
-    ] = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -189,23 +197,25 @@ class OutputOptions:
             "-f",
             autocompletion=complete_format,
             metavar="FORMAT",
-            rich_help_panel=_OUTPUT,
+            rich_help_panel=OUTPUT_PANEL,
             show_default=False,
-            help=f"Output format: {', '.join(each.name for each in FORMATS)}. "
+            help=f"Output format: {format_names('predictions')}. "
             "Default: from the extension of --output, else table.",
         ),
     ] = None
-    json: Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Short for --format json.")] = False
-    jsonl: Annotated[bool, typer.Option("--jsonl", rich_help_panel=_OUTPUT, help="Short for --format jsonl.")] = (
+    json: Annotated[bool, typer.Option("--json", rich_help_panel=OUTPUT_PANEL, help="Short for --format json.")] = (
         False
     )
+    jsonl: Annotated[
+        bool, typer.Option("--jsonl", rich_help_panel=OUTPUT_PANEL, help="Short for --format jsonl.")
+    ] = False
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
             metavar="FILE",
-            rich_help_panel=_OUTPUT,
+            rich_help_panel=OUTPUT_PANEL,
             show_default=False,
             help="File to write to. Default: stdout.",
         ),
@@ -243,7 +253,7 @@ class UnattendedOptions:
         typer.Option(
             "--resume",
             rich_help_panel=_UNATTENDED,
-            help="Keep the records in --output and classify only the other sources. "
+            help="Keep the records in --output and process only the other sources. "
             "If there are no records yet, a new run starts.",
         ),
     ] = False
@@ -252,7 +262,7 @@ class UnattendedOptions:
         typer.Option(
             "--retry-errors",
             rich_help_panel=_UNATTENDED,
-            help="Like --resume, but also classify the failed sources again.",
+            help="Like --resume, but also process the failed sources again.",
         ),
     ] = False
     fail_fast: Annotated[
@@ -325,7 +335,7 @@ class RunningOptions:
     device: Annotated[
         str,
         typer.Option(
-            "--device", metavar="auto|cpu|cuda|cuda:N|mps", rich_help_panel=_RUNNING, help="Device to run on."
+            "--device", metavar="auto|cpu|cuda|cuda:N|mps", rich_help_panel=RUNNING_PANEL, help="Device to run on."
         ),
     ] = "auto"
     dtype: Annotated[
@@ -333,7 +343,7 @@ class RunningOptions:
         typer.Option(
             "--dtype",
             metavar="float32|bfloat16|float16",
-            rich_help_panel=_RUNNING,
+            rich_help_panel=RUNNING_PANEL,
             help="Data type that the network computes in.",
         ),
     ] = "float32"
@@ -342,22 +352,24 @@ class RunningOptions:
         typer.Option(
             "--engine",
             metavar="auto|torch|onnxruntime",
-            rich_help_panel=_RUNNING,
+            rich_help_panel=RUNNING_PANEL,
             help="Engine that runs the network.",
         ),
     ] = "auto"
     batch_size: Annotated[
-        str, typer.Option("--batch-size", metavar="N|auto", rich_help_panel=_RUNNING, help="Images per batch.")
+        str, typer.Option("--batch-size", metavar="N|auto", rich_help_panel=RUNNING_PANEL, help="Images per batch.")
     ] = "auto"
     workers: Annotated[
         str,
-        typer.Option("--workers", metavar="N|auto", rich_help_panel=_RUNNING, help="Number of decoding threads."),
+        typer.Option(
+            "--workers", metavar="N|auto", rich_help_panel=RUNNING_PANEL, help="Number of decoding threads."
+        ),
     ] = "auto"
     fast_decode: Annotated[
         bool,
         typer.Option(
             "--fast-decode",
-            rich_help_panel=_RUNNING,
+            rich_help_panel=RUNNING_PANEL,
             help="Decode large JPEGs at a smaller scale. Faster, with nearly the same results.",
         ),
     ] = False
@@ -366,7 +378,7 @@ class RunningOptions:
         typer.Option(
             "--decode",
             metavar="cpu|gpu",
-            rich_help_panel=_RUNNING,
+            rich_help_panel=RUNNING_PANEL,
             help="Device that decodes JPEGs. gpu uses nvJPEG on a CUDA device, with nearly the same results.",
         ),
     ] = "cpu"

@@ -80,7 +80,7 @@ class RecordRun:
         total = output.resumed + self._num_pending
         return None if total > LOOK_AHEAD else max(total, 1)
 
-    def write_records(self, producer: RecordProducer, settings: dict[str, int]) -> None:
+    def write_records(self, producer: RecordProducer, settings: dict[str, int | str]) -> None:
         """Writes one record per source until a signal or `max_errors` failures stop the run.
 
         Sets `stats.status`, and `stats.stopped` if the run is stopped.

@@ -46,10 +46,11 @@ class TimmLoader(ReferenceLoader):
         config = _pretrained_cfg(reference.value)
         full_name = ".".join(filter(None, (config["architecture"], config.get("tag"))))
         num_classes = config["num_classes"]
-        if not num_classes:
+        if not num_classes and options.with_labels:
             raise CheckpointError(
                 f"timm:{full_name} outputs features and has no classes",
-                hint="choose a model with a classifier, such as one whose name ends in in1k",
+                hint="choose a model with a classifier, such as one whose name ends in in1k, or use "
+                "`imgclassify embed`",
             )
         labels = _load_labels(config, options) if options.with_labels else None
         path = _weights_file(full_name, config, options)

@@ -33,7 +33,7 @@ class CsvWriter:
     def __init__(self, stream: TextIO, provenance: Provenance, record_type: RecordType[Any]) -> None:
         self._stream = stream
         self._fields = record_type.fields
-        self._settings = provenance.settings
+        self._counts = {name: each for name, each in provenance.settings.items() if isinstance(each, int)}
         self._line = io.StringIO()
         # With the terminator "\r\n", csv quotes fields that contain a carriage return. With "\n", Python 3.11
         # does not, so a carriage return would end the line when it is read. _write_row writes "\n" in its
@@ -41,7 +41,7 @@ class CsvWriter:
         self._writer = csv.writer(self._line, delimiter=self.delimiter, lineterminator="\r\n")
 
     def __enter__(self) -> Self:
-        self._write_row([name for field in self._fields for name in _column_names(field, self._settings)])
+        self._write_row([name for field in self._fields for name in _column_names(field, self._counts)])
         return self
 
     def write(self, record: Record) -> None:
@@ -58,7 +58,7 @@ class CsvWriter:
         if isinstance(field, Struct):
             return [value[part.name] if value else None for part in field.fields]
         row = [entry[part.name] for entry in value for part in field.fields]
-        return row + [None] * (len(field.fields) * self._settings[field.length] - len(row))
+        return row + [None] * (len(field.fields) * self._counts[field.length] - len(row))
 
     def _write_row(self, row: Sequence[object]) -> None:
         self._writer.writerow(row)

@@ -18,7 +18,7 @@ from imgclassify.plugins import load_plugins
 if TYPE_CHECKING:
     from imgclassify.output.records import RecordType
 
-__all__ = ["FORMATS", "OutputFormat", "find_format", "format_of_path", "list_formats"]
+__all__ = ["FORMATS", "OutputFormat", "find_format", "format_names", "format_of_path", "list_formats"]
 
 PLUGIN_GROUP = "imgclassify.output_formats"
 """The group of entry points with which other packages add an OutputFormat."""
@@ -145,9 +145,18 @@ FORMATS = (
         name="parquet",
         extensions=("parquet",),
         audience="pandas, polars, DuckDB",
-        shape="compressed columns, one row per image; files only",
+        shape="compressed columns, one row per image; vectors are lists of fixed size; files only",
         file_format="imgclassify.output.parquet:ParquetFileFormat",
         package="pyarrow",
+        holds_vectors=True,
+    ),
+    OutputFormat(
+        name="npz",
+        extensions=("npz",),
+        audience="numpy, scikit-learn",
+        shape="one array of vectors, and arrays of names, sizes and errors; files only",
+        file_format="imgclassify.output.npz:NpzFileFormat",
+        record_types=("embeddings",),
         holds_vectors=True,
     ),
     OutputFormat(
@@ -192,6 +201,15 @@ def format_of_path(path: Path, record_type: RecordType[Any]) -> OutputFormat:
             hint=f"add --format with one of {_format_names(record_type)}, or use one of them as the extension",
         )
     return found
+
+
+def format_names(record_type: str) -> str:
+    """Returns the names of imgclassify's own formats for a record type, for the help of an option.
+
+    Args:
+        record_type: the name of the record type.
+    """
+    return ", ".join(each.name for each in FORMATS if not each.record_types or record_type in each.record_types)
 
 
 def _first_match(matches: Callable[[OutputFormat], bool], record_type: RecordType[Any]) -> OutputFormat | None:

@@ -62,7 +62,7 @@ class Output(Protocol):
         """
         ...
 
-    def begin(self, run: RunInfo, settings: dict[str, int]) -> None:
+    def begin(self, run: RunInfo, settings: dict[str, int | str]) -> None:
         """Takes the provenance of the records. Called before the first record is written.
 
         Args:

@@ -21,7 +21,7 @@ class Provenance:
 
     run: dict[str, Any]
     """The value of RunInfo.to_dict."""
-    settings: dict[str, int]
+    settings: dict[str, int | str]
     """The settings that RecordType.setting_names names."""
 
     @property
@@ -30,7 +30,7 @@ class Provenance:
         return self.run.get("model")
 
     @classmethod
-    def from_run(cls, run: RunInfo, settings: dict[str, int]) -> Self:
+    def from_run(cls, run: RunInfo, settings: dict[str, int | str]) -> Self:
         return cls(run.to_dict(), settings)
 
     @classmethod
@@ -43,7 +43,7 @@ class Provenance:
         if not isinstance(value, dict) or value.get("schema") != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}")
         run, settings = value.get("run"), {name: value.get(name) for name in record_type.setting_names}
-        if not isinstance(run, dict) or any(type(each) is not int or each < 1 for each in settings.values()):
+        if not isinstance(run, dict) or not all(map(_is_setting, settings.values())):
             raise ValueError("the description of its run is missing or invalid")
         return cls(run, settings)  # type: ignore[arg-type]
 
@@ -59,6 +59,10 @@ class Provenance:
     def describes(self, record: Record) -> bool:
         """Whether the record names this run's model."""
         return record.model == self.model
+
+
+def _is_setting(value: object) -> bool:
+    return value != "" if isinstance(value, str) else type(value) is int and value >= 1
 
 
 def _compared_values(provenance: Provenance, record_type: RecordType[Any]) -> dict[str, Any]:

@@ -74,11 +74,11 @@ class Ranked(NamedTuple):
 
 
 class Vector(NamedTuple):
-    """A field that is a float32 array of shape (N,), or null."""
+    """A field that is an array of shape (N,), or null. N is the same for all records of a run."""
 
     name: str
-    length: str
-    """The name of the run's setting that gives N."""
+    dtype: str
+    """The name of the run's setting that gives the array's dtype: "float32" or "float16"."""
 
 
 Field: TypeAlias = Scalar | Struct | Ranked | Vector
@@ -97,7 +97,8 @@ class RecordType(Generic[R]):
     fields: tuple[Field, ...]
     """The fields, in the order of a table's columns. The first is "source"."""
     setting_names: tuple[str, ...]
-    """Names of the values that a run has in addition to its RunInfo, such as "top_k": integers above zero."""
+    """Names of the values that a run has in addition to its RunInfo, such as "top_k": integers above zero, or
+    texts."""
     must_match: tuple[str, ...]
     """Keys of RunInfo.to_dict that affect records. A run that differs in one of them, or in a setting, is not
     resumed."""

@@ -101,7 +101,7 @@ class ResumableOutput(Generic[R]):
         """See output.Output."""
         return self._index is not None and self._index.claim(source)
 
-    def begin(self, run: RunInfo, settings: dict[str, int]) -> None:
+    def begin(self, run: RunInfo, settings: dict[str, int | str]) -> None:
         """See output.Output.
 
         Raises:

@@ -47,7 +47,7 @@ class StreamedOutput(Generic[R]):
         """See output.Output."""
         return False
 
-    def begin(self, run: RunInfo, settings: dict[str, int]) -> None:
+    def begin(self, run: RunInfo, settings: dict[str, int | str]) -> None:
         """See output.Output."""
         self._stream = self._stack.enter_context(open_text(self._path))
         provenance = Provenance.from_run(run, settings)

@@ -1,0 +1,133 @@
+"""imgclassify embed: turns images into vectors."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from imgclassify.cli.console import download_progress, print_verbose
+from imgclassify.cli.option_groups import with_option_groups
+from imgclassify.cli.options import (
+    OUTPUT_PANEL,
+    RUNNING_PANEL,
+    ArchitectureOptions,
+    ConsoleOptions,
+    DecodingOptions,
+    Model,
+    Offline,
+    OutputOptions,
+    PreprocessingOptions,
+    RunningOptions,
+    SourceOptions,
+    UnattendedOptions,
+)
+from imgclassify.cli.run import open_run
+
+app = typer.Typer(add_completion=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class EmbeddingOptions:
+    """The form of the vectors."""
+
+    vector_dtype: Annotated[
+        str,
+        typer.Option(
+            "--dtype",
+            metavar="float32|float16",
+            rich_help_panel=OUTPUT_PANEL,
+            help="Data type of the vectors that are written.",
+        ),
+    ] = "float32"
+    normalize: Annotated[
+        bool,
+        typer.Option(
+            "--normalize", rich_help_panel=OUTPUT_PANEL, help="Scale each vector to a Euclidean (L2) norm of 1."
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class EmbeddingOutputOptions(OutputOptions):
+    """Where vectors are written, and in which format."""
+
+    output_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="FORMAT",
+            rich_help_panel=OUTPUT_PANEL,
+            show_default=False,
+            help="Output format: jsonl, json, parquet, npz. Default: from the extension of --output, else jsonl.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ComputingOptions(RunningOptions):
+    """How the network is run. Its data type has another name here, because --dtype is that of the vectors."""
+
+    dtype: Annotated[
+        str,
+        typer.Option(
+            "--compute-dtype",
+            metavar="float32|bfloat16|float16",
+            rich_help_panel=RUNNING_PANEL,
+            help="Data type that the network computes in.",
+        ),
+    ] = "float32"
+
+
+@app.command(
+    epilog="Exit status: 0 every image embedded, 1 some failed, 2 wrong usage, 3 model or device unavailable, "
+    "4 no image found, 130 interrupted (129 by SIGHUP, 143 by SIGTERM)."
+)
+@with_option_groups
+def embed(
+    *,
+    sources: SourceOptions,
+    model: Model = None,
+    loading: ArchitectureOptions,
+    embedding: EmbeddingOptions,
+    output: EmbeddingOutputOptions,
+    unattended: UnattendedOptions,
+    decoding: DecodingOptions,
+    running: ComputingOptions,
+    preprocessing: PreprocessingOptions,
+    offline: Offline = False,
+    console: ConsoleOptions,
+) -> None:
+    """Turn images into vectors: the features that a network computes before its last layer.
+
+    Writes one record per image, in input order. A broken file gets an error record, and the run continues.
+
+    Labels are not needed, and a network without a classifier can be used.
+    """
+    console.configure()
+    from imgclassify.embedding import EMBEDDINGS
+
+    with open_run(EMBEDDINGS, sources, output, unattended, offline=offline, default_format="jsonl") as run:
+        from imgclassify.embedding import Embedder
+        from imgclassify.engines import FEATURES
+        from imgclassify.runner import load_runner
+
+        with download_progress() as progress:
+            runner = load_runner(
+                model,
+                outputs=(FEATURES,),
+                with_labels=False,
+                arch=loading.arch,
+                trust=loading.trust,
+                num_images=run.num_images,
+                offline=offline,
+                progress=progress,
+                **decoding.classifier_arguments(),
+                **running.classifier_arguments(),
+                **preprocessing.classifier_arguments(),
+            )
+        embedder = Embedder(runner, dtype=embedding.vector_dtype, normalize=embedding.normalize)
+        info = embedder.run
+        print_verbose(f"{info.model} ({info.weights}) on {info.engine}, {info.device}, {info.dtype}: {info.reason}")
+        run.write_records(embedder, embedder.settings)
+    raise typer.Exit(int(run.stats.status))

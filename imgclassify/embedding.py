@@ -1,0 +1,211 @@
+"""Turns images into vectors: the features that a network computes before its last layer."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, overload
+
+from imgclassify.engines import FEATURES
+from imgclassify.errors import OutputError, UsageError
+from imgclassify.images.inputs import is_batch
+from imgclassify.output.records import ERROR, HEIGHT, MODEL, SOURCE, WIDTH, RecordType, Vector
+from imgclassify.results import ImageFailure
+
+if TYPE_CHECKING:
+    from threading import Event
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from imgclassify.images.inputs import ImageLike
+    from imgclassify.results import RunInfo
+    from imgclassify.runner import ImageOutputs, ModelRunner
+    from imgclassify.sources import Source
+
+__all__ = ["EMBEDDINGS", "EMBEDDING_DTYPES", "Embedder", "ImageEmbedding"]
+
+EMBEDDING_DTYPES = ("float32", "float16")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageEmbedding:
+    """The record of one image. It has either an embedding or an error."""
+
+    source: str
+    """The name that stands for the image: a path, a URL, `archive!member`, or "-"."""
+    model: str
+    width: int | None
+    """Pixels, after EXIF orientation. None if the image could not be opened."""
+    height: int | None
+    embedding: NDArray[np.floating[Any]] | None
+    """(D,) float32 or float16."""
+    error: ImageFailure | None = None
+    approximate: bool = False
+    """Whether the image is a strip so long that resizing it only approximates the model's own pipeline."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the record as all formats contain it (docs/embed.md). The embedding stays an array."""
+        record = {
+            "source": self.source,
+            "model": self.model,
+            "width": self.width,
+            "height": self.height,
+            "embedding": self.embedding,
+            "error": self.error.to_dict() if self.error else None,
+        }
+        return record | {"approximate": True} if self.approximate else record
+
+    @classmethod
+    def from_dict(cls, record: Any) -> Self:
+        """Creates an embedding from its record, the inverse of `to_dict`. A list becomes a float32 array.
+
+        Raises:
+            ValueError: the record is incomplete or invalid.
+        """
+        import numpy as np
+
+        try:
+            vector, error = record["embedding"], record["error"]
+            result = cls(
+                source=record["source"],
+                model=record["model"],
+                width=record["width"],
+                height=record["height"],
+                embedding=np.asarray(vector, np.float32) if isinstance(vector, list) else vector,
+                error=None if error is None else ImageFailure(**error),
+                approximate=record.get("approximate", False) is True,
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError("it lacks a field, or has an unknown one") from error
+        if not result._is_sound():
+            raise ValueError("a field has an invalid value")
+        return result
+
+    def _is_sound(self) -> bool:
+        import numpy as np
+
+        texts: list[object] = [self.source, self.model]
+        numbers: list[object] = []
+        if self.error:
+            texts += [self.error.type, self.error.message]
+        else:
+            numbers += [self.width, self.height]
+        vector = self.embedding
+        return (
+            (vector is None) != (self.error is None)
+            and all(type(text) is str for text in texts)
+            and all(type(number) is int and number >= 0 for number in numbers)
+            and (
+                vector is None
+                or (
+                    isinstance(vector, np.ndarray)
+                    and vector.ndim == 1
+                    and vector.dtype.name in EMBEDDING_DTYPES
+                    and bool(np.isfinite(vector).all())
+                )
+            )
+        )
+
+
+EMBEDDINGS: RecordType[ImageEmbedding] = RecordType(
+    name="embeddings",
+    schema="imgclassify.embeddings/1",
+    from_dict=ImageEmbedding.from_dict,
+    fields=(SOURCE, MODEL, WIDTH, HEIGHT, Vector("embedding", dtype="embedding_dtype"), ERROR),
+    setting_names=("embedding_dtype", "norm"),
+    # Engine and device are left out: like the batch, they change only the last digits.
+    must_match=("model", "architecture", "weights", "weights_sha256", "preprocess", "decode", "dtype"),
+)
+"""The records that the command `embed` writes."""
+
+
+class Embedder:
+    """Embeds images with a runner that computes features.
+
+        embedder = Embedder(load_runner("resnet50", outputs=("features",), with_labels=False))
+        vector = embedder.embed("dog.jpg").embedding
+
+    Attributes:
+        run: a RunInfo with everything that the embeddings depend on, except the images and `settings`.
+        settings: the dtype of the embeddings, and their norm: "l2" or "none".
+    """
+
+    def __init__(self, runner: ModelRunner, *, dtype: str = "float32", normalize: bool = False) -> None:
+        """
+        Args:
+            runner: created with the output "features".
+            dtype: "float32" or "float16": the type of the embeddings.
+            normalize: scale each embedding to a Euclidean norm of 1. An embedding of zeros stays as it is.
+
+        Raises:
+            UsageError: the dtype is neither of the two.
+        """
+        if dtype not in EMBEDDING_DTYPES:
+            raise UsageError(f"unknown dtype {dtype!r} of embeddings", hint="use float32 or float16")
+        self.runner = runner
+        self.run: RunInfo = runner.run_info
+        self.settings: dict[str, int | str] = {"embedding_dtype": dtype, "norm": "l2" if normalize else "none"}
+        self._dtype = dtype
+        self._normalize = normalize
+
+    @overload
+    def embed(self, images: ImageLike) -> ImageEmbedding: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def embed(self, images: Iterable[ImageLike]) -> Iterator[ImageEmbedding]: ...
+
+    def embed(self, images: Any) -> ImageEmbedding | Iterator[ImageEmbedding]:
+        """Embeds an image, or each of many images.
+
+        Args:
+            images: as in `Classifier.predict`.
+
+        Returns:
+            An ImageEmbedding for a single image. For an iterable, an iterator with one ImageEmbedding for each
+            image, in the same order.
+
+        Raises:
+            ImageError: the single image cannot be opened or decoded. In an iterable, such an image has its
+                error in its ImageEmbedding, and the other images are still embedded.
+            UsageError: a value is of a type that cannot be an image.
+            UnavailableError: the network cannot process the images.
+        """
+        if is_batch(images):
+            return self.runner.map(self._to_embedding, images)
+        return self._to_embedding(self.runner.run_one(images))
+
+    def stream(
+        self, sources: Iterable[Source], *, stop_event: Event | None = None
+    ) -> Generator[ImageEmbedding, None, None]:
+        """Embeds sources, as `Classifier.stream` classifies them."""
+        return self.runner.map(self._to_embedding, sources, stop_event=stop_event)
+
+    def _to_embedding(self, image: ImageOutputs) -> ImageEmbedding:
+        return ImageEmbedding(
+            source=image.source,
+            model=self.run.model,
+            width=image.width,
+            height=image.height,
+            embedding=None if image.arrays is None else self._to_vector(image.arrays[FEATURES]),
+            error=image.error,
+            approximate=image.approximate,
+        )
+
+    def _to_vector(self, features: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+        import numpy as np
+
+        if self._normalize:
+            norm = np.linalg.norm(features)
+            features = features / norm if norm > 0 else features
+        if self._dtype == "float32":
+            # A copy, so that the array does not keep the features of the whole batch in memory.
+            return features.copy()
+        with np.errstate(over="ignore"):
+            halved = features.astype(np.float16)
+        if not np.isfinite(halved).all():
+            raise OutputError(
+                f"the features are too large for float16: up to {np.abs(features).max():.0f}",
+                hint="use --dtype float32, or --normalize",
+            )
+        return halved
