@@ -305,6 +305,7 @@ def test_the_public_names_are_these_and_importing_them_is_lazy() -> None:
     assert done.stdout.split() == [
         "Classifier",
         "ExitStatus",
+        "ImageEmbedding",
         "ImageError",
         "ImageFailure",
         "ImageResult",

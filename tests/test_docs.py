@@ -100,7 +100,12 @@ def test_every_option_in_the_readme_and_docs_exists() -> None:
 
 @pytest.mark.parametrize(
     ("page", "printed"),
-    [("README.md", "espresso"), ("docs/python.md", "espresso"), ("docs/embed.md", "(1280, 7, 7)")],
+    [
+        ("README.md", "espresso"),
+        ("docs/python.md", "espresso"),
+        ("docs/embed.md", "(1280, 7, 7)"),
+        ("docs/duplicates.md", "(451, 300)"),
+    ],
 )
 def test_python_examples_run(page: str, printed: str) -> None:
     code = "\n".join(blocks(ROOT / page, "python"))

@@ -6,16 +6,22 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from imgclassify.errors import ExitStatus
 
 if TYPE_CHECKING:
-    from imgclassify.output.records import Record
-    from imgclassify.results import RunInfo
+    from imgclassify.results import ImageFailure, RunInfo
 
 SCHEMA = "imgclassify.summary/1"
 """Names the shape of the --summary file. A breaking change raises the number."""
+
+
+class HasError(Protocol):
+    """A record, or anything else that an image may fail to have."""
+
+    @property
+    def error(self) -> ImageFailure | None: ...
 
 
 @dataclass
@@ -49,7 +55,7 @@ class RunStats:
     def stop_clock(self) -> None:
         self.ended = time.monotonic()
 
-    def add_record(self, record: Record) -> None:
+    def add_record(self, record: HasError) -> None:
         if record.error:
             self.failed[record.error.type] += 1
             self.failures += 1

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
     EncodedImage: TypeAlias = "bytes | bytearray | memoryview | BinaryIO"
-    ImageLike: TypeAlias = "str | os.PathLike[str] | EncodedImage | Image.Image | NDArray[np.uint8] | Source"
+    ImageLike: TypeAlias = (
+        "str | os.PathLike[str] | EncodedImage | Image.Image | NDArray[np.uint8] | Source | ImageInput"
+    )
     """A path or URL, the bytes of an image file or an open file, a PIL image, an array, or a Source."""
 
 
@@ -55,7 +57,7 @@ _IMAGE_ATTRIBUTES = ("read", "__array__", "__array_interface__")
 
 def is_batch(images: Any) -> bool:
     """Whether `images` is an iterable of images rather than one image."""
-    single = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Source)
+    single = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Source | ImageInput)
     single = single or any(hasattr(type(images), attribute) for attribute in _IMAGE_ATTRIBUTES)
     return not single and isinstance(images, Iterable)
 
@@ -72,6 +74,8 @@ def as_input(image: Any, index: int, *, offline: bool) -> ImageInput:
     Raises:
         UsageError: `image` is of a type that cannot be an image.
     """
+    if isinstance(image, ImageInput):
+        return image
     if isinstance(image, str | os.PathLike):
         return input_from_source(sources.single_source(os.fspath(image), offline=offline))
     if isinstance(image, Source):

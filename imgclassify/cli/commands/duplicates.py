@@ -1,0 +1,215 @@
+"""imgclassify duplicates: groups images that are the same. It never deletes one."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from imgclassify.cli.console import download_progress, print_message
+from imgclassify.cli.inputs import SourceInputs
+from imgclassify.cli.option_groups import with_option_groups
+from imgclassify.cli.options import (
+    OUTPUT_PANEL,
+    ArchitectureOptions,
+    ConsoleOptions,
+    Model,
+    Offline,
+    SourceOptions,
+)
+from imgclassify.cli.progress import SourceCount, show_progress
+from imgclassify.cli.shutdown import GracefulShutdown
+from imgclassify.cli.stats import RunStats
+from imgclassify.cli.tables import print_table
+from imgclassify.errors import ExitStatus, NoImagesError, UsageError
+
+if TYPE_CHECKING:
+    from imgclassify.similarity.duplicates import DuplicateFinder, DuplicateGroup, GroupMember
+
+app = typer.Typer(add_completion=False)
+
+_FORMATS = ("table", "jsonl", "csv")
+_COLUMNS = ("group", "keep", "relation", "agreement", "width", "height", "bytes", "source", "reason")
+
+
+@app.command(
+    epilog="Exit status: 0 every image read, 1 some failed, 2 wrong usage, 3 model unavailable or OpenCV missing, "
+    "4 no image found, 130 interrupted (129 by SIGHUP, 143 by SIGTERM)."
+)
+@with_option_groups
+def duplicates(
+    *,
+    sources: SourceOptions,
+    stage: Annotated[
+        str,
+        typer.Option(
+            "--stage",
+            metavar="bytes|pixels|vector",
+            help="What counts as the same: equal files, equal pixels, or also a changed image. Each includes those "
+            "before it.",
+        ),
+    ] = "vector",
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            metavar="T",
+            show_default=False,
+            help="Least share of two images that must look alike after one is laid over the other, 0 to 1. "
+            "Default: 0.7.",
+        ),
+    ] = None,
+    model: Model = None,
+    loading: ArchitectureOptions,
+    output_format: Annotated[
+        str,
+        typer.Option(
+            "--format", "-f", metavar="table|jsonl|csv", rich_help_panel=OUTPUT_PANEL, help="Output format."
+        ),
+    ] = "table",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            rich_help_panel=OUTPUT_PANEL,
+            show_default=False,
+            help="File to write to. Default: stdout.",
+        ),
+    ] = None,
+    offline: Offline = False,
+    console: ConsoleOptions,
+) -> None:
+    """Find images that are the same file, the same pixels, or the same image changed.
+
+    A changed image is resized, recompressed, cropped, mirrored or turned. The network only proposes pairs. Two
+    images count as the same if one can be laid over the other.
+
+    Each group has an image to keep: the largest, else the sharpest, the oldest, or the first. Nothing is deleted.
+    """
+    console.configure()
+    if output_format not in _FORMATS:
+        raise UsageError(f"unknown format {output_format!r}", hint=f"use one of {', '.join(_FORMATS)}")
+    if threshold is not None and stage != "vector":
+        raise UsageError("--threshold is for --stage vector", hint="leave out --threshold")
+    inputs = SourceInputs(sources, offline=offline)
+    finder = _create_finder(stage, threshold, model, loading, offline=offline)
+    stats = RunStats(skipped=inputs.selection.skipped)
+    with GracefulShutdown() as shutdown:
+        _read_images(finder, inputs, stats, shutdown)
+        if shutdown.status:
+            raise typer.Exit(int(shutdown.status))
+    if not stats.images:
+        raise NoImagesError("no image was found", hint="see docs/images.md for the formats that can be opened")
+    groups = finder.find_groups()
+    stats.stop_clock()
+    _write_groups(groups, output_format, output)
+    copies = sum(len(group.members) - 1 for group in groups)
+    print_message(f"{stats.summary_line()}; {len(groups):,} groups, {copies:,} images besides those to keep")
+    raise typer.Exit(int(ExitStatus.SOME_IMAGES_FAILED if stats.failures else ExitStatus.OK))
+
+
+def _create_finder(
+    stage: str, threshold: float | None, model: str | None, loading: ArchitectureOptions, *, offline: bool
+) -> "DuplicateFinder":
+    from imgclassify.similarity.duplicates import DuplicateFinder
+
+    if stage != "vector":
+        return DuplicateFinder(stage, threshold=threshold)
+    from imgclassify.engines import FEATURES
+    from imgclassify.runner import load_runner
+    from imgclassify.similarity.alignment import require_opencv
+
+    require_opencv()
+    with download_progress() as progress:
+        runner = load_runner(
+            model,
+            outputs=(FEATURES,),
+            with_labels=False,
+            arch=loading.arch,
+            trust=loading.trust,
+            offline=offline,
+            progress=progress,
+        )
+    return DuplicateFinder(stage, runner=runner, threshold=threshold)
+
+
+def _read_images(
+    finder: "DuplicateFinder", inputs: SourceInputs, stats: RunStats, shutdown: GracefulShutdown
+) -> None:
+    """Reads all images. Prints the failed ones on stderr."""
+    total = SourceCount(None, inputs.count_sources)
+    records = finder.stream(inputs.open_sources(), stop_event=shutdown.stop_requested)
+    with closing(records), show_progress(stats, total, on_terminal=False):
+        for facts in records:
+            stats.add_record(facts)
+            if facts.error:
+                print_message(f"{facts.source}: {facts.error.type}: {facts.error.message}")
+
+
+def _write_groups(groups: "list[DuplicateGroup]", output_format: str, output: Path | None) -> None:
+    if output_format == "table" and output is None:
+        rows = [[row[name] for name in _COLUMNS] for row in map(_as_text, _rows(groups))]
+        if rows:
+            print_table(list(_COLUMNS), rows, right=(0, 3, 4, 5, 6))
+        return
+    if output_format == "jsonl":
+        text = "".join(json.dumps(_document(number, group)) + "\n" for number, group in enumerate(groups, 1))
+    else:
+        text = _to_csv(groups, "," if output_format == "csv" else "\t")
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    from imgclassify.files import atomic_write
+    from imgclassify.output.text_stream import report_io_errors
+
+    with report_io_errors(output), atomic_write(output) as draft:
+        draft.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def _rows(groups: "list[DuplicateGroup]") -> Iterator[dict[str, Any]]:
+    """Yields one row per image."""
+    for number, group in enumerate(groups, 1):
+        for member in group.members:
+            keep = member.relation == "keeper"
+            yield {"group": number, "keep": "yes" if keep else "no", **_describe(member)} | {
+                "reason": group.reason if keep else None
+            }
+
+
+def _describe(member: "GroupMember") -> dict[str, Any]:
+    return {
+        "source": member.facts.source,
+        "relation": member.relation,
+        "agreement": None if member.agreement is None else round(member.agreement, 4),
+        "width": member.facts.width,
+        "height": member.facts.height,
+        "bytes": member.facts.num_bytes,
+    }
+
+
+def _document(number: int, group: "DuplicateGroup") -> dict[str, Any]:
+    keeper = group.members[0].facts.source
+    return {
+        "group": number,
+        "keeper": keeper,
+        "reason": group.reason,
+        "images": [_describe(member) for member in group.members],
+    }
+
+
+def _as_text(row: dict[str, Any]) -> dict[str, str]:
+    return {name: "" if value is None else str(value) for name, value in row.items()}
+
+
+def _to_csv(groups: "list[DuplicateGroup]", delimiter: str) -> str:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, _COLUMNS, delimiter=delimiter, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_rows(groups))
+    return stream.getvalue()
