@@ -11,6 +11,10 @@ from typing import Any, Self, TextIO
 from imgclassify.output.provenance import Provenance
 from imgclassify.output.records import R, Record, RecordType
 
+_PLACE = "\0array\0"
+"""Stands for an array while the rest of a value is encoded. No name of a file or error contains a NUL."""
+_ENCODED_PLACE = json.dumps(_PLACE)
+
 _ARRAY = "$array"
 """The key of a packed array: [dtype, shape, its bytes in base64]."""
 
@@ -22,7 +26,15 @@ def to_json(value: Any) -> str:
     of such a name become lone surrogate escapes. Python's json and os.fsencode turn these into the same bytes
     again.
     """
-    return _encode(value, _array_to_list)
+    arrays: list[str] = []
+
+    def hold_place(array: Any) -> str:
+        arrays.append(_array_to_json(array))
+        return _PLACE
+
+    first, *others = _encode(value, hold_place).split(_ENCODED_PLACE)
+    # The value may have been encoded twice. The arrays of the last time count.
+    return first + "".join(part for pair in zip(arrays[-len(others) :], others, strict=True) for part in pair)
 
 
 def to_packed_json(value: Any) -> str:
@@ -80,9 +92,11 @@ def _encode(value: Any, default: Any) -> str:
     return text
 
 
-def _array_to_list(array: Any) -> Any:
-    # Converting by way of text keeps the digits of the float32. float(number) would have those of a float64.
-    return [float(str(number)) for number in array]
+def _array_to_json(array: Any) -> str:
+    # orjson writes the digits of the float32, and takes a hundredth of the time of json.
+    import orjson
+
+    return orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 
 def _pack_array(array: Any) -> dict[str, Any]:
