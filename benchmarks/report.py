@@ -128,15 +128,19 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [line(headings), line(rule), *map(line, rows)]
 
 
-def insert(page: Path, text: str) -> None:
+def insert(page: Path, text: str, module: str = "benchmarks") -> None:
     """Puts the report between the page's two markers.
+
+    Args:
+        module: the module that writes the report, which the first marker names.
 
     Raises:
         ValueError: the page does not have the markers.
     """
+    marker = BEGIN.replace("`python -m benchmarks`", f"`python -m {module}`")
     content = page.read_text("utf-8")
-    before, begin, rest = content.partition(BEGIN)
+    before, begin, rest = content.partition(marker)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"{page} lacks the lines {BEGIN!r} and {END!r}")
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
+        raise ValueError(f"{page} lacks the lines {marker!r} and {END!r}")
+    page.write_text(f"{before}{marker}\n\n{text}\n{END}{after}", encoding="utf-8")
