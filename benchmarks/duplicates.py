@@ -1,8 +1,8 @@
 """Measures how many changed images `imgclassify duplicates` finds: `python -m benchmarks.duplicates FOLDER`.
 
-Each photograph of the folder is changed in several ways, as the benchmark of imagededup does: cropped, mirrored, turned
-by 25°, recompressed and resized. All pairs of versions of one photograph are duplicates, and no other pair is. Two
-photographs of the folder that show the same must be named with `--same`, one pair per line.
+Each photograph of the folder is changed in several ways, as the benchmark of imagededup does: cropped, mirrored,
+turned by 25°, recompressed and resized. All pairs of versions of one photograph are duplicates, and no other pair
+is. Two photographs of the folder that show the same must be named with `--same`, one pair per line.
 """
 
 from __future__ import annotations

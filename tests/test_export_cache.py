@@ -19,11 +19,20 @@ from conftest import noise
 from networks import add_manifest, publish, seeded
 
 from imgclassify import Classifier, paths
-from imgclassify.errors import CheckpointError, UnavailableError, UntrustedCodeError, UsageError, WeightsError
+from imgclassify.errors import (
+    CheckpointError,
+    OutputError,
+    UnavailableError,
+    UntrustedCodeError,
+    UsageError,
+    WeightsError,
+)
+from imgclassify.graphs import timm_features
 from imgclassify.hub import export_cache, local_file
 from imgclassify.hub.loader import load_network
 from imgclassify.hub.network import LoadOptions, PreprocessOverrides
 from imgclassify.hub.reference import ModelReference
+from imgclassify.runner import load_runner
 
 ARCH = "timm:test_resnet.r160_in1k"
 
@@ -101,6 +110,50 @@ def test_a_prepared_checkpoint_answers_as_torch_does_and_in_onnxruntime(checkpoi
     run = Classifier(str(checkpoint), arch=ARCH, device="cpu").run
     assert (run.engine, run.reason) == ("onnxruntime", "--device cpu was requested")
     same(answers(str(checkpoint), arch=ARCH, engine="torch"), wanted)
+
+
+def test_a_prepared_network_gives_timms_features_without_torch(checkpoint: Path) -> None:
+    prepare(checkpoint, LoadOptions(arch=ARCH))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 160, 160, 3), np.uint8)
+    outputs = {}
+    for engine in ("onnxruntime", "torch"):
+        runner = load_runner(
+            checkpoint,
+            arch=ARCH,
+            device="cpu",
+            engine=engine,
+            outputs=("features", "feature_map"),
+            with_labels=False,
+        )
+        outputs[engine] = runner.engine.infer(pixels)
+    network = timm.create_model("test_resnet", num_classes=1000).eval()
+    network.load_state_dict(torch.load(checkpoint, weights_only=True))
+    spec = runner.network.preprocess
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
+    with torch.inference_mode():
+        last = network.forward_features((torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std)
+        wanted = {"feature_map": last, "features": network.forward_head(last, pre_logits=True)}
+    for found in outputs.values():
+        for name, value in wanted.items():
+            np.testing.assert_allclose(found[name], value.numpy(), atol=1e-5 * float(value.abs().max()))
+
+
+def test_features_that_differ_from_timms_are_computed_in_torch(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of a network whose head begins with a norm."""
+    timms_own = timm_features.timm_outputs
+    monkeypatch.setattr(
+        export_cache, "timm_outputs", lambda *given: {name: 2 * each for name, each in timms_own(*given).items()}
+    )
+    prepare(checkpoint, LoadOptions(arch=ARCH))
+    options: dict[str, Any] = {"arch": ARCH, "device": "cpu", "outputs": ("features",), "with_labels": False}
+    run = load_runner(checkpoint, **options).run_info
+    assert run.engine == "torch"
+    assert "does not compute the features" in run.reason
+    with pytest.raises(OutputError, match="prepared graph"):
+        load_runner(checkpoint, engine="onnxruntime", **options)
+    assert Classifier(checkpoint, arch=ARCH, device="cpu").run.engine == "onnxruntime"
 
 
 def test_it_is_used_without_torch_and_timm(checkpoint: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from imgclassify.engines.engine import LinearHead
 from imgclassify.errors import OutputError
 from imgclassify.graphs.session import FEATURE_MAP, FEATURES, LOGITS
+from imgclassify.graphs.timm_features import has_timm_methods, timm_outputs
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +47,7 @@ def create_extractor(network: torch.nn.Module, outputs: tuple[str, ...], layers:
     extra = tuple(output for output in (FEATURES, FEATURE_MAP) if output in outputs)
     if not extra:
         return _LogitsExtractor(network)
-    if hasattr(network, "forward_features") and hasattr(network, "forward_head"):
+    if has_timm_methods(network):
         return _TimmExtractor(network, extra)
     if layers is None:
         return _UnnamedExtractor(network, extra)
@@ -92,19 +93,12 @@ class _TimmExtractor:
     def __init__(self, network: Any, extra: tuple[str, ...]) -> None:
         self._network = network
         self._extra = extra
-        self._has_classifier = getattr(network, "num_classes", 1) != 0
 
     def __call__(self, images: torch.Tensor) -> dict[str, Any]:
-        last = self._network.forward_features(images)
-        outputs = {LOGITS: self._network.forward_head(last)} if self._has_classifier else {}
-        if FEATURES in self._extra:
-            outputs[FEATURES] = self._network.forward_head(last, pre_logits=True)
-        if FEATURE_MAP in self._extra:
-            if last.ndim != 4:  # tokens
-                raise _no_feature_map()
-            channels_last = getattr(self._network, "output_fmt", "NCHW") == "NHWC"
-            outputs[FEATURE_MAP] = last.permute(0, 3, 1, 2) if channels_last else last
-        return outputs
+        outputs = timm_outputs(self._network, images)
+        if FEATURE_MAP in self._extra and FEATURE_MAP not in outputs:
+            raise _no_feature_map()
+        return {name: output for name, output in outputs.items() if name == LOGITS or name in self._extra}
 
     def find_head(self) -> torch.nn.Module | None:
         head: torch.nn.Module | None = self._network.get_classifier()

@@ -22,9 +22,17 @@ from imgclassify import checkpoints, files, paths, weights
 from imgclassify import labels as label_sets
 from imgclassify._version import __version__
 from imgclassify.catalog import PreprocessSpec
-from imgclassify.errors import CheckpointError, UnavailableError, UsageError, WeightsError, describe_error
+from imgclassify.errors import (
+    CheckpointError,
+    OutputError,
+    UnavailableError,
+    UsageError,
+    WeightsError,
+    describe_error,
+)
 from imgclassify.graphs.graph import read_graph
-from imgclassify.graphs.session import SessionConfig
+from imgclassify.graphs.session import FEATURE_MAP, FEATURES, SessionConfig, value_name
+from imgclassify.graphs.timm_features import has_timm_methods, timm_outputs
 from imgclassify.hub.backends import Backends
 from imgclassify.hub.loader import load_unprepared
 from imgclassify.hub.network import LoadOptions, Network
@@ -37,7 +45,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-_FORMAT = 1
+_FORMAT = 2
 """Version of the cached files. Increase it when their format or content changes."""
 _BUILDERS = ("torch", "torchvision", "timm")
 """The packages whose versions may change what a network computes."""
@@ -45,6 +53,8 @@ _GRAPH, _PARAMETERS, _RECORD = "graph.onnx", "parameters.safetensors", "network.
 
 MAX_DIFFERENCE = 1e-4
 """A graph is kept only if no probability differs from torch's by more than this."""
+_MAX_FEATURE_DIFFERENCE = 1e-3
+"""The same for features, as a fraction of the largest."""
 _PROBES = 3
 """The number of crops that are compared."""
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, WeightsError)
@@ -226,7 +236,7 @@ def _read_network(folder: Path, reference: ModelReference, options: LoadOptions)
         num_classes=described["num_classes"],
         backends=Backends(
             lambda: _build_torch(reference, options),
-            partial(_open_session, folder, preprocess, record["outputs"]),
+            partial(_open_session, folder, preprocess, record["outputs"], record["extra_outputs"]),
         ),
         gmacs=described["gmacs"],
     )
@@ -255,8 +265,17 @@ def _build_torch(reference: ModelReference, options: LoadOptions) -> torch.nn.Mo
 
 
 def _open_session(
-    folder: Path, preprocess: PreprocessSpec, outputs: int, config: SessionConfig
+    folder: Path, preprocess: PreprocessSpec, outputs: int, extra_outputs: list[str], config: SessionConfig
 ) -> onnxruntime.InferenceSession:
+    """
+    Args:
+        extra_outputs: those of SessionConfig.extra_outputs that are known to be torch's.
+    """
+    for name in config.extra_outputs:
+        if name not in extra_outputs:
+            raise OutputError(
+                f"the prepared graph does not compute the {name} of the torch network", hint="use --engine torch"
+            )
     graph = read_graph(folder / _GRAPH)
     parameters = checkpoints.open_lazy(folder / _PARAMETERS)
     return graph.open_session(
@@ -290,6 +309,7 @@ def _write_files(draft: Path, reference: ModelReference, options: LoadOptions, n
         "asked": _key_fields(reference, options),
         "network": _describe_network(network),
         "outputs": outputs,
+        "extra_outputs": _compare_extra_outputs(draft, network, module, outputs),
         "sha256": {name: hashlib.sha256((draft / name).read_bytes()).hexdigest() for name in (_GRAPH, _PARAMETERS)},
     }
     for name in (_GRAPH, _PARAMETERS):
@@ -307,21 +327,15 @@ def _compare_with_torch(draft: Path, network: Network, module: torch.nn.Module) 
     Raises:
         CheckpointError: the probabilities differ by more than MAX_DIFFERENCE.
     """
-    import numpy as np
     import torch
 
-    height, width = network.preprocess.crop_size
-    crops = np.random.default_rng(0).integers(0, 256, (_PROBES, height, width, 3), dtype=np.uint8)
-    crops[0] = 128
-    mean, std = (
-        torch.tensor(values).view(1, 3, 1, 1) for values in (network.preprocess.mean, network.preprocess.std)
-    )
+    crops, images = _probe_images(network.preprocess)
     with torch.inference_mode():
-        output = module((torch.from_numpy(crops).permute(0, 3, 1, 2) / 255 - mean) / std)
+        output = module(images)
     expected = getattr(output, "logits", output)
     outputs: int = expected.shape[1]
-    session = _open_session(draft, network.preprocess, outputs, SessionConfig(threads=1))
-    found = torch.from_numpy(_run_graph(session, crops))
+    session = _open_session(draft, network.preprocess, outputs, [], SessionConfig(threads=1))
+    found = torch.from_numpy(_run_graph(session, crops, "logits"))
     difference = 1.0
     if found.shape == expected.shape:
         difference = float((found.double().softmax(dim=1) - expected.double().softmax(dim=1)).abs().max())
@@ -333,12 +347,50 @@ def _compare_with_torch(draft: Path, network: Network, module: torch.nn.Module) 
     return outputs
 
 
-def _run_graph(session: onnxruntime.InferenceSession, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _compare_extra_outputs(draft: Path, network: Network, module: torch.nn.Module, outputs: int) -> list[str]:
+    """Returns those extra outputs that the graph has, and that are the torch network's.
+
+    They can differ from timm's own features, for example if a norm is part of timm's head. Of a network that is not
+    timm's, only the graph tells what the last linear layer sees.
+    """
+    import torch
+
+    crops, images = _probe_images(network.preprocess)
+    with torch.inference_mode():
+        expected = timm_outputs(module, images) if has_timm_methods(module) else {}
+    same = []
+    for name in (FEATURES, FEATURE_MAP):
+        config = SessionConfig(threads=1, extra_outputs=(name,))
+        try:
+            session = _open_session(draft, network.preprocess, outputs, [name], config)
+        except OutputError:
+            continue
+        found = torch.from_numpy(_run_graph(session, crops, value_name(name)))
+        wanted = expected.get(name) if has_timm_methods(module) else found
+        if wanted is None or wanted.shape != found.shape:
+            continue
+        if float((found - wanted).abs().max()) <= _MAX_FEATURE_DIFFERENCE * float(wanted.abs().max()):
+            same.append(name)
+    return same
+
+
+def _probe_images(preprocess: PreprocessSpec) -> tuple[NDArray[np.uint8], torch.Tensor]:
+    """Returns crops, (N, H, W, 3), and the normalised images that the torch network gets for them."""
+    import numpy as np
+    import torch
+
+    crops = np.random.default_rng(0).integers(0, 256, (_PROBES, *preprocess.crop_size, 3), dtype=np.uint8)
+    crops[0] = 128
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
+    return crops, (torch.from_numpy(crops).permute(0, 3, 1, 2) / 255 - mean) / std
+
+
+def _run_graph(session: onnxruntime.InferenceSession, crops: NDArray[np.uint8], output: str) -> NDArray[np.float32]:
     import numpy as np
 
     # Two batch sizes, to notice a graph whose batch size the export has fixed.
     try:
-        return np.concatenate([session.run(None, {"crops": part})[0] for part in (crops[:1], crops[1:])])
+        return np.concatenate([session.run([output], {"crops": part})[0] for part in (crops[:1], crops[1:])])
     except Exception as error:  # onnxruntime's exceptions have no other common base
         raise CheckpointError(
             f"the graph does not run: {describe_error(error)}",
