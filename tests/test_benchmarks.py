@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import layout, photos, predictions, report
+from benchmarks import duplicates, features, layout, photos, predictions, report
 from benchmarks.measure import MIB, Case, Measured, Run, alternately, run
 from benchmarks.workspace import Workspace, reference
 from imgclassify import Classifier
@@ -275,3 +276,49 @@ def test_what_a_shell_holds_does_not_reach_the_programs(tmp_path: Path, monkeypa
     assert {"IMGCLASSIFY_MODEL", "PYTHONDONTWRITEBYTECODE"} & set(environment) == set()
     assert environment["PATH"] == os.environ["PATH"]
     assert environment["HF_HUB_OFFLINE"] == "1"
+
+
+class TestDuplicates:
+    def test_pairs_of_a_group_are_counted(self) -> None:
+        originals = {f"{number:05}-{version}.jpg": number for number in range(2) for version in range(3)}
+        groups = [["00000-0.jpg", "00000-1.jpg", "00001-2.jpg"], ["00001-0.jpg", "00001-1.jpg"]]
+        precision, recall, shares = duplicates.score(groups, originals)
+        assert (precision, recall) == (2 / 4, 2 / 6)
+        assert shares == {1: 1.0, 2: 0.0}
+
+    def test_photographs_that_show_the_same_are_no_mistake(self) -> None:
+        originals = {"00000-0.jpg": 0, "00001-0.jpg": 0}
+        assert duplicates.score([["00000-0.jpg", "00001-0.jpg"]], originals)[:2] == (1, 1)
+
+    def test_a_cosine_that_tells_all_apart_has_full_recall(self) -> None:
+        vectors = np.eye(3, dtype=np.float32)[[0, 0, 1, 1, 2]]
+        assert duplicates.cosine_recall(vectors, np.array([0, 0, 1, 1, 2])) == 1
+        assert duplicates.cosine_recall(vectors, np.array([0, 1, 0, 1, 2])) == 0
+
+    @pytest.mark.parametrize("changes", duplicates.CHANGES)
+    def test_versions_are_made_by_seed(self, changes: str, tmp_path: Path) -> None:
+        photographs = [layout.EXAMPLES / name for name in EXAMPLES]
+        made = []
+        for name, seed in (("one", 0), ("again", 0), ("other", 1)):
+            (tmp_path / name).mkdir()
+            duplicates.make_versions(photographs, tmp_path / name, changes, seed)
+            made.append([path.read_bytes() for path in sorted((tmp_path / name).iterdir())])
+        assert len(made[0]) == 2 * (1 + len(duplicates.CHANGES[changes]))
+        assert made[0] == made[1]
+        assert made[0] != made[2]
+        assert len(set(made[0])) == len(made[0])
+
+
+class TestFeatures:
+    def test_a_small_network_is_compared(self) -> None:
+        row = features.compare("squeezenet1_1")
+        assert row is not None
+        assert (row["features"], row["map"], row["head_difference"]) == (512, [512, 13, 13], None)
+        assert row["features_difference"] < 1e-5
+        assert row["map_difference"] < 1e-5
+        assert "| squeezenet1_1" in features.document(
+            {"squeezenet1_1": row, "other": row | {"head_difference": 1e-7}}
+        )
+
+    def test_a_quantized_network_has_nothing_to_compare(self) -> None:
+        assert features.compare("quantized_resnet18") is None

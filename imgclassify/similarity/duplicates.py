@@ -112,6 +112,10 @@ class DuplicateFinder:
             raise UsageError(f"unknown stage {stage!r}", hint=f"use one of {', '.join(STAGES)}")
         if threshold is not None and not 0 < threshold <= 1:
             raise UsageError(f"the threshold is {threshold!r}", hint="give a number above 0 and up to 1")
+        self.num_pairs = 0
+        """How many pairs of images `find_groups` compares in detail."""
+        self.num_compared = 0
+        """How many it has compared so far. Another thread may read it."""
         self._stage = stage
         self._max_pixels = max_pixels
         self._threshold = threshold
@@ -225,9 +229,10 @@ class DuplicateFinder:
         least = MIN_AGREEMENT if self._threshold is None else self._threshold
         indices = np.array(list(self._vectors))
         vectors = unit_vectors(np.stack(list(self._vectors.values())))
-        for one, other in indices[
-            find_similar_pairs(vectors, neighbours=NEIGHBOURS, min_cosine=MIN_COSINE)
-        ].tolist():
+        pairs = find_similar_pairs(vectors, neighbours=NEIGHBOURS, min_cosine=MIN_COSINE)
+        self.num_pairs = len(pairs)
+        for one, other in indices[pairs].tolist():
+            self.num_compared += 1
             if self._agreement(one, other) >= least:
                 yield one, other
 

@@ -4,12 +4,13 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imgclassify.cli import console
 from imgclassify.cli.console import download_progress, print_message
 from imgclassify.cli.inputs import SourceInputs
 from imgclassify.cli.option_groups import with_option_groups
@@ -83,7 +84,7 @@ def duplicates(
         ),
     ] = None,
     offline: Offline = False,
-    console: ConsoleOptions,
+    console_options: ConsoleOptions,
 ) -> None:
     """Find images that are the same file, the same pixels, or the same image changed.
 
@@ -92,7 +93,7 @@ def duplicates(
 
     Each group has an image to keep: the largest, else the sharpest, the oldest, or the first. Nothing is deleted.
     """
-    console.configure()
+    console_options.configure()
     if output_format not in _FORMATS:
         raise UsageError(f"unknown format {output_format!r}", hint=f"use one of {', '.join(_FORMATS)}")
     if threshold is not None and stage != "vector":
@@ -106,7 +107,8 @@ def duplicates(
             raise typer.Exit(int(shutdown.status))
     if not stats.images:
         raise NoImagesError("no image was found", hint="see docs/images.md for the formats that can be opened")
-    groups = finder.find_groups()
+    with _show_comparing(finder):
+        groups = finder.find_groups()
     stats.stop_clock()
     _write_groups(groups, output_format, output)
     copies = sum(len(group.members) - 1 for group in groups)
@@ -150,6 +152,13 @@ def _read_images(
             stats.add_record(facts)
             if facts.error:
                 print_message(f"{facts.source}: {facts.error.type}: {facts.error.message}")
+
+
+def _show_comparing(finder: "DuplicateFinder") -> AbstractContextManager[None]:
+    """Shows on a terminal how many pairs have been compared in detail."""
+    if not (console.shows_progress and console.is_terminal()):
+        return nullcontext()
+    return console.draw_line(lambda: f"{finder.num_compared:,} of {finder.num_pairs:,} pairs compared")
 
 
 def _write_groups(groups: "list[DuplicateGroup]", output_format: str, output: Path | None) -> None:
