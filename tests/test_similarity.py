@@ -134,6 +134,19 @@ def test_different_images_do_not_agree() -> None:
             assert align(one, other).agreement < MIN_AGREEMENT / 2
 
 
+@pytest.mark.parametrize("stamp", ["cat", "coffee"])
+@pytest.mark.parametrize("size", [(140, 90), (200, 130)])
+def test_a_stamp_on_two_images_does_not_make_them_the_same(stamp: str, size: tuple[int, int]) -> None:
+    """Such as a logo, in opposite corners: where one image lies on the other, they are equal."""
+    stamped = []
+    others = {"cat", "coffee", "rocket"} - {stamp}
+    for name, place in zip(sorted(others), ((0, 0), (451 - size[0], 300 - size[1])), strict=True):
+        image = Image.open(EXAMPLES / f"{name}.jpg").convert("RGB").resize((451, 300))
+        image.paste(Image.open(EXAMPLES / f"{stamp}.jpg").convert("RGB").resize(size), place)
+        stamped.append(compute_fingerprint(image))
+    assert align(*stamped).agreement < MIN_AGREEMENT
+
+
 def test_an_image_without_texture_agrees_with_none() -> None:
     plain = compute_fingerprint(Image.new("RGB", (200, 100), "white"))
     assert len(plain.points) == 0

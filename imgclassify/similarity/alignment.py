@@ -40,6 +40,8 @@ _SKEW_PENALTY = 1.0
 """Keeps few matches from being explained by squeezing the image."""
 _TOLERANCES = (0.06, 0.06, 0.04, 0.03, 0.02)
 """How far a matched point may be from where the transform puts it, in each round of the fit."""
+_MIN_OVERLAP = 0.2
+"""Least share of the smaller image that the other one covers. Below it, two images may share only a caption."""
 _MIN_CORRELATION = 0.5
 """Least normalised cross-correlation of two blocks that look alike."""
 _MIN_VARIANCE = 40.0
@@ -210,7 +212,11 @@ def _compare_thumbnails(
     warped = np.asarray(
         image.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR), np.float32
     )
-    return _share_of_similar_blocks(warped[..., 0], second.astype(np.float32), warped[..., 1] > 250)
+    inside = warped[..., 1] > 250
+    # Both images have an area of 1, so the first has the transform's determinant in the second.
+    if inside.mean() < _MIN_OVERLAP * min(1.0, abs(np.linalg.det(linear))):
+        return 0.0
+    return _share_of_similar_blocks(warped[..., 0], second.astype(np.float32), inside)
 
 
 def _share_of_similar_blocks(
