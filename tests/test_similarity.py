@@ -72,15 +72,55 @@ def test_pairs_are_those_of_which_one_is_among_the_others_nearest() -> None:
     assert find_similar_pairs(stored[:1], neighbours=3, min_cosine=0.4).shape == (0, 2)
 
 
-def test_very_many_vectors_are_searched_with_usearch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "EXACT_LIMIT", 500)
+def test_very_many_comparisons_are_left_to_usearch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "EXACT_LIMIT", 2000 * 49)
+    monkeypatch.setattr(neighbours, "_find_exactly", None)
     stored = vectors(2000, 16)
-    indices, cosines = find_nearest(stored, stored[:50], 1)
-    assert (indices[:, 0] == np.arange(50)).mean() > 0.9
-    np.testing.assert_allclose(cosines, 1, atol=0.01)
+    indices, cosines = find_nearest(stored, stored[:50], 10)
+    exact = stored[:50].astype(np.float64) @ stored.astype(np.float64).T
+    assert indices[:, 0].tolist() == list(range(50))
+    np.testing.assert_allclose(cosines, np.take_along_axis(exact, indices, 1), atol=0.002)
+    wanted = np.argsort(-exact, axis=1)[:, :10]
+    assert np.mean([len(set(one) & set(two)) / 10 for one, two in zip(indices, wanted, strict=True)]) > 0.95
+    np.testing.assert_array_equal(find_nearest(stored, stored[:50], 10)[0], indices)
 
 
-def test_without_usearch_they_are_searched_with_numpy_and_a_warning(
+def test_few_queries_are_searched_exactly_among_any_number_of_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "EXACT_LIMIT", 2000 * 2)
+    monkeypatch.setattr(neighbours, "_find_with_usearch", None)
+    stored = vectors(2000, 16)
+    assert find_nearest(stored, stored[:2], 1)[0].tolist() == [[0], [1]]
+
+
+def test_what_usearch_cannot_reach_is_searched_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "EXACT_LIMIT", 5)
+    stored = vectors(10)
+    find_nearest(stored, stored, 1)
+    # An index of three of the ten vectors stands for one whose other vectors cannot be reached.
+    from usearch.index import Index
+
+    add = Index.add
+    monkeypatch.setattr(Index, "add", lambda self, keys, values, **how: add(self, keys[:3], values[:3], **how))
+    indices, cosines = find_nearest(stored, stored[:4], 5)
+    exact = stored[:4].astype(np.float64) @ stored.astype(np.float64).T
+    np.testing.assert_array_equal(indices, np.argsort(-exact, axis=1)[:, :5])
+    np.testing.assert_allclose(cosines, np.sort(exact, axis=1)[:, ::-1][:, :5], atol=1e-6)
+
+
+def test_onnxruntime_can_be_loaded_after_a_search_with_usearch() -> None:
+    program = """
+import numpy as np
+from imgclassify.similarity import neighbours
+neighbours.EXACT_LIMIT = 5
+neighbours.find_nearest(np.eye(8, dtype=np.float32), np.eye(8, dtype=np.float32), 2)
+import onnxruntime
+print(onnxruntime.get_available_providers())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, "CPUExecutionProvider" in done.stdout) == (0, True), done.stderr
+
+
+def test_without_usearch_they_are_compared_with_numpy_and_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(neighbours, "EXACT_LIMIT", 5)

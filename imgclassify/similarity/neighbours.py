@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-EXACT_LIMIT = 200_000
-"""With more vectors, usearch is used if it is installed. It finds nearly all of the nearest."""
+EXACT_LIMIT = 200_000**2
+"""With more comparisons of a query with a vector, usearch is used if it is installed. It finds nearly all of the
+nearest. It builds an index first, so few queries are faster without it."""
 _BLOCK = 1024
 """Queries that are compared with all vectors at the same time."""
 
@@ -40,14 +41,14 @@ def find_nearest(
         count: how many to find, at most N.
 
     Returns:
-        The indices and the cosines, both (Q, count), the largest cosine first. Of equal cosines, the lower index
-        comes first.
+        The indices and the cosines, both (Q, count), the largest cosine first. Of the found ones with equal
+        cosines, the lower index comes first. The same vectors give the same result each time.
     """
-    if len(vectors) > EXACT_LIMIT:
+    if len(vectors) * len(queries) > EXACT_LIMIT:
         if find_spec("usearch"):
             return _find_with_usearch(vectors, queries, count)
         logger.warning(
-            "searching %d vectors with numpy, which takes long: pip install 'imgclassify[search]'", len(vectors)
+            "comparing %d vectors with numpy, which takes long: pip install 'imgclassify[search]'", len(vectors)
         )
     return _find_exactly(vectors, queries, count)
 
@@ -85,7 +86,6 @@ def _find_exactly(
     for begin in range(0, len(queries), _BLOCK):
         block = queries[begin : begin + _BLOCK] @ vectors.T
         part = slice(begin, begin + len(block))
-        # All vectors that are as near as the one at `count`, and then those with the lowest indices.
         best = np.argpartition(-block, count - 1, axis=1)[:, :count] if count < len(vectors) else _all(block)
         best.sort(axis=1)
         order = np.argsort(-np.take_along_axis(block, best, 1), axis=1, kind="stable")
@@ -104,10 +104,18 @@ def _find_with_usearch(
     vectors: NDArray[np.float32], queries: NDArray[np.float32], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     import numpy as np
+    import onnxruntime  # noqa: F401  imported after usearch 2.26, it crashes the process
     from usearch.index import Index
 
     index = Index(ndim=vectors.shape[1], metric="ip", dtype="f16")
-    index.add(np.arange(len(vectors)), vectors)
+    # Several threads lose connections between the first vectors, and their index differs from run to run.
+    index.add(np.arange(len(vectors)), vectors, threads=1)
     matches = index.search(queries, count)
     shape = (len(queries), count)
-    return np.asarray(matches.keys, np.int64).reshape(shape), 1 - np.asarray(matches.distances).reshape(shape)
+    indices = np.asarray(matches.keys, np.int64).reshape(shape)
+    cosines = np.asarray(matches.distances, np.float32).reshape(shape)
+    np.subtract(1, cosines, out=cosines, where=np.isfinite(cosines))
+    short = np.asarray(matches.counts).reshape(-1) < count  # not all vectors could be reached
+    if short.any():
+        indices[short], cosines[short] = _find_exactly(vectors, queries[short], count)
+    return indices, cosines
