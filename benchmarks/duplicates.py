@@ -11,7 +11,6 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from json import loads
@@ -85,14 +84,12 @@ def make_versions(photographs: Sequence[Path], folder: Path, changes: str, seed:
             change(image, rng).save(folder / f"{number:05}-{version}.jpg", quality=quality)
 
 
-def find_groups(folder: Path) -> tuple[list[list[str]], float]:
-    """Runs `imgclassify duplicates`. Returns the names in each group, and the seconds that it took."""
-    started = time.perf_counter()
+def find_groups(folder: Path) -> list[list[str]]:
+    """Runs `imgclassify duplicates`. Returns the names in each group."""
     command = [*imgclassify(), "duplicates", str(folder), "-f", "jsonl", "--offline"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    seconds = time.perf_counter() - started
     groups = [loads(line)["images"] for line in done.stdout.splitlines()]
-    return [[Path(image["source"]).name for image in group] for group in groups], seconds
+    return [[Path(image["source"]).name for image in group] for group in groups]
 
 
 def score(groups: Sequence[Sequence[str]], originals: dict[str, int]) -> tuple[float, float, dict[int, float]]:
@@ -146,12 +143,12 @@ def measure(photographs: Sequence[Path], same: dict[int, int], changes: str, see
         files = sorted(folder.iterdir())
         numbers = [int(path.name[:5]) for path in files]
         originals = {path.name: same.get(number, number) for path, number in zip(files, numbers, strict=True)}
-        groups, seconds = find_groups(folder)
+        groups = find_groups(folder)
         runner = load_runner(outputs=(FEATURES,), with_labels=False)
         rows = [image.arrays[FEATURES] for image in runner.run(files) if image.arrays]
     recall_of_cosine = cosine_recall(unit_vectors(np.stack(rows)), np.array(list(originals.values())))
     precision, recall, shares = score(groups, originals)
-    shown = f"{len(files)} images of {len(photographs)} photographs, {seconds:.0f} s"
+    shown = f"{len(files)} images of {len(photographs)} photographs"
     table = [[f"**{changes}** changes ({shown})", f"{precision:.4f}", f"{recall:.4f}"]]
     table += [
         [f"– {change}", report.NONE, f"{shares[version]:.3f}"] for version, change in enumerate(CHANGES[changes], 1)
