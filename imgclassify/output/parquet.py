@@ -40,7 +40,12 @@ class ParquetFileFormat(Generic[R]):
         schema = _schema(self._record_type, provenance.settings, lengths).with_metadata(metadata)
         size = VECTOR_ROW_GROUP if self._record_type.has_vectors else ROW_GROUP
         # The file is opened here because pyarrow does not accept a file name that is not UTF-8.
-        with path.open("wb") as stream, pyarrow.parquet.ParquetWriter(stream, schema, compression="zstd") as writer:
+        # A dictionary of numbers that hardly ever occur twice takes time and makes the file larger.
+        plain = [name for name in schema.names if name not in lengths]
+        with (
+            path.open("wb") as stream,
+            pyarrow.parquet.ParquetWriter(stream, schema, compression="zstd", use_dictionary=plain) as writer,
+        ):
             while group := list(islice(rows, size)):
                 columns = [
                     _vector_column([row[field.name] for row in group], field.type)
