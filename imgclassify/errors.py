@@ -4,6 +4,7 @@ Each message says what was wrong, with the value. The hint says what to do next.
 
 ImgclassifyError
 ├── UsageError              2    options that conflict, or that need something missing
+│   └── UnknownClassError        no class of a label set has a name
 ├── NoImagesError           4    no image among the sources
 ├── UnavailableError        3    model, weights, labels or device unavailable or not as expected
 │   ├── ResourceError            data that ships with imgclassify is missing
@@ -60,6 +61,7 @@ __all__ = [
     "ResourceError",
     "TruncatedImageError",
     "UnavailableError",
+    "UnknownClassError",
     "UnknownModelError",
     "UnsupportedImageError",
     "UntrustedCodeError",
@@ -101,6 +103,10 @@ class ImgclassifyError(Exception):
 
 class UsageError(ImgclassifyError):
     exit_status = ExitStatus.USAGE
+
+
+class UnknownClassError(UsageError):
+    pass
 
 
 class NoImagesError(ImgclassifyError):

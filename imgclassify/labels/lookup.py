@@ -27,7 +27,8 @@ _WNID = re.compile(r"[nvars][0-9]{8}")
 def list_label_sets() -> list[str]:
     """Returns the names of the shipped label sets, sorted."""
     files = (entry.name for entry in data_folder("labels").iterdir())
-    return sorted(name.removesuffix(".tsv") for name in files if name.endswith(".tsv"))
+    names = (name.removesuffix(".tsv") for name in files if name.endswith(".tsv"))
+    return sorted(name for name in names if not name.endswith(".tree"))
 
 
 def load_labels(name_or_file: str | os.PathLike[str], *, num_classes: int | None = None) -> LabelSet:
@@ -45,7 +46,7 @@ def load_labels(name_or_file: str | os.PathLike[str], *, num_classes: int | None
         text = (data_folder("labels") / f"{name}.tsv").read_text(encoding="utf-8")
         label_set = LabelSet(name, _parse_shipped(text, name))
     else:
-        label_set = LabelSet(name, parse_labels(_read_text(name), name))
+        label_set = LabelSet(name, parse_labels(read_label_text(name), name))
     if num_classes is not None:
         label_set.require_num_classes(num_classes)
     return label_set
@@ -70,7 +71,7 @@ def _parse_shipped(text: str, name: str) -> tuple[Label, ...]:
     return tuple(labels)
 
 
-def _read_text(name: str) -> str:
+def read_label_text(name: str) -> str:
     try:
         data = _read_bytes(Path(name))
     except FileNotFoundError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json as jsonlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +14,7 @@ from imgclassify.cli import console
 from imgclassify.cli.main import COMMANDS
 from imgclassify.cli.options import Debug, Json
 from imgclassify.cli.tables import print_table
+from imgclassify.errors import UnknownClassError, UsageError
 
 if TYPE_CHECKING:
     from imgclassify.labels import Label
@@ -47,19 +50,77 @@ def show(
 @app.command()
 def search(
     text: Annotated[
-        str,
+        str | None,
         typer.Argument(metavar="TEXT", help="Part of a label, synonym or gloss, or a wnid.", show_default=False),
-    ],
+    ] = None,
+    under: Annotated[
+        str | None,
+        typer.Option(
+            "--under",
+            metavar="NODE",
+            show_default=False,
+            help="Only classes under this node of the WordNet tree: its name, such as dog, or its wnid.",
+        ),
+    ] = None,
     name: LabelSetName = "imagenet1k",
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Find classes by label, synonym, gloss or wnid."""
+    """Find classes by label, synonym, gloss or wnid, or all classes under a node of the WordNet tree."""
     console.configure_console(be_debug=debug)
-    found = labels.load_labels(name).search(text)
+    if text is None and under is None:
+        raise UsageError("neither TEXT nor --under is given", hint="imgclassify labels search --under dog")
+    label_set = labels.load_labels(name)
+    found = list(label_set.labels) if text is None else label_set.search(text)
+    if under is not None:
+        from imgclassify.labels.class_names import ClassNames
+
+        with _no_match():
+            classes = ClassNames(label_set).find(under).class_indices
+        found = [label for label in found if label.class_index in classes]
     if not found:
         console.print_message(f"no class in {name} matches {text!r}")
     _print_labels(found, json=json)
+
+
+@app.command("tree")
+def show_tree(
+    node: Annotated[
+        str,
+        typer.Argument(metavar="[NODE]", help="The name of a node, such as dog, or its wnid."),
+    ] = "entity",
+    depth: Annotated[
+        int | None,
+        typer.Option("--depth", metavar="N", min=1, show_default=False, help="Levels to show below the node."),
+    ] = None,
+    name: LabelSetName = "imagenet1k",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show the WordNet tree under a node, with the number of classes under each."""
+    console.configure_console(be_debug=debug)
+    from imgclassify.labels.class_tree import build_class_tree
+
+    with _no_match():
+        root = build_class_tree(labels.load_labels(name), node, depth=depth)
+    if json:
+        typer.echo(jsonlib.dumps(root.to_dict(), indent=1, ensure_ascii=False))
+        return
+    print_table(
+        ["classes", "wnid", "name"],
+        [[str(branch.num_classes), branch.wnid, "  " * level + branch.name] for level, branch in root.walk()],
+        right=[0],
+    )
+
+
+@contextmanager
+def _no_match() -> Iterator[None]:
+    """Ends with status 1, as grep does, if a name that is searched for does not exist."""
+    try:
+        yield
+    except UnknownClassError as error:
+        console.print_error(str(error), error.hint)
+        raise typer.Exit(1) from error
 
 
 def _print_labels(found: list[Label], *, json: bool) -> None:
