@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
 from imgclassify.engines import FEATURES, LOGITS
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from imgclassify.embedding import ImageEmbedding
     from imgclassify.images.inputs import ImageLike
     from imgclassify.labels import LabelSet
+    from imgclassify.labels.grouping import Grouping
     from imgclassify.results import RunInfo
     from imgclassify.runner import ImageOutputs, ModelRunner
     from imgclassify.sources import Source
@@ -44,8 +46,8 @@ class Classifier:
             print(result.source, result.error or result.predictions[0])
 
     Attributes:
-        labels: the LabelSet that names the classes.
-        top_k: predictions per image. It is at most the number of classes.
+        labels: the LabelSet that names the classes, or the groups of `groups`.
+        top_k: predictions per image. It is at most the number of classes or groups.
         run: a RunInfo with everything that the predictions depend on, except the images.
         runner: the ModelRunner that decodes the images and runs the network.
     """
@@ -75,6 +77,7 @@ class Classifier:
         std: float | tuple[float, float, float] | None = None,
         offline: bool | None = None,
         trust: bool = False,
+        groups: str | os.PathLike[str] | Mapping[str, Iterable[str]] | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Loads a model. Downloads its weights if they are not in the cache.
@@ -111,6 +114,9 @@ class Classifier:
             mean, std: for red, green and blue, of pixels scaled to 0..1. One number is used for all three.
             offline: never open a socket. None reads the environment variable IMGCLASSIFY_OFFLINE.
             trust: let a torch.hub repository or a TorchScript file run its own code.
+            groups: add the probabilities of the classes of each group, and predict groups instead of classes:
+                names such as "dog,cat,bird=n01503061", the path of a file with the columns class and group, or
+                a mapping from the name of each group to its classes (docs/labels.md).
             progress: called with (file name, bytes so far, total bytes or None) during a download.
 
         Raises:
@@ -148,9 +154,16 @@ class Classifier:
         assert labels_found is not None  # LoadOptions.with_labels is True
         labels_found.require_num_classes(self.runner.num_classes)
         self.labels: LabelSet = labels_found
-        self.top_k: int = min(top_k, self.runner.num_classes)
         self.run: RunInfo = self.runner.run_info
         """Everything that this classifier's predictions depend on, except the images."""
+        self._grouping: Grouping | None = None
+        if groups is not None:
+            from imgclassify.labels.grouping import group_classes  # few runs need it
+
+            self._grouping = group_classes(labels_found, groups)
+            self.labels = self._grouping.labels
+            self.run = replace(self.run, groups=self._grouping.to_dict())
+        self.top_k: int = min(top_k, len(self.labels))
 
     @overload
     def predict(self, images: ImageLike) -> ImageResult: ...  # type: ignore[overload-overlap]
@@ -264,6 +277,8 @@ class Classifier:
 
     def _to_predictions(self, logits: NDArray[np.float32]) -> tuple[Prediction, ...]:
         probabilities = softmax(logits)
+        if self._grouping:
+            probabilities = self._grouping.sum_probabilities(probabilities)
         predictions = []
         for rank, class_index in enumerate(top_k(probabilities, self.top_k), start=1):
             label = self.labels[class_index]

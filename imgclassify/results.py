@@ -19,7 +19,7 @@ class Prediction:
     rank: int
     """1 is the most probable."""
     class_index: int
-    """0-based position among the network's logits."""
+    """0-based position among the network's logits, or among the groups if classes are grouped."""
     wnid: str | None
     """WordNet id such as "n02099601". None if the label set has none."""
     label: str
@@ -146,9 +146,11 @@ class RunInfo:
     dtype: str
     reason: str
     """Why this engine and this device were chosen."""
+    groups: dict[str, list[int]] | None = None
+    """The indices of the classes of each group, if classes are grouped."""
 
     def to_dict(self) -> dict[str, Any]:
-        return {
+        described = {
             "version": self.version,
             "model": self.model,
             "architecture": self.architecture,
@@ -163,3 +165,4 @@ class RunInfo:
             "dtype": self.dtype,
             "reason": self.reason,
         }
+        return described if self.groups is None else described | {"groups": self.groups}

@@ -22,12 +22,15 @@ from imgclassify.images import MAX_PIXELS, TIME_LIMIT
 from imgclassify.output.formats import format_names
 
 if TYPE_CHECKING:
+    from imgclassify.labels import LabelSet
     from imgclassify.output.formats import OutputFormat
     from imgclassify.output.records import RecordType
+    from imgclassify.result_filter import ResultFilter
 
 SOURCES_PANEL = "Sources"
 _MODEL = "Model"
 OUTPUT_PANEL = "Output"
+_RESULTS = "Results"
 RUNNING_PANEL = "Running"
 _UNATTENDED = "Running unattended"
 _PREPROCESSING = "Preprocessing (instead of the model's own)"
@@ -242,6 +245,78 @@ class OutputOptions:
         if self.output is None or str(self.output) == "-":
             return formats.find_format(default, record_type)
         return formats.format_of_path(self.output, record_type)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ResultOptions:
+    """Which results are written, and whether classes are grouped or counted."""
+
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="NAME",
+            rich_help_panel=_RESULTS,
+            show_default=False,
+            help="Write only images whose best class is NAME or lies under it in WordNet: a label, a wnid, "
+            "or a node such as dog or vehicle. Repeatable.",
+        ),
+    ] = None
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--not",
+            metavar="NAME",
+            rich_help_panel=_RESULTS,
+            show_default=False,
+            help="Leave out images whose best class is NAME or lies under it. Repeatable.",
+        ),
+    ] = None
+    min_probability: Annotated[
+        float | None,
+        typer.Option(
+            "--min-probability",
+            metavar="P",
+            min=0,
+            max=1,
+            rich_help_panel=_RESULTS,
+            show_default=False,
+            help="Write only images whose best prediction has at least this probability, 0..1.",
+        ),
+    ] = None
+    group: Annotated[
+        str | None,
+        typer.Option(
+            "--group",
+            metavar="NAMES|FILE",
+            rich_help_panel=_RESULTS,
+            show_default=False,
+            help="Predict groups of classes: dog,cat,bird=n01503061,pet=dog+cat, or a file with two columns, "
+            "class and group. Probabilities are added. The rest is the group other.",
+        ),
+    ] = None
+    count: Annotated[
+        bool,
+        typer.Option(
+            "--count",
+            rich_help_panel=_RESULTS,
+            help="Print how many images have each label. Without --output, no records are written.",
+        ),
+    ] = False
+
+    def create_filter(self, labels: "LabelSet") -> "ResultFilter | None":
+        """Returns the filter of these options; None if they select all results.
+
+        Raises:
+            UsageError: a name is not known or has several meanings, or no class is left.
+        """
+        if not self.only and not self.without and self.min_probability is None:
+            return None
+        from imgclassify.result_filter import ResultFilter
+
+        return ResultFilter.create(
+            labels, only=self.only or (), without=self.without or (), min_probability=self.min_probability
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

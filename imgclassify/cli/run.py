@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, redirect_stdout
 from itertools import chain
 from pathlib import Path
@@ -80,22 +80,34 @@ class RecordRun:
         total = output.resumed + self._num_pending
         return None if total > LOOK_AHEAD else max(total, 1)
 
-    def write_records(self, producer: RecordProducer, settings: dict[str, int | str]) -> None:
+    def write_records(
+        self,
+        producer: RecordProducer,
+        settings: dict[str, int | str],
+        *,
+        selects: Callable[[Any], bool] | None = None,
+        count: Callable[[Any], None] | None = None,
+    ) -> None:
         """Writes one record per source until a signal or `max_errors` failures stop the run.
 
         Sets `stats.status`, and `stats.stopped` if the run is stopped.
 
         Args:
             settings: the settings that the record type names, such as "top_k".
+            selects: returns whether a record belongs to the output. None selects all.
+            count: called with each record of the output, also with those of earlier runs.
 
         Raises:
             UsageError: the output cannot be written, or its earlier records are of another model or settings.
         """
-        self._output.begin(producer.run, settings)
+        self._output.begin(producer.run, settings, selects)
+        if count:
+            for record in self._output.earlier_records():
+                count(record)
         self.stats.start_clock(producer.run)
         with GracefulShutdown() as shutdown:
             try:
-                if self._write_stream(producer, shutdown) and not shutdown.status:
+                if self._write_stream(producer, shutdown, count) and not shutdown.status:
                     shutdown.waits_for_images = False  # none is in flight: a signal now interrupts at once
                     self._output.complete()
             except KeyboardInterrupt:
@@ -105,7 +117,9 @@ class RecordRun:
         if shutdown.status:
             self.stats.stopped, self.stats.status = shutdown.status.name.lower(), shutdown.status
 
-    def _write_stream(self, producer: RecordProducer, shutdown: GracefulShutdown) -> bool:
+    def _write_stream(
+        self, producer: RecordProducer, shutdown: GracefulShutdown, count: Callable[[Any], None] | None
+    ) -> bool:
         """Returns False if `max_errors` stopped the run, else True."""
         with (
             redirect_stdout(console.open_stderr()),  # a network's own code may print
@@ -113,8 +127,10 @@ class RecordRun:
             show_progress(self.stats, self._total, on_terminal=self._output.on_terminal),
         ):
             for record in records:
-                self._output.write(record)
-                self.stats.add_record(record)
+                selected = self._output.write(record)
+                self.stats.add_record(record, selected=selected)
+                if count and selected:
+                    count(record)
                 if self.stats.failures == self._max_errors:
                     self.stats.stopped = "max_errors"
                     return False

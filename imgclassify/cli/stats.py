@@ -36,6 +36,8 @@ class RunStats:
     """Files and folders left out of folders, globs and archives, by reason."""
     answered: int = 0
     """Images with a record that has no error."""
+    left_out: int = 0
+    """Images with a record that a filter leaves out of the output."""
     failures: int = 0
     """Failed images."""
     failed: Counter[str] = field(default_factory=Counter)
@@ -55,7 +57,13 @@ class RunStats:
     def stop_clock(self) -> None:
         self.ended = time.monotonic()
 
-    def add_record(self, record: HasError) -> None:
+    def add_record(self, record: HasError, *, selected: bool = True) -> None:
+        """Counts a record.
+
+        Args:
+            selected: False if a filter leaves it out of the output.
+        """
+        self.left_out += not selected
         if record.error:
             self.failed[record.error.type] += 1
             self.failures += 1
@@ -82,6 +90,7 @@ class RunStats:
             f"{self.images:,} images in {format_duration(self.seconds)} ({self.rate:.1f}/s): "
             f"{self.answered:,} answered"
         ]
+        parts += [f"{self.left_out:,} left out"] if self.left_out else []
         parts += _count_by_kind("failed", self.failed)
         parts += [f"{self.resumed:,} resumed"] if self.resumed else []
         parts += _count_by_kind("skipped", self.skipped)
@@ -99,6 +108,7 @@ class RunStats:
             "stopped": self.stopped,
             "images": self.images,
             "answered": self.answered,
+            "left_out": self.left_out,
             "failed": dict(self.failed.most_common()),
             "resumed": self.resumed,
             "resumed_failed": self.resumed_failed,

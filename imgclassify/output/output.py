@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -62,15 +63,25 @@ class Output(Protocol):
         """
         ...
 
-    def begin(self, run: RunInfo, settings: dict[str, int | str]) -> None:
+    def earlier_records(self) -> Iterator[Any]:
+        """Yields the records from earlier runs, without those that were left out. Called before `write`."""
+        ...
+
+    def begin(
+        self, run: RunInfo, settings: dict[str, int | str], selects: Callable[[Any], bool] | None = None
+    ) -> None:
         """Takes the provenance of the records. Called before the first record is written.
 
         Args:
-            settings: the values of the settings that `RecordType.setting_names` names.
+            settings: the values of the settings that the record type names.
+            selects: returns whether a record belongs to the output. The others are left out, but a resumed run
+                knows that their sources have a record. None selects all.
         """
         ...
 
-    def write(self, record: Any) -> None: ...
+    def write(self, record: Any) -> bool:
+        """Takes a record. Returns False if it is left out."""
+        ...
 
     def complete(self) -> None:
         """Finishes the output. Called when every source has its record."""

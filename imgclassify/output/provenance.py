@@ -22,7 +22,7 @@ class Provenance:
     run: dict[str, Any]
     """The value of RunInfo.to_dict."""
     settings: dict[str, int | str]
-    """The settings that RecordType.setting_names names."""
+    """The settings that RecordType.setting_names and RecordType.optional_settings name."""
 
     @property
     def model(self) -> object:
@@ -43,6 +43,7 @@ class Provenance:
         if not isinstance(value, dict) or value.get("schema") != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}")
         run, settings = value.get("run"), {name: value.get(name) for name in record_type.setting_names}
+        settings |= {name: value[name] for name in record_type.optional_settings if name in value}
         if not isinstance(run, dict) or not all(map(_is_setting, settings.values())):
             raise ValueError("the description of its run is missing or invalid")
         return cls(run, settings)  # type: ignore[arg-type]
@@ -54,7 +55,9 @@ class Provenance:
         """Returns one text for each value that affects records and differs in `now`."""
         former, present = (_compared_values(each, record_type) for each in (self, now))
         names = [name for name in former | present if former.get(name) != present.get(name)]
-        return [f"{name} was {former.get(name)!r} and is now {present.get(name)!r}" for name in names]
+        return [
+            f"{name} was {_shorten(former.get(name))} and is now {_shorten(present.get(name))}" for name in names
+        ]
 
     def describes(self, record: Record) -> bool:
         """Whether the record names this run's model."""
@@ -67,6 +70,12 @@ def _is_setting(value: object) -> bool:
 
 def _compared_values(provenance: Provenance, record_type: RecordType[Any]) -> dict[str, Any]:
     return _flatten({name: provenance.run.get(name) for name in record_type.must_match} | provenance.settings)
+
+
+def _shorten(value: object) -> str:
+    if value is None:
+        return "not given"
+    return f"[{value[0]}, … ({len(value)} in all)]" if isinstance(value, list) and len(value) > 3 else repr(value)
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -97,11 +97,13 @@ class RecordType(Generic[R]):
     fields: tuple[Field, ...]
     """The fields, in the order of a table's columns. The first is "source"."""
     setting_names: tuple[str, ...]
-    """Names of the values that a run has in addition to its RunInfo, such as "top_k": integers above zero, or
+    """Names of the values that every run has in addition to its RunInfo, such as "top_k": integers above zero, or
     texts."""
     must_match: tuple[str, ...]
     """Keys of RunInfo.to_dict that affect records. A run that differs in one of them, or in a setting, is not
     resumed."""
+    optional_settings: tuple[str, ...] = ()
+    """Names of such values that only some runs have."""
 
     @property
     def ranked(self) -> tuple[Ranked, ...]:
@@ -157,6 +159,8 @@ PREDICTIONS: RecordType[ImageResult] = RecordType(
         "num_classes",
         "decode",
         "dtype",
+        "groups",
     ),
+    optional_settings=("only", "not", "min_probability"),
 )
 """The records that the command `predict` writes."""

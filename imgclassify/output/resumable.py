@@ -6,8 +6,9 @@ The file NAME appears when its run is complete. Until then, the journal NAME.par
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import filterfalse
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self
@@ -17,6 +18,7 @@ from imgclassify.files import atomic_write, temp_path
 from imgclassify.output.file_formats import FileFormat, open_file_format
 from imgclassify.output.formats import OutputFormat
 from imgclassify.output.journal import Journal, ResumeMarker
+from imgclassify.output.left_out import left_out_path, load_left_out, save_left_out
 from imgclassify.output.provenance import Provenance
 from imgclassify.output.records import R, RecordType
 from imgclassify.output.text_stream import report_io_errors
@@ -59,6 +61,7 @@ class ResumableOutput(Generic[R]):
         self._index: ResumeIndex | None = None
         self._earlier: Provenance | None = None
         self._provenance: Provenance | None = None
+        self._selects: Callable[[R], bool] | None = None
         self._written = self._failed = 0
         self.resumed = self.resumed_failed = 0
         if path.suffix == _PARTIAL:
@@ -101,12 +104,23 @@ class ResumableOutput(Generic[R]):
         """See output.Output."""
         return self._index is not None and self._index.claim(source)
 
-    def begin(self, run: RunInfo, settings: dict[str, int | str]) -> None:
+    def earlier_records(self) -> Iterator[R]:
+        """See output.Output."""
+        if not self._earlier:
+            return iter(())
+        if self._journal.provenance:
+            return filter(self._selects, self._iter_records())
+        return filter(self._selects, self._load_complete()[1])
+
+    def begin(
+        self, run: RunInfo, settings: dict[str, int | str], selects: Callable[[R], bool] | None = None
+    ) -> None:
         """See output.Output.
 
         Raises:
             UsageError: the records that are there are of a run with another model or other settings.
         """
+        self._selects = selects
         self._provenance = Provenance.from_run(run, settings)
         if self._earlier and (differences := self._earlier.differences(self._provenance, self._record_type)):
             raise UsageError(
@@ -114,8 +128,8 @@ class ResumableOutput(Generic[R]):
                 hint="use the settings that the file was made with, or choose another --output",
             )
 
-    def write(self, record: R) -> None:
-        """See output.Output."""
+    def write(self, record: R) -> bool:
+        """See output.Output. A record that is left out is in the journal too, so nothing is lost."""
         if not self._written:  # prepared only when there is a record to add
             self._open_journal()
         self._journal.add(record)
@@ -123,6 +137,7 @@ class ResumableOutput(Generic[R]):
         self._failed += record.error is not None
         if self._index:
             self._index.add(0, record)  # any position: only the counts of this index are used
+        return self._selects is None or self._selects(record)
 
     def complete(self) -> None:
         """Writes the whole file, and removes the journal.
@@ -138,11 +153,12 @@ class ResumableOutput(Generic[R]):
         provenance = self._journal.provenance
         assert provenance is not None
         with report_io_errors(self._name), atomic_write(self._target, locked=True) as draft:
-            self._format.save(draft, provenance, self._iter_records())
+            self._format.save(draft, provenance, filter(self._selects, self._iter_records()))
             self._format.check_target(self._target)
-            # The sidecar is written before the file appears. If the process is killed in between, the journal
+            # The sidecars are written before the file appears. If the process is killed in between, the journal
             # is still there and holds everything.
             self._format.save_sidecar(self._target, provenance)
+            self._save_left_out()
         self._journal.remove()
 
     def __enter__(self) -> Self:
@@ -189,6 +205,8 @@ class ResumableOutput(Generic[R]):
         def checked_records() -> Iterator[R]:
             with self._report_damage():
                 yield from records
+                if any(name in provenance.settings for name in self._record_type.optional_settings):
+                    yield from load_left_out(self._target, self._record_type)
 
         with self._report_damage():
             provenance, records = self._format.load(self._target)
@@ -222,6 +240,12 @@ class ResumableOutput(Generic[R]):
             copy.remove()
             raise
         self._journal = copy
+
+    def _save_left_out(self) -> None:
+        if self._selects is None:
+            left_out_path(self._target).unlink(missing_ok=True)  # of a file that is replaced
+        else:
+            save_left_out(self._target, filterfalse(self._selects, self._iter_records()))
 
     def _iter_records(self) -> Iterator[R]:
         """Yields the records of the whole run in order, without those that were replaced."""

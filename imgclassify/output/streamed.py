@@ -5,6 +5,7 @@ Each record is written as soon as it is known.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +36,7 @@ class StreamedOutput(Generic[R]):
         self._stack = ExitStack()
         self._stream: TextIO | None = None
         self._writer: Any = None
+        self._selects: Callable[[R], bool] | None = None
         self.resumed = self.resumed_failed = 0
         self.count = self.failed = 0
 
@@ -47,17 +49,27 @@ class StreamedOutput(Generic[R]):
         """See output.Output."""
         return False
 
-    def begin(self, run: RunInfo, settings: dict[str, int | str]) -> None:
+    def earlier_records(self) -> Iterator[R]:
         """See output.Output."""
+        return iter(())
+
+    def begin(
+        self, run: RunInfo, settings: dict[str, int | str], selects: Callable[[R], bool] | None = None
+    ) -> None:
+        """See output.Output."""
+        self._selects = selects
         self._stream = self._stack.enter_context(open_text(self._path))
         provenance = Provenance.from_run(run, settings)
         self._writer = self._stack.enter_context(self._create_writer(self._stream, provenance, self._record_type))
 
-    def write(self, record: R) -> None:
+    def write(self, record: R) -> bool:
         """See output.Output."""
-        self._writer.write(record)
+        selected = self._selects is None or self._selects(record)
+        if selected:
+            self._writer.write(record)
         self.count += 1
         self.failed += record.error is not None
+        return selected
 
     def complete(self) -> None:
         """See output.Output."""

@@ -12,6 +12,7 @@ from imgclassify.cli.options import (
     Offline,
     OutputOptions,
     PreprocessingOptions,
+    ResultOptions,
     RunningOptions,
     SourceOptions,
     TopK,
@@ -33,6 +34,7 @@ def predict(
     model: Model = None,
     loading: LoadingOptions,
     top_k: TopK = 5,
+    results: ResultOptions,
     output: OutputOptions,
     unattended: UnattendedOptions,
     decoding: DecodingOptions,
@@ -48,6 +50,12 @@ def predict(
     console.configure()
     from imgclassify.output.records import PREDICTIONS
 
+    counts, counts_as_json = None, False
+    if results.count:
+        from imgclassify.cli.label_counts import LabelCounts, separate_counts
+
+        counts = LabelCounts()
+        output, counts_as_json = separate_counts(output)
     with open_run(PREDICTIONS, sources, output, unattended, offline=offline) as run:
         from imgclassify.classifier import Classifier
 
@@ -57,6 +65,7 @@ def predict(
                 arch=loading.arch,
                 labels=loading.labels,
                 trust=loading.trust,
+                groups=results.group,
                 top_k=top_k,
                 num_images=run.num_images,
                 offline=offline,
@@ -67,5 +76,13 @@ def predict(
             )
         info = classifier.run
         print_verbose(f"{info.model} ({info.weights}) on {info.engine}, {info.device}, {info.dtype}: {info.reason}")
-        run.write_records(classifier, {"top_k": classifier.top_k})
+        selection = results.create_filter(classifier.labels)
+        run.write_records(
+            classifier,
+            {"top_k": classifier.top_k, **(selection.to_settings() if selection else {})},
+            selects=selection.selects if selection else None,
+            count=counts.add if counts else None,
+        )
+    if counts:
+        counts.print_counts(as_json=counts_as_json)
     raise typer.Exit(int(run.stats.status))
