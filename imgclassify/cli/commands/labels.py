@@ -54,12 +54,21 @@ def search(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Find classes by label, synonym, gloss or wnid."""
+    """Find classes by label, synonym, gloss or wnid.
+
+    Exits with status 1 if there is none.
+    """
     console.configure_console(be_debug=debug)
-    found = labels.load_labels(name).search(text)
-    if not found:
-        console.print_message(f"no class in {name} matches {text!r}")
+    label_set = labels.load_labels(name)
+    found = label_set.search(text)
     _print_labels(found, json=json)
+    if not found:
+        near = ", ".join(label_set.find_nearest(text))
+        console.print_error(
+            f"no class in {name} matches {text!r}",
+            f"the nearest labels are {near}" if near else f"`imgclassify labels show {name}` lists all labels",
+        )
+        raise typer.Exit(1)
 
 
 def _print_labels(found: list[Label], *, json: bool) -> None:
@@ -72,13 +81,15 @@ def _print_labels(found: list[Label], *, json: bool) -> None:
                 [
                     str(label.class_index),
                     label.wnid or "",
-                    label.label,
-                    ", ".join(label.synonyms),
+                    (label.label, "bold"),
+                    ", ".join(name for name in label.synonyms if name != label.label),
                     label.gloss,
                 ]
                 for label in found
             ],
             right=[0],
+            wrapped=[2],
+            below=[3, 4],
         )
 
 
