@@ -71,7 +71,7 @@ class TableWriter:
         self._stream.flush()
 
     def _print_alone(self, result: ImageResult) -> None:
-        self._print_head(result)
+        self._print_heading(result)
         if result.error:
             self._print_failure(result)
             return
@@ -90,7 +90,7 @@ class TableWriter:
             line.append(_draw_bar(prediction.probability, min(_BAR_CELLS, max(room - cells, 0))), style=colour)
             self._print(line)
 
-    def _print_head(self, result: ImageResult) -> None:
+    def _print_heading(self, result: ImageResult) -> None:
         """Prints the name and the facts of a single image. Facts that do not fit beside the name are below it."""
         text = make_printable(result.source)
         line, used = Line(text, style="bold"), cell_len(text)
@@ -132,7 +132,7 @@ class TableWriter:
 
 
 def _terminal_row(name: tuple[str, str], result: ImageResult, width: int) -> Line:
-    """Returns a row of `width` cells: the name, the percentage and label of the answer, and the runners-up.
+    """Returns a row of `width` cells: name, percentage and label of the best prediction, and the runners-up.
 
     The percentage comes before the label. So labels need no column as wide as the widest of them.
     """
@@ -195,7 +195,7 @@ def _describe_failure(result: ImageResult) -> str:
 
 
 def _confidence_colour(best: Prediction) -> str:
-    """Returns the colour of an answer: green if it is probably right, yellow if it may be, else magenta."""
+    """Returns the colour of a best prediction: green if it is probably right, yellow if it may be, else magenta."""
     if best.probability >= 0.8:
         return "green"
     return "yellow" if best.probability >= 0.5 else "magenta"
