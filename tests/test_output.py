@@ -162,6 +162,14 @@ def test_the_table_of_many_images_has_a_row_each() -> None:
     assert "✗ corrupt_image: broken" in lines[1]
 
 
+def test_a_row_that_is_not_on_a_terminal_is_whole() -> None:
+    long = ImageResult("folder/" * 30 + "x.jpg", "tiny", 1, 1, (Prediction(1, 2, None, "dog " * 20 + "big", 0.75),))
+    failed = ImageResult(long.source, "tiny", None, None, (), ImageFailure("corrupt_image", "word " * 50 + "end"))
+    for result, line in zip([long, failed], written("table", [long, failed]).splitlines(), strict=True):
+        assert line.startswith(f"{result.source}  ")
+        assert (result.predictions[0].label if result.predictions else "word end") in line
+
+
 def test_the_table_shows_control_characters_as_escapes() -> None:
     for results in ([BAD], [BAD, GOOD]):
         text = written("table", results)

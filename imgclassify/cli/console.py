@@ -51,7 +51,12 @@ def print_error(message: str, hint: str | None) -> None:
     """Prints an error and its hint, also with -q."""
     _print_line("error: ", message, style="bold red")
     if hint:
-        _print_line("hint: ", hint, style="dim")
+        print_hint(hint)
+
+
+def print_hint(hint: str) -> None:
+    """Prints what the user may do next, also with -q."""
+    _print_line("hint: ", hint, style="dim")
 
 
 def print_message(message: str) -> None:

@@ -65,6 +65,19 @@ class LabelSet:
         ranked = [(_match_rank(label, wanted, phrase), label) for label in self.labels]
         return [label for rank, label in sorted(ranked, key=itemgetter(0)) if rank < _NO_MATCH]
 
+    def find_nearest(self, text: str, count: int = 5) -> list[str]:
+        """Returns up to `count` labels of which a name, or a word of a name, looks like `text` or a word of it."""
+        from difflib import get_close_matches
+
+        named: dict[str, str] = {}
+        for label in self.labels:
+            for name in (label.label, *label.synonyms):
+                for key in (name.casefold(), *_words(name)):
+                    named.setdefault(key, label.label)
+        wanted = text.strip().casefold()
+        near = [key for part in (wanted, *_words(wanted)) for key in get_close_matches(part, named, count, 0.75)]
+        return list(dict.fromkeys(named[key] for key in near))[:count]
+
     def digest(self) -> str:
         """Returns the SHA-256 digest of the wnids and labels, in order: 64 hex digits."""
         from hashlib import sha256
@@ -80,6 +93,10 @@ class LabelSet:
                 hint="give the labels that the network was trained with: --labels FILE, one label per class, "
                 "in class-index order",
             )
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\b(?!and\b|the\b)\w{3,}", text.casefold())
 
 
 def _match_rank(label: Label, wanted: str, phrase: re.Pattern[str]) -> int:

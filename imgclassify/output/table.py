@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, TextIO
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 
 from imgclassify.errors import make_printable
 from imgclassify.output.provenance import Provenance
 from imgclassify.output.records import RecordType
 from imgclassify.output.terminal import Line, LinePrinter
+from imgclassify.output.text_fitting import cut_end, cut_start, pad_text, wrap_text
 from imgclassify.results import ImageResult, Prediction
 
 _BAR_CELLS = 30
 _EIGHTHS = " ▏▎▍▌▋▊▉"
+_NARROWEST_LABEL = 8
 _RUNNERS_UP = 2
-_WIDEST_LABEL = 26
+_WIDTH_FOR_RUNNERS_UP = 70
+"""The width in cells from which on a terminal's rows show predictions besides the best one."""
 _PIPE_WIDTH = 100
-"""The width in cells that the columns are based on if there is no terminal."""
+"""The width in cells that the bars are based on if there is no terminal."""
+_PIPE_SOURCE_CELLS = 33
+_PIPE_LABEL_CELLS = 26
 
 
 class TableWriter:
     """Writes a table; see formats.Writer.
 
-    From the second image on, rows are printed at once. On a terminal they are cut at its width; in a pipe they
-    are whole.
+    From the second image on, rows are printed at once. In a pipe, each row is whole and has the image's full name.
+    On a terminal, rows keep to its width, and the folder is printed above the rows of its images.
     """
 
     def __init__(self, stream: TextIO, provenance: Provenance, record_type: RecordType[ImageResult]) -> None:
@@ -35,6 +42,8 @@ class TableWriter:
         self._width = self._printer.width or _PIPE_WIDTH
         self._first: ImageResult | None = None
         self._count = 0
+        self._folder = ""
+        """The folder of the row before."""
 
     def __enter__(self) -> Self:
         return self
@@ -62,65 +71,134 @@ class TableWriter:
         self._stream.flush()
 
     def _print_alone(self, result: ImageResult) -> None:
-        head = Line(make_printable(result.source), style="bold")
-        if result.width:
-            head.append(f"  {result.width}×{result.height}", style="dim not bold")
-        head.append(f"  {result.model}", style="dim not bold")
-        self._print(head)
+        self._print_heading(result)
         if result.error:
-            self._print(Line(*_describe_failure(result)))
+            self._print_failure(result)
             return
-        widest = max(cell_len(make_printable(prediction.label)) for prediction in result.predictions)
+        labels = [make_printable(prediction.label) for prediction in result.predictions]
+        cells = max(map(cell_len, labels))
         room = self._width - len(" 1  ") - len("  100.00 %  ")
-        cells = min(widest, max(room - _BAR_CELLS, 10)) if self._terminal else widest
-        for prediction in result.predictions:
-            line = Line(f"{prediction.rank:>2}  ", style="dim")
-            line.append(set_cell_size(make_printable(prediction.label), cells), style=_rank_style(prediction))
-            line.append(f"  {_format_percent(prediction, 2):>8}  ", style=_rank_style(prediction))
-            line.append(
-                _draw_bar(prediction.probability, min(_BAR_CELLS, max(room - cells, 0))), style="green not dim"
-            )
+        if self._terminal:
+            cells = min(cells, max(room, _NARROWEST_LABEL))
+            labels = [cut_end(label, cells) for label in labels]
+        colour = _confidence_colour(result.predictions[0])
+        for prediction, label in zip(result.predictions, labels, strict=True):
+            weight = "bold" if prediction.rank == 1 else ""
+            line = Line()
+            line.append(f"{prediction.rank:>2}  ", style="dim")
+            line.append(f"{pad_text(label, cells)}  {_format_percent(prediction, 2):>8}  ", style=weight)
+            line.append(_draw_bar(prediction.probability, min(_BAR_CELLS, max(room - cells, 0))), style=colour)
             self._print(line)
 
+    def _print_heading(self, result: ImageResult) -> None:
+        """Prints the name and the facts of a single image. Facts that do not fit beside the name are below it."""
+        text = make_printable(result.source)
+        line, used = Line(text, style="bold"), cell_len(text)
+        facts = [f"{result.width}×{result.height}"] if result.width else []
+        for fact in [*facts, make_printable(result.model)]:
+            if self._terminal and used + len("  ") + cell_len(fact) > self._width:
+                self._print(line)
+                line, used = Line(), len("  ")
+            line.append(f"  {fact}", style="dim not bold")
+            used += len("  ") + cell_len(fact)
+        self._print(line)
+
+    def _print_failure(self, result: ImageResult) -> None:
+        text = _describe_failure(result)
+        lines = wrap_text(text, max(self._width - len("  "), _NARROWEST_LABEL)) if self._terminal else [text]
+        for index, part in enumerate(lines):
+            self._print(Line(f"  {part}" if index else part, style="red"))
+
     def _print_row(self, result: ImageResult) -> None:
-        third = max(self._width // 3, 8)
-        line = Line(_fit_text(make_printable(result.source), third), style="bold")
-        line.append("  ")
-        if result.error:
-            line.append(*_describe_failure(result))
+        if self._terminal:
+            self._print(_terminal_row(self._print_folder(result.source), result, self._width), cut=True)
         else:
-            best, *others = result.predictions
-            line.append(
-                _fit_text(make_printable(best.label), min(third, _WIDEST_LABEL), keep="head"), style="not bold"
-            )
-            line.append(f" {_format_percent(best, 1):>8}", style="green not bold")
-            runners = (
-                f"{make_printable(other.label)} {_format_percent(other, 1)}" for other in others[:_RUNNERS_UP]
-            )
-            line.append("  " + " · ".join(runners), style="dim not bold")
-        self._print(line, cut=True)
+            self._print(_pipe_row(result))
+
+    def _print_folder(self, source: str) -> tuple[str, str]:
+        """Prints the folder of a source, unless it is that of the row before.
+
+        Returns:
+            The indent of the row, and the rest of the source's name. Only rows below a folder are indented.
+        """
+        end = max(source.rfind("/"), source.rfind(os.sep)) + 1
+        if end == len(source):  # such as https://example.org/
+            end = 0
+        folder, name = source[:end], source[end:]
+        if folder and folder != self._folder:
+            self._print(Line(make_printable(folder), style="dim"))
+        self._folder = folder
+        return "  " if folder else "", make_printable(name)
 
 
-def _fit_text(text: str, cells: int, *, keep: str = "tail") -> str:
-    """Pads or cuts text to `cells` cells. By default it keeps the tail, because the end of a path says more."""
-    if cell_len(text) <= cells:
-        return set_cell_size(text, cells)
-    if keep == "head":
-        return set_cell_size(text, cells - 1) + "…"
-    text = text[-cells:]
-    while cell_len(text) > cells - 1:
-        text = text[1:]
-    return "…" + set_cell_size(text, cells - 1)
+def _terminal_row(name: tuple[str, str], result: ImageResult, width: int) -> Line:
+    """Returns a row of `width` cells: name, percentage and label of the best prediction, and the runners-up.
+
+    The percentage comes before the label. So labels need no column as wide as the widest of them.
+    """
+    indent, text = name
+    cells = max(width // 3, _NARROWEST_LABEL)
+    line = Line(pad_text(indent + cut_start(text, cells - len(indent)), cells) + "  ")
+    room = max(width - cells - len("  "), _NARROWEST_LABEL)
+    if result.error:
+        line.append(cut_end(_describe_failure(result), room), style="red")
+        return line
+    best, *others = result.predictions
+    line.append(f"{_format_percent(best, 1):>7}  ", style=_confidence_colour(best))
+    room = max(room - len("100.0 %  "), _NARROWEST_LABEL)
+    label = cut_end(make_printable(best.label), room)
+    line.append(label, style="bold")
+    if width >= _WIDTH_FOR_RUNNERS_UP:
+        line.append(_join_runners_up(others, width // 5 - cell_len(label), room - cell_len(label)), style="dim")
+    return line
 
 
-def _describe_failure(result: ImageResult) -> tuple[str, str]:
-    """Returns (text, style)."""
+def _pipe_row(result: ImageResult) -> Line:
+    line = Line(pad_text(make_printable(result.source), _PIPE_SOURCE_CELLS) + "  ")
+    if result.error:
+        line.append(_describe_failure(result))
+        return line
+    best, *others = result.predictions
+    line.append(f"{pad_text(make_printable(best.label), _PIPE_LABEL_CELLS)} {_format_percent(best, 1):>8}  ")
+    runners = (f"{make_printable(other.label)} {_format_percent(other, 1)}" for other in others[:_RUNNERS_UP])
+    line.append(" · ".join(runners))
+    return line
+
+
+def _join_runners_up(others: Sequence[Prediction], margin: int, cells: int) -> str:
+    """Returns as many of the runners-up as fit as a whole into `cells` cells.
+
+    Args:
+        margin: number of blanks before them, which align them with those of other rows. There are fewer if the
+            first runner-up would not fit otherwise.
+    """
+    margin = max(margin, 0)
+    text = _join_fitting(others, cells - margin) or _join_fitting(others, cells)
+    return " " * min(margin, cells - cell_len(text)) + text
+
+
+def _join_fitting(others: Sequence[Prediction], cells: int) -> str:
+    text = ""
+    for other in others[:_RUNNERS_UP]:
+        percent = _format_percent(other, 1)
+        longer = f"{text} · {percent}" if text else f"  {percent:>6}"
+        longer += f" {make_printable(other.label)}"
+        if cell_len(longer) > cells:
+            break
+        text = longer
+    return text
+
+
+def _describe_failure(result: ImageResult) -> str:
     assert result.error is not None
-    return f"✗ {result.error.type}: {make_printable(result.error.message)}", "red not bold"
+    return f"✗ {result.error.type}: {make_printable(result.error.message)}"
 
 
-def _rank_style(prediction: Prediction) -> str:
-    return "bold not dim" if prediction.rank == 1 else "not dim"
+def _confidence_colour(best: Prediction) -> str:
+    """Returns the colour of a best prediction: green if it is probably right, yellow if it may be, else magenta."""
+    if best.probability >= 0.8:
+        return "green"
+    return "yellow" if best.probability >= 0.5 else "magenta"
 
 
 def _format_percent(prediction: Prediction, digits: int) -> str:

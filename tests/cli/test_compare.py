@@ -200,9 +200,10 @@ def test_doctor_tells_of_the_engine_and_of_what_export_needs(run: Run, monkeypat
     monkeypatch.setattr(doctor, "cpu_extensions", lambda: ["AVX2", "VNNI"])
     outcome = run("doctor", "--json")
     findings = {(finding["what"], finding["state"]): finding for finding in json.loads(outcome.out)}
-    assert findings["onnxruntime", "engine loads; the CPU has AVX2, VNNI"]["ok"]
+    assert findings["onnxruntime", "1.2.3, engine loads; the CPU has AVX2, VNNI"]["ok"]
     missing = findings["onnxscript", "not installed (optional)"]
     assert missing["ok"]
+    assert missing["optional"]
     assert "imgclassify[export]" in missing["remedy"]
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -169,11 +172,39 @@ def test_labels_list_show_search(run: Run, tmp_path: Path) -> None:
     [found] = json.loads(run("labels", "search", "n02099601", "--json").out)
     assert (found["class_index"], found["label"]) == (207, "golden retriever")
     assert "golden retriever" in run("labels", "search", "retriever").out
-    nothing = run("labels", "search", "xyzzy")
-    assert (nothing.status, nothing.out) == (0, "")
-    assert "xyzzy" in nothing.err
+    # Without a terminal, a class is one line.
+    assert len(run("labels", "search", "retriever").out.splitlines()) == 1 + 5
+    [cougar] = run("labels", "search", "cougar").out.splitlines()[1:]
+    assert cougar.split()[1:3] == ["n02125311", "cougar"]
+    assert cougar.count("cougar") == 1
+    assert all(part in cougar for part in ("puma, catamount", "large American feline resembling a lion"))
     (tmp_path / "own.txt").write_text("cat\ndog\n")
     assert "dog" in run("labels", "show", tmp_path / "own.txt").out
+
+
+def test_a_search_for_labels_that_finds_nothing_fails_and_names_the_nearest(run: Run) -> None:
+    outcome = run("labels", "search", "goldfsh")
+    assert (outcome.status, outcome.out) == (1, "")
+    assert "'goldfsh'" in outcome.err
+    assert "hint: the nearest labels are goldfish" in outcome.err
+    assert "Labrador retriever" in run("labels", "search", "my labradoor").err
+    far = run("labels", "search", "xyzzyq", "--json")
+    assert (far.status, json.loads(far.out)) == (1, [])
+    assert "imgclassify labels show imagenet1k" in far.err
+
+
+def test_list_of_cached_models(run: Run, mine: FileServer) -> None:
+    def cached() -> list[str]:
+        return [entry["name"] for entry in json.loads(run("models", "list", "--cached", "--json").out)]
+
+    assert cached() == [catalog.EMBEDDED_MODEL]
+    with mine:
+        run("models", "pull", "mine")
+    assert cached() == [catalog.EMBEDDED_MODEL, "mine"]
+    assert [line.split()[0] for line in run("models", "list", "--cached").out.splitlines()][1:] == cached()
+    none = run("models", "list", "resnet*", "--cached")
+    assert (none.status, none.out) == (0, "")
+    assert "none of these 8 models are in the cache" in none.err
 
 
 def test_doctor_finds_nothing_wrong_here(run: Run) -> None:
@@ -183,6 +214,46 @@ def test_doctor_finds_nothing_wrong_here(run: Run) -> None:
         assert part in outcome.out
     findings = json.loads(run("doctor", "--json").out)
     assert all(finding["ok"] for finding in findings)
+    names = [finding["what"] for finding in findings]
+    assert sorted(names) == sorted(set(names))
+    assert {"onnxruntime", "torch", "torchvision", "timm", "pillow"} <= set(names)
+
+
+def test_doctor_takes_an_installation_without_torch_for_a_whole_one(tmp_path: Path) -> None:
+    absent = ("torch", "functorch", "timm")
+    site = tmp_path / "site"
+    site.mkdir()
+    for folder in filter(lambda folder: folder.endswith("-packages"), sys.path):
+        for entry in Path(folder).iterdir():
+            if not entry.name.startswith(absent) and not (site / entry.name).exists():
+                (site / entry.name).symlink_to(entry)
+    root = Path(__file__).parents[2]
+    # -S leaves out the site-packages of this Python, so that only the links are found.
+    command = [sys.executable, "-S", "-m", "imgclassify", "doctor"]
+    done = subprocess.run(
+        command,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (site, root))), "PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    [row] = [line for line in done.stdout.splitlines() if "torch" in line.split()]
+    assert row.startswith("–  torch ")
+    assert "not installed (optional). This is a slim installation" in row
+    assert "✗" not in done.stdout
+    assert "hint: torch: pip install torch torchvision timm for timm:, hub:," in done.stderr
+
+
+def test_doctor_does_not_tick_a_folder_that_cannot_be_made(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Root may write everywhere, but nobody can make a folder in /proc.
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    outcome = run("doctor")
+    assert outcome.status == 3
+    [row] = [line for line in outcome.out.splitlines() if line[3:].startswith("records ")]
+    assert row.startswith("✗")
+    assert "/proc/nowhere/imgclassify cannot be made" in row
+    assert "hint: records: set XDG_CACHE_HOME" in outcome.err
 
 
 def test_doctor_names_what_is_wrong_and_its_remedy(
@@ -204,7 +275,7 @@ def test_doctor_names_what_is_wrong_and_its_remedy(
     assert outcome.status == 3
     assert "torchvision::nms does not exist" in outcome.out
     assert "install the torchvision version that matches the installed torch" in outcome.err
-    assert "cannot be written" in outcome.out
+    assert "cannot be made" in outcome.out
     assert "TORCH_HOME" in outcome.err
     assert "bad.toml" in outcome.out
     assert "does not begin with https://" in outcome.out

@@ -82,10 +82,57 @@ class Terminal:
 def test_rows_keep_to_the_width_and_show_label_and_percentage(width: int, album: Path) -> None:
     terminal = Terminal("predict", album, width=width)
     assert terminal.end() == 1
-    rows = terminal.lines()[: len(ALBUM)]
+    rows = [line for line in terminal.lines() if line.startswith("  ")]
+    assert len(rows) == len(ALBUM)
     assert all(len(row) <= width for row in rows), rows
     assert sum(bool(re.search(r"\d+\.\d %", row)) for row in rows) == len(ALBUM) - 1
     assert any("✗ truncated_image" in row for row in rows)
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_the_list_of_models_keeps_to_the_width_and_says_what_is_cached(width: int) -> None:
+    terminal = Terminal("models", "list", width=width)
+    assert terminal.end() == 0
+    head, *rows = terminal.lines()
+    assert all(len(row) <= width for row in rows)
+    assert "…" not in "".join(rows)
+    titles = head.split()
+    assert titles[:2] == ["model", "weights"]
+    assert titles[-1] == "cached"
+    assert ("acc@5" in titles) == (width == 120)
+    assert [row.split()[0] for row in rows if row.endswith("yes")] == ["efficientnet_lite0"]
+
+
+@pytest.mark.parametrize("width", [50, 80])
+def test_details_of_a_model_are_wrapped_and_whole(width: int) -> None:
+    terminal = Terminal("models", "show", "resnet50", width=width)
+    assert terminal.end() == 0
+    lines = terminal.lines()
+    assert all(len(line) <= width for line in lines)
+    text = "".join(line[15:].strip() for line in lines)
+    assert "https://download.pytorch.org/models/resnet50-11ad3fa6.pth" in text
+    assert "https://github.com/pytorch/vision/issues/3995#issuecomment-1013906621" in text
+
+
+def test_a_class_has_its_synonyms_and_gloss_below_it() -> None:
+    terminal = Terminal("labels", "search", "cougar", width=50)
+    assert terminal.end() == 0
+    assert terminal.lines() == [
+        "index  wnid       label",
+        "  286  n02125311  cougar",
+        "       synonyms: puma, catamount, mountain lion,",
+        "         painter, panther, Felis concolor",
+        "       gloss: large American feline resembling a",
+        "         lion",
+    ]
+
+
+def test_doctor_says_what_it_is_checking_and_marks_its_findings_in_colour() -> None:
+    terminal = Terminal("doctor")
+    assert terminal.end() == 0
+    assert "checking torch" in terminal.text
+    assert "\x1b[32m✓" in terminal.text
+    assert "\x1b[33m–" in terminal.text  # the folder of own models, which is absent
 
 
 def test_colour_is_for_terminals_and_no_color_is_heeded(photo: Path, tmp_path: Path) -> None:

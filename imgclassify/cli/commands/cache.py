@@ -38,11 +38,13 @@ def info(json: Json = False, debug: Debug = False) -> None:
         described = {name: str(folder) for name, folder in _cache_folders().items()}
         typer.echo(jsonlib.dumps({"folders": described, "files": files, "bytes": total}, indent=1))
         return
-    print_table([], [[name, str(folder)] for name, folder in _cache_folders().items()])
+    print_table([], [[name, str(folder)] for name, folder in _cache_folders().items()], wrapped=[1])
     if entries:
         typer.echo()
         rows = [[file.name, model, f"{size / 2**20:.1f}"] for file, size, model in entries]
-        print_table(["file", "model", "MiB"], [*rows, ["total", "", f"{total / 2**20:.1f}"]], right=[2])
+        print_table(
+            ["file", "model", "MiB"], [*rows, ["total", "", f"{total / 2**20:.1f}"]], right=[2], wrapped=[0, 1]
+        )
     else:
         console.print_message("no downloaded weights and no prepared graphs")
 

@@ -214,10 +214,10 @@ def _print_comparison(exact: "RunInfo", other: "RunInfo", comparison: "Compariso
             ["largest change", f"{comparison.largest_change:.2g} in probability, {largest}"],
             ["mean change", f"{comparison.mean_change:.2g}, the mean of each image's largest change"],
         ]
-    print_table([], rows)
+    print_table([], rows, wrapped=[1])
     if comparison.changed:
         typer.echo()
-        print_table(["changed", "exact", "other"], map(_change_row, comparison.changed))
+        print_table(["changed", "exact", "other"], map(_change_row, comparison.changed), wrapped=[0, 1, 2])
 
 
 def _change_row(change: "Change") -> list[str]:

@@ -7,10 +7,12 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import typer
 
@@ -19,10 +21,11 @@ from imgclassify._version import __version__
 from imgclassify.cli import console
 from imgclassify.cli.options import Debug, Json
 from imgclassify.cli.tables import print_table
-from imgclassify.errors import ImgclassifyError, UnavailableError, WeightsError
+from imgclassify.errors import ImgclassifyError, UnavailableError, WeightsError, describe_error
 from imgclassify.hub.reference import ModelReference
 
-_PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "pillow", "numpy", "safetensors", "requests")
+_PACKAGES = ("pillow", "numpy", "safetensors", "requests")
+_TORCH_PACKAGES = ("torch", "torchvision", "timm")
 _EXPORT = "pip install 'imgclassify[export]' for `models prepare`, which exports graphs of networks that have none"
 _EXTRAS = {
     "pillow-heif": "pip install 'imgclassify[heif]' to open HEIC",
@@ -51,6 +54,8 @@ class Check:
     ok: bool = True
     remedy: str = ""
     """How to fix a failed check, or how to add an optional package. Empty if there is nothing to do."""
+    optional: bool = False
+    """Whether it is about something that is absent, and that imgclassify can do without."""
 
 
 app = typer.Typer(add_completion=False)
@@ -60,19 +65,16 @@ app = typer.Typer(add_completion=False)
 def doctor(json: Json = False, debug: Debug = False) -> None:
     """Check packages, devices, folders and models. Prints what is wrong and how to fix it.
 
-    Exits with status 3 if anything is wrong.
+    Exits with status 3 if anything is wrong. Optional packages may be absent: without torch, torchvision and timm,
+    the models of the catalog run in onnxruntime on the CPU, except quantized ones.
     """
-    console.configure_console(be_debug=debug)
-    checks = [
-        check for part in (_check_packages, _check_devices, _check_folders, _check_models) for check in part()
-    ]
+    console.configure_console(be_debug=debug, show_progress=True)
+    checks = _run_checks()
     if json:
         typer.echo(jsonlib.dumps([asdict(check) for check in checks], indent=1))
     else:
-        print_table([], [["✓" if check.ok else "✗", check.what, check.state] for check in checks])
-        for check in checks:
-            if check.remedy:
-                console.print_message(f"{check.what}: {check.remedy}")
+        print_table([], [[_mark_check(check), check.what, check.state] for check in checks], wrapped=[2])
+        _print_remedies(checks)
     wrong = sum(not check.ok for check in checks)
     if wrong:
         raise UnavailableError(
@@ -80,34 +82,96 @@ def doctor(json: Json = False, debug: Debug = False) -> None:
         )
 
 
+def _run_checks() -> list[Check]:
+    """Runs all checks. Shows on a terminal what is being checked, because importing torch takes seconds."""
+    parts = {
+        "packages": _check_packages,
+        "torch": _check_torch,
+        "optional packages": _check_extras,
+        "folders": _check_folders,
+        "models": _check_models,
+    }
+    checks: list[Check] = []
+    started: list[str] = []
+    shown = console.shows_progress and console.is_terminal()
+    with console.draw_line(lambda: f"checking {' '.join(started[-1:])}") if shown else nullcontext():
+        for name, part in parts.items():
+            started.append(name)
+            checks += part()
+    return checks
+
+
+def _mark_check(check: Check) -> tuple[str, str]:
+    """Returns (mark, style)."""
+    if not check.ok:
+        return "✗", "red"
+    return ("–", "yellow") if check.optional else ("✓", "green")
+
+
+def _print_remedies(checks: list[Check]) -> None:
+    whats: dict[str, list[str]] = {}
+    for check in checks:
+        if check.remedy:
+            whats.setdefault(check.remedy, []).append(check.what)
+    for remedy, names in whats.items():
+        console.print_hint(f"{', '.join(names)}: {remedy}")
+
+
 def _check_packages() -> Iterator[Check]:
     yield Check("imgclassify", f"{__version__}, {Path(__file__).parents[2]}")
     yield Check("Python", f"{platform.python_version()}, {sys.executable}")
+    yield _check_package("onnxruntime", _load_onnxruntime, "pip install --force-reinstall onnxruntime")
     for package in _PACKAGES:
-        try:
-            yield Check(package, version(package))
-        except PackageNotFoundError:
-            yield Check(package, "not installed", ok=False, remedy=f"pip install {package}")
-    for package, remedy in _EXTRAS.items():
-        try:
-            yield Check(package, version(package))
-        except PackageNotFoundError:
-            yield Check(package, "not installed (optional)", remedy=remedy)
+        yield _check_package(package)
 
 
-def _check_devices() -> Iterator[Check]:
-    yield _run_check("onnxruntime", _load_onnxruntime, "pip install --force-reinstall onnxruntime")
-    try:
-        from imgclassify.engines.torch_engine import available_devices
-
-        devices = available_devices()
-    except (ImportError, OSError, RuntimeError) as error:
-        yield Check("torch", f"does not load: {error}", ok=False, remedy="pip install --force-reinstall torch")
+def _check_torch() -> Iterator[Check]:
+    if not any(map(_find_version, _TORCH_PACKAGES)):
+        yield Check(
+            "torch",
+            "not installed (optional). This is a slim installation: models of the catalog in onnxruntime, "
+            "on the CPU",
+            remedy=f"pip install {' '.join(_TORCH_PACKAGES)} for timm:, hub:, quantized models and GPUs",
+            optional=True,
+        )
         return
-    yield Check("devices", ", ".join(devices))
-    yield _run_check(
-        "torchvision", _load_torchvision, "install the torchvision version that matches the installed torch"
+    torch = _check_package("torch", _load_torch, "pip install --force-reinstall torch")
+    yield torch
+    yield _check_package(
+        "torchvision",
+        _load_torchvision if torch.ok else None,
+        "install the torchvision version that matches the installed torch",
     )
+    yield _check_package("timm")
+
+
+def _check_extras() -> Iterator[Check]:
+    for package, remedy in _EXTRAS.items():
+        found = _find_version(package)
+        yield Check(package, found) if found else Check(package, "not installed (optional)", True, remedy, True)
+
+
+def _find_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _check_package(package: str, load: Callable[[], str] | None = None, remedy: str = "") -> Check:
+    """Checks that a package is installed, and loads.
+
+    Args:
+        load: loads it, and returns what there is to say about it.
+        remedy: what to do if it does not load.
+    """
+    found = _find_version(package)
+    if found is None:
+        return Check(package, "not installed", ok=False, remedy=f"pip install {package}")
+    if load is None:
+        return Check(package, found)
+    check = _run_check(package, load, remedy)
+    return replace(check, state=f"{found}{', ' if check.ok else ' does not load: '}{check.state}")
 
 
 def _load_onnxruntime() -> str:
@@ -129,6 +193,12 @@ def cpu_extensions() -> list[str]:
     return [name for word, name in _CPU_EXTENSIONS.items() if word in words]
 
 
+def _load_torch() -> str:
+    from imgclassify.engines.torch_engine import available_devices
+
+    return f"devices: {', '.join(available_devices())}"
+
+
 def _load_torchvision() -> str:
     import torch
     import torchvision
@@ -141,10 +211,7 @@ def _load_torchvision() -> str:
 def _check_folders() -> Iterator[Check]:
     yield _check_writable("weights", paths.torch_hub_folder() / "checkpoints", "set TORCH_HOME to another folder")
     yield _check_writable("records", paths.cache_folder(), "set XDG_CACHE_HOME to another folder")
-    state = (
-        "exists" if catalog.user_models_folder().is_dir() else "does not exist; create it to add your own models"
-    )
-    yield Check("own models", f"{catalog.user_models_folder()} ({state})")
+    yield _check_own_models(catalog.user_models_folder())
     for variable in (
         "IMGCLASSIFY_MODEL",
         "IMGCLASSIFY_OFFLINE",
@@ -154,6 +221,12 @@ def _check_folders() -> Iterator[Check]:
     ):
         if variable in os.environ:
             yield _run_check(variable, partial(_check_variable, variable), "set it to another value, or unset it")
+
+
+def _check_own_models(folder: Path) -> Check:
+    if folder.is_dir():
+        return Check("own models", str(folder))
+    return Check("own models", f"{folder} does not exist; create it to add your own models", optional=True)
 
 
 def _check_variable(variable: str) -> str:
@@ -166,10 +239,14 @@ def _check_variable(variable: str) -> str:
 
 
 def _check_writable(what: str, folder: Path, remedy: str) -> Check:
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if existing.is_dir() and os.access(existing, os.W_OK):
-        return Check(what, str(folder))
-    return Check(what, f"{folder} cannot be written", ok=False, remedy=remedy)
+    existing = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
+    try:
+        # Only an attempt shows it: root passes every check of permissions, also where nothing can be made.
+        with TemporaryDirectory(dir=existing):
+            return Check(what, str(folder))
+    except OSError as error:
+        verb = "written" if existing == folder else "made"
+        return Check(what, f"{folder} cannot be {verb}: {describe_error(error)}", ok=False, remedy=remedy)
 
 
 def _check_models() -> Iterator[Check]:

@@ -165,7 +165,7 @@ def _write_groups(groups: "list[DuplicateGroup]", output_format: str, output: Pa
     if output_format == "table" and output is None:
         rows = [[row[name] for name in _COLUMNS] for row in map(_as_text, _rows(groups))]
         if rows:
-            print_table(list(_COLUMNS), rows, right=(0, 3, 4, 5, 6))
+            print_table(list(_COLUMNS), rows, right=(0, 3, 4, 5, 6), optional=(6, 5, 4), wrapped=(7, 8))
         return
     if output_format == "jsonl":
         text = "".join(json.dumps(_document(number, group)) + "\n" for number, group in enumerate(groups, 1))

@@ -17,7 +17,7 @@ from imgclassify.cli.tables import print_table
 from imgclassify.errors import UnknownClassError, UsageError
 
 if TYPE_CHECKING:
-    from imgclassify.labels import Label
+    from imgclassify.labels import Label, LabelSet
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=COMMANDS["labels"])
 LabelSetName = Annotated[
@@ -66,7 +66,10 @@ def search(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Find classes by label, synonym, gloss or wnid, or all classes under a node of the WordNet tree."""
+    """Find classes by label, synonym, gloss or wnid, or all classes under a node of the WordNet tree.
+
+    Exits with status 1 if there is none.
+    """
     console.configure_console(be_debug=debug)
     if text is None and under is None:
         raise UsageError("neither TEXT nor --under is given", hint="imgclassify labels search --under dog")
@@ -78,9 +81,11 @@ def search(
         with _no_match():
             classes = ClassNames(label_set).find(under).class_indices
         found = [label for label in found if label.class_index in classes]
-    if not found:
-        console.print_message(f"no class in {name} matches {text!r}")
     _print_labels(found, json=json)
+    if not found:
+        place = f" under {under}" if under else ""
+        console.print_error(f"no class in {name}{place} matches {text!r}", _suggest(label_set, text or ""))
+        raise typer.Exit(1)
 
 
 @app.command("tree")
@@ -113,6 +118,20 @@ def show_tree(
     )
 
 
+def _suggest(label_set: LabelSet, text: str) -> str:
+    """Returns a hint for a text that no class matches."""
+    from imgclassify.labels.class_names import ClassNames
+
+    try:
+        found = ClassNames(label_set).find(text)
+    except UsageError:
+        near = ", ".join(label_set.find_nearest(text))
+        return f"the nearest labels are {near}" if near else f"`imgclassify labels show {label_set.name}` lists all"
+    return (
+        f"`imgclassify labels search --under {text!r}` finds {len(found.class_indices)} classes under {found.name}"
+    )
+
+
 @contextmanager
 def _no_match() -> Iterator[None]:
     """Ends with status 1, as grep does, if a name that is searched for does not exist."""
@@ -133,13 +152,15 @@ def _print_labels(found: list[Label], *, json: bool) -> None:
                 [
                     str(label.class_index),
                     label.wnid or "",
-                    label.label,
-                    ", ".join(label.synonyms),
+                    (label.label, "bold"),
+                    ", ".join(name for name in label.synonyms if name != label.label),
                     label.gloss,
                 ]
                 for label in found
             ],
             right=[0],
+            wrapped=[2],
+            below=[3, 4],
         )
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=COMMANDS["models"])
 
+_COLUMNS = ("model", "weights", "", "acc@1 %", "acc@5 %", "params M", "GFLOPS", "MiB", "cached")
+_OPTIONAL = ("acc@5 %", "GFLOPS", "MiB", "params M", "acc@1 %", "")
+"""The columns that a narrow terminal leaves out, the first one first."""
 
 References = Annotated[
     list[str],
@@ -44,6 +47,9 @@ def list_models(
             help="Sort key. Accuracies are sorted in descending order, all others in ascending order.",
         ),
     ] = "name",
+    cached: Annotated[
+        bool, typer.Option("--cached", help="Only models whose weights are on this machine.")
+    ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -56,15 +62,25 @@ def list_models(
         found = catalog.filter_models(found, pattern)
         if not found:
             catalog.find_model(pattern)  # raises an error that lists the nearest names
+    if cached:
+        num_found = len(found)
+        found = [manifest for manifest in found if weights.is_cached(manifest.url)]
+        if not found:
+            console.print_message(
+                f"the weights of none of these {num_found} models are in the cache; "
+                "run `imgclassify models pull` to fetch them"
+            )
     found.sort(key=catalog.SORT_KEYS[sort])
     if json:
         typer.echo(jsonlib.dumps([_describe_manifest(manifest) for manifest in found], indent=1))
-        return
-    print_table(
-        ["model", "weights", "", "acc@1 %", "acc@5 %", "params M", "GFLOPS", "MiB", "cached"],
-        [_table_row(manifest) for manifest in found],
-        right=range(3, 8),
-    )
+    elif found:
+        print_table(
+            list(_COLUMNS),
+            [_table_row(manifest) for manifest in found],
+            right=range(3, 8),
+            optional=[_COLUMNS.index(title) for title in _OPTIONAL],
+            wrapped=[0, 1],
+        )
 
 
 @app.command()
@@ -90,7 +106,7 @@ def show(
         for other in catalog.load_manifests()
         if other.name == manifest.name and other.weights != manifest.weights
     ]
-    print_table([], _detail_rows(manifest, others))
+    print_table([], _detail_rows(manifest, others), wrapped=[1])
 
 
 @app.command()

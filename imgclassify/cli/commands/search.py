@@ -157,4 +157,4 @@ def _print_matches(documents: list[dict[str, Any]]) -> None:
             for match in document["matches"]
         ]
     if rows:
-        print_table(["query", "rank", "similarity", "source"], rows, right=(1, 2))
+        print_table(["query", "rank", "similarity", "source"], rows, right=(1, 2), wrapped=(0, 3))

@@ -1,0 +1,151 @@
+"""The table on a terminal: what is shown at which width, and in which colour."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+
+import pytest
+from outputs import open_writer
+from rich.cells import cell_len
+from test_output import RUN
+
+from imgclassify.results import ImageFailure, ImageResult, Prediction
+
+Show = Callable[..., list[str]]
+ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
+LONGEST = "American Staffordshire terrier"
+
+
+class FakeTerminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def show(monkeypatch: pytest.MonkeyPatch) -> Show:
+    """Returns the lines of the table of some results on a terminal of this width, with its escape sequences."""
+
+    def show(*results: ImageResult, width: int, no_color: bool = False) -> list[str]:
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setenv("TERM", "xterm-256color")
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        if no_color:
+            monkeypatch.setenv("NO_COLOR", "1")
+        stream = FakeTerminal()
+        with open_writer("table", stream, RUN, top_k=5) as writer:
+            for result in results:
+                writer.write(result)
+        return stream.getvalue().splitlines()
+
+    return show
+
+
+def plain(lines: list[str]) -> list[str]:
+    return [ESCAPE.sub("", line).rstrip() for line in lines]
+
+
+def answer(source: str, *pairs: tuple[str, float], model: str = "efficientnet_lite0") -> ImageResult:
+    predictions = (Prediction(rank, rank, None, label, p) for rank, (label, p) in enumerate(pairs, 1))
+    return ImageResult(source, model, 1280, 720, tuple(predictions))
+
+
+def failure(source: str, message: str) -> ImageResult:
+    return ImageResult(source, "efficientnet_lite0", None, None, (), ImageFailure("truncated_image", message))
+
+
+DOG = answer("photos/dog.jpg", (LONGEST, 0.9), ("Labrador retriever", 0.06), ("redbone", 0.01))
+
+
+@pytest.mark.parametrize(("width", "bar"), [(120, 27), (80, 27), (56, 9), (50, 3), (46, 0)])
+def test_the_bar_yields_to_the_label(width: int, bar: int, show: Show) -> None:
+    rows = plain(show(DOG, width=width))[-3:]
+    assert [row[4 : 4 + len(LONGEST)].rstrip() for row in rows] == [LONGEST, "Labrador retriever", "redbone"]
+    assert rows[0].count("█") == bar
+    assert all(cell_len(row) <= width for row in rows)
+
+
+def test_a_label_is_cut_with_an_ellipsis_once_there_is_no_bar(show: Show) -> None:
+    rows = plain(show(DOG, width=40))[-3:]
+    assert rows[0] == " 1  American Staffordshire…    90.00 %"
+    assert rows[1] == " 2  Labrador retriever          6.00 %"
+
+
+def test_the_facts_of_one_image_go_below_a_name_that_leaves_no_room(show: Show) -> None:
+    assert plain(show(DOG, width=80))[0] == "photos/dog.jpg  1280×720  efficientnet_lite0"
+    image = answer("/work/shared/samples/bobby.jpg", ("dog", 0.5))
+    assert plain(show(image, width=50))[:2] == ["/work/shared/samples/bobby.jpg  1280×720", "  efficientnet_lite0"]
+    assert plain(show(image, width=32))[:2] == [image.source, "  1280×720  efficientnet_lite0"]
+    assert plain(show(image, width=24))[:3] == [image.source, "  1280×720", "  efficientnet_lite0"]
+
+
+def test_the_error_of_one_image_is_wrapped(show: Show) -> None:
+    image = failure("dog.jpg", "damaged JPEG file: it ends too early")
+    assert plain(show(image, width=40))[1:] == ["✗ truncated_image: damaged JPEG file:", "  it ends too early"]
+
+
+def test_a_folder_is_printed_above_its_images_whenever_it_changes(show: Show) -> None:
+    names = ["a/b/x.jpg", "a/b/y.jpg", "a/z.jpg", "-", "a/q.jpg", "https://e.org/i/p.png", "old.zip!in/r.png"]
+    lines = plain(show(*(answer(name, ("dog", 0.5)) for name in names), width=80))
+    assert [line.split("   ")[0] for line in lines] == [
+        "a/b/",
+        "  x.jpg",
+        "  y.jpg",
+        "a/",
+        "  z.jpg",
+        "-",
+        "a/",
+        "  q.jpg",
+        "https://e.org/i/",
+        "  p.png",
+        "old.zip!in/",
+        "  r.png",
+    ]
+
+
+@pytest.mark.parametrize("width", [30, 40, 50, 69, 70, 80, 100, 120, 200])
+def test_a_runner_up_is_whole_or_absent(width: int, show: Show) -> None:
+    images = [
+        DOG,
+        answer(
+            "photos/IMG_20240101_123456_a_long_name.jpg", ("ox", 0.4), ("bicycle-built-for-two", 0.3), ("cab", 0.1)
+        ),
+        answer("漢字/漢字漢字漢字漢字漢字漢字漢字漢字.jpg", ("cab", 1.0), ("ox", 0.0), ("oxcart", 0.0)),
+    ]
+    rows = [line for line in plain(show(*images, width=width)) if line.startswith("  ")]
+    for image, row in zip(images, rows, strict=True):
+        assert cell_len(row) <= width
+        runners = [f"{100 * each.probability:.1f} % {each.label}" for each in image.predictions[1:]]
+        best = f"{100 * image.predictions[0].probability:.1f} %  {image.predictions[0].label}"
+        shown = row.partition(best)[2].strip() if best in row else ""
+        assert shown in ("", runners[0], " · ".join(runners))
+        fits = cell_len(f"{row}  {image.predictions[1].label}") + len("10.0 % ") <= width
+        assert not (shown if width < 70 else fits and not shown)
+        assert best in row or width < 60
+
+
+def test_an_error_is_in_place_and_cut_between_words(show: Show) -> None:
+    lines = plain(show(DOG, failure("photos/bad.jpg", "damaged JPEG file: it ends too early"), width=60))
+    assert lines[2] == "  bad.jpg             ✗ truncated_image: damaged JPEG file…"
+
+
+def test_the_answer_is_bold_and_coloured_by_its_probability(show: Show) -> None:
+    images = [answer("a.jpg", (f"p{p}", p)) for p in (0.95, 0.8, 0.79, 0.5, 0.49)]
+    rows = show(*images, failure("a.jpg", "broken"), width=80)
+    for row, colour in zip(rows, [32, 32, 33, 33, 35], strict=False):
+        assert row.startswith("a.jpg")
+        assert re.search(rf"\x1b\[{colour}m *\d+\.\d %", row)
+        assert re.search(r"\x1b\[1mp0\.\d+", row)
+    assert "\x1b[31m✗ truncated_image: broken" in rows[-1]
+    [best, other] = show(answer("a.jpg", ("dog", 0.6), ("cat", 0.3)), width=80)[1:]
+    assert "\x1b[1mdog" in best
+    assert "\x1b[33m█" in best
+    assert "\x1b[1m" not in other
+
+
+@pytest.mark.parametrize("images", [[DOG], [DOG, failure("photos/bad.jpg", "broken")]])
+def test_the_text_is_the_same_without_colour(images: list[ImageResult], show: Show) -> None:
+    bare = show(*images, width=80, no_color=True)
+    assert plain(bare) == plain(show(*images, width=80))
+    assert not re.search(r"\x1b\[[0-9;]*3\dm", "\n".join(bare))
