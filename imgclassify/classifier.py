@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from imgclassify.engines import FEATURES, LOGITS
+from imgclassify.errors import UsageError
 from imgclassify.images import MAX_PIXELS, TIME_LIMIT
 from imgclassify.images.inputs import is_batch
 from imgclassify.results import ImageResult, Prediction
@@ -20,12 +21,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from imgclassify.embedding import ImageEmbedding
-    from imgclassify.images.inputs import ImageLike
+    from imgclassify.images.inputs import ImageLike, ManyImages
     from imgclassify.labels import LabelSet
     from imgclassify.labels.grouping import Grouping
     from imgclassify.results import RunInfo
     from imgclassify.runner import ImageOutputs, ModelRunner
-    from imgclassify.sources import Source
     from imgclassify.weights import Progress
 
 DEFAULT_TOP_K = 5
@@ -40,10 +40,13 @@ class Classifier:
         result = classifier.predict("dog.jpg")
         print(result.predictions[0].label, result.predictions[0].probability)
 
-    An iterable of images gives an iterator of results, in the same order:
+    An iterable of images gives an iterator of results, in the same order, and so does a folder, an archive or a
+    glob:
 
         for result in classifier.predict(["a.jpg", "b.jpg"]):
             print(result.source, result.error or result.predictions[0])
+
+    A `with` block closes the classifier.
 
     Attributes:
         labels: the LabelSet that names the classes, or the groups of `groups`.
@@ -182,17 +185,23 @@ class Classifier:
         - a uint8 array of shape (H, W, 3) in RGB or (H, W) in grey, 0..255
         - a Source
 
+        Many images are an iterable, or the name of a folder, an archive or a glob, as on the command line. In an
+        iterable, a folder or an archive stands for its images. A name in an iterable is never a glob.
+
+        For type checkers, a name is one image. `stream` has the type of many.
+
         Args:
-            images: one image, or an iterable of images. The iterable is read on a thread of its own while its
-                images are classified.
+            images: one image, or many. An iterable is read on a thread of its own while its images are
+                classified.
 
         Returns:
-            An ImageResult for a single image. For an iterable, an iterator with one ImageResult for each
-            image, in the same order.
+            An ImageResult for a single image. For many images, an iterator with one ImageResult for each of
+            them, in the same order.
 
         Raises:
-            ImageError: the single image cannot be opened or decoded. In an iterable, such an image has its
-                error in its ImageResult, and the other images are still classified.
+            ImageError: the single image cannot be opened or decoded. Among many, such an image has its error in
+                its ImageResult, and the other images are still classified.
+            NoImagesError: there is no image in the folder or archive, or no file matches the glob.
             UsageError: a value is of a type that cannot be an image.
             UnavailableError: the network cannot process the images, or under `isolate` no worker process can
                 be started.
@@ -201,26 +210,52 @@ class Classifier:
             return self.runner.map(self._to_result, images)
         return self._to_result(self.runner.run_one(images))
 
-    def stream(
-        self, sources: Iterable[Source], *, stop_event: Event | None = None
-    ) -> Generator[ImageResult, None, None]:
-        """Classifies sources, such as those that `imgclassify.sources.expand` finds.
+    def stream(self, sources: ManyImages, *, stop_event: Event | None = None) -> Generator[ImageResult, None, None]:
+        """Classifies many images, such as the sources that `imgclassify.sources.expand` finds.
 
-        Memory use does not grow with the number of sources.
+        Memory use does not grow with the number of images.
 
         Args:
-            sources: iterated on a thread of its own.
-            stop_event: once it is set, no further source is taken. The sources taken before still get their
+            sources: many images, as in `predict`. The name of a file is an iterable of one image here.
+            stop_event: once it is set, no further image is taken. The images taken before still get their
                 results.
 
         Yields:
-            One ImageResult for each source, in order. A source that cannot be opened or decoded has an error
-            in its result.
+            One ImageResult for each image, in order. An image that cannot be opened or decoded has an error in
+            its result.
 
         Raises:
-            UnavailableError: as in `predict`.
+            NoImagesError, UsageError, UnavailableError: as in `predict`.
         """
         return self.runner.map(self._to_result, sources, stop_event=stop_event)
+
+    def to_rows(self, results: ImageResult | Iterable[ImageResult]) -> Iterator[dict[str, Any]]:
+        """Flattens results to rows that `pandas.DataFrame` takes, with the columns of CSV (docs/output.md).
+
+        Args:
+            results: results of this classifier.
+
+        Yields:
+            A dictionary for each result. Each has the same keys: "source", "model", "width", "height", then
+            "class_index_1", "wnid_1", "label_1", "probability_1" and so on up to `top_k`, then "error_type" and
+            "error_message". A value that a result lacks is None.
+
+        Raises:
+            UsageError: a result has more than `top_k` predictions.
+        """
+        from imgclassify.output.records import PREDICTIONS  # predict does not need these
+        from imgclassify.output.rows import column_names, row_values
+
+        lengths = {"top_k": self.top_k}
+        columns = column_names(PREDICTIONS, lengths)
+        for result in [results] if isinstance(results, ImageResult) else results:
+            if len(result.predictions) > self.top_k:
+                raise UsageError(
+                    f"the result of {result.source!r} has {len(result.predictions)} predictions, but top_k is "
+                    f"{self.top_k}",
+                    hint="call to_rows of the classifier that returned it",
+                )
+            yield dict(zip(columns, row_values(result, PREDICTIONS, lengths), strict=True))
 
     @overload
     def embed(self, images: ImageLike, *, normalize: bool = ...) -> ImageEmbedding: ...  # type: ignore[overload-overlap]
@@ -238,11 +273,11 @@ class Classifier:
             normalize: scale each embedding to a Euclidean norm of 1.
 
         Returns:
-            An ImageEmbedding for a single image. For an iterable, an iterator with one ImageEmbedding for each
-            image, in the same order.
+            An ImageEmbedding for a single image. For many images, an iterator with one ImageEmbedding for each
+            of them, in the same order.
 
         Raises:
-            ImageError: as in `predict`.
+            ImageError, NoImagesError: as in `predict`.
             UsageError: a value is of a type that cannot be an image.
             UnavailableError: the network's features cannot be found, or as in `predict`.
         """
@@ -263,6 +298,12 @@ class Classifier:
         self.runner.close()
         if self._features_runner is not None:
             self._features_runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def _to_result(self, image: ImageOutputs) -> ImageResult:
         return ImageResult(

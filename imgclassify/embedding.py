@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from imgclassify.images.inputs import ImageLike
+    from imgclassify.images.inputs import ImageLike, ManyImages
     from imgclassify.results import RunInfo
     from imgclassify.runner import ImageOutputs, ModelRunner
-    from imgclassify.sources import Source
 
 __all__ = ["EMBEDDINGS", "EMBEDDING_DTYPES", "Embedder", "ImageEmbedding"]
 
@@ -162,12 +161,13 @@ class Embedder:
             images: as in `Classifier.predict`.
 
         Returns:
-            An ImageEmbedding for a single image. For an iterable, an iterator with one ImageEmbedding for each
-            image, in the same order.
+            An ImageEmbedding for a single image. For many images, an iterator with one ImageEmbedding for each
+            of them, in the same order.
 
         Raises:
-            ImageError: the single image cannot be opened or decoded. In an iterable, such an image has its
-                error in its ImageEmbedding, and the other images are still embedded.
+            ImageError: the single image cannot be opened or decoded. Among many, such an image has its error in
+                its ImageEmbedding, and the other images are still embedded.
+            NoImagesError: there is no image in the folder or archive, or no file matches the glob.
             UsageError: a value is of a type that cannot be an image.
             UnavailableError: the network cannot process the images.
         """
@@ -176,9 +176,9 @@ class Embedder:
         return self._to_embedding(self.runner.run_one(images))
 
     def stream(
-        self, sources: Iterable[Source], *, stop_event: Event | None = None
+        self, sources: ManyImages, *, stop_event: Event | None = None
     ) -> Generator[ImageEmbedding, None, None]:
-        """Embeds sources, as `Classifier.stream` classifies them."""
+        """Embeds images, as `Classifier.stream` classifies them."""
         return self.runner.map(self._to_embedding, sources, stop_event=stop_event)
 
     def _to_embedding(self, image: ImageOutputs) -> ImageEmbedding:

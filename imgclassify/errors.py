@@ -33,6 +33,7 @@ ImgclassifyError
     └── DecoderTimeoutError      decoder_timeout       under --isolate
 """
 
+import reprlib
 from enum import IntEnum
 from typing import ClassVar
 
@@ -229,6 +230,26 @@ def describe_error(error: BaseException) -> str:
     """
     words = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "") or type(error).__name__
     return str(words).rstrip(":")
+
+
+def with_article(noun: str) -> str:
+    """Puts "a" or "an" before a noun, such as the name of a type or of a file format."""
+    # A name that begins with u is mostly spoken with a consonant: a UUID, a uint8.
+    return f"{'an' if noun.lower().startswith((*'aeio', 'ndarray')) else 'a'} {noun}"
+
+
+def name_type(value: object) -> str:
+    """Returns the type of a value with its article, such as "an int", or "None"."""
+    return "None" if value is None else with_article(type(value).__name__)
+
+
+def short_repr(value: object) -> str:
+    """Returns a repr of limited length."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:
+        # Python does not convert an integer of more than 4300 digits to text.
+        return "a huge number"
 
 
 def make_printable(text: str, limit: int | None = None) -> str:

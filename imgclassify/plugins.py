@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TypeVar
 
-from imgclassify.errors import UnavailableError, describe_error
+from imgclassify.errors import UnavailableError, describe_error, name_type
 
 Row = TypeVar("Row")
 
@@ -31,7 +31,7 @@ def load_plugins(group: str, row: type[Row]) -> tuple[Row, ...]:
         try:
             entry = point.load()
             if not isinstance(entry, row):
-                raise TypeError(f"it is a {type(entry).__name__}; {row.__name__} is expected")
+                raise TypeError(f"it is {name_type(entry)}; {row.__name__} is expected")
         except Exception as error:  # importing a package may raise anything
             raise UnavailableError(
                 f"the plugin {point.value!r} of {package} cannot be used: {describe_error(error)}",

@@ -8,8 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
+from imgclassify.errors import make_printable
+
 SCHEMA = "imgclassify.run/1"
 """Names the schema of a run document and its records. A breaking change increases the number."""
+
+_HTML_MAX_ROWS = 20
+_HTML_ROW = (
+    '<tr><td style="text-align:left">{0}</td><td style="text-align:right">{1:.2f} %</td>'
+    # The bar has the colour of the text, so that it shows on a dark background too.
+    '<td style="width:12em"><div style="width:{1:.1f}%;height:0.8em;background:currentColor;opacity:0.5"></div>'
+    "</td></tr>"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +86,23 @@ class ImageResult:
             "error": self.error.to_dict() if self.error else None,
         }
         return record | {"approximate": True} if self.approximate else record
+
+    def _repr_html_(self) -> str:
+        """Shows the result in a notebook: its predictions as a table with bars, or its error."""
+        from html import escape  # only notebooks need it
+
+        size = f"{self.width} × {self.height}, " if self.width else ""
+        head = f"<b>{escape(make_printable(self.source))}</b><br>{size}{escape(make_printable(self.model))}"
+        if self.error:
+            reason = f"{self.error.type}: {make_printable(self.error.message)}"
+            return f"<div>{head}<br>✗ {escape(reason)}</div>"
+        rows = [
+            _HTML_ROW.format(escape(make_printable(each.label)), 100 * each.probability)
+            for each in self.predictions[:_HTML_MAX_ROWS]
+        ]
+        if hidden := len(self.predictions) - len(rows):
+            rows.append(f"<tr><td>and {hidden} more</td><td></td><td></td></tr>")
+        return f"<div>{head}<table>{''.join(rows)}</table></div>"
 
     @classmethod
     def from_dict(cls, record: Any) -> Self:

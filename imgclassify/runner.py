@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
@@ -22,7 +22,7 @@ from imgclassify.hub.loader import load_network
 from imgclassify.hub.network import LoadOptions, PreprocessOverrides
 from imgclassify.images import DECODE_MODES, MAX_PIXELS, TIME_LIMIT
 from imgclassify.images.cropping import create_preprocessor
-from imgclassify.images.inputs import as_input
+from imgclassify.images.inputs import as_input, as_inputs
 from imgclassify.images.preprocessing import is_approximate
 from imgclassify.results import ImageFailure, RunInfo
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from imgclassify.engines.choice import EngineSelection
     from imgclassify.hub.network import Network
     from imgclassify.images.cropping import Preprocessor
-    from imgclassify.images.inputs import ImageInput, ImageLike
+    from imgclassify.images.inputs import ImageInput, ImageLike, ManyImages
     from imgclassify.weights import Progress
 
 __all__ = ["ImageOutputs", "ModelRunner", "RunnerOptions", "load_runner"]
@@ -238,29 +238,31 @@ class ModelRunner:
             UsageError: the value is none of these.
         """
         crops = self._allocate(1)
-        opened = self._open(as_input(image, 0, offline=self._offline), crops[0])
+        opened = self._open(as_input(image, offline=self._offline), crops[0])
         return self._infer([opened], crops)[0]
 
-    def run(
-        self, images: Iterable[ImageLike], *, stop_event: Event | None = None
-    ) -> Generator[ImageOutputs, None, None]:
+    def run(self, images: ManyImages, *, stop_event: Event | None = None) -> Generator[ImageOutputs, None, None]:
         """Runs the network on each image.
 
         Args:
-            images: each as in `run_one`. They are taken on a separate thread.
+            images: an iterable of images as in `run_one`, which is read on a separate thread, or the name of a
+                folder, an archive or a glob. Folders and archives in the iterable are replaced by their images.
             stop_event: once it is set, no further image is taken. The images taken before still get their
                 outputs.
 
         Yields:
             The outputs for each image, in order. An image that cannot be opened or decoded has an error
             instead of arrays.
+
+        Raises:
+            NoImagesError: `images` is the name of a folder, an archive or a glob without an image.
         """
         return self.map(lambda outputs: outputs, images, stop_event=stop_event)
 
     def map(
         self,
         function: Callable[[ImageOutputs], Result],
-        images: Iterable[ImageLike],
+        images: ManyImages,
         *,
         stop_event: Event | None = None,
     ) -> Generator[Result, None, None]:
@@ -273,7 +275,11 @@ class ModelRunner:
 
         Yields:
             What the function returns for each image, in order.
+
+        Raises:
+            NoImagesError: as in `run`.
         """
+        inputs = as_inputs(images, offline=self._offline)
         concurrency = self.engine.concurrency
         crops = self._allocate(pipeline.num_slots(self._batch_size, concurrency, self._workers))
 
@@ -291,7 +297,7 @@ class ModelRunner:
             return [function(image) for image in outputs]
 
         return pipeline.run_pipeline(
-            (as_input(image, index, offline=self._offline) for index, image in enumerate(images)),
+            inputs,
             prepare,
             compute,
             batch_size=self._batch_size,
@@ -316,6 +322,12 @@ class ModelRunner:
         They also end when this object is garbage-collected and when the program ends.
         """
         self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def _create_preprocessor(self, options: RunnerOptions) -> tuple[Preprocessor, Callable[[], object]]:
         """Returns (preprocessor, function that ends its worker processes)."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +23,9 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
 import imgclassify
-from imgclassify import Classifier, ImageResult, catalog, checkpoints, weights
+from imgclassify import Classifier, ImageFailure, ImageResult, Prediction, catalog, checkpoints, weights
 from imgclassify.classifier import softmax, top_k
-from imgclassify.errors import DeviceError, ImageError, LabelsError, UsageError
+from imgclassify.errors import DeviceError, ImageError, LabelsError, NoImagesError, UsageError, with_article
 from imgclassify.sources import expand
 
 
@@ -137,14 +142,185 @@ def test_sources_are_streamed(classifier: Classifier, tmp_path: Path) -> None:
     ]
 
 
-def test_a_folder_is_not_one_image(classifier: Classifier, tmp_path: Path) -> None:
-    noise(9, 9).save(tmp_path / "only.png")
-    with pytest.raises(ImageError, match="is a folder"):
-        classifier.predict(tmp_path)
-    noise(9, 9).save(tmp_path / "a[1].png")
-    names = [str(tmp_path / "only.png"), str(tmp_path), str(tmp_path / "a[1].png"), str(tmp_path / "gone[1].png")]
-    kinds = [result.error and result.error.type for result in classifier.predict(names)]
-    assert kinds == [None, "unreadable", None, "not_found"]
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    """A folder with two images, one in a folder below, and files that are no images; and its images in a zip."""
+    folder = tmp_path / "album"
+    (folder / "more").mkdir(parents=True)
+    names = ["a.png", "b.jpg", "more/c.png"]
+    for seed, name in enumerate(names):
+        noise(60 + seed, 50, seed).save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_bytes((folder / "a.png").read_bytes())
+    with zipfile.ZipFile(tmp_path / "album.zip", "w") as archive:
+        for name in names:
+            archive.write(folder / name, name)
+    return folder
+
+
+def widths(results: object) -> list[int | None]:
+    assert isinstance(results, Iterator)
+    return [result.width for result in results]
+
+
+@pytest.mark.parametrize("as_path", [str, Path])
+def test_a_folder_a_glob_or_an_archive_gives_what_the_command_line_finds(
+    classifier: Classifier, album: Path, as_path: type
+) -> None:
+    for name, expected in [(album, [60, 61, 62]), (album / "*.png", [60]), (f"{album}.zip", [60, 61, 62])]:
+        for method in (classifier.predict, classifier.stream, classifier.embed):
+            assert widths(method(as_path(name))) == expected
+    done = subprocess.run(
+        [sys.executable, "-m", "imgclassify", "predict", "--jsonl", str(album)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    sources = [result.source for result in classifier.predict(str(album))]  # type: ignore[attr-defined]
+    assert sources == [json.loads(line)["source"] for line in done.stdout.splitlines()]
+
+
+def test_a_name_that_stands_for_one_image_gives_one_result(classifier: Classifier, album: Path) -> None:
+    (album / "a.png").rename(album / "a[1]*.png")  # this would match itself as no glob
+    for name in (album / "a[1]*.png", f"{album}.zip!a.png"):
+        assert classifier.predict(name).width == 60
+    assert widths(classifier.stream(album / "b.jpg")) == [61]
+
+
+def test_a_folder_among_many_images_is_replaced_by_its_own(
+    classifier: Classifier, album: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "empty").mkdir()
+    images = [noise(30, 30), f"{album}.zip", album, tmp_path / "empty", b"", album / "a.png"]
+    assert widths(classifier.predict(images)) == [30, 60, 61, 62, 60, 61, 62, None, 60]
+    assert [record.getMessage() for record in caplog.records] == [f"no image in {str(tmp_path / 'empty')!r}"]
+    names = [result.source for result in classifier.predict(images)]
+    assert (names[0], names[7]) == ("image:0", "bytes:4")  # positions in the iterable
+
+
+def test_a_name_among_many_images_is_no_glob(classifier: Classifier, tmp_path: Path) -> None:
+    """A file that is gone must not become another one whose name matches."""
+    noise(9, 9).save(tmp_path / "gone1.png")
+    [result] = classifier.predict([tmp_path / "gone[1].png"])
+    assert result.error is not None
+    assert result.error.type == "not_found"
+    assert "not expanded as a glob" in result.error.message
+
+
+@pytest.mark.parametrize("name", ["empty", "empty/*.jpg", "none.zip", "empty*"])
+def test_a_collection_without_images_is_an_error_that_names_it(
+    classifier: Classifier, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no image")
+    zipfile.ZipFile(tmp_path / "none.zip", "w").close()
+    for method in (classifier.predict, classifier.embed, classifier.stream):
+        with pytest.raises(NoImagesError, match=r"empty|none\.zip") as error:  # at once, not when it is iterated
+            method(str(tmp_path / name))
+        assert error.value.hint
+
+
+def test_only_what_exists_decides_between_a_file_and_a_folder(classifier: Classifier, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="no such file"):
+        classifier.predict(f"{tmp_path}/nowhere/")
+    with pytest.raises(ImageError, match="offline"):
+        Classifier(device="cpu", offline=True).predict("https://localhost/a.jpg?size=[1]*2")
+
+
+# Rows and notebooks ------------------------------------------------------------------------------------------
+
+
+def test_rows_have_the_columns_and_the_values_of_csv(classifier: Classifier, album: Path, tmp_path: Path) -> None:
+    (album / "0.png").write_bytes(b"broken")  # the first, so that it must have all columns too
+    command = [sys.executable, "-m", "imgclassify", "predict", "--device", "cpu", str(album)]
+    subprocess.run([*command, "-o", str(tmp_path / "labels.csv")], check=False, stderr=subprocess.DEVNULL)
+    with (tmp_path / "labels.csv").open(encoding="utf-8", newline="") as file:
+        written = list(csv.DictReader(file))
+    rows = list(classifier.to_rows(classifier.predict(str(album))))  # type: ignore[arg-type]
+    assert len(rows) == len(written) == 4
+    for row, line in zip(rows, written, strict=True):
+        assert list(row) == list(line)
+        for column, value in row.items():
+            if column.startswith("probability") and value is not None:
+                assert value == pytest.approx(float(line[column]), abs=1e-6)
+            else:
+                assert line[column] == ("" if value is None else str(value))
+    assert rows[0]["error_type"] == "not_an_image"
+    assert type(rows[1]["width"]) is int
+    [row] = classifier.to_rows(classifier.predict(album / "a.png"))
+    assert row["label_1"] == rows[1]["label_1"]
+
+
+def test_rows_are_a_data_frame_as_they_are(classifier: Classifier, album: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    results = list(classifier.predict([album / "gone.png", album / "a.png"]))
+    frame = pandas.DataFrame(classifier.to_rows(results))
+    assert list(frame.columns) == list(next(classifier.to_rows(results)))
+    assert frame.error_type[0] == "not_found"
+    assert frame.label_1[1] == results[1].predictions[0].label
+
+
+def test_rows_never_drop_a_prediction(classifier: Classifier) -> None:
+    result = Classifier(device="cpu", top_k=6).predict(noise(30, 30))
+    with pytest.raises(UsageError, match="6 predictions, but top_k is 5"):
+        list(classifier.to_rows(result))
+
+
+class Page(HTMLParser):
+    """The texts, tags and styles of a page, which must be well-formed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.styles: list[str] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        assert {name for name, _ in attributes} <= {"style"}
+        self.styles += [value or "" for _, value in attributes]
+        if tag != "br":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+HOSTILE = "<script>alert('&')</script>\udce9\x1b.jpg"
+SHOWN = "<script>alert('&')</script>\\udce9\\x1b.jpg"
+
+
+def test_a_notebook_shows_the_predictions_with_bars() -> None:
+    predictions = (Prediction(1, 3, None, HOSTILE, 0.9381), Prediction(2, 0, None, "cat", 0.02))
+    page = Page(ImageResult(HOSTILE, "tiny", 640, 480, predictions)._repr_html_())
+    assert set(page.tags) == {"div", "b", "br", "table", "tr", "td"}
+    assert page.texts == [SHOWN, "640 × 480, tiny", SHOWN, "93.81 %", "cat", "2.00 %"]
+    bars = [style for style in page.styles if "background" in style]
+    assert [bar.partition(";")[0] for bar in bars] == ["width:93.8%", "width:2.0%"]
+    # No colour of its own: the text's is visible on light and on dark.
+    assert not re.search(r"#[0-9a-f]{3}|rgb|white|black", "".join(page.styles))
+    assert all("background:currentColor" in bar for bar in bars)
+
+
+def test_a_notebook_shows_the_error_of_a_failed_image() -> None:
+    failed = ImageResult(HOSTILE, "tiny", None, None, (), ImageFailure("corrupt_image", HOSTILE))
+    page = Page(failed._repr_html_())
+    assert page.texts == [SHOWN, "tiny", f"✗ corrupt_image: {SHOWN}"]
+    assert "table" not in page.tags
+
+
+def test_a_notebook_says_how_many_predictions_it_leaves_out() -> None:
+    predictions = tuple(Prediction(rank, rank, None, "x", 0.01) for rank in range(1, 101))
+    page = Page(ImageResult("a.jpg", "tiny", 9, 9, predictions)._repr_html_())
+    assert page.texts.count("x") == 20
+    assert page.texts[-1] == "and 80 more"
 
 
 def test_a_buffer_that_its_owner_fills_again_is_answered_as_it_was(classifier: Classifier) -> None:
@@ -183,10 +359,29 @@ def test_logits_that_are_not_finite_are_never_an_answer(monkeypatch: pytest.Monk
     assert "float32" in str(error.value)
 
 
-@pytest.mark.parametrize("thing", [3, None, 2.5])
-def test_what_cannot_be_an_image_is_named(classifier: Classifier, thing: object) -> None:
-    with pytest.raises(UsageError, match=type(thing).__name__):
-        classifier.predict(thing)  # type: ignore[call-overload]
+@pytest.mark.parametrize(
+    ("thing", "words"),
+    [(3, "an int: 3"), (None, "None"), (2.5, "a float: 2.5")],
+)
+def test_what_cannot_be_an_image_is_named(classifier: Classifier, thing: object, words: str) -> None:
+    for method in (classifier.predict, classifier.embed, classifier.stream):
+        with pytest.raises(UsageError) as error:
+            method(thing)
+        assert str(error.value) == f"images is {words}"
+        assert "an iterable" in str(error.value.hint)
+    with pytest.raises(UsageError) as error:
+        list(classifier.predict([noise(9, 9), thing]))
+    assert str(error.value) == f"images[1] is {words}"
+    assert str(error.value.hint).startswith("give a path")
+
+
+@pytest.mark.parametrize(
+    ("noun", "expected"),
+    [("int", "an int"), ("str", "a str"), ("OrderedDict", "an OrderedDict"), ("ndarray", "an ndarray"),
+     ("UUID", "a UUID"), ("NoneType", "a NoneType"), ("AVIF", "an AVIF")],
+)  # fmt: skip
+def test_the_article_is_that_of_speech(noun: str, expected: str) -> None:
+    assert with_article(noun) == expected
 
 
 @pytest.mark.parametrize(

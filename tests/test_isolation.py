@@ -37,9 +37,11 @@ from imgclassify.errors import (
     UnavailableError,
     UsageError,
 )
+from imgclassify.hub.network import LoadOptions
 from imgclassify.images import cropping, decoding, inputs, isolation
 from imgclassify.images.inputs import ImageInput
 from imgclassify.images.isolation import IsolatedPreprocessor
+from imgclassify.runner import ModelRunner, RunnerOptions
 from imgclassify.sources import Source
 
 HOSTILE = """
@@ -573,6 +575,18 @@ def test_crashes_and_timeouts_have_their_records_in_their_places(tmp_path: Path)
     with pytest.raises(DecoderCrashedError):
         classifier.predict(tmp_path / "2.png")
     classifier.close()
+
+
+def test_the_end_of_a_with_block_ends_the_workers(photo: Path) -> None:
+    with Classifier(device="cpu", isolate=True) as classifier:
+        assert classifier.predict(photo).predictions
+        assert classifier.embed(photo).embedding is not None
+        assert len(children(os.getpid())) == 2
+    assert children(os.getpid()) == []
+    runner = ModelRunner.load(catalog.EMBEDDED_MODEL, LoadOptions(), RunnerOptions(device="cpu", isolate=True))
+    with pytest.raises(ImageError), runner:
+        runner.run_one(b"no image")
+    assert children(os.getpid()) == []
 
 
 def test_a_classifier_that_was_closed_answers_and_leaves_nothing_behind() -> None:

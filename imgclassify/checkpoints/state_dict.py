@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from imgclassify.checkpoints.safetensors import read_safetensors
 from imgclassify.checkpoints.storage import Tensor
 from imgclassify.checkpoints.torch_files import list_archive, read_torch_file, unreadable_checkpoint
-from imgclassify.errors import CheckpointError, describe_error, make_printable
+from imgclassify.errors import CheckpointError, describe_error, make_printable, name_type
 
 logger = logging.getLogger("imgclassify")
 
@@ -172,7 +172,7 @@ def find_state_dict(content: Any, path: Path) -> StateDict:
             return state_dict
         found = f"a dictionary with {', '.join(map(reprlib.repr, list(content)[:_SHOWN])) or 'nothing'}"
     else:
-        found = f"a {type(content).__name__}"
+        found = name_type(content)
     raise CheckpointError(
         f"{str(path)!r} does not contain a state_dict, but {found}",
         hint="save its state_dict: torch.save(model.state_dict(), 'weights.pth')",

@@ -13,6 +13,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from imgclassify.errors import name_type
+
 MAX_STEPS = 2**22
 """Steps in one pickle. ResNet-50 takes 10,898. This many take a few seconds and less than half a gigabyte."""
 MAX_ARGUMENTS = 16
@@ -119,7 +121,7 @@ class Unpickler:
             self._reject()
         for key, value in zip(values[::2], values[1::2], strict=True):
             if not isinstance(key, KEYS):
-                raise ValueError(f"it has a dictionary with a {type(key).__name__} as a key")
+                raise ValueError(f"it has a dictionary with {name_type(key)} as a key")
             if isinstance(key, int) and abs(key) >= MAX_INT_KEY:
                 raise ValueError("it has a dictionary with an integer of more than 60 bits as a key")
             target[key] = value

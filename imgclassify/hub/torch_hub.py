@@ -23,6 +23,7 @@ from imgclassify.errors import (
     UnknownModelError,
     UntrustedCodeError,
     UsageError,
+    name_type,
 )
 from imgclassify.hub import from_arch
 from imgclassify.hub.backends import PREPARE_HINT, Backends
@@ -181,7 +182,7 @@ def _build_network(repository: str, entrypoint: str, source: str, *, offline: bo
         raise _entrypoint_error(repository, entrypoint, error) from error
     if not isinstance(network, torch.nn.Module):
         raise CheckpointError(
-            f"the entrypoint {entrypoint!r} of {repository} returns a {type(network).__name__}, not a network",
+            f"the entrypoint {entrypoint!r} of {repository} returns {name_type(network)}, not a network",
             hint="choose an entrypoint that returns a torch.nn.Module",
         )
     return network

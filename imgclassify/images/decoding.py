@@ -30,6 +30,8 @@ from imgclassify.errors import (
     TruncatedImageError,
     UnsupportedImageError,
     describe_error,
+    name_type,
+    with_article,
 )
 from imgclassify.images import MAX_PIXELS
 from imgclassify.images.truncation import is_truncated
@@ -250,7 +252,7 @@ def image_from_memory(image_like: Image.Image | ArrayLike) -> Image.Image:
         array = np.asarray(image_like).copy()  # a copy, because the image may share the array's memory
     except (RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedImageError(
-            f"a {type(image_like).__name__} cannot be converted to an array: {describe_error(error)}"
+            f"{name_type(image_like)} cannot be converted to an array: {describe_error(error)}"
         ) from error
     if array.dtype != np.uint8 or array.shape[2:] not in ((), (3,)) or array.ndim < 2 or not array.size:
         raise UnsupportedImageError(
@@ -423,7 +425,7 @@ def _to_image_error(error: Exception, format_name: str, stream: BinaryIO | None)
         stream: the stream that was decoded. None if the image was in memory.
     """
     if isinstance(error, Image.DecompressionBombError):  # some readers check Pillow's own pixel limit
-        return ImageTooLargeError(f"more pixels than Pillow allows in a {format_name} file")
+        return ImageTooLargeError(f"more pixels than Pillow allows in {with_article(format_name)} file")
     words = describe_error(error)
     if _LIBHEIF_LIMIT in words:
         return ImageTooLargeError(f"exceeds a limit of its decoder: {words.rpartition(_LIBHEIF_LIMIT)[2]}")

@@ -7,12 +7,11 @@ import csv
 import io
 import json
 import re
-import reprlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter, itemgetter
 
-from imgclassify.errors import LabelsError
+from imgclassify.errors import LabelsError, name_type, short_repr
 from imgclassify.labels.label_set import Label
 
 MAX_CLASSES = 2**18
@@ -174,7 +173,7 @@ def _find_columns(names: Sequence[object], location: str) -> dict[str, int]:
             places[column] = place
     if "label" not in places:
         raise LabelsError(
-            f"{location}: none of {_short_repr(list(names))} names the label",
+            f"{location}: none of {short_repr(list(names))} names the label",
             hint=f"call it one of {', '.join(_COLUMN_NAMES['label'])}",
         )
     return places
@@ -191,8 +190,8 @@ def _document_rows(text: str) -> list[_Row]:
     if isinstance(document, list):
         return [(f"[{place}]", _class_values(value, f"[{place}]")) for place, value in enumerate(document)]
     if not isinstance(document, dict):
-        raise LabelsError(f"it is a {type(document).__name__}, not a list or a dict", hint=FORMS_HINT)
-    keyed = [(f"[{_short_repr(key)}]", key, value) for key, value in document.items()]
+        raise LabelsError(f"it is {name_type(document)}, not a list or a dict", hint=FORMS_HINT)
+    keyed = [(f"[{short_repr(key)}]", key, value) for key, value in document.items()]
     # {"cat": 0}, like Keras's class_indices and torchvision's class_to_idx. A label is never a number.
     if all(type(value) is int for value in document.values()):
         return [(location, {"class_index": value, "label": key}) for location, key, value in keyed]
@@ -208,7 +207,7 @@ def _class_values(value: object, location: str) -> dict[str, object]:
     if isinstance(value, list | tuple):
         if len(value) != 2:
             raise LabelsError(
-                f"{location} has {len(value)} values: {_short_repr(value)}", hint="give a wnid and a label"
+                f"{location} has {len(value)} values: {short_repr(value)}", hint="give a wnid and a label"
             )
         return {"wnid": value[0], "label": value[1]}
     return {"label": value}
@@ -255,7 +254,7 @@ def _require_unique(keys: Iterable[Hashable]) -> None:
     seen = set()
     for key in keys:
         if key in seen:
-            raise LabelsError(f"the key {_short_repr(key)} occurs twice", hint="keep one entry per class")
+            raise LabelsError(f"the key {short_repr(key)} occurs twice", hint="keep one entry per class")
         seen.add(key)
 
 
@@ -292,9 +291,9 @@ def _to_labels(rows: list[_Row]) -> tuple[Label, ...]:
 
 
 def _check_class_index(value: object, location: str) -> int:
-    number = value.strip() if isinstance(value, str) else _short_repr(value)
+    number = value.strip() if isinstance(value, str) else short_repr(value)
     if not _CLASS_INDEX.fullmatch(number):
-        raise LabelsError(f"{location}: {_short_repr(value)} is not a class index", hint=_INDEX_HINT)
+        raise LabelsError(f"{location}: {short_repr(value)} is not a class index", hint=_INDEX_HINT)
     return int(number)
 
 
@@ -302,7 +301,7 @@ def _check_wnid(value: object, location: str) -> str | None:
     wnid = _check_text(value, "wnid", location)
     if wnid and not _WNID.fullmatch(wnid):
         raise LabelsError(
-            f"{location}: {_short_repr(value)} is not a WordNet id",
+            f"{location}: {short_repr(value)} is not a WordNet id",
             hint="give an id such as n02099601, or leave it out",
         )
     return wnid or None
@@ -317,14 +316,5 @@ def _check_synonyms(value: object, location: str) -> tuple[str, ...]:
 
 def _check_text(value: object, column: str, location: str) -> str:
     if not isinstance(value, str) or _SURROGATE.search(value):
-        raise LabelsError(f"{location}: the {column} is {_short_repr(value)}, not text", hint=FORMS_HINT)
+        raise LabelsError(f"{location}: the {column} is {short_repr(value)}, not text", hint=FORMS_HINT)
     return value.strip()
-
-
-def _short_repr(value: object) -> str:
-    """Returns a repr of limited length."""
-    try:
-        return reprlib.repr(value)
-    except ValueError:
-        # Python does not convert an integer of more than 4300 digits to text.
-        return "a huge number"

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self, TextIO
 
 from imgclassify.output.provenance import Provenance
 from imgclassify.output.records import R, Ranked, Record, RecordType, Scalar, Struct
+from imgclassify.output.rows import column_names, row_values
 
 _LONGEST_FIELD = 2**31 - 1
 """Limit for csv.field_size_limit. A URL may be longer than the csv module's default limit."""
@@ -32,8 +33,8 @@ class CsvWriter:
 
     def __init__(self, stream: TextIO, provenance: Provenance, record_type: RecordType[Any]) -> None:
         self._stream = stream
-        self._fields = record_type.fields
-        self._counts = {name: each for name, each in provenance.settings.items() if isinstance(each, int)}
+        self._record_type = record_type
+        self._lengths = {name: each for name, each in provenance.settings.items() if isinstance(each, int)}
         self._line = io.StringIO()
         # With the terminator "\r\n", csv quotes fields that contain a carriage return. With "\n", Python 3.11
         # does not, so a carriage return would end the line when it is read. _write_row writes "\n" in its
@@ -41,24 +42,12 @@ class CsvWriter:
         self._writer = csv.writer(self._line, delimiter=self.delimiter, lineterminator="\r\n")
 
     def __enter__(self) -> Self:
-        self._write_row([name for field in self._fields for name in _column_names(field, self._counts)])
+        self._write_row(column_names(self._record_type, self._lengths))
         return self
 
     def write(self, record: Record) -> None:
-        values = record.to_dict()
-        row: list[object] = []
-        for field in self._fields:
-            row += self._field_values(field, values[field.name])
-        self._write_row(row)
+        self._write_row(row_values(record, self._record_type, self._lengths))
         self._stream.flush()
-
-    def _field_values(self, field: Any, value: Any) -> list[object]:
-        if isinstance(field, Scalar):
-            return [value]
-        if isinstance(field, Struct):
-            return [value[part.name] if value else None for part in field.fields]
-        row = [entry[part.name] for entry in value for part in field.fields]
-        return row + [None] * (len(field.fields) * self._counts[field.length] - len(row))
 
     def _write_row(self, row: Sequence[object]) -> None:
         self._writer.writerow(row)
@@ -78,21 +67,13 @@ class TsvWriter(CsvWriter):
     delimiter = "\t"
 
 
-def _column_names(field: Any, counts: dict[str, int]) -> list[str]:
-    if isinstance(field, Scalar):
-        return [field.name]
-    if isinstance(field, Struct):
-        return [f"{field.name}_{part.name}" for part in field.fields]
-    return [f"{part.name}_{rank}" for rank in range(1, counts[field.length] + 1) for part in field.fields]
-
-
 def _read_delimited(stream: TextIO, record_type: RecordType[R], delimiter: str) -> Iterator[R]:
     csv.field_size_limit(_LONGEST_FIELD)
     rows = csv.DictReader(_whole_lines(stream), delimiter=delimiter, strict=True)
     try:
         columns = list(rows.fieldnames or ())
-        counts = {field.length: _count_ranks(field, columns) for field in record_type.ranked}
-        if columns != [name for field in record_type.fields for name in _column_names(field, counts)]:
+        lengths = {field.length: _count_ranks(field, columns) for field in record_type.ranked}
+        if columns != column_names(record_type, lengths):
             raise ValueError("the columns are not those that imgclassify writes")
         for row in rows:
             if None in row or None in row.values():

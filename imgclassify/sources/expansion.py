@@ -12,7 +12,7 @@ from itertools import islice
 from typing import BinaryIO
 
 from imgclassify.errors import ImageUnreadableError
-from imgclassify.sources.path_expansion import expand_path
+from imgclassify.sources.path_expansion import expand_path, stands_for_many
 from imgclassify.sources.selection import Selection
 from imgclassify.sources.source import CHUNK_BYTES, Notice, Source, raise_error, read_all
 
@@ -53,7 +53,7 @@ def expand(
             read = partial(raise_error, ImageUnreadableError, "standard input was already read; it holds one image")
             yield Source(name, partial(_open_stdin, read if stdin_named else read_stdin))
             stdin_named = True
-        elif name.lower().startswith(("http://", "https://")):
+        elif _is_url(name):
             yield Source(name, partial(_open_url, name, None if offline else timeout))
         else:
             yield from expand_path(name, notice, selection, from_file=from_file)
@@ -66,13 +66,29 @@ def single_source(name: str, *, offline: bool = False) -> Source:
     """
     if os.path.isdir(name):  # noqa: PTH112 - the name stays as it was given
         return Source(name, partial(raise_error, ImageUnreadableError, f"{name!r} is a folder, not an image"))
-    # A name that does not exist is treated as in a list: it is not expanded as a glob. A name that exists was
-    # given on purpose, so a pipe is read.
-    found = list(islice(expand([name], from_file=not os.path.lexists(name), offline=offline), 2))
+    found = list(islice(expand_listed(name, offline=offline), 2))
     if len(found) == 1:
         return found[0]
     what = "several images" if found else "no image"
     return Source(name, partial(raise_error, ImageUnreadableError, f"{name!r} contains {what}"))
+
+
+def expand_listed(name: str, *, notice: Notice = lambda _message: None, offline: bool = False) -> Iterator[Source]:
+    """Yields the sources that one name in a list of a program stands for. The arguments are those of `expand`.
+
+    A name that does not exist is not expanded as a glob. A name that exists was given on purpose, so a pipe is
+    read.
+    """
+    return expand([name], notice=notice, from_file=not os.path.lexists(name), offline=offline)
+
+
+def is_collection(name: str) -> bool:
+    """Whether a name stands for any number of images: it is a folder, an archive or a glob."""
+    return not _is_url(name) and stands_for_many(name)
+
+
+def _is_url(name: str) -> bool:
+    return name.lower().startswith(("http://", "https://"))
 
 
 def read_names(stream: BinaryIO, *, null: bool) -> Iterator[str]:

@@ -12,7 +12,7 @@ from io import BytesIO
 from typing import BinaryIO
 
 from imgclassify.errors import ImageNotFoundError, ImageUnreadableError, NotAFileError, describe_error
-from imgclassify.sources.source import Source, read_all
+from imgclassify.sources.source import Source, has_wildcard, read_all
 
 _DESCRIPTORS = ("/dev/fd/", "/dev/stdin", "/proc/")
 """Paths by which the system names this process's open files. In another process they mean something else."""
@@ -38,7 +38,8 @@ def _open_file(path: str, *, allow_pipes: bool = False) -> BinaryIO:
         _check_kind(os.stat(path).st_mode, path, allow_pipes=allow_pipes)
         stream = open(path, "rb", opener=None if allow_pipes else _open_without_waiting)  # noqa: SIM115  (the caller's to close)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a name with NUL in it
-        raise ImageNotFoundError(f"no such file: {path!r}") from error
+        listed = "; a name in a list is not expanded as a glob" if has_wildcard(path) else ""
+        raise ImageNotFoundError(f"no such file: {path!r}{listed}") from error
     except OSError as error:
         raise ImageUnreadableError(f"cannot read {path!r}: {describe_error(error)}") from error
     # Checked again, because something else may have taken the place of the file since.

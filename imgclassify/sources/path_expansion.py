@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from imgclassify.sources.files import file_or_pipe_source, file_source
 from imgclassify.sources.folders import walk_folder
 from imgclassify.sources.selection import Selection
-from imgclassify.sources.source import Notice, Source
+from imgclassify.sources.source import Notice, Source, has_wildcard
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
 
@@ -33,9 +33,16 @@ def expand_path(name: str, notice: Notice, selection: Selection, *, from_file: b
         from imgclassify.sources import archives
 
         return archives.single_member(name, *split)
-    if not from_file and "\0" not in name and not set(name).isdisjoint("*?["):
+    if not from_file and has_wildcard(name):
         return _expand_glob(name, notice, selection)
     return iter([file_source(name) if from_file else file_or_pipe_source(name)])
+
+
+def stands_for_many(path: str) -> bool:
+    """Whether `expand_path` treats a path as a folder, an archive or a glob, and not as one image."""
+    if os.path.isdir(path) or _is_archive(path):
+        return True
+    return has_wildcard(path) and not os.path.lexists(path) and _split_member(path) is None
 
 
 def _is_archive(path: str) -> bool:

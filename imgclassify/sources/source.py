@@ -82,6 +82,11 @@ def raise_error(error: type[ImageError], message: str) -> NoReturn:
     raise error(message)
 
 
+def has_wildcard(name: str) -> bool:
+    """Whether a name can be a glob."""
+    return not set(name).isdisjoint("*?[") and "\0" not in name
+
+
 def file_suffix(name: str) -> str:
     """Returns the suffix of a name, in lower case, with its dot."""
     return os.path.splitext(name)[1].lower()  # noqa: PTH122 - a name inside an archive is not a path here
