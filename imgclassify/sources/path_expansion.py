@@ -29,7 +29,7 @@ def expand_path(name: str, notice: Notice, selection: Selection, *, from_file: b
         return _expand_archive(name, notice, selection)
     if os.path.lexists(name):
         return iter([file_source(name) if from_file else file_or_pipe_source(name)])
-    if split := _split_member(name):
+    if split := split_member(name):
         from imgclassify.sources import archives
 
         return archives.single_member(name, *split)
@@ -48,7 +48,7 @@ def _expand_archive(path: str, notice: Notice, selection: Selection) -> Iterator
     return _warn_if_empty(archives.archive_members(path, selection.accepts_member), path, notice)
 
 
-def _split_member(name: str) -> tuple[str, str] | None:
+def split_member(name: str) -> tuple[str, str] | None:
     """Returns ("photos.zip", "dogs/rex.jpg") for "photos.zip!dogs/rex.jpg" if photos.zip is an archive."""
     for position, character in enumerate(name):
         if character == "!" and _is_archive(name[:position]):
