@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgclassify.errors import NoImagesError, UsageError
+from imgclassify.file_names import number_name, safe_name
 from imgclassify.results import ImageFailure, ImageResult, Prediction
 from imgclassify.sorting import UndoList, plan_sort, sort_files, transfer, undo_sort
-from imgclassify.sorting.folder_names import name_folders, number_name, safe_name
+from imgclassify.sorting.folder_names import name_folders
 from imgclassify.sorting.plan import MISSING, NO_ANSWER, NOT_A_FILE, REPEATED, SYMBOLIC_LINK, UNSURE
 
 ACTIONS = ("copy", "link", "move")

@@ -20,6 +20,7 @@ from imgclassify.telemetry import disable_telemetry
 
 COMMANDS = {
     "predict": "Classify images.",
+    "preview": "Show which part of an image the network sees.",
     "embed": "Turn images into vectors: the features before a network's last layer.",
     "duplicates": "Find images that are the same file, the same pixels, or the same image changed.",
     "search": "Find the images nearest to an image, among vectors of `embed`.",

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from imgclassify.errors import NoImagesError, UsageError
+from imgclassify.file_names import fold_name, number_name, safe_name
 from imgclassify.results import ImageResult, Prediction
-from imgclassify.sorting.folder_names import ClassKey, class_key, fold_name, name_folders, number_name, safe_name
+from imgclassify.sorting.folder_names import ClassKey, class_key, name_folders
 from imgclassify.sorting.transfer import same_content
 from imgclassify.sorting.undo_list import find_lists, read_entries
 from imgclassify.sources.expansion import is_url

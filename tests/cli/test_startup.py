@@ -30,6 +30,8 @@ def imported(*arguments: str, whole_names: bool = False) -> tuple[set[str], int]
         ["--help"],
         ["--version"],
         ["predict", "--help"],
+        ["preview", "--help"],
+        ["sort", "--help"],
         ["models", "list"],
         ["models", "list", "resnet*", "--json"],
         ["models", "show", "resnet50"],
