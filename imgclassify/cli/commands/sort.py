@@ -86,8 +86,8 @@ def sort(
 ) -> None:
     """Put image files into folders by their most probable predictions.
 
-    Only shows what would be done, unless --yes is given. No file is ever replaced: if a name is taken, the file
-    gets a number. Running the same command again does nothing twice.
+    Only shows what would be done, unless --yes is given. Running the same command again does nothing twice.
+    No file is ever replaced: if a name is taken, the file gets a number.
 
     An undo list in FOLDER records each step, and --undo reverts them.
     """
