@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from imgclassify.hub.network import Network
     from imgclassify.images.cropping import Preprocessor
     from imgclassify.images.inputs import ImageInput, ImageLike, ManyImages
+    from imgclassify.images.preview import ImagePreview
     from imgclassify.weights import Progress
 
 __all__ = ["ImageOutputs", "ModelRunner", "RunnerOptions", "load_runner"]
@@ -134,12 +135,8 @@ def load_runner(
             arch=arch,
             labels=None if labels is None else _require_name("labels", os.fspath(labels)),
             with_labels=with_labels,
-            overrides=PreprocessOverrides(
-                resize_size=resize_size,
-                crop_size=(crop_size, crop_size) if isinstance(crop_size, int) else crop_size,
-                interpolation=interpolation,
-                mean=(mean, mean, mean) if isinstance(mean, float | int) else mean,
-                std=(std, std, std) if isinstance(std, float | int) else std,
+            overrides=preprocess_overrides(
+                resize_size=resize_size, crop_size=crop_size, interpolation=interpolation, mean=mean, std=std
             ),
             offline=offline,
             trust=trust,
@@ -151,6 +148,28 @@ def load_runner(
             offline=offline,
             outputs=outputs,
         ),
+    )
+
+
+def preprocess_overrides(
+    *,
+    resize_size: int | Size | None,
+    crop_size: int | Size | None,
+    interpolation: str | None,
+    mean: float | RGB | None,
+    std: float | RGB | None,
+) -> PreprocessOverrides:
+    """Converts the arguments of `Classifier` that change the preprocessing.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+    return PreprocessOverrides(
+        resize_size=resize_size,
+        crop_size=(crop_size, crop_size) if isinstance(crop_size, int) else crop_size,
+        interpolation=interpolation,
+        mean=(mean, mean, mean) if isinstance(mean, float | int) else mean,
+        std=(std, std, std) if isinstance(std, float | int) else std,
     )
 
 
@@ -315,6 +334,41 @@ class ModelRunner:
             OutputError: the logits are not a linear function of the features, or the layer cannot be found.
         """
         return self.engine.read_head()
+
+    def preview(self, image: ImageLike) -> ImagePreview:
+        """Returns the crop of one image, as the network gets it, and where it lies in the image.
+
+        Args:
+            image: as in `run_one`.
+
+        Raises:
+            ImageError: the image cannot be opened or decoded.
+            UsageError: the value is not an image.
+        """
+        from imgclassify.images.preview import preview_image  # predict does not need it
+
+        return preview_image(
+            as_input(image, 0, offline=self._offline),
+            self._spec,
+            self._preprocess,
+            max_pixels=self._options.max_pixels,
+        )
+
+    def observe_crops(self, function: Callable[[str, NDArray[np.uint8]], None]) -> None:
+        """Calls a function with the name and the crop of each further image, before the network runs on it.
+
+        Args:
+            function: called on the threads that decode, with a crop of (H, W, 3) uint8 in RGB that it must not
+                change or keep. An exception that it raises ends the run.
+        """
+        preprocess = self._preprocess
+
+        def preprocess_and_show(image: ImageInput, out: NDArray[np.uint8]) -> tuple[int, int]:
+            size = preprocess(image, out)
+            function(image.name, out)
+            return size
+
+        self._preprocess = preprocess_and_show
 
     def close(self) -> None:
         """Ends the worker processes of `isolate`.

@@ -105,6 +105,7 @@ def test_every_option_in_the_readme_and_docs_exists() -> None:
         ("docs/python.md", "espresso"),
         ("docs/embed.md", "(1280, 7, 7)"),
         ("docs/duplicates.md", "(451, 300)"),
+        ("docs/sort.md", "rocket.jpg link removed"),
     ],
 )
 def test_python_examples_run(page: str, printed: str) -> None:

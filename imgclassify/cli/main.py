@@ -20,9 +20,11 @@ from imgclassify.telemetry import disable_telemetry
 
 COMMANDS = {
     "predict": "Classify images.",
+    "preview": "Show which part of an image the network sees.",
     "embed": "Turn images into vectors: the features before a network's last layer.",
     "duplicates": "Find images that are the same file, the same pixels, or the same image changed.",
     "search": "Find the images nearest to an image, among vectors of `embed`.",
+    "sort": "Put image files into folders by their predictions.",
     "compare": "Compare a faster setting with the exact one on your own images.",
     "models": "List, show, fetch, prepare, verify and remove models.",
     "labels": "List, show and search label sets.",

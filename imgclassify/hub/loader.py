@@ -1,14 +1,15 @@
-"""Loads the network that a model reference of any kind names."""
+"""Loads the network that a model reference of any kind names, or only its preprocessing."""
 
 from __future__ import annotations
 
 from imgclassify import paths
+from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import UsageError
 from imgclassify.hub.network import LoadOptions, Network
 from imgclassify.hub.reference import ModelReference
 from imgclassify.telemetry import disable_telemetry
 
-__all__ = ["load_network"]
+__all__ = ["find_preprocessing", "load_network"]
 
 
 def load_network(reference: ModelReference | str, options: LoadOptions) -> Network:
@@ -32,6 +33,22 @@ def load_network(reference: ModelReference | str, options: LoadOptions) -> Netwo
         if prepared := find_prepared(reference, options):
             return prepared
     return network or load_unprepared(reference, options)
+
+
+def find_preprocessing(reference: ModelReference | str, options: LoadOptions) -> PreprocessSpec:
+    """Returns the preprocessing of a model, with the user's changes.
+
+    Of catalogued and timm: models, neither weights nor labels are needed. Other models are loaded.
+
+    Raises:
+        UsageError: as in `load_network`.
+        UnavailableError: as in `load_network`.
+    """
+    reference = _parse(reference)
+    if reference.kind.has_cached_weights and options.arch is None:
+        disable_telemetry()
+        return options.overrides.apply_to(reference.loader().find_architecture(reference).preprocess)
+    return load_network(reference, options).preprocess
 
 
 def load_unprepared(reference: ModelReference | str, options: LoadOptions) -> Network:

@@ -231,6 +231,20 @@ def decode_reduced_image(
         return rgb, full_size or rgb.size
 
 
+def read_orientation(source: Source, *, max_pixels: int = MAX_PIXELS) -> int:
+    """Returns the EXIF orientation that the decoding functions apply, 1 to 8. 1 means upright.
+
+    The image is decoded, because some formats have their EXIF data at the end.
+
+    Raises:
+        ImageError: as in `decode_image`.
+    """
+    with source.open() as stream, _open_image(stream, max_pixels) as image:
+        image.load()
+        transposition = exif_transposition(image)
+    return next((number for number, each in _TRANSPOSITIONS.items() if each == transposition), 1)
+
+
 def image_from_memory(image_like: Image.Image | ArrayLike) -> Image.Image:
     """Converts a PIL image or an array to an image such as `load_image` returns.
 

@@ -188,6 +188,20 @@ def center_crop(image: Image.Image, size: Size, fill: tuple[int, ...]) -> Image.
     return image.crop((left, top, left + crop_width, top + crop_height))
 
 
+def crop_box(size: Size, spec: PreprocessSpec) -> tuple[float, float, float, float]:
+    """Returns where the crop of an image of (height, width) lies in it: (x0, y0, x1, y1), in its pixels.
+
+    The corner of the image is (0, 0). Where the crop is padded, the box reaches beyond the image.
+    """
+    (top, bottom), (left, right) = (
+        (start * side / resized, (start + crop) * side / resized)
+        for side, resized, crop in zip(size, resized_size(size, spec), spec.crop_size, strict=True)
+        # As in center_crop: with half of the padding before the image, rounded down.
+        for start in [_crop_start(max(resized, crop), crop) - max(crop - resized, 0) // 2]
+    )
+    return left, top, right, bottom
+
+
 def _crop_start(side: int, crop: int) -> int:
     """Returns the first pixel of a centre crop. Halves are rounded to even, as Python does."""
     return round((side - crop) / 2.0)

@@ -68,7 +68,10 @@ class TextFileFormat:
         _sidecar(path).exists()  # raises OSError if the sidecar's name is too long
 
     def save(self, path: Path, provenance: Provenance, records: Iterable[R]) -> None:
-        with _open(path, "w") as stream, self._create_writer(stream, provenance, self._record_type) as writer:
+        with (
+            open_text_file(path, "w") as stream,
+            self._create_writer(stream, provenance, self._record_type) as writer,
+        ):
             for record in records:
                 writer.write(record)
 
@@ -85,7 +88,7 @@ class TextFileFormat:
         return provenance, self._read_records(path, provenance)
 
     def _read_records(self, path: Path, provenance: Provenance) -> Iterator[R]:
-        with _open(path, "r") as stream:
+        with open_text_file(path, "r") as stream:
             for record in self._read_stream(stream, self._record_type):
                 if not provenance.describes(record):
                     raise ValueError(
@@ -94,7 +97,8 @@ class TextFileFormat:
                 yield record
 
 
-def _open(path: Path, mode: Literal["r", "w"]) -> TextIO:
+def open_text_file(path: Path, mode: Literal["r", "w"]) -> TextIO:
+    """Opens a file of a text format. Bytes that are not valid UTF-8 are kept as surrogate escapes."""
     return path.open(mode, encoding="utf-8", errors="surrogateescape", newline="")
 
 

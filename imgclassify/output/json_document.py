@@ -1,13 +1,37 @@
-"""Writes json: one document with the run's provenance, streamed, and valid even if the run is interrupted."""
+"""Writes and reads json: one document with the run's provenance, valid even if the run is interrupted."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self, TextIO
 
 from imgclassify.output.json_lines import to_json
 from imgclassify.output.provenance import Provenance
-from imgclassify.output.records import Record, RecordType
+from imgclassify.output.records import R, Record, RecordType
+
+
+def read_json_document(stream: TextIO, record_type: RecordType[R]) -> Iterator[R]:
+    """Yields the records of a document. The whole document is in memory.
+
+    Raises:
+        ValueError: the text is not a document of such records.
+    """
+    try:
+        document = json.load(stream)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(document, dict) or document.get("schema") != record_type.schema:
+        raise ValueError(f"its schema is not {record_type.schema}")
+    records = document.get("results")
+    if not isinstance(records, list):
+        raise ValueError("it has no list of results")
+    for number, record in enumerate(records, start=1):
+        try:
+            yield record_type.from_dict(record)
+        except ValueError as error:
+            raise ValueError(f"its record {number} is damaged: {error}") from error
 
 
 class JsonDocumentWriter:

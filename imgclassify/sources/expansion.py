@@ -53,10 +53,15 @@ def expand(
             read = partial(raise_error, ImageUnreadableError, "standard input was already read; it holds one image")
             yield Source(name, partial(_open_stdin, read if stdin_named else read_stdin))
             stdin_named = True
-        elif _is_url(name):
+        elif is_url(name):
             yield Source(name, partial(_open_url, name, None if offline else timeout))
         else:
             yield from expand_path(name, notice, selection, from_file=from_file)
+
+
+def is_url(name: str) -> bool:
+    """Whether the name is that of an image on a server."""
+    return name.lower().startswith(("http://", "https://"))
 
 
 def single_source(name: str, *, offline: bool = False) -> Source:
@@ -84,11 +89,7 @@ def expand_listed(name: str, *, notice: Notice = lambda _message: None, offline:
 
 def is_collection(name: str) -> bool:
     """Whether a name stands for any number of images: it is a folder, an archive or a glob."""
-    return not _is_url(name) and stands_for_many(name)
-
-
-def _is_url(name: str) -> bool:
-    return name.lower().startswith(("http://", "https://"))
+    return not is_url(name) and stands_for_many(name)
 
 
 def read_names(stream: BinaryIO, *, null: bool) -> Iterator[str]:

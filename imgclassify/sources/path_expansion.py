@@ -29,7 +29,7 @@ def expand_path(name: str, notice: Notice, selection: Selection, *, from_file: b
         return _expand_archive(name, notice, selection)
     if os.path.lexists(name):
         return iter([file_source(name) if from_file else file_or_pipe_source(name)])
-    if split := _split_member(name):
+    if split := split_member(name):
         from imgclassify.sources import archives
 
         return archives.single_member(name, *split)
@@ -42,7 +42,7 @@ def stands_for_many(path: str) -> bool:
     """Whether `expand_path` treats a path as a folder, an archive or a glob, and not as one image."""
     if os.path.isdir(path) or _is_archive(path):
         return True
-    return has_wildcard(path) and not os.path.lexists(path) and _split_member(path) is None
+    return has_wildcard(path) and not os.path.lexists(path) and split_member(path) is None
 
 
 def _is_archive(path: str) -> bool:
@@ -55,7 +55,7 @@ def _expand_archive(path: str, notice: Notice, selection: Selection) -> Iterator
     return _warn_if_empty(archives.archive_members(path, selection.accepts_member), path, notice)
 
 
-def _split_member(name: str) -> tuple[str, str] | None:
+def split_member(name: str) -> tuple[str, str] | None:
     """Returns ("photos.zip", "dogs/rex.jpg") for "photos.zip!dogs/rex.jpg" if photos.zip is an archive."""
     for position, character in enumerate(name):
         if character == "!" and _is_archive(name[:position]):

@@ -30,6 +30,8 @@ def imported(*arguments: str, whole_names: bool = False) -> tuple[set[str], int]
         ["--help"],
         ["--version"],
         ["predict", "--help"],
+        ["preview", "--help"],
+        ["sort", "--help"],
         ["models", "list"],
         ["models", "list", "resnet*", "--json"],
         ["models", "show", "resnet50"],
@@ -43,6 +45,16 @@ def imported(*arguments: str, whole_names: bool = False) -> tuple[set[str], int]
 def test_no_heavy_module_is_imported(arguments: list[str]) -> None:
     modules, status = imported(*arguments)
     assert status == 0
+    assert not modules & HEAVY
+
+
+def test_sorting_files_takes_no_network(photo: Path, tmp_path: Path) -> None:
+    record = f'{{"source": "{photo}", "model": "x", "width": 4, "height": 3, "predictions": '
+    record += '[{"rank": 1, "class_index": 0, "wnid": null, "label": "cat", "probability": 1}], "error": null}\n'
+    (tmp_path / "labels.jsonl").write_text(record)
+    modules, status = imported("sort", str(tmp_path / "labels.jsonl"), "--into", str(tmp_path / "sorted"), "--yes")
+    assert status == 0
+    assert (tmp_path / "sorted" / "cat" / "photo.jpg").exists()
     assert not modules & HEAVY
 
 

@@ -1,10 +1,15 @@
 """imgclassify predict: classifies images."""
 
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
 from imgclassify.cli.console import download_progress, print_verbose
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.options import (
+    OUTPUT_PANEL,
     ConsoleOptions,
     DecodingOptions,
     LoadingOptions,
@@ -19,6 +24,9 @@ from imgclassify.cli.options import (
     UnattendedOptions,
 )
 from imgclassify.cli.run import open_run
+
+if TYPE_CHECKING:
+    from imgclassify.classifier import Classifier
 
 app = typer.Typer(add_completion=False)
 
@@ -40,6 +48,16 @@ def predict(
     decoding: DecodingOptions,
     running: RunningOptions,
     preprocessing: PreprocessingOptions,
+    save_input: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-input",
+            metavar="FOLDER",
+            rich_help_panel=OUTPUT_PANEL,
+            show_default=False,
+            help="Also save what the network sees of each image, as PNG files in FOLDER.",
+        ),
+    ] = None,
     offline: Offline = False,
     console: ConsoleOptions,
 ) -> None:
@@ -77,12 +95,24 @@ def predict(
         info = classifier.run
         print_verbose(f"{info.model} ({info.weights}) on {info.engine}, {info.device}, {info.dtype}: {info.reason}")
         selection = results.create_filter(classifier.labels)
-        run.write_records(
-            classifier,
-            {"top_k": classifier.top_k, **(selection.to_settings() if selection else {})},
-            selects=selection.selects if selection else None,
-            count=counts.add if counts else None,
-        )
+        with _save_crops(classifier, save_input):
+            run.write_records(
+                classifier,
+                {"top_k": classifier.top_k, **(selection.to_settings() if selection else {})},
+                selects=selection.selects if selection else None,
+                count=counts.add if counts else None,
+            )
     if counts:
         counts.print_counts(as_json=counts_as_json)
     raise typer.Exit(int(run.stats.status))
+
+
+def _save_crops(classifier: "Classifier", folder: Path | None) -> AbstractContextManager[object]:
+    """Saves the crops of the images that are classified during the block, if there is a folder for them."""
+    if folder is None:
+        return nullcontext()
+    from imgclassify.images.crop_files import CropFolder
+
+    crops = CropFolder(folder, model=classifier.run.model)
+    classifier.runner.observe_crops(crops.save)
+    return crops
