@@ -142,7 +142,7 @@ def _check_folders() -> Iterator[Check]:
     yield _check_writable("weights", paths.torch_hub_folder() / "checkpoints", "set TORCH_HOME to another folder")
     yield _check_writable("records", paths.cache_folder(), "set XDG_CACHE_HOME to another folder")
     state = (
-        "exists" if catalog.user_models_folder().is_dir() else "does not exist; create it to add your own models"
+        "exists" if catalog.user_models_folder().is_dir() else "does not exist; `imgclassify models add` creates it"
     )
     yield Check("own models", f"{catalog.user_models_folder()} ({state})")
     for variable in (

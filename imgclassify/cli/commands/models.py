@@ -177,8 +177,9 @@ def add(
 ) -> None:
     """Give a name to a model file of your own. Prints the path of the manifest that is written.
 
-    The model is loaded once, so that one that does not work is not added. The file stays where it is. Its
-    SHA-256 is recorded, so that a later change is noticed. The labels are copied.
+    The model is loaded once, so that one that does not work is not added.
+
+    The file stays where it is, and its SHA-256 is recorded. The labels are copied.
     """
     console.configure_console(be_quiet=quiet, be_debug=debug)
     from imgclassify.own_models import add_model
