@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from torchvision import models
 from torchvision.models import get_model_weights, list_models
 
 from imgclassify import catalog
+from imgclassify.catalog.writing import format_manifest
 from imgclassify.errors import ManifestError, UnknownModelError
 
 MANIFEST = """
@@ -275,6 +277,50 @@ def test_a_manifest_beyond_all_measure_is_refused_in_words(old: str, new: str, c
         catalog.parse_manifests(MANIFEST.replace(old, new), "mine.toml")
     assert str(error.value).startswith("mine.toml: ")
     assert len(str(error.value)) < 500
+
+
+def test_every_shipped_manifest_is_written_as_it_is_read(by_reference: dict[str, catalog.ModelManifest]) -> None:
+    for manifest in by_reference.values():
+        [read] = catalog.parse_manifests(format_manifest(manifest), manifest.origin)
+        assert read == manifest
+
+
+ODD = "a\"b'c\\d\n\t\x7f\x1b é 🐦"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"options": {ODD: ODD, "nested": {"parts": [1, [2.5, "three", True]], "empty": {}}}},
+        {"rename": ((r"(\.a')\n\x1b", "\\1\"é'\x7f"), ("b", r"\\1"))},
+        {"label_set": ODD, "gflops": 1.5, "sha256": ""},
+        {"file": f"/data/{ODD}", "url": Path(f"/data/{ODD}").as_uri(), "provider": "onnx"},
+    ],
+    ids=lambda changes: ", ".join(changes),
+)
+def test_a_manifest_of_any_text_is_written_as_it_is_read(changes: dict[str, object]) -> None:
+    [manifest] = catalog.parse_manifests(MANIFEST, "/own/mine.toml")
+    changed = replace(manifest, **changes)
+    assert catalog.parse_manifests(format_manifest(changed), "/own/mine.toml") == [changed]
+
+
+def test_a_relative_file_starts_at_the_manifests_folder() -> None:
+    text = re.sub("(?m)^url = .*$", 'file = "sub/my weights.pth"', MANIFEST)
+    [manifest] = catalog.parse_manifests(text, "/own/mine.toml")
+    assert manifest.file == "/own/sub/my weights.pth"
+    assert manifest.url == "file:///own/sub/my%20weights.pth"
+
+
+@pytest.mark.parametrize(("line", "wanted"), [('""', "the path of a file"), ("1", "a string")])
+def test_a_wrong_file_is_refused(line: str, wanted: str) -> None:
+    text = re.sub("(?m)^url = .*$", f"file = {line}", MANIFEST)
+    with pytest.raises(ManifestError, match=rf"file must be {wanted}"):
+        catalog.parse_manifests(text, "mine.toml")
+
+
+def test_a_manifest_has_either_a_file_or_a_url() -> None:
+    with pytest.raises(ManifestError, match="file must be the only one of file and url"):
+        catalog.parse_manifests(MANIFEST + 'file = "/data/mine.pth"\n', "mine.toml")
 
 
 def test_a_pattern_that_python_warns_of_is_no_fault() -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from imgclassify import labels
 from imgclassify.errors import ExitStatus, LabelsError
 from imgclassify.labels import Label, LabelSet, list_label_sets, load_labels, lookup, parse_labels
+from imgclassify.labels.writing import format_labels
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SHIPPED = CHECKOUT / "labels" / "imagenet1k.tsv"
@@ -539,6 +540,11 @@ def test_tables_and_objects_round_trip(rows: list[tuple], delimiter: str, random
     assert parse_labels(buffer.getvalue(), "x") == expected
     objects = [{name: getattr(label, name) for name in Label.__slots__} for label in shuffled]
     assert parse_labels(json.dumps(objects), "x") == expected
+    assert parse_labels(format_labels(expected), "x") == expected
+
+
+def test_imagenet1k_round_trips(imagenet1k: LabelSet) -> None:
+    assert parse_labels(format_labels(imagenet1k.labels), "x") == imagenet1k.labels
 
 
 @settings(deadline=None)

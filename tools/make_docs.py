@@ -87,7 +87,9 @@ def enum_values(kind: Any) -> list[str]:
 
 def option_description(parameter: inspect.Parameter, kind: Any, info: OptionInfo) -> str:
     text = str(info.help)
-    if parameter.default not in (None, False):
+    if parameter.default is inspect.Parameter.empty:
+        text += " Required."
+    elif parameter.default not in (None, False):
         text += f" Default: {getattr(parameter.default, 'value', parameter.default)}."
     return text + (f" Environment: `{info.envvar}`." if info.envvar else "")
 

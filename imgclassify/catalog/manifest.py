@@ -12,6 +12,9 @@ EMBEDDED_MODEL = "efficientnet_lite0"
 PROVIDERS = ("torchvision", "timm")
 """The libraries that build architectures."""
 
+PROGRAMS = ("onnx", "torchscript")
+"""The kinds of file that contain their own network. They stand in place of a provider."""
+
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
 
@@ -102,9 +105,9 @@ class ModelManifest:
     default: bool
     """Whether the name alone means these weights."""
     architecture: str
-    """The provider's name for the architecture."""
+    """The provider's name for the architecture, or the kind of program."""
     provider: str
-    """One of PROVIDERS."""
+    """One of PROVIDERS or PROGRAMS."""
     url: str
     """An https, http or file URL, or `package:import_name/path` for a file inside an installed package."""
     sha256: str
@@ -122,6 +125,11 @@ class ModelManifest:
     """None if they are not known. timm's networks need none."""
     metadata: ModelMetadata | None = None
     """None if a model of the user has none."""
+    gflops: float | None = None
+    """The cost of one image, of a model without metadata: see ModelMetadata."""
+    file: str = ""
+    """The absolute path of the user's own file, if the manifest names one instead of a URL. `url` is then its
+    file URL."""
     origin: str = ""
     """The file that the manifest was read from."""
 
@@ -130,8 +138,13 @@ class ModelManifest:
         """The exact model reference, `name@WEIGHTS`."""
         return f"{self.name}@{self.weights}"
 
+    @property
+    def gmacs(self) -> float | None:
+        """Giga multiply-accumulates for one image, if known."""
+        return self.metadata.gflops if self.metadata else self.gflops
+
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values for JSON under the manifest's keys, without `rename`, `layers` and `origin`."""
+        """Returns plain values for JSON under the manifest's keys, without those that only a loader needs."""
         metadata = self.metadata
         return {
             "name": self.name,

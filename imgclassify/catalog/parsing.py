@@ -7,12 +7,14 @@ import re
 import reprlib
 import tomllib
 import warnings
+from pathlib import Path
 from typing import Any, cast
 
 from imgclassify.catalog.manifest import (
     CROP_MODES,
     INTERPOLATIONS,
     MAX_SIDE,
+    PROGRAMS,
     PROVIDERS,
     RGB,
     FeatureLayers,
@@ -85,6 +87,9 @@ class _TomlTable:
         self._origin = origin
         self._place = place
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
     def reject(self, key: str, wanted: str) -> Any:
         raise ManifestError(
             f"{self._origin}: {self._key_path(key)} must be {wanted}", hint="docs/models.md describes each key"
@@ -156,14 +161,17 @@ def _is_size(pair: list[Any]) -> bool:
 
 
 def _parse_model(table: _TomlTable, origin: str) -> ModelManifest:
+    file = _parse_file(table, origin)
     manifest = ModelManifest(
         name=table.take_matching("name", _NAME, "ASCII letters, digits, and _ . + -"),
         weights=table.take_matching("weights", _NAME, "ASCII letters, digits, and _ . + -"),
         default=table.take_value("default", bool),
         # No colons: timm would take such a name for a source to download or read the model from.
         architecture=table.take_matching("architecture", _NAME, "ASCII letters, digits, and _ . + -"),
-        provider=table.take_choice("provider", PROVIDERS),
-        url=table.take_matching(
+        provider=table.take_choice("provider", PROVIDERS + PROGRAMS),
+        url=Path(file).as_uri()
+        if file
+        else table.take_matching(
             "url", r"(https?://|file://|package:)[^\x00-\x20]+", "an http, https, file or package: URL"
         ),
         sha256=table.take_matching("sha256", r"([0-9a-f]{8,64})?", "8 to 64 lower-case hex digits, or empty"),
@@ -174,10 +182,23 @@ def _parse_model(table: _TomlTable, origin: str) -> ModelManifest:
         rename=_parse_rename(table),
         layers=_parse_layers(table.take_table("layers", default=None)),
         metadata=_parse_metadata(table.take_table("metadata", default=None)),
+        gflops=table.take_float("gflops") if "gflops" in table else None,
+        file=file,
         origin=origin,
     )
     table.check_empty()
     return manifest
+
+
+def _parse_file(table: _TomlTable, origin: str) -> str:
+    """Returns the absolute path of the model's own file. Returns "" if the manifest has a URL instead."""
+    if "file" not in table:
+        return ""
+    # TOML has no NUL, but its strings can: "\u0000".
+    name = table.take_matching("file", r"[^\x00]+", "the path of a file")
+    if "url" in table:
+        table.reject("file", "the only one of file and url")
+    return str(Path(origin).absolute().parent / name)
 
 
 def _parse_preprocess(table: _TomlTable) -> PreprocessSpec:

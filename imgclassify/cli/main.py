@@ -26,7 +26,7 @@ COMMANDS = {
     "search": "Find the images nearest to an image, among vectors of `embed`.",
     "sort": "Put image files into folders by their predictions.",
     "compare": "Compare a faster setting with the exact one on your own images.",
-    "models": "List, show, fetch, prepare, verify and remove models.",
+    "models": "List, show, add, fetch, prepare, verify and remove models.",
     "labels": "List, show and search label sets.",
     "cache": "Show or clear the cache of weights and graphs.",
     "doctor": "Check this installation.",

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgclassify import checkpoints
-from imgclassify.catalog import ModelManifest, PreprocessSpec
+from imgclassify.catalog import PROGRAMS, ModelManifest, PreprocessSpec
 from imgclassify.checkpoints import StateDict
 from imgclassify.graphs.graph import Graph, find_graph
 from imgclassify.graphs.session import SessionConfig
@@ -31,6 +31,12 @@ class Backends(NamedTuple):
     """Why `open_session` is None, as a clause for messages."""
     hint: str = ""
     """What the user can do to get a session, as a clause that follows "use --engine torch; "."""
+
+    @property
+    def engines(self) -> list[str]:
+        """The engines that can run the network. The first runs it on the CPU, the last on a GPU."""
+        able = {"onnxruntime": self.open_session, "torch": self.build_torch}
+        return [name for name, function in able.items() if function is not None]
 
 
 def backends_for(
@@ -59,6 +65,15 @@ def backends_for(
         build,
         partial(_open_session, graph, manifest, preprocess, read, source_name=source_name, num_classes=num_classes),
     )
+
+
+def find_engines(manifest: ModelManifest) -> list[str]:
+    """Returns what Backends.engines is for a catalogued model. Its weights are not needed."""
+    if manifest.provider in PROGRAMS:
+        return ["onnxruntime" if manifest.provider == "onnx" else "torch"]
+    if architectures.is_quantized(manifest) or find_graph(manifest, manifest.preprocess) is None:
+        return ["torch"]
+    return ["onnxruntime", "torch"]
 
 
 def count_classes(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 from imgclassify import catalog, checkpoints, weights
-from imgclassify.catalog import ModelManifest
+from imgclassify.catalog import ModelManifest, PreprocessSpec
 from imgclassify.hub import architectures
-from imgclassify.hub.backends import backends_for
+from imgclassify.hub.backends import Backends, backends_for
 from imgclassify.hub.network import LoadOptions, Network, labels_for_manifest
 from imgclassify.hub.reference import ModelReference, ReferenceLoader
 
@@ -26,25 +27,36 @@ class CataloguedLoader(ReferenceLoader):
         file = weights.fetch_weights(
             manifest.url, manifest.sha256, offline=options.offline, progress=options.progress
         )
-        quantized = architectures.is_quantized(manifest)
-        read = architectures.read_quantized if quantized else checkpoints.open_lazy
         return Network(
             model=manifest.name if manifest.default else manifest.reference,
             architecture=manifest.architecture,
-            weights=manifest.weights,
+            # As for a file given as -m FILE: its records say the same.
+            weights=file.path.name if manifest.file else manifest.weights,
             path=file.path,
             sha256=file.sha256,
             preprocess=preprocess,
             labels=labels,
-            num_classes=manifest.num_classes,
-            quantized=quantized,
-            gmacs=manifest.metadata.gflops if manifest.metadata else None,
+            # A program must be run once, because it may end in softmax.
+            num_classes=None if manifest.provider in catalog.PROGRAMS else manifest.num_classes,
+            quantized=architectures.is_quantized(manifest),
+            gmacs=manifest.gmacs,
             layers=manifest.layers,
-            backends=backends_for(
-                manifest,
-                preprocess,
-                partial(read, file.path),
-                source_name=f"the checkpoint {file.path.name}",
-                num_classes=manifest.num_classes,
-            ),
+            backends=_find_backends(manifest, preprocess, file.path, options),
         )
+
+
+def _find_backends(
+    manifest: ModelManifest, preprocess: PreprocessSpec, path: Path, options: LoadOptions
+) -> Backends:
+    if manifest.provider in catalog.PROGRAMS:
+        from imgclassify.hub.local_file import program_backends  # few models need it
+
+        return program_backends(manifest.provider, manifest.name, path, trust=options.trust)
+    read = architectures.read_quantized if architectures.is_quantized(manifest) else checkpoints.open_lazy
+    return backends_for(
+        manifest,
+        preprocess,
+        partial(read, path),
+        source_name=f"the checkpoint {path.name}",
+        num_classes=manifest.num_classes,
+    )

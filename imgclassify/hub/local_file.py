@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgclassify import catalog, checkpoints, weights
-from imgclassify.errors import CheckpointError, OutputError, UntrustedCodeError, UsageError, describe_error
+from imgclassify.errors import (
+    CheckpointError,
+    OutputError,
+    UnknownModelError,
+    UntrustedCodeError,
+    UsageError,
+    describe_error,
+)
 from imgclassify.graphs import onnx_file
 from imgclassify.graphs.onnx_file import OnnxFile
 from imgclassify.graphs.outputs import add_outputs
@@ -58,6 +65,11 @@ def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Networ
             hint="give --arch NAME, such as --arch resnet18; see the names with `imgclassify models list`",
         )
     manifest = from_arch.find_architecture(options.arch)
+    if manifest.provider in catalog.PROGRAMS:
+        raise UnknownModelError(
+            f"{options.arch!r} is a file that contains its own network, not an architecture to load weights into",
+            hint="give --arch the name of another catalogued model, or timm:NAME",
+        )
     quantized = architectures.is_quantized(manifest)
     preprocess = options.overrides.apply_to(manifest.preprocess)
     state_dict = architectures.read_quantized(path) if quantized else checkpoints.open_lazy(path)
@@ -75,9 +87,41 @@ def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Networ
             manifest, preprocess, lambda: state_dict, source_name=repr(reference), num_classes=num_classes
         ),
         quantized=quantized,
-        gmacs=manifest.metadata.gflops if manifest.metadata else None,
+        gmacs=manifest.gmacs,
         layers=manifest.layers,
     )
+
+
+def program_backends(kind: str, reference: str, path: Path, *, trust: bool) -> Backends:
+    """Returns the backends of a file that contains its own network.
+
+    Args:
+        kind: one of catalog.PROGRAMS.
+        reference: names the file in errors.
+
+    Raises:
+        UntrustedCodeError: the file is a TorchScript program, and `trust` is False.
+        CheckpointError: the file is an ONNX graph that cannot be used, or has weights in other files.
+    """
+    if kind == "onnx":
+        file = OnnxFile(path)
+        require_whole(file)
+        return _onnx_backends(file)
+    return _torchscript_backends(reference, path, trust=trust)
+
+
+def require_whole(file: OnnxFile) -> None:
+    """Raises CheckpointError if an .onnx file has weights in other files."""
+    if file.external:
+        raise CheckpointError(
+            f"{str(file.path)!r} has weights in other files, such as {min(file.external)!r}, "
+            "so its SHA-256 does not identify the model",
+            hint="save the graph with its weights in one file, or use it by its path: -m FILE",
+        )
+
+
+def _onnx_backends(file: OnnxFile) -> Backends:
+    return Backends(None, partial(_open_onnx, file))
 
 
 def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
@@ -93,7 +137,7 @@ def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
         preprocess=preprocess,
         labels=labels,
         num_classes=None,
-        backends=Backends(None, partial(_open_onnx, file)),
+        backends=_onnx_backends(file),
     )
 
 
@@ -117,12 +161,17 @@ def _open_onnx(file: OnnxFile, config: SessionConfig) -> onnxruntime.InferenceSe
     return session
 
 
-def _load_torchscript(reference: str, path: Path, options: LoadOptions) -> Network:
-    if not options.trust:
+def _torchscript_backends(reference: str, path: Path, *, trust: bool) -> Backends:
+    if not trust:
         raise UntrustedCodeError(
             f"{reference!r} is a TorchScript program, which can read and write the files of this machine",
             hint="if you trust its author, give --trust, or use a checkpoint with --arch or an .onnx graph instead",
         )
+    return Backends(partial(_read_torchscript, path), None, "a TorchScript program runs only in torch")
+
+
+def _load_torchscript(reference: str, path: Path, options: LoadOptions) -> Network:
+    found = _torchscript_backends(reference, path, trust=options.trust)
     preprocess, labels = from_arch.preprocess_and_labels(repr(reference), options)
     return Network(
         model=reference,
@@ -133,7 +182,7 @@ def _load_torchscript(reference: str, path: Path, options: LoadOptions) -> Netwo
         preprocess=preprocess,
         labels=labels,
         num_classes=None,
-        backends=Backends(partial(_read_torchscript, path), None, "a TorchScript program runs only in torch"),
+        backends=found,
     )
 
 

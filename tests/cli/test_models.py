@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
+import timm
+import torch
 from networks import add_manifest, publish, seeded
 from servers import FileServer
 
 from imgclassify import catalog, weights
 from imgclassify.cli.commands import doctor
+from imgclassify.cli.option_values import complete_model
 
 from .conftest import Run
 
@@ -110,11 +116,156 @@ def test_pull_tries_every_model_and_tells_of_each_that_failed(run: Run, mine: Fi
     assert "1 of 2 models could not be pulled" in outcome.err
 
 
-@pytest.mark.parametrize("command", ["show", "path", "verify", "remove"])
+@pytest.mark.parametrize("command", ["path", "verify", "remove"])
 def test_what_is_not_catalogued_is_said_to_lie_elsewhere(command: str, run: Run) -> None:
     outcome = run("models", command, "timm:resnet18.a1_in1k")
     assert outcome.status == 2
     assert "Hugging Face cache" in outcome.err
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A squeezenet1_1 of three classes, and classes.txt beside it."""
+    path = tmp_path / "mine.pth"
+    torch.save(seeded("squeezenet1_1", num_classes=3).state_dict(), path)
+    (tmp_path / "classes.txt").write_text("cat\ndog\nbird\n")
+    return path
+
+
+def test_add_use_list_show_remove(run: Run, checkpoint: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(checkpoint.parent)
+    options = ["--arch", "squeezenet1_1", "--labels", "classes.txt", "--crop-size", "160"]
+    expected = run("predict", photo, "-m", checkpoint.name, *options, "--jsonl")
+    added = run("models", "add", checkpoint.name, "--name", "birds", *options)
+    manifest = catalog.user_models_folder() / "birds.toml"
+    assert (added.status, added.out) == (0, f"{manifest}\n")
+    assert "-m birds" in added.err
+
+    monkeypatch.chdir("/")
+    found = run("predict", photo, "-m", "birds", "--jsonl")
+    assert found.status == 0
+    assert found.out.replace('"model": "birds"', '"model": "mine.pth"') == expected.out
+    assert run("models", "list", "birds").out.splitlines()[1].split()[0] == "birds"
+    assert complete_model("bir") == ["birds"]
+    shown = json.loads(run("models", "show", "birds", "--json").out)
+    assert (shown["path"], shown["bytes"]) == (str(checkpoint), checkpoint.stat().st_size)
+    assert (shown["architecture"], shown["num_classes"], shown["changed"]) == ("squeezenet1_1", 3, False)
+    assert shown["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert run("models", "verify", "birds").out.split("\t")[0] == "ok"
+
+    checkpoint.write_bytes(checkpoint.read_bytes() + b"x")
+    assert "has changed since `models add`" in run("models", "show", "birds").out
+    assert json.loads(run("models", "show", "birds", "--json").out)["changed"] is True
+    refused = run("predict", photo, "-m", "birds")
+    assert (refused.status, refused.out) == (3, "")
+    assert "has changed since `models add`" in refused.err
+
+    removed = run("models", "remove", "birds")
+    assert removed.status == 0
+    assert str(manifest) in removed.err
+    assert f"{checkpoint} is kept" in removed.err
+    assert not manifest.exists()
+    assert checkpoint.exists()
+
+
+def test_what_is_not_added_prints_nothing_on_stdout(run: Run, checkpoint: Path) -> None:
+    outcome = run("models", "add", checkpoint, "--name", "birds", "--arch", "squeezenet1_1")
+    assert (outcome.status, outcome.out) == (3, "")
+    assert "imagenet1k has 1000 classes, the network has 3" in outcome.err
+    assert not (catalog.user_models_folder() / "birds.toml").exists()
+
+
+def test_show_describes_a_file(run: Run, checkpoint: Path) -> None:
+    without = run("models", "show", checkpoint)
+    assert without.status == 2
+    assert "--arch" in without.err
+    options = ["--arch", "squeezenet1_1", "--std", "0.25"]
+    shown = json.loads(run("models", "show", checkpoint, *options, "--json").out)
+    assert shown["architecture"] == "squeezenet1_1"
+    assert (shown["num_classes"], shown["label_set"]) == (3, None)
+    assert (shown["path"], shown["bytes"]) == (str(checkpoint), checkpoint.stat().st_size)
+    assert shown["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert (shown["preprocess"]["resize_size"], shown["preprocess"]["std"]) == (256, [0.25] * 3)
+    assert (shown["engines"], shown["features"]) == (["onnxruntime", "torch"], True)
+    labels = checkpoint.with_name("classes.txt")
+    table = run("models", "show", checkpoint, *options, "--labels", labels).out
+    for part in (f"{labels}, 3 classes", "2.8 MiB", "onnxruntime; torch on a GPU", "0.25, 0.25, 0.25"):
+        assert part in table
+
+
+def test_show_tells_that_features_cannot_be_found(run: Run, tmp_path: Path) -> None:
+    class Mean(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean(dim=(2, 3))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(Mean()).save(str(tmp_path / "mean.pt"))
+    options = ["--arch", "resnet18", "--trust", "--json"]
+    shown = json.loads(run("models", "show", tmp_path / "mean.pt", *options).out)
+    assert (shown["num_classes"], shown["engines"], shown["features"]) == (3, ["torch"], False)
+    assert run("models", "show", tmp_path / "mean.pt", "--arch", "resnet18").status == 3
+
+
+def test_show_tells_what_timm_knows_without_a_network(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    known = timm.get_pretrained_cfg("vit_base_patch16_224.augreg2_in21k_ft_in1k")
+    assert known is not None
+    shown = json.loads(run("models", "show", "timm:vit_base_patch16_224.augreg2_in21k_ft_in1k", "--json").out)
+    assert (shown["cached"], shown["path"], shown["sha256"]) == (False, None, None)
+    assert shown["url"] == f"https://huggingface.co/{known.hf_hub_id}"
+    assert (shown["license"], shown["num_classes"], shown["label_set"]) == (known.license, 1000, "imagenet1k")
+    assert shown["preprocess"]["crop_size"] == known.input_size[1]
+    assert shown["preprocess"]["resize_size"] == int(known.input_size[1] / known.crop_pct)
+    assert (tuple(shown["preprocess"]["mean"]), tuple(shown["preprocess"]["std"])) == (known.mean, known.std)
+    assert shown["preprocess"]["interpolation"] == known.interpolation
+    assert shown["engines"] == ["torch"]
+    table = run("models", "show", "timm:vit_base_patch16_224.augreg2_in21k_ft_in1k").out
+    assert "not fetched yet" in table
+    assert "imagenet1k, 1000 classes" in table
+    unknown = run("models", "show", "timm:resnet18.a9_in1k")
+    assert unknown.status == 3
+    assert "timm:resnet18.a1_in1k" in unknown.err
+
+
+def test_show_hashes_the_weights_of_timm_that_are_cached(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The Hugging Face client reads its environment only when it is imported.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--timm--resnet18.a1_in1k"
+    blob = b"not read by show"
+    digest = hashlib.sha256(blob).hexdigest()
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0123")
+    snapshot = repository / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    (repository / "blobs" / digest).write_bytes(blob)
+    (snapshot / "model.safetensors").symlink_to(f"../../blobs/{digest}")
+    shown = json.loads(run("models", "show", "timm:resnet18.a1_in1k", "--json").out)
+    assert (shown["cached"], shown["bytes"], shown["sha256"]) == (True, len(blob), digest)
+    assert shown["path"] == str(snapshot / "model.safetensors")
+    (repository / "blobs" / digest).write_bytes(b"changed")
+    wrong = run("models", "show", "timm:resnet18.a1_in1k")
+    assert (wrong.status, wrong.out) == (3, "")
+    assert digest in wrong.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["resnet50", "--arch", "resnet18"], "these options are for files"),
+        (["timm:resnet18.a1_in1k", "--trust"], "these options are for files"),
+        (["hub:owner/repo/x"], "only its own code knows"),
+    ],
+)
+def test_what_cannot_be_shown_is_told(arguments: list[str], words: str, run: Run) -> None:
+    outcome = run("models", "show", *arguments)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert words in outcome.err
 
 
 def test_a_dangling_link_in_the_cache_is_no_fault(run: Run, mine: FileServer) -> None:

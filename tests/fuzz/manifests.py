@@ -54,6 +54,7 @@ WORDS += [
     b"(?i)",
     b"{9999999999}",
 ]
+WORDS += [b'file = "a/b.pth"\n', b"gflops = 1.5\n", b'"onnx"']
 WORDS += [b"\\g<9>", b"file:///dev/zero", b"package:os/x", b"checkpoint_path", b"true", b"9999-12-31", b"\r"]
 """What a mutation may put in: TOML's own signs, and what lies at the ends of what it can say."""
 

@@ -226,7 +226,7 @@ def _check_folders() -> Iterator[Check]:
 def _check_own_models(folder: Path) -> Check:
     if folder.is_dir():
         return Check("own models", str(folder))
-    return Check("own models", f"{folder} does not exist; create it to add your own models", optional=True)
+    return Check("own models", f"{folder} does not exist; `imgclassify models add` creates it", optional=True)
 
 
 def _check_variable(variable: str) -> str:

@@ -1,6 +1,7 @@
 """imgclassify models: lists models, and manages weights and graphs on this machine."""
 
 import json as jsonlib
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +11,15 @@ from imgclassify.cli import console
 from imgclassify.cli.main import COMMANDS
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.option_values import complete_model, parse_size
-from imgclassify.cli.options import Debug, Json, LoadingOptions, NoProgress, Offline, Quiet
+from imgclassify.cli.options import (
+    Debug,
+    Json,
+    LoadingOptions,
+    NoProgress,
+    Offline,
+    PreprocessingOptions,
+    Quiet,
+)
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import HashMismatchError, UnavailableError, UsageError, WeightsError
 from imgclassify.hub.reference import ModelReference
@@ -84,20 +93,70 @@ def list_models(
 
 
 @app.command()
+@with_option_groups
 def show(
     reference: Annotated[
         str,
         typer.Argument(
-            metavar="REF", autocompletion=complete_model, help="Model: NAME or NAME@WEIGHTS.", show_default=False
+            metavar="REF",
+            autocompletion=complete_model,
+            help="Model: NAME, NAME@WEIGHTS, timm:NAME, or a file.",
+            show_default=False,
         ),
     ],
+    loading: LoadingOptions,
+    preprocessing: PreprocessingOptions,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show all details of a catalogued model: weights, preprocessing, labels, accuracy, licence."""
+    """Show all details of a model: weights, preprocessing, labels, accuracy, licence. Fetches nothing.
+
+    A file is loaded as `imgclassify predict` loads it, with the same options.
+    """
     console.configure_console(be_debug=debug)
-    manifest = _find_manifest(reference)
-    described = _describe_manifest(manifest)
+    model = ModelReference.parse(reference)
+    if model.kind.name != "file" and any((*asdict(loading).values(), *asdict(preprocessing).values())):
+        raise UsageError(
+            f"these options are for files, not for the model {reference!r}, which has values of its own",
+            hint=f"run `imgclassify models show {reference}`",
+        )
+    if model.kind.in_catalog:
+        _show_manifest(_find_manifest(reference), json=json)
+        return
+    from imgclassify import model_details
+
+    if model.kind.name == "file":
+        described = model_details.describe_file(
+            reference,
+            arch=loading.arch,
+            labels=loading.labels,
+            trust=loading.trust,
+            **preprocessing.classifier_arguments(),
+        )
+    elif model.kind.name == "timm":
+        described = model_details.describe_timm(model)
+    else:
+        raise UsageError(
+            f"{reference!r} cannot be shown: only its own code knows what it is",
+            hint="read the code of the repository, or run `imgclassify predict -v` with the model",
+        )
+    if json:
+        typer.echo(jsonlib.dumps(described, indent=1))
+    else:
+        print_table([], _fact_rows(described), wrapped=[1])
+
+
+def _show_manifest(manifest: "ModelManifest", *, json: bool) -> None:
+    from imgclassify.hub.backends import find_engines
+
+    engines = find_engines(manifest)
+    path = weights.cache_path(manifest.url)
+    described = _describe_manifest(manifest) | {
+        "path": str(path),
+        "bytes": path.stat().st_size if path.is_file() else None,
+        "changed": _is_changed(manifest),
+        "engines": engines,
+    }
     if json:
         typer.echo(jsonlib.dumps(described, indent=1))
         return
@@ -106,7 +165,55 @@ def show(
         for other in catalog.load_manifests()
         if other.name == manifest.name and other.weights != manifest.weights
     ]
-    print_table([], _detail_rows(manifest, others), wrapped=[1])
+    print_table([], [*_detail_rows(manifest, others), ["engines", _format_engines(engines)]], wrapped=[1])
+
+
+@app.command()
+@with_option_groups
+def add(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="Model file: a checkpoint, an .onnx graph, or a TorchScript program.",
+            show_default=False,
+        ),
+    ],
+    name: Annotated[
+        str,
+        typer.Option("--name", metavar="NAME", help="Name to use the model by: -m NAME.", show_default=False),
+    ],
+    loading: LoadingOptions,
+    preprocessing: PreprocessingOptions,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier model that was added under this name.")
+    ] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Give a name to a model file of your own. Prints the path of the manifest that is written.
+
+    The model is loaded once, so that one that does not work is not added.
+
+    The file stays where it is, and its SHA-256 is recorded. The labels are copied.
+    """
+    console.configure_console(be_quiet=quiet, be_debug=debug)
+    from imgclassify.own_models import add_model
+
+    manifest = add_model(
+        file,
+        name,
+        arch=loading.arch,
+        labels=loading.labels,
+        trust=loading.trust,
+        overwrite=overwrite,
+        **preprocessing.classifier_arguments(),
+    )
+    typer.echo(manifest.origin)
+    console.print_message(
+        f"added {name}: {manifest.architecture}, {manifest.num_classes} classes; "
+        f"use it with `imgclassify predict IMAGE -m {name}`"
+    )
 
 
 @app.command()
@@ -232,15 +339,25 @@ def verify(
             typer.echo(f"ok\t{manifest.reference}\t{file.sha256}")
     if bad:
         raise WeightsError(
-            f"weights absent or not as published: {bad}", hint="run `imgclassify models pull` to fetch them again"
+            f"weights absent or not as published: {bad}",
+            hint="run `imgclassify models pull` to fetch downloads again",
         )
 
 
 @app.command()
 def remove(references: References, debug: Debug = False) -> None:
-    """Remove weights from the cache."""
+    """Remove weights from the cache, or the names of your own files that `models add` has added.
+
+    Your own files are kept.
+    """
     console.configure_console(be_debug=debug)
     for manifest in [_find_manifest(reference) for reference in references]:
+        if manifest.file:
+            from imgclassify.own_models import remove_model
+
+            removed_file = remove_model(manifest)
+            console.print_message(f"{manifest.name}: removed {removed_file}; {manifest.file} is kept")
+            continue
         removed = weights.remove_cached(manifest.url)
         console.print_message(f"{manifest.reference}: {'removed' if removed else 'was not in the cache'}")
 
@@ -251,7 +368,9 @@ def path(references: References, debug: Debug = False) -> None:
     console.configure_console(be_debug=debug)
     for manifest in [_find_manifest(reference) for reference in references]:
         typer.echo(str(weights.cache_path(manifest.url)))
-        if not weights.is_cached(manifest.url):
+        if manifest.file and not weights.is_cached(manifest.url):
+            console.print_message(f"the file of {manifest.reference} does not exist")
+        elif not weights.is_cached(manifest.url):
             console.print_message(
                 f"{manifest.reference} is not in the cache; run `imgclassify models pull` to fetch it"
             )
@@ -269,6 +388,25 @@ def _find_manifest(reference: str) -> "ModelManifest":
 
 def _describe_manifest(manifest: "ModelManifest") -> dict[str, Any]:
     return manifest.to_dict() | {"url": weights.public_url(manifest.url), "cached": weights.is_cached(manifest.url)}
+
+
+def _is_changed(manifest: "ModelManifest") -> bool:
+    """Whether the user's own file of a model is no longer the one that was added."""
+    if not (manifest.file and weights.is_cached(manifest.url)):
+        return False
+    try:
+        weights.fetch_weights(manifest.url, manifest.sha256)
+    except HashMismatchError:
+        return True
+    return False
+
+
+def _describe_path(manifest: "ModelManifest") -> str:
+    path = weights.cache_path(manifest.url)
+    if not weights.is_cached(manifest.url):
+        return f"{path} ({'does not exist' if manifest.file else 'not fetched yet'})"
+    state = f"{path.stat().st_size / 2**20:.1f} MiB"
+    return f"{path} ({state}{', has changed since `models add`' if _is_changed(manifest) else ''})"
 
 
 def _table_row(manifest: "ModelManifest") -> list[str]:
@@ -293,12 +431,9 @@ def _detail_rows(manifest: "ModelManifest", others: list[str]) -> list[list[str]
         ["other weights", ", ".join(others) or "none"],
         ["architecture", f"{manifest.architecture} ({manifest.provider})"],
         ["labels", f"{manifest.label_set}, {manifest.num_classes} classes"],
-        ["url", weights.public_url(manifest.url)],
+        *([] if manifest.file else [["url", weights.public_url(manifest.url)]]),
         ["sha256", f"{manifest.sha256}{'…' if len(manifest.sha256) < 64 else ''}"],
-        [
-            "file",
-            f"{weights.cache_path(manifest.url)}{'' if weights.is_cached(manifest.url) else ' (not fetched yet)'}",
-        ],
+        ["file", _describe_path(manifest)],
     ]
     rows += [[name, _format_value(value)] for name, value in manifest.preprocess.to_dict().items()]
     if manifest.metadata:
@@ -313,6 +448,29 @@ def _detail_rows(manifest: "ModelManifest", others: list[str]) -> list[list[str]
             ["recipe", metadata.recipe or "none stated by the publisher"],
         ]
     return rows
+
+
+def _fact_rows(described: dict[str, Any]) -> list[list[str]]:
+    """Returns the rows for a model that is not in the catalog. `described` is as model_details returns it."""
+    facts = {"model" if key == "name" else key: value for key, value in described.items()}
+    size, engines = facts.pop("bytes"), facts.pop("engines")
+    spec, features, path = facts.pop("preprocess"), facts.pop("features"), facts.pop("path")
+    facts.pop("cached", None)
+    if "license" in facts:
+        facts["licence"] = facts.pop("license") or "none stated by the publisher"
+    classes = facts.pop("num_classes")
+    facts["labels"] = f"{facts.pop('label_set') or 'none of its own'}, {classes} classes"
+    return [
+        *([name, str(value)] for name, value in facts.items() if value is not None),
+        ["file", f"{path} ({size / 2**20:.1f} MiB)" if path else "not fetched yet"],
+        *([name, _format_value(value)] for name, value in spec.items()),
+        ["engines", _format_engines(engines)],
+        ["features", "yes" if features else "cannot be found"],
+    ]
+
+
+def _format_engines(engines: list[str]) -> str:
+    return "onnxruntime; torch on a GPU" if len(engines) > 1 else engines[0]
 
 
 def _format_value(value: object) -> str:

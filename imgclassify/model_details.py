@@ -1,0 +1,93 @@
+"""Describes a model that is not in the catalog: a file, or a model of timm. Fetches nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from imgclassify import labels as label_sets
+from imgclassify.engines import FEATURES
+from imgclassify.errors import LabelsError, OutputError, UsageError
+from imgclassify.hub import from_arch
+from imgclassify.hub.network import LoadOptions, labels_for_manifest
+from imgclassify.hub.reference import ModelReference
+from imgclassify.runner import load_runner
+
+if TYPE_CHECKING:
+    from imgclassify.runner import ModelRunner
+
+__all__ = ["describe_file", "describe_timm"]
+
+
+def describe_file(
+    reference: str, *, arch: str | None = None, labels: str | None = None, **loading: Any
+) -> dict[str, Any]:
+    """Loads a model file as `predict` does, and describes the model in plain values for JSON.
+
+    Args:
+        arch, labels, loading: as for Classifier.
+
+    Returns:
+        `name`, `architecture`, `num_classes`, `label_set` (None if `arch` has labels for another number of
+        classes), `preprocess`, `path`, `bytes`, `sha256`, `engines` (Backends.engines), and `features`:
+        whether `embed` can be used.
+
+    Raises:
+        UsageError, UnavailableError: as for Classifier.
+    """
+    runner = load_runner(reference, arch=arch, with_labels=False, device="cpu", num_images=1, **loading)
+    network = runner.network
+    assert network.path is not None
+    return {
+        "name": network.model,
+        "architecture": network.architecture,
+        "num_classes": runner.num_classes,
+        "label_set": _find_label_set(arch, labels, runner.num_classes),
+        "preprocess": network.preprocess.to_dict(),
+        "path": str(network.path.absolute()),
+        "bytes": network.path.stat().st_size,
+        "sha256": network.sha256,
+        "engines": network.backends.engines,
+        "features": _has_features(runner),
+    }
+
+
+def describe_timm(reference: ModelReference) -> dict[str, Any]:
+    """Describes a model of timm's registry in plain values for JSON, as far as it is known without a network.
+
+    Returns:
+        What `describe_file` returns, with `url`, `license` and `cached`. Without cached weights, `path`, `bytes`
+        and `sha256` are None.
+
+    Raises:
+        UnknownModelError: timm has no such pretrained model.
+        HashMismatchError: the cached weights are not the expected file.
+    """
+    from imgclassify.hub.export_cache import find_prepared
+    from imgclassify.hub.timm_registry import TimmLoader
+
+    described = TimmLoader().describe_model(reference)
+    prepared = find_prepared(reference, LoadOptions()) if described["cached"] else None
+    return described | {"engines": ["onnxruntime", "torch"] if prepared else ["torch"], "features": True}
+
+
+def _find_label_set(arch: str | None, labels: str | None, num_classes: int) -> str | None:
+    if labels is not None:
+        return label_sets.load_labels(labels, num_classes=num_classes).name
+    if arch is None:
+        return None
+    try:
+        found = labels_for_manifest(from_arch.find_architecture(arch), LoadOptions(), num_classes)
+    except (LabelsError, UsageError):
+        return None
+    return found.name if found else None
+
+
+def _has_features(runner: ModelRunner) -> bool:
+    import numpy as np
+
+    # Some networks show only while they run whether their features can be found.
+    try:
+        runner.with_outputs((FEATURES,)).run_one(np.zeros((32, 32, 3), np.uint8))
+    except OutputError:
+        return False
+    return True
