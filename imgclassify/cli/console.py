@@ -51,7 +51,7 @@ def print_error(message: str, hint: str | None) -> None:
     """Prints an error and its hint, also with -q."""
     _print_line("error: ", message, style="bold red")
     if hint:
-        _print_line("hint: ", hint, style="dim")
+        _print_line("hint: ", hint, style="bold cyan")
 
 
 def print_message(message: str) -> None:
@@ -70,7 +70,7 @@ def _get_console() -> Console:
     from rich.console import Console
 
     # A new console each time, because sys.stderr may have been replaced.
-    return _live or Console(file=open_stderr(), highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return _live or Console(file=open_stderr(), highlight=False, markup=False, emoji=False)
 
 
 def open_stderr() -> IO[str]:
@@ -102,8 +102,11 @@ def is_terminal() -> bool:
 def _print_line(head: str, message: str, *, style: str = "") -> None:
     from rich.text import Text
 
-    lines = (make_printable(line) for line in message.splitlines())
-    _get_console().print(Text(head, style=style).append("\n".join(lines), style="not bold default"))
+    lines = "\n".join(make_printable(line) for line in message.splitlines())
+    # On a terminal, lines break between words. A longer word, such as a path or a URL, stays whole.
+    _get_console().print(
+        Text.assemble((head, style), lines), overflow="ignore", crop=False, soft_wrap=not is_terminal()
+    )
 
 
 @contextmanager

@@ -10,16 +10,16 @@ import traceback
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from imgclassify.cli import console
+from imgclassify.cli.app import CommandGroup
 from imgclassify.cli.shutdown import watch_interrupts
 from imgclassify.errors import ExitStatus, ImgclassifyError, UnavailableError
 
 _DISK_FAULTS = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", None)}
 
 
-class ErrorHandlingGroup(TyperGroup):
+class ErrorHandlingGroup(CommandGroup):
     """A root command group that reports errors and ends with their exit status. Tracebacks need --debug."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -64,7 +64,7 @@ class _ClosedStdout(io.StringIO):
 
 
 def _is_of_framework(error: Exception) -> bool:
-    """Returns whether it is a usage error or an exit, which the framework handles."""
+    """Returns whether the framework handles it: an exit, or help for a command without arguments."""
     return type(error).__module__.partition(".")[0] in ("click", "typer")
 
 

@@ -86,7 +86,7 @@ def as_input(image: Any, index: int, *, offline: bool) -> ImageInput:
         return input_from_source(Source(f"bytes:{index}", partial(BytesIO, bytes(image))))
     if not any(hasattr(type(image), attribute) for attribute in _IMAGE_ATTRIBUTES):
         raise UsageError(
-            f"a {type(image).__name__} is not an image",
+            f"a value of type {type(image).__name__} is not an image",
             hint="give a path, bytes, a PIL image, an (H, W, 3) uint8 array, or an iterable of these",
         )
     try:

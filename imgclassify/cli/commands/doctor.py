@@ -17,6 +17,7 @@ import typer
 from imgclassify import catalog, labels, paths, weights
 from imgclassify._version import __version__
 from imgclassify.cli import console
+from imgclassify.cli.app import CommandApp
 from imgclassify.cli.options import Debug, Json
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import ImgclassifyError, UnavailableError, WeightsError
@@ -53,7 +54,7 @@ class Check:
     """How to fix a failed check, or how to add an optional package. Empty if there is nothing to do."""
 
 
-app = typer.Typer(add_completion=False)
+app = CommandApp(add_completion=False)
 
 
 @app.command()

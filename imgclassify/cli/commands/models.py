@@ -7,9 +7,10 @@ import typer
 
 from imgclassify import catalog, weights
 from imgclassify.cli import console
+from imgclassify.cli.app import CommandApp
 from imgclassify.cli.main import COMMANDS
 from imgclassify.cli.option_groups import with_option_groups
-from imgclassify.cli.option_values import complete_model, parse_size
+from imgclassify.cli.option_values import complete_from, complete_model, parse_size
 from imgclassify.cli.options import Debug, Json, LoadingOptions, NoProgress, Offline, Quiet
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import HashMismatchError, UnavailableError, UsageError, WeightsError
@@ -18,13 +19,13 @@ from imgclassify.hub.reference import ModelReference
 if TYPE_CHECKING:
     from imgclassify.catalog import ModelManifest
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=COMMANDS["models"])
+app = CommandApp(no_args_is_help=True, add_completion=False, help=COMMANDS["models"])
 
 
 References = Annotated[
     list[str],
     typer.Argument(
-        metavar="REF...", autocompletion=complete_model, help="Models: NAME or NAME@WEIGHTS.", show_default=False
+        metavar="REF", autocompletion=complete_model, help="Models: NAME or NAME@WEIGHTS.", show_default=False
     ),
 ]
 
@@ -39,9 +40,10 @@ def list_models(
         str,
         typer.Option(
             "--sort",
-            metavar="|".join(catalog.SORT_KEYS),
-            autocompletion=lambda incomplete: [key for key in catalog.SORT_KEYS if key.startswith(incomplete)],
-            help="Sort key. Accuracies are sorted in descending order, all others in ascending order.",
+            metavar="KEY",
+            autocompletion=complete_from(catalog.SORT_KEYS),
+            help=f"Sort key: {', '.join(catalog.SORT_KEYS)}. Accuracies are sorted in descending order, "
+            "all others in ascending order.",
         ),
     ] = "name",
     json: Json = False,
@@ -98,7 +100,7 @@ def pull(
     references: Annotated[
         list[str],
         typer.Argument(
-            metavar="REF...",
+            metavar="REF",
             autocompletion=complete_model,
             help="Models: NAME, NAME@WEIGHTS, or timm:NAME.",
             show_default=False,
@@ -190,7 +192,7 @@ def verify(
     references: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[REF]...",
+            metavar="REF",
             autocompletion=complete_model,
             help="Models to verify. Default: every model in the cache.",
             show_default=False,
