@@ -70,7 +70,7 @@ def _get_console() -> Console:
     from rich.console import Console
 
     # A new console each time, because sys.stderr may have been replaced.
-    return _live or Console(file=open_stderr(), highlight=False, markup=False, emoji=False)
+    return _live or Console(file=open_stderr(), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def open_stderr() -> IO[str]:
@@ -100,13 +100,30 @@ def is_terminal() -> bool:
 
 
 def _print_line(head: str, message: str, *, style: str = "") -> None:
+    lines = (head + "\n".join(make_printable(line) for line in message.splitlines())).split("\n")
+    if not is_terminal():
+        open_stderr().write("\n".join(lines) + "\n")
+        return
     from rich.text import Text
 
-    lines = "\n".join(make_printable(line) for line in message.splitlines())
-    # On a terminal, lines break between words. A longer word, such as a path or a URL, stays whole.
-    _get_console().print(
-        Text.assemble((head, style), lines), overflow="ignore", crop=False, soft_wrap=not is_terminal()
-    )
+    console = _get_console()
+    text = Text("\n".join(part for line in lines for part in _wrap(line, console.width)))
+    text.stylize(style, 0, len(head))
+    console.print(text)
+
+
+def _wrap(line: str, width: int) -> Iterator[str]:
+    """Breaks a line between words. A word that is longer than the width, such as a path or a URL, stays whole."""
+    from rich.cells import cell_len
+
+    first, *words = line.split(" ")
+    for word in words:
+        if cell_len(f"{first} {word}") > width:
+            yield first
+            first = word
+        else:
+            first += f" {word}"
+    yield first
 
 
 @contextmanager
