@@ -48,12 +48,12 @@ def list_sections(parameters: Iterable[Any]) -> list[Section]:
     """Returns arguments, options without a panel, options by panel in the order of declaration, and rare ones."""
     parameters = [each for each in parameters if not each.hidden]
     # The framework's --help is without a panel.
-    rare = OTHER_PANEL if any(each.rich_help_panel == OTHER_PANEL for each in parameters) else "Options"
+    rare = OTHER_PANEL if any(_panel_of(each) == OTHER_PANEL for each in parameters) else "Options"
     rows: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
     last: list[tuple[str, str]] = []
     for each in parameters:
         is_argument = each.param_type_name == "argument"
-        panel = "Arguments" if is_argument else rare if each.name == "help" else each.rich_help_panel or "Options"
+        panel = "Arguments" if is_argument else rare if each.name == "help" else _panel_of(each) or "Options"
         (last if panel == OTHER_PANEL else rows.setdefault(panel, [])).append((form_of(each), describe(each)))
     rows[OTHER_PANEL] = last
     return [Section(title, found) for title, found in rows.items() if found]
@@ -93,6 +93,11 @@ def describe(parameter: Any) -> str:
     if parameter.show_default and default not in (None, False):
         text += f" Default: {default.value if isinstance(default, Enum) else default}."
     return text + (f" Environment: {parameter.envvar}." if parameter.envvar else "")
+
+
+def _panel_of(parameter: Any) -> str | None:
+    # With some releases of typer, --help is an option of click itself, which has no panels.
+    return getattr(parameter, "rich_help_panel", None)
 
 
 def _render(command: Any, usage: str, sections: list[Section]) -> str:
