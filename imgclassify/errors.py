@@ -103,7 +103,23 @@ class ImgclassifyError(Exception):
 
 
 class UsageError(ImgclassifyError):
+    """A wrong argument of a function, or a wrong command line."""
+
     exit_status = ExitStatus.USAGE
+
+    def __init__(self, message: str, *, hint: str | None = None, argument: str | None = None) -> None:
+        """
+        Args:
+            argument: the name of the argument that is wrong, if the message begins with it.
+        """
+        super().__init__(message, hint=hint)
+        self.argument = argument
+
+    def rename_argument(self, name: str) -> None:
+        """Changes the argument's name in the message, such as to that of a command-line option."""
+        if self.argument is not None:
+            self.args = (name + str(self).removeprefix(self.argument),)
+            self.argument = name
 
 
 class UnknownClassError(UsageError):

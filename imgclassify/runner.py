@@ -84,12 +84,15 @@ class RunnerOptions:
             raise UsageError(f"unknown decode mode {self.decode_mode!r}", hint=f"use {', '.join(DECODE_MODES)}")
         if self.isolate and self.decode_mode == "gpu":
             raise UsageError(
-                "isolate works only with decoding on the CPU", hint="leave out --isolate or --decode gpu"
+                "isolate works only with decoding on the CPU",
+                hint="leave out --isolate or --decode gpu",
+                argument="isolate",
             )
         if not (isinstance(self.time_limit, int | float) and 0 < self.time_limit < math.inf):
             raise UsageError(
-                f"time_limit is {self.time_limit!r}, but must be a finite number of seconds above 0",
-                hint="give another time_limit",
+                f"time_limit is {self.time_limit!r}",
+                hint="give a finite number of seconds above 0",
+                argument="time_limit",
             )
 
 
@@ -433,7 +436,9 @@ def _decode_mode(decode_device: str, fast_decode: bool) -> str:
         raise UsageError(f"unknown decode device {decode_device!r}", hint="use cpu or gpu")
     if decode_device == "gpu" and fast_decode:
         raise UsageError(
-            "fast_decode works only with decoding on the CPU", hint="leave out --fast-decode or --decode gpu"
+            "fast_decode works only with decoding on the CPU",
+            hint="leave out --fast-decode or --decode gpu",
+            argument="fast_decode",
         )
     return "gpu" if decode_device == "gpu" else "fast" if fast_decode else "exact"
 
@@ -477,6 +482,4 @@ def require_positive(**numbers: int | None) -> None:
     """
     for name, number in numbers.items():
         if number is not None and (not isinstance(number, int) or number < 1):
-            raise UsageError(
-                f"{name} is {number!r}, but must be a whole number of at least 1", hint=f"give another {name}"
-            )
+            raise UsageError(f"{name} is {number!r}", hint="give a whole number of at least 1", argument=name)

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -514,3 +515,19 @@ def test_the_public_names_are_these_and_importing_them_is_lazy() -> None:
     ]
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         imgclassify.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [({"top_k": 0}, "top_k"), ({"workers": -1}, "workers"), ({"crop_size": 0}, "crop_size"), ({"std": 0}, "std")],
+)
+def test_in_python_a_wrong_argument_has_its_own_name(arguments: dict[str, Any], name: str) -> None:
+    with pytest.raises(UsageError, match=f"^{name} is ") as error:
+        Classifier(**arguments)
+    assert error.value.argument == name
+    assert str(error.value.hint).startswith("give ")
+
+
+def test_what_is_not_an_image_is_named_by_its_type() -> None:
+    with pytest.raises(UsageError, match="a value of type int is not an image"):
+        Classifier().predict(3)  # type: ignore[arg-type]

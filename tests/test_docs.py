@@ -83,7 +83,8 @@ def test_the_readmes_example_prints_what_it_shows() -> None:
 
 
 def test_every_option_in_the_readme_and_docs_exists() -> None:
-    known = set(re.findall(r"`(--?[\w-]+)`", (ROOT / "docs" / "cli.md").read_text("utf-8")))
+    forms = re.findall(r"^\| `(-.*?)` \|", (ROOT / "docs" / "cli.md").read_text("utf-8"), re.MULTILINE)
+    known = set(re.findall(r"--[\w-]+", " ".join(forms)))
     foreign = {
         "--check",
         "--write",

@@ -246,3 +246,16 @@ def test_vits_published_names_are_understood(tmp_path: Path) -> None:
     assert loaded.backends.build_torch is not None
     built = loaded.backends.build_torch().state_dict()
     assert all(torch.equal(tensor, built[name]) for name, tensor in state_dict.items())
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_model_that_cannot_be_fetched_has_an_alternative(
+    offline: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not offline:
+        monkeypatch.setenv("IMGCLASSIFY_MIRROR", (tmp_path / "absent").as_uri())
+    with pytest.raises(UnavailableError) as error:
+        load_network("resnet50", LoadOptions(offline=offline))
+    hint = str(error.value.hint)
+    assert f"put the file at {weights.cache_path(catalog.find_model('resnet50').url)}" in hint
+    assert "efficientnet_lite0 needs no download" in hint

@@ -164,6 +164,21 @@ def test_a_missing_file_is_named() -> None:
     assert "resnet50" in str(error.value.hint)
 
 
+@pytest.mark.parametrize(
+    ("reference", "hint"),
+    [
+        ("hf-hub:timm/resnet18.a1_in1k", "timm:resnet18.a1_in1k"),
+        ("timm/resnet18.a1_in1k", "timm:resnet18.a1_in1k"),
+        ("hf-hub:google/vit-base-patch16-224", "-m FILE --arch NAME"),
+        ("google/vit-base-patch16-224", "-m FILE --arch NAME"),
+    ],
+)
+def test_a_name_of_the_hugging_face_hub_is_told_how_to_be_used(reference: str, hint: str) -> None:
+    with pytest.raises(CheckpointError, match="no such model file") as error:
+        load_network(reference, LoadOptions())
+    assert hint in str(error.value.hint)
+
+
 def test_torchscript(ten_classes: torch.nn.Module, letters: str, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

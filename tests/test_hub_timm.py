@@ -171,6 +171,31 @@ def test_a_thousand_features_are_not_taken_for_imagenets_classes() -> None:
         timm_registry.timm_labels(config)
 
 
+def test_the_names_read_from_timms_source_are_those_of_its_registry() -> None:
+    assert timm_registry.registered_names() == set(timm.list_models())
+
+
+def test_a_name_of_timm_without_its_prefix_is_suggested(tmp_path: Path) -> None:
+    code = """
+import sys
+from imgclassify.errors import UnknownModelError
+from imgclassify.hub.from_arch import find_architecture
+for name in ("tf_efficientnet_lite0", "resnet18.a1_in1k", "resnet5O"):
+    try:
+        find_architecture(name)
+    except UnknownModelError as error:
+        print(error.hint)
+print("torch" in sys.modules or "timm" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second, third, imported = done.stdout.splitlines()
+    assert "timm:tf_efficientnet_lite0" in first
+    assert "timm:resnet18.a1_in1k" in second
+    assert "timm" not in third
+    assert "resnet50" in third
+    assert imported == "False"
+
+
 def test_arch_beside_a_timm_model_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="has its own"):
         load_network(f"timm:{NAME}", LoadOptions(arch="resnet50"))

@@ -15,7 +15,9 @@ import torchvision
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
-RECIPES = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs" / "recipes.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+RECIPES = re.findall(
+    r"^```sh\n(.*?)^```$", (ROOT / "docs" / "recipes.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+)
 OTHER_PROGRAMS = ("jq", "sqlite3")
 
 

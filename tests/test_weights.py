@@ -507,6 +507,7 @@ def test_a_server_that_is_down_is_named_with_the_cause(pauses: list[float]) -> N
     with pytest.raises(DownloadError, match="Connection refused") as caught:
         weights.fetch_weights(url, "")
     assert url in str(caught.value)
+    assert f"put the file at {weights.cache_path(url)}" in str(caught.value.hint)
     assert len(pauses) == client.WEIGHTS.retries
 
 

@@ -6,20 +6,19 @@ python tools/make_docs.py --check    write nothing; exit 1 if a page is out of d
 
 import argparse
 import ast
-import inspect
 import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from enum import Enum
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import grimp
-import typer
-from typer.models import ArgumentInfo, OptionInfo
+from typer.core import TyperGroup
+from typer.main import get_command
 
+from imgclassify.cli import help_text
 from imgclassify.cli.main import COMMANDS
 from imgclassify.hub.reference import KINDS
 from imgclassify.output.formats import FORMATS
@@ -36,62 +35,30 @@ def cli_page() -> str:
     return CLI_HEAD + "".join(cli_section(*command) for command in iter_commands())
 
 
-def iter_commands() -> Iterator[tuple[str, Callable[..., Any], str | None]]:
-    """Yields (full name, function, epilog) of each command."""
+def iter_commands() -> Iterator[tuple[str, Any]]:
+    """Yields (full name, command) of each command."""
     for name in COMMANDS:
-        group: typer.Typer = import_module(f"imgclassify.cli.commands.{name}").app
-        for info in group.registered_commands:
-            assert info.callback
-            own_name = info.name or info.callback.__name__
-            full_name = name if own_name == name else f"{name} {own_name}"
-            yield f"imgclassify {full_name}", info.callback, info.epilog
+        command = get_command(import_module(f"imgclassify.cli.commands.{name}").app)
+        if isinstance(command, TyperGroup):
+            yield from ((f"imgclassify {name} {own_name}", each) for own_name, each in command.commands.items())
+        else:
+            yield f"imgclassify {name}", command
 
 
-def cli_section(name: str, function: Callable[..., Any], epilog: str | None) -> str:
-    declared = [
-        (parameter, *get_args(get_type_hints(function, include_extras=True)[parameter.name]))
-        for parameter in inspect.signature(function).parameters.values()
-    ]
-    arguments = [entry for entry in declared if isinstance(entry[2], ArgumentInfo)]
-    options = [entry for entry in declared if isinstance(entry[2], OptionInfo)]
-    usage = " ".join([name, "[OPTION]...", *(argument_usage(*entry) for entry in arguments)])
-    text = f"\n## `{name}`\n\n{inspect.cleandoc(function.__doc__ or '')}\n\n```\n{usage}\n```\n"
-    rows = [f"| `{escape_pipes(argument_usage(*entry))}` | {entry[2].help} |" for entry in arguments]
-    rows += [f"| {option_names(*entry)} | {option_description(*entry)} |" for entry in options]
-    text += "\n| | |\n|---|---|\n" + "\n".join(rows) + "\n"
-    return text + (f"\n{epilog}\n" if epilog else "")
-
-
-def argument_usage(parameter: inspect.Parameter, kind: Any, info: ArgumentInfo) -> str:
-    name = (info.metavar or parameter.name.upper()).removesuffix("...").strip("[]")
-    many = "..." if "list[" in str(kind) else ""
-    return f"{name}{many}" if parameter.default is inspect.Parameter.empty else f"[{name}{many}]"
-
-
-def option_names(parameter: inspect.Parameter, kind: Any, info: OptionInfo) -> str:
-    declared = [info.default, *(info.param_decls or ())]  # in Annotated, the first name ends up in `default`
-    names = ", ".join(f"`{name}`" for name in declared if isinstance(name, str))
-    choices = [choice for part in (kind, *get_args(kind)) for choice in enum_values(part)]
-    value = "" if kind is bool else info.metavar or "|".join(choices) or "TEXT"
-    return f"{names} `{escape_pipes(value)}`" if value else names
+def cli_section(name: str, command: Any) -> str:
+    text = f"\n## `{name}`\n\n{command.help}\n\n```\n{help_text.usage_line(command, name)}\n```\n"
+    if command.examples:
+        rows = [(what, f"`{escape_pipes(example)}`") for what, example in command.examples.items()]
+        text += "\n" + markdown_table(["example", ""], rows)
+    for title, rows in help_text.list_sections(command.params):
+        cells = [(f"`{escape_pipes(form)}`", meaning) for form, meaning in rows]
+        text += "\n" + markdown_table([title, ""], cells)
+    return text + (f"\n{command.epilog}\n" if command.epilog else "")
 
 
 def escape_pipes(text: str) -> str:
     """For a cell of a table."""
     return text.replace("|", "\\|")
-
-
-def enum_values(kind: Any) -> list[str]:
-    return [member.value for member in kind] if isinstance(kind, type) and issubclass(kind, Enum) else []
-
-
-def option_description(parameter: inspect.Parameter, kind: Any, info: OptionInfo) -> str:
-    text = str(info.help)
-    if parameter.default is inspect.Parameter.empty:
-        text += " Required."
-    elif parameter.default not in (None, False):
-        text += f" Default: {getattr(parameter.default, 'value', parameter.default)}."
-    return text + (f" Environment: `{info.envvar}`." if info.envvar else "")
 
 
 def references_table() -> str:

@@ -56,7 +56,7 @@ def print_error(message: str, hint: str | None) -> None:
 
 def print_hint(hint: str) -> None:
     """Prints what the user may do next, also with -q."""
-    _print_line("hint: ", hint, style="dim")
+    _print_line("hint: ", hint, style="bold cyan")
 
 
 def print_message(message: str) -> None:
@@ -105,10 +105,30 @@ def is_terminal() -> bool:
 
 
 def _print_line(head: str, message: str, *, style: str = "") -> None:
+    lines = (head + "\n".join(make_printable(line) for line in message.splitlines())).split("\n")
+    if not is_terminal():
+        open_stderr().write("\n".join(lines) + "\n")
+        return
     from rich.text import Text
 
-    lines = (make_printable(line) for line in message.splitlines())
-    _get_console().print(Text(head, style=style).append("\n".join(lines), style="not bold default"))
+    console = _get_console()
+    text = Text("\n".join(part for line in lines for part in _wrap(line, console.width)))
+    text.stylize(style, 0, len(head))
+    console.print(text)
+
+
+def _wrap(line: str, width: int) -> Iterator[str]:
+    """Breaks a line between words. A word that is longer than the width, such as a path or a URL, stays whole."""
+    from rich.cells import cell_len
+
+    first, *words = line.split(" ")
+    for word in words:
+        if cell_len(f"{first} {word}") > width:
+            yield first
+            first = word
+        else:
+            first += f" {word}"
+    yield first
 
 
 @contextmanager

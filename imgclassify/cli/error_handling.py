@@ -10,16 +10,18 @@ import traceback
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from imgclassify.cli import console
+from imgclassify.cli.app import CommandGroup
 from imgclassify.cli.shutdown import watch_interrupts
 from imgclassify.errors import ExitStatus, ImgclassifyError, UnavailableError
 
+_SLIM_WITHOUT = ("torch", "torchvision", "timm")
+"""The packages that docs/install.md leaves out of a slim installation."""
 _DISK_FAULTS = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", None)}
 
 
-class ErrorHandlingGroup(TyperGroup):
+class ErrorHandlingGroup(CommandGroup):
     """A root command group that reports errors and ends with their exit status. Tracebacks need --debug."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -64,7 +66,7 @@ class _ClosedStdout(io.StringIO):
 
 
 def _is_of_framework(error: Exception) -> bool:
-    """Returns whether it is a usage error or an exit, which the framework handles."""
+    """Returns whether the framework handles it: an exit, or help for a command without arguments."""
     return type(error).__module__.partition(".")[0] in ("click", "typer")
 
 
@@ -76,6 +78,13 @@ def _report_interrupt() -> ExitStatus:
 def _report_exception(error: Exception) -> ExitStatus:
     if isinstance(error, ImgclassifyError):
         return _report_error(error, str(error), error.hint, error.exit_status)
+    if isinstance(error, ModuleNotFoundError) and error.name in _SLIM_WITHOUT:
+        return _report_error(
+            error,
+            f"this needs {error.name}, which a slim installation does not have",
+            "pip install torch torchvision timm; without them, models of the catalog run on the CPU in float32",
+            ExitStatus.UNAVAILABLE,
+        )
     if isinstance(error, OSError) and error.errno in _DISK_FAULTS:
         _discard_stdout()
         return _report_error(

@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from imgclassify._version import __version__
+from imgclassify.cli.app import CommandApp
 from imgclassify.cli.error_handling import ErrorHandlingGroup, configure_stdio, handle_startup_error
 from imgclassify.errors import ExitStatus
 from imgclassify.paths import cache_folder
@@ -33,11 +34,25 @@ COMMANDS = {
 }
 """The line of each command in `imgclassify --help`. The command is `app` in the module commands/NAME.py."""
 
+EXAMPLES = {
+    "one image": "imgclassify predict dog.jpg",
+    "a folder, as a table": "imgclassify predict photos/ -o labels.csv",
+    "all options": "imgclassify predict --help",
+}
+
 
 class LazyGroup(ErrorHandlingGroup):
     """The root command group. Listing the commands imports none of them. Running one imports only that one."""
 
+    examples = EXAMPLES
     _listing = False
+
+    def main(self, *args: Any, **settings: Any) -> Any:
+        if "_IMGCLASSIFY_COMPLETE" in os.environ:
+            from imgclassify.cli.completion import register_bash_completion
+
+            register_bash_completion()
+        return super().main(*args, **settings)
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -59,14 +74,11 @@ class LazyGroup(ErrorHandlingGroup):
             self._listing = False
 
 
-app = typer.Typer(
+app = CommandApp(
     cls=LazyGroup,
     no_args_is_help=True,
-    rich_markup_mode=None,  # the imports that rich needs for it would double the time of --help
-    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Classify images with pretrained models.",
-    epilog="Example: imgclassify predict dog.jpg",
 )
 
 

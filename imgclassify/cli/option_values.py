@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from imgclassify.errors import UsageError
 
@@ -17,10 +20,51 @@ def complete_model(incomplete: str) -> list[str]:
 
 
 def complete_format(incomplete: str) -> list[str]:
-    """Returns the names of output formats that begin with `incomplete`."""
-    from imgclassify.output.formats import FORMATS
+    """Returns the names of output formats for predictions that begin with `incomplete`."""
+    from imgclassify.output.formats import format_names
 
-    return [each.name for each in FORMATS if each.name.startswith(incomplete)]
+    return complete_from(format_names("predictions").split(", "))(incomplete)
+
+
+def complete_from(values: Iterable[str]) -> Callable[[str], list[str]]:
+    """Returns a function that returns those of the values that begin with what is typed."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return complete
+
+
+def complete_engine(incomplete: str) -> list[str]:
+    """Returns the names of engines that begin with `incomplete`."""
+    from imgclassify.engines.engine import ENGINES
+
+    return complete_from(ENGINES)(incomplete)
+
+
+def complete_dtype(incomplete: str) -> list[str]:
+    """Returns the data types of networks that begin with `incomplete`."""
+    from imgclassify.engines.engine import DTYPES
+
+    return complete_from(DTYPES)(incomplete)
+
+
+def complete_interpolation(incomplete: str) -> list[str]:
+    """Returns the interpolations that begin with `incomplete`."""
+    from imgclassify.catalog import INTERPOLATIONS
+
+    return complete_from(INTERPOLATIONS)(incomplete)
+
+
+def complete_labels(incomplete: str) -> list[str]:
+    """Returns label sets and files that begin with `incomplete`. Without a label set, the shell lists the files."""
+    from imgclassify.labels import list_label_sets
+
+    names = complete_from(list_label_sets())(incomplete)
+    if not names:
+        return []
+    paths = sorted(Path().glob(glob.escape(incomplete) + "*"))
+    return names + [f"{path}/" if path.is_dir() else str(path) for path in paths if path.name[0] != "."]
 
 
 def parse_number(option: str, text: str) -> int | None:
@@ -52,10 +96,8 @@ def parse_size(option: str, text: str | None) -> int | tuple[int, int] | None:
         sides = [int(side) for side in text.lower().replace("×", "x").split("x")]
     except ValueError:
         sides = []
-    if len(sides) == 1:
-        return sides[0]
-    if len(sides) == 2:
-        return (sides[0], sides[1])
+    if len(sides) in (1, 2) and min(sides) >= 1:
+        return sides[0] if len(sides) == 1 else (sides[0], sides[1])
     raise UsageError(f"{option} is {text!r}", hint="give pixels such as 224, or HEIGHTxWIDTH such as 224x320")
 
 

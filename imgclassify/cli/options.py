@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imgclassify.cli import console
+from imgclassify.cli.help_text import OTHER_PANEL
 from imgclassify.cli.option_values import (
+    complete_dtype,
+    complete_engine,
     complete_format,
+    complete_from,
+    complete_interpolation,
+    complete_labels,
     complete_model,
     parse_channels,
     parse_number,
@@ -38,14 +44,24 @@ _PREPROCESSING = "Preprocessing (instead of the model's own)"
 _MODEL_FORMS = ", ".join(form for kind in KINDS for form in kind.forms if kind.name != "file")
 
 Debug = Annotated[
-    bool, typer.Option("--debug", help="Print the traceback of an error.", envvar="IMGCLASSIFY_DEBUG")
+    bool,
+    typer.Option(
+        "--debug", rich_help_panel=OTHER_PANEL, help="Print the traceback of an error.", envvar="IMGCLASSIFY_DEBUG"
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-NoProgress = Annotated[bool, typer.Option("--no-progress", help="Do not show progress on stderr.")]
-Offline = Annotated[
-    bool, typer.Option("--offline", help="Never open a network socket.", envvar="IMGCLASSIFY_OFFLINE")
+NoProgress = Annotated[
+    bool, typer.Option("--no-progress", rich_help_panel=OTHER_PANEL, help="Do not show progress on stderr.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors on stderr.")]
+Offline = Annotated[
+    bool,
+    typer.Option(
+        "--offline", rich_help_panel=OTHER_PANEL, help="Never open a network socket.", envvar="IMGCLASSIFY_OFFLINE"
+    ),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", rich_help_panel=OTHER_PANEL, help="Print only errors on stderr.")
+]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -62,7 +78,7 @@ Model = Annotated[
 TopK = Annotated[
     int,
     typer.Option(
-        "--top-k", "-k", metavar="N", rich_help_panel=OUTPUT_PANEL, help="Number of predictions per image."
+        "--top-k", "-k", metavar="N", min=1, rich_help_panel=OUTPUT_PANEL, help="Number of predictions per image."
     ),
 ]
 
@@ -74,7 +90,13 @@ class ConsoleOptions:
     no_progress: NoProgress = False
     quiet: Quiet = False
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Print more on stderr: model, engine and device.")
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            rich_help_panel=OTHER_PANEL,
+            help="Print more on stderr: model, engine and device.",
+        ),
     ] = False
     debug: Debug = False
 
@@ -181,6 +203,7 @@ class LoadingOptions(ArchitectureOptions):
         str | None,
         typer.Option(
             "--labels",
+            autocompletion=complete_labels,
             metavar="NAME|FILE",
             rich_help_panel=_MODEL,
             show_default=False,
@@ -410,25 +433,31 @@ class RunningOptions:
     device: Annotated[
         str,
         typer.Option(
-            "--device", metavar="auto|cpu|cuda|cuda:N|mps", rich_help_panel=RUNNING_PANEL, help="Device to run on."
+            "--device",
+            autocompletion=complete_from(["auto", "cpu", "cuda", "mps"]),
+            metavar="DEVICE",
+            rich_help_panel=RUNNING_PANEL,
+            help="Device to run on: auto, cpu, cuda, cuda:N or mps.",
         ),
     ] = "auto"
     dtype: Annotated[
         str,
         typer.Option(
             "--dtype",
-            metavar="float32|bfloat16|float16",
+            autocompletion=complete_dtype,
+            metavar="DTYPE",
             rich_help_panel=RUNNING_PANEL,
-            help="Data type that the network computes in.",
+            help="Data type that the network computes in: float32, bfloat16 or float16.",
         ),
     ] = "float32"
     engine: Annotated[
         str,
         typer.Option(
             "--engine",
-            metavar="auto|torch|onnxruntime",
+            autocompletion=complete_engine,
+            metavar="ENGINE",
             rich_help_panel=RUNNING_PANEL,
-            help="Engine that runs the network.",
+            help="Engine that runs the network: auto, torch or onnxruntime.",
         ),
     ] = "auto"
     batch_size: Annotated[
@@ -452,9 +481,11 @@ class RunningOptions:
         str,
         typer.Option(
             "--decode",
-            metavar="cpu|gpu",
+            autocompletion=complete_from(["cpu", "gpu"]),
+            metavar="DEVICE",
             rich_help_panel=RUNNING_PANEL,
-            help="Device that decodes JPEGs. gpu uses nvJPEG on a CUDA device, with nearly the same results.",
+            help="Device that decodes JPEGs: cpu or gpu. gpu uses nvJPEG on a CUDA device, with nearly the same "
+            "results.",
         ),
     ] = "cpu"
 
@@ -503,6 +534,7 @@ class PreprocessingOptions:
         str | None,
         typer.Option(
             "--interpolation",
+            autocompletion=complete_interpolation,
             metavar="NAME",
             rich_help_panel=_PREPROCESSING,
             show_default=False,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from imgclassify import catalog, checkpoints, weights
 from imgclassify.catalog import ModelManifest, PreprocessSpec
+from imgclassify.errors import UnknownModelError
 from imgclassify.hub import architectures
 from imgclassify.hub.backends import Backends, backends_for
 from imgclassify.hub.network import LoadOptions, Network, labels_for_manifest
@@ -18,7 +19,12 @@ class CataloguedLoader(ReferenceLoader):
 
     def find_architecture(self, reference: ModelReference) -> ModelManifest:
         name, at, version = reference.value.partition("@")
-        return catalog.find_model(name, version if at else None)
+        try:
+            return catalog.find_model(name, version if at else None)
+        except UnknownModelError as error:
+            if in_timm := _find_in_timm(name):
+                raise UnknownModelError(str(error), hint=f"timm has it: {in_timm}") from error
+            raise
 
     def load_network(self, reference: ModelReference, options: LoadOptions) -> Network:
         manifest = self.find_architecture(reference)
@@ -60,3 +66,10 @@ def _find_backends(
         source_name=f"the checkpoint {path.name}",
         num_classes=manifest.num_classes,
     )
+
+
+def _find_in_timm(name: str) -> str | None:
+    """Returns the reference of timm's model with this name, if there is one."""
+    from imgclassify.hub.timm_registry import registered_names
+
+    return f"timm:{name}" if name.partition(".")[0] in registered_names() else None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from imgclassify import paths
+from imgclassify import catalog, paths
 from imgclassify.catalog import PreprocessSpec
-from imgclassify.errors import UsageError
+from imgclassify.errors import DownloadError, OfflineError, UsageError
 from imgclassify.hub.network import LoadOptions, Network
 from imgclassify.hub.reference import ModelReference
 from imgclassify.telemetry import disable_telemetry
@@ -61,7 +61,11 @@ def load_unprepared(reference: ModelReference | str, options: LoadOptions) -> Ne
             "which has its own architecture",
             hint=f"leave out --arch, or give a file: -m ./weights.pth --arch {options.arch}",
         )
-    return reference.loader().load_network(reference, options)
+    try:
+        return reference.loader().load_network(reference, options)
+    except (DownloadError, OfflineError) as error:
+        error.hint = f"{error.hint}; {catalog.EMBEDDED_MODEL} needs no download"
+        raise
 
 
 def _parse(reference: ModelReference | str) -> ModelReference:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from imgclassify.graphs.session import SessionConfig
 from imgclassify.hub import architectures, backends, from_arch
 from imgclassify.hub.backends import Backends
 from imgclassify.hub.network import LoadOptions, Network, labels_for_manifest
-from imgclassify.hub.reference import ModelReference, ReferenceLoader
+from imgclassify.hub.reference import FILE_SUFFIXES, ModelReference, ReferenceLoader
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -51,11 +52,28 @@ def _require_file(path: Path, name: str) -> None:
         return
     if path.exists():
         raise CheckpointError(f"{name!r} is a folder, pipe or device", hint="give the path of a file")
-    near = ", ".join(manifest.name for manifest in catalog.filter_models(catalog.load_manifests(), path.stem)[:3])
     raise CheckpointError(
-        f"no such model file: {name!r}",
-        hint="check the path" + (f"; names of catalogued models have no suffix: {near}" if near else ""),
+        f"no such model file: {name!r}", hint=f"check the path{_hub_hint(name) or _catalog_hint(path.stem)}"
     )
+
+
+def _hub_hint(name: str) -> str:
+    """Returns what to give instead, if the name may be that of a repository on the Hugging Face hub."""
+    found = re.fullmatch(r"(?:hf[-_]hub:|hf:)?([\w-]+)/([\w.-]+)", name)
+    if not found or name.lower().endswith(FILE_SUFFIXES):
+        return ""
+    owner, repository = found.groups()
+    if owner == "timm":
+        return f"; this model of the Hugging Face hub is named timm:{repository}"
+    return (
+        "; of the models on the Hugging Face hub, timm's are named timm:NAME, and of others, the weights can be "
+        "fetched by hand and given as -m FILE --arch NAME"
+    )
+
+
+def _catalog_hint(stem: str) -> str:
+    near = ", ".join(manifest.name for manifest in catalog.filter_models(catalog.load_manifests(), stem)[:3])
+    return f"; names of catalogued models have no suffix: {near}" if near else ""
 
 
 def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Network:

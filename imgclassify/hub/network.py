@@ -49,14 +49,24 @@ class PreprocessOverrides:
             )
         for name, channels in (("mean", self.mean), ("std", self.std)):
             if channels is not None and not _is_rgb(channels):
-                raise UsageError(f"{name} is {channels!r}", hint="give three numbers, for red, green and blue")
+                raise UsageError(
+                    f"{name} is {channels!r}",
+                    hint="give three numbers, for red, green and blue",
+                    argument=name,
+                )
         if self.std is not None and min(self.std) <= 0:
             raise UsageError(
-                f"std is {self.std!r}, but each number must be above zero", hint="give three positive numbers"
+                f"std is {self.std!r}, but each number must be above zero",
+                hint="give three positive numbers",
+                argument="std",
             )
         for name, size in (("resize_size", self.resize_size), ("crop_size", self.crop_size)):
             if size is not None and not _is_size(size):
-                raise UsageError(f"{name} is {size!r}", hint=f"give 1 to {MAX_SIDE} pixels, or (height, width)")
+                raise UsageError(
+                    f"{name} is {size!r}",
+                    hint=f"give 1 to {MAX_SIDE} pixels, or a height and a width",
+                    argument=name,
+                )
 
     def apply_to(self, spec: PreprocessSpec) -> PreprocessSpec:
         """Returns the model's preprocessing with the user's changes.

@@ -7,6 +7,7 @@ import logging
 import math
 import re
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,18 @@ class TimmLoader(ReferenceLoader):
 
 def _full_name(config: dict[str, Any]) -> str:
     return ".".join(filter(None, (config["architecture"], config.get("tag"))))
+
+
+def registered_names() -> set[str]:
+    """Returns the names of timm's architectures, without tags of weights.
+
+    They are read from timm's source in a tenth of a second. Importing timm would take seconds.
+    """
+    package = find_spec("timm")
+    folders = package.submodule_search_locations if package else None
+    sources = Path(folders[0], "models").rglob("*.py") if folders else ()
+    pattern = re.compile(r"^@register_model\s+def (\w+)", re.MULTILINE)
+    return {name for path in sources for name in pattern.findall(path.read_text("utf-8"))}
 
 
 def preprocess_spec(config: dict[str, Any]) -> PreprocessSpec:
@@ -315,7 +328,8 @@ def _download_file(repository: str, file_name: str, revision: str, *, quiet: boo
         reason = error
     raise DownloadError(
         f"cannot fetch {file_name} of {repository} from the Hugging Face hub: {describe_error(reason)}",
-        hint="check the network; set HF_ENDPOINT to use a mirror, and HF_TOKEN if the repository needs a token",
+        hint="check the network; set HF_ENDPOINT to use a mirror, and HF_TOKEN if the repository needs a token; "
+        f"or fetch the file by other means and give -m ./{file_name} --arch timm:NAME",
     ) from reason
 
 

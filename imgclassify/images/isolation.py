@@ -103,7 +103,7 @@ class IsolatedPreprocessor:
             UsageError: this system is neither Linux nor macOS.
         """
         if not hasattr(signal, "setitimer"):
-            raise UsageError("isolate needs Linux or macOS", hint="leave out --isolate")
+            raise UsageError("isolate needs Linux or macOS", hint="leave out --isolate", argument="isolate")
         self._time_limit = time_limit
         self._preprocess_in_process = create_preprocessor(decode_mode, spec, "cpu", max_pixels=max_pixels)
         self._pool = _WorkerPool(

@@ -13,7 +13,7 @@ from glob import escape
 from pathlib import Path
 
 from imgclassify import files
-from imgclassify.errors import HashMismatchError, OfflineError, WeightsError
+from imgclassify.errors import DownloadError, HashMismatchError, OfflineError, WeightsError
 from imgclassify.weights.locations import cache_path, is_remote, mirrored_url, public_url, url_scheme
 from imgclassify.weights.verification import (
     WeightsFile,
@@ -72,7 +72,11 @@ def fetch_weights(url: str, sha256: str, *, offline: bool = False, progress: Pro
             aside = path.with_name(f"{path.name}.rejected-{found.file.sha256[:8]}")
             logger.warning("%s; it is kept as %s, and the file is downloaded again", found.wrong, aside.name)
             path.replace(aside)
-        return _download_verified(url, source, path, sha256, progress)
+        try:
+            return _download_verified(url, source, path, sha256, progress)
+        except DownloadError as error:
+            error.hint = f"{error.hint}; or put the file at {path}"
+            raise
 
 
 def verify_weights(url: str, sha256: str) -> WeightsFile:

@@ -186,7 +186,7 @@ def test_verbose_says_what_runs_where_on_stderr(run: Run, photo: Path) -> None:
     ("arguments", "status", "complaint"),
     [
         (["predict"], 2, "no source was given"),
-        (["predict", "PHOTO", "--top-k", "0"], 2, "top_k is 0"),
+        (["predict", "PHOTO", "--top-k", "0"], 2, "error: --top-k is 0"),
         (["predict", "PHOTO", "--batch-size", "many"], 2, "--batch-size is 'many'"),
         (["predict", "PHOTO", "--mean", "1,2"], 2, "--mean is '1,2'"),
         (["predict", "PHOTO", "--crop-size", "1x2x3"], 2, "--crop-size is '1x2x3'"),

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from servers import FileServer, trickled
 
-from .conftest import ALBUM
+from .conftest import ALBUM, process
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -146,6 +146,23 @@ def test_colour_is_for_terminals_and_no_color_is_heeded(photo: Path, tmp_path: P
     forced = Terminal("predict", photo, "-o", tmp_path / "table.txt", FORCE_COLOR="1")
     assert forced.end() == 0
     assert "\x1b" not in (tmp_path / "table.txt").read_text("utf-8")
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_messages_break_between_words_and_keep_long_ones_whole(width: int, tmp_path: Path) -> None:
+    path = tmp_path / ("long" * 30 + ".pth")
+    line = ["predict", "a.jpg", "-m", path]
+    terminal = Terminal(*line, width=width)
+    assert terminal.end() == 3
+    plain = process(*line).stderr.decode()
+    assert plain.count("\n") == 2
+    assert " ".join(terminal.lines()) == " ".join(plain.splitlines())
+    assert any(repr(str(path)) in shown for shown in terminal.lines())
+    assert all(len(shown) <= width for shown in terminal.lines() if str(path) not in shown)
+    # What to do next is as bright as what went wrong.
+    assert re.search(r"\x1b\[1;31merror: ", terminal.text)
+    assert re.search(r"\x1b\[1;36mhint: ", terminal.text)
+    assert "\x1b[2m" not in terminal.text
 
 
 @pytest.mark.parametrize("flags", [[], ["--no-progress"], ["-q"]])

@@ -10,6 +10,7 @@ import typer
 
 from imgclassify import catalog, paths, weights
 from imgclassify.cli import console
+from imgclassify.cli.app import CommandApp
 from imgclassify.cli.main import COMMANDS
 from imgclassify.cli.options import Debug, Json, Quiet
 from imgclassify.cli.tables import print_table
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from imgclassify.catalog import ModelManifest
     from imgclassify.hub.export_cache import PreparedModel
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=COMMANDS["cache"])
+app = CommandApp(no_args_is_help=True, add_completion=False, help=COMMANDS["cache"])
 
 
 @app.command()

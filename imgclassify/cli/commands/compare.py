@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imgclassify.cli.app import CommandApp
 from imgclassify.cli.console import download_progress, print_message
 from imgclassify.cli.inputs import SourceInputs
 from imgclassify.cli.option_groups import with_option_groups
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from imgclassify.results import RunInfo
     from imgclassify.sources import Source
 
-app = typer.Typer(add_completion=False)
+app = CommandApp(add_completion=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -59,7 +60,12 @@ class RepeatableSourceOptions(SourceOptions):
     ] = None
 
 
-@app.command()
+@app.command(
+    examples={
+        "fast decoding": "imgclassify compare resnet50 photos/ --fast-decode",
+        "the two engines": "imgclassify compare efficientnet_lite0 photos/",
+    }
+)
 @with_option_groups
 def compare(
     *,

@@ -19,6 +19,7 @@ import typer
 from imgclassify import catalog, labels, paths, weights
 from imgclassify._version import __version__
 from imgclassify.cli import console
+from imgclassify.cli.app import CommandApp
 from imgclassify.cli.options import Debug, Json
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import ImgclassifyError, UnavailableError, WeightsError, describe_error
@@ -58,7 +59,7 @@ class Check:
     """Whether it is about something that is absent, and that imgclassify can do without."""
 
 
-app = typer.Typer(add_completion=False)
+app = CommandApp(add_completion=False)
 
 
 @app.command()

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imgclassify.cli import console
+from imgclassify.cli.app import CommandApp
 from imgclassify.cli.console import download_progress, print_message
 from imgclassify.cli.inputs import SourceInputs
 from imgclassify.cli.option_groups import with_option_groups
+from imgclassify.cli.option_values import complete_from
 from imgclassify.cli.options import (
     OUTPUT_PANEL,
     ArchitectureOptions,
@@ -31,7 +33,7 @@ from imgclassify.errors import ExitStatus, NoImagesError, UsageError
 if TYPE_CHECKING:
     from imgclassify.similarity.duplicates import DuplicateFinder, DuplicateGroup, GroupMember
 
-app = typer.Typer(add_completion=False)
+app = CommandApp(add_completion=False)
 
 _FORMATS = ("table", "jsonl", "csv")
 _COLUMNS = ("group", "keep", "relation", "agreement", "width", "height", "bytes", "source", "reason")
@@ -39,7 +41,12 @@ _COLUMNS = ("group", "keep", "relation", "agreement", "width", "height", "bytes"
 
 @app.command(
     epilog="Exit status: 0 every image read, 1 some failed, 2 wrong usage, 3 model unavailable or OpenCV missing, "
-    "4 no image found, 130 interrupted (129 by SIGHUP, 143 by SIGTERM)."
+    "4 no image found, 130 interrupted (129 by SIGHUP, 143 by SIGTERM).",
+    examples={
+        "a folder": "imgclassify duplicates photos/",
+        "only equal files": "imgclassify duplicates photos/ --stage bytes",
+        "as a table": "imgclassify duplicates photos/ -f csv -o duplicates.csv",
+    },
 )
 @with_option_groups
 def duplicates(
@@ -49,9 +56,10 @@ def duplicates(
         str,
         typer.Option(
             "--stage",
-            metavar="bytes|pixels|vector",
-            help="What counts as the same: equal files, equal pixels, or also a changed image. Each includes those "
-            "before it.",
+            autocompletion=complete_from(["bytes", "pixels", "vector"]),
+            metavar="STAGE",
+            help="What counts as the same: equal files (bytes), equal pixels (pixels), or also a changed image "
+            "(vector). Each includes those before it.",
         ),
     ] = "vector",
     threshold: Annotated[
@@ -69,7 +77,12 @@ def duplicates(
     output_format: Annotated[
         str,
         typer.Option(
-            "--format", "-f", metavar="table|jsonl|csv", rich_help_panel=OUTPUT_PANEL, help="Output format."
+            "--format",
+            "-f",
+            autocompletion=complete_from(_FORMATS),
+            metavar="FORMAT",
+            rich_help_panel=OUTPUT_PANEL,
+            help=f"Output format: {', '.join(_FORMATS)}.",
         ),
     ] = "table",
     output: Annotated[

@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
+from imgclassify.cli.app import CommandApp
 from imgclassify.cli.console import download_progress, print_verbose
 from imgclassify.cli.option_groups import with_option_groups
+from imgclassify.cli.option_values import complete_dtype, complete_from
 from imgclassify.cli.options import (
     OUTPUT_PANEL,
     RUNNING_PANEL,
@@ -23,7 +25,7 @@ from imgclassify.cli.options import (
 )
 from imgclassify.cli.run import open_run
 
-app = typer.Typer(add_completion=False)
+app = CommandApp(add_completion=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -34,9 +36,10 @@ class EmbeddingOptions:
         str,
         typer.Option(
             "--dtype",
-            metavar="float32|float16",
+            autocompletion=complete_from(["float32", "float16"]),
+            metavar="DTYPE",
             rich_help_panel=OUTPUT_PANEL,
-            help="Data type of the vectors that are written.",
+            help="Data type of the vectors that are written: float32 or float16.",
         ),
     ] = "float32"
     normalize: Annotated[
@@ -56,6 +59,7 @@ class EmbeddingOutputOptions(OutputOptions):
         typer.Option(
             "--format",
             "-f",
+            autocompletion=complete_from(["jsonl", "json", "parquet", "npz"]),
             metavar="FORMAT",
             rich_help_panel=OUTPUT_PANEL,
             show_default=False,
@@ -72,16 +76,22 @@ class ComputingOptions(RunningOptions):
         str,
         typer.Option(
             "--compute-dtype",
-            metavar="float32|bfloat16|float16",
+            autocompletion=complete_dtype,
+            metavar="DTYPE",
             rich_help_panel=RUNNING_PANEL,
-            help="Data type that the network computes in.",
+            help="Data type that the network computes in: float32, bfloat16 or float16.",
         ),
     ] = "float32"
 
 
 @app.command(
     epilog="Exit status: 0 every image embedded, 1 some failed, 2 wrong usage, 3 model or device unavailable, "
-    "4 no image found, 130 interrupted (129 by SIGHUP, 143 by SIGTERM)."
+    "4 no image found, 130 interrupted (129 by SIGHUP, 143 by SIGTERM).",
+    examples={
+        "vectors of a folder": "imgclassify embed photos/ -o photos.npz",
+        "of another model": "imgclassify embed photos/ -m vit_b_16 -o photos.parquet",
+        "JSON for jq": "imgclassify embed dog.jpg | jq .embedding",
+    },
 )
 @with_option_groups
 def embed(

@@ -11,7 +11,9 @@ import typer
 
 from imgclassify import labels
 from imgclassify.cli import console
+from imgclassify.cli.app import CommandApp
 from imgclassify.cli.main import COMMANDS
+from imgclassify.cli.option_values import complete_labels
 from imgclassify.cli.options import Debug, Json
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import UnknownClassError, UsageError
@@ -19,9 +21,15 @@ from imgclassify.errors import UnknownClassError, UsageError
 if TYPE_CHECKING:
     from imgclassify.labels import Label, LabelSet
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=COMMANDS["labels"])
+app = CommandApp(no_args_is_help=True, add_completion=False, help=COMMANDS["labels"])
 LabelSetName = Annotated[
-    str, typer.Option("--labels", metavar="NAME|FILE", help="Name of a label set, or a label file.")
+    str,
+    typer.Option(
+        "--labels",
+        autocompletion=complete_labels,
+        metavar="NAME|FILE",
+        help="Name of a label set, or a label file.",
+    ),
 ]
 
 
@@ -38,7 +46,12 @@ def list_label_sets(json: Json = False, debug: Debug = False) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Name of a label set, or a label file.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FILE", autocompletion=complete_labels, help="Name of a label set, or a label file."
+        ),
+    ],
     json: Json = False,
     debug: Debug = False,
 ) -> None:

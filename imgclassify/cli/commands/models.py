@@ -8,9 +8,10 @@ import typer
 
 from imgclassify import catalog, weights
 from imgclassify.cli import console
+from imgclassify.cli.app import CommandApp
 from imgclassify.cli.main import COMMANDS
 from imgclassify.cli.option_groups import with_option_groups
-from imgclassify.cli.option_values import complete_model, parse_size
+from imgclassify.cli.option_values import complete_from, complete_model, parse_size
 from imgclassify.cli.options import (
     Debug,
     Json,
@@ -27,7 +28,7 @@ from imgclassify.hub.reference import ModelReference
 if TYPE_CHECKING:
     from imgclassify.catalog import ModelManifest
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=COMMANDS["models"])
+app = CommandApp(no_args_is_help=True, add_completion=False, help=COMMANDS["models"])
 
 _COLUMNS = ("model", "weights", "", "acc@1 %", "acc@5 %", "params M", "GFLOPS", "MiB", "cached")
 _OPTIONAL = ("acc@5 %", "GFLOPS", "MiB", "params M", "acc@1 %", "")
@@ -36,7 +37,7 @@ _OPTIONAL = ("acc@5 %", "GFLOPS", "MiB", "params M", "acc@1 %", "")
 References = Annotated[
     list[str],
     typer.Argument(
-        metavar="REF...", autocompletion=complete_model, help="Models: NAME or NAME@WEIGHTS.", show_default=False
+        metavar="REF", autocompletion=complete_model, help="Models: NAME or NAME@WEIGHTS.", show_default=False
     ),
 ]
 
@@ -51,9 +52,10 @@ def list_models(
         str,
         typer.Option(
             "--sort",
-            metavar="|".join(catalog.SORT_KEYS),
-            autocompletion=lambda incomplete: [key for key in catalog.SORT_KEYS if key.startswith(incomplete)],
-            help="Sort key. Accuracies are sorted in descending order, all others in ascending order.",
+            metavar="KEY",
+            autocompletion=complete_from(catalog.SORT_KEYS),
+            help=f"Sort key: {', '.join(catalog.SORT_KEYS)}. Accuracies are sorted in descending order, "
+            "all others in ascending order.",
         ),
     ] = "name",
     cached: Annotated[
@@ -221,7 +223,7 @@ def pull(
     references: Annotated[
         list[str],
         typer.Argument(
-            metavar="REF...",
+            metavar="REF",
             autocompletion=complete_model,
             help="Models: NAME, NAME@WEIGHTS, or timm:NAME.",
             show_default=False,
@@ -313,7 +315,7 @@ def verify(
     references: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[REF]...",
+            metavar="REF",
             autocompletion=complete_model,
             help="Models to verify. Default: every model in the cache.",
             show_default=False,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from imgclassify.cli.app import CommandApp
 from imgclassify.cli.console import download_progress, print_verbose
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.options import (
@@ -28,12 +29,19 @@ from imgclassify.cli.run import open_run
 if TYPE_CHECKING:
     from imgclassify.classifier import Classifier
 
-app = typer.Typer(add_completion=False)
+app = CommandApp(add_completion=False)
 
 
 @app.command(
     epilog="Exit status: 0 every image classified, 1 some failed, 2 wrong usage, 3 model, labels or device "
-    "unavailable, 4 no image found, 130 interrupted (129 by SIGHUP, 143 by SIGTERM)."
+    "unavailable, 4 no image found, 130 interrupted (129 by SIGHUP, 143 by SIGTERM).",
+    examples={
+        "one image": "imgclassify predict dog.jpg",
+        "a folder, as a table": "imgclassify predict photos/ -o labels.csv",
+        "resume a long run": "imgclassify predict photos/ -o labels.csv --resume",
+        "another model": "imgclassify predict dog.jpg -m resnet50",
+        "JSON for jq": "imgclassify predict photos/ --jsonl | jq .predictions",
+    },
 )
 @with_option_groups
 def predict(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imgclassify.cli.app import CommandApp
 from imgclassify.cli.console import download_progress
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.options import (
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from imgclassify.catalog import PreprocessSpec
     from imgclassify.images.preview import ImagePreview
 
-app = typer.Typer(add_completion=False)
+app = CommandApp(add_completion=False)
 
 _SCHEMA = "imgclassify.preview/1"
 _BOX_COLOR = (255, 0, 0)
@@ -34,7 +35,11 @@ _BOX_COLOR = (255, 0, 0)
 
 @app.command(
     epilog="Exit status: 0 the image was read, 1 it could not be read, 2 wrong usage, 3 model unavailable, "
-    "130 interrupted."
+    "130 interrupted.",
+    examples={
+        "what the network sees, and where it lies": "imgclassify preview dog.jpg",
+        "save the crop": "imgclassify preview dog.jpg -m resnet50 -o crop.png",
+    },
 )
 @with_option_groups
 def preview(

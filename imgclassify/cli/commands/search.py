@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imgclassify.cli.app import CommandApp
 from imgclassify.cli.console import download_progress, print_message
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.option_values import complete_model
@@ -18,14 +19,19 @@ if TYPE_CHECKING:
     from imgclassify.embedding import Embedder
     from imgclassify.similarity.vector_file import VectorFile
 
-app = typer.Typer(add_completion=False)
+app = CommandApp(add_completion=False)
 
 _OVERRIDES = ("resize_size", "crop_size", "interpolation", "mean", "std")
 
 
 @app.command(
     epilog="Exit status: 0 every query answered, 1 some failed, 2 wrong usage or vectors of another model, 3 model "
-    "unavailable, 4 no image found."
+    "unavailable, 4 no image found.",
+    examples={
+        "make vectors first": "imgclassify embed photos/ -o photos.npz",
+        "the ten nearest images": "imgclassify search photos.npz dog.jpg",
+        "only the nearest": "imgclassify search photos.npz dog.jpg -k 1",
+    },
 )
 @with_option_groups
 def search(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imgclassify.cli import console
+from imgclassify.cli.app import CommandApp
 from imgclassify.cli.console import print_error, print_message, print_verbose
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.options import ConsoleOptions
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from imgclassify.results import ImageResult
     from imgclassify.sorting import SortPlan
 
-app = typer.Typer(add_completion=False)
+app = CommandApp(add_completion=False)
 
 _ACTIONS = "Action"
 _NAMES_SHOWN = 3
@@ -33,7 +34,12 @@ _NAMES_SHOWN = 3
 
 @app.command(
     epilog="Exit status: 0 done or shown, 1 some files are missing or failed, 2 wrong usage, 4 no file found, "
-    "130 interrupted (129 by SIGHUP, 143 by SIGTERM)."
+    "130 interrupted (129 by SIGHUP, 143 by SIGTERM).",
+    examples={
+        "what would be copied where": "imgclassify sort labels.csv --into sorted/",
+        "do it, with links": "imgclassify sort labels.csv --into sorted/ --link --yes",
+        "undo it": "imgclassify sort --undo sorted/imgclassify-undo-20261127T120000.jsonl --yes",
+    },
 )
 @with_option_groups
 def sort(
