@@ -5,6 +5,7 @@ Each record is written as soon as it is known.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +43,10 @@ class StreamedOutput(Generic[R]):
     def on_terminal(self) -> bool:
         """See output.Output."""
         return self._stream is not None and self._stream.isatty()
+
+    def earlier_sources(self) -> Iterator[str]:
+        """See output.Output."""
+        return iter(())
 
     def claim_record(self, source: str) -> bool:
         """See output.Output."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import typer
@@ -21,6 +22,7 @@ from imgclassify.cli.options import Debug, Json
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import ImgclassifyError, UnavailableError, WeightsError
 from imgclassify.hub.reference import ModelReference
+from imgclassify.sources import IMAGE_FORMATS
 
 _PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "pillow", "numpy", "safetensors", "requests")
 _EXPORT = "pip install 'imgclassify[export]' for `models prepare`, which exports graphs of networks that have none"
@@ -63,9 +65,8 @@ def doctor(json: Json = False, debug: Debug = False) -> None:
     Exits with status 3 if anything is wrong.
     """
     console.configure_console(be_debug=debug)
-    checks = [
-        check for part in (_check_packages, _check_devices, _check_folders, _check_models) for check in part()
-    ]
+    parts = (_check_packages, _list_image_formats, _check_devices, _check_folders, _check_models)
+    checks = [check for part in parts for check in part()]
     if json:
         typer.echo(jsonlib.dumps([asdict(check) for check in checks], indent=1))
     else:
@@ -93,6 +94,12 @@ def _check_packages() -> Iterator[Check]:
             yield Check(package, version(package))
         except PackageNotFoundError:
             yield Check(package, "not installed (optional)", remedy=remedy)
+
+
+def _list_image_formats() -> Iterator[Check]:
+    for name, suffixes in IMAGE_FORMATS.items():
+        needs = " (needs pillow-heif)" if name == "HEIC" and not find_spec("pillow_heif") else ""
+        yield Check(f"{name} images", f"{' '.join(suffixes)}{needs}")
 
 
 def _check_devices() -> Iterator[Check]:
