@@ -61,7 +61,7 @@ Overwrite = Annotated[
     typer.Option(
         "--overwrite",
         rich_help_panel=OUTPUT_PANEL,
-        help="Replace the --output file, and discard the records of a stopped run.",
+        help="If --output has a result already, start again and replace it.",
     ),
 ]
 TopK = Annotated[

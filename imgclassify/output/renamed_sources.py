@@ -31,6 +31,8 @@ def find_mismatch(names: Iterable[str], earlier: Iterable[str]) -> NameMismatch 
         The pair of names that says the most, or None if a name is in both, or if one of them is empty.
     """
     wanted = dict.fromkeys(names)
+    if not wanted:
+        return None
     folder = _working_folder()
     paths = {_full_path(name, folder): name for name in wanted}
     endings = {_base_name(name): name for name in wanted}
@@ -46,7 +48,7 @@ def find_mismatch(names: Iterable[str], earlier: Iterable[str]) -> NameMismatch 
             now = endings.get(_base_name(name))
             if now is not None and _is_end(name, now):
                 found = NameMismatch(name, now, same_file=False, same_ending=True)
-    return found if wanted else None
+    return found
 
 
 def _working_folder() -> str:

@@ -135,8 +135,8 @@ def describe_skipped(skipped: Counter[str], extensions: Counter[str], limit: int
         extensions: as Selection.skipped_extensions.
         limit: the number of extensions that are named. The rest counts as "others".
     """
-    named = Counter({name: count for name, count in extensions.most_common() if name != _OTHERS}).most_common(limit)
-    told = Counter(dict(named))
+    named = sorted((-count, name) for name, count in extensions.items() if name != _OTHERS)[:limit]
+    told = Counter({name: -count for count, name in named})
     if rest := extensions.total() - told.total():
         told[_OTHERS] = rest
     return told + Counter({reason: count for reason, count in skipped.items() if reason != "not_an_image_name"})

@@ -81,7 +81,7 @@ def clear(
     """
     console.configure_console(be_quiet=quiet, be_debug=debug)
     freed = 0
-    for entry in _find_entries():
+    for entry in list(_find_entries()):
         freed += entry.bytes
         typer.echo(str(entry.path))
         if not dry_run:
