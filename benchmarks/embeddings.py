@@ -36,7 +36,9 @@ print(time.perf_counter() - started)
 
 
 def _case(name: str, workspace: Workspace, command: str, source: Path, output: str = "") -> Case:
-    written = ("-o", str(workspace.predictions(f"{command}_{source.name}.{output}"))) if output else ("--jsonl",)
+    written = ("--jsonl",)
+    if output:
+        written = ("-o", str(workspace.predictions(f"{command}_{source.name}.{output}")), "--overwrite")
     return Case(name, (*imgclassify(), command, str(source), *written), workspace.environment())
 
 

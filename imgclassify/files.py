@@ -30,6 +30,14 @@ def is_replaceable(path: Path) -> bool:
     return path.is_file() or not path.exists()
 
 
+def has_content(path: Path) -> bool:
+    """Whether there is a file at `path` that is not empty.
+
+    An empty file, such as mktemp makes, holds no result that could be lost. Neither does a device or a pipe.
+    """
+    return path.is_file() and path.stat().st_size > 0
+
+
 def temp_path(path: Path, tag: str = "") -> Path:
     """Returns the path of a hidden file beside `path`, to be written until it is complete."""
     name = path.name

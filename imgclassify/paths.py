@@ -59,6 +59,17 @@ def prepared_folder() -> Path:
     return cache_folder() / "prepared"
 
 
+def verified_folder() -> Path:
+    """Returns the folder of the records of verified files (weights/verification.py)."""
+    return cache_folder() / "verified"
+
+
+def inductor_folder() -> Path:
+    """Returns the folder that the command line gives to torch's compiler, which would else use the folder for
+    temporary files."""
+    return cache_folder() / "torchinductor"
+
+
 def torch_hub_folder() -> Path:
     """Returns the folder of torch.hub: `hub` in `$TORCH_HOME`, else in `$XDG_CACHE_HOME/torch`, else in
     `~/.cache/torch`.

@@ -104,12 +104,12 @@ def test_each_format_holds_timms_features_and_the_errors(name: str, album: Path,
 
 def test_the_types_of_each_format(album: Path, tmp_path: Path) -> None:
     for kind, arrow in (("float32", pyarrow.float32()), ("float16", pyarrow.float16())):
-        embed(album, "-o", tmp_path / "v.parquet", "--dtype", kind, status=1)
+        embed(album, "-o", tmp_path / "v.parquet", "--overwrite", "--dtype", kind, status=1)
         table = pyarrow.parquet.read_table(tmp_path / "v.parquet")
         assert table.schema.field("embedding").type == pyarrow.list_(arrow, 1280)
         assert table.column("width").to_pylist()[1:4] == [261, 262, 263]
         assert table.column("error").to_pylist()[6]["type"] == "not_an_image"
-        embed(album, "-o", tmp_path / "v.npz", "--dtype", kind, status=1)
+        embed(album, "-o", tmp_path / "v.npz", "--overwrite", "--dtype", kind, status=1)
         with np.load(tmp_path / "v.npz", allow_pickle=False) as arrays:
             assert (arrays["embedding"].dtype, arrays["embedding"].shape) == (np.dtype(kind), (10, 1280))
             assert arrays["source"].tolist() == [str(album / f"{number}.png") for number in range(10)]

@@ -109,17 +109,26 @@ def test_a_stopped_run_leaves_the_former_file_alone(name: str, tmp_path: Path) -
     path = tmp_path / f"out.{name}"
     run(path, name, [GOOD])
     former = path.read_bytes()
-    with open_output(path, name) as output:
+    with open_output(path, name, overwrite=True) as output:
         output.begin(RUN, {"top_k": 2})
         output.write(BAD)
     assert path.read_bytes() == former
+    assert run(path, name, [BAD]) == 0  # the stopped run is continued, not the former file
+    assert read(path, name) == [BAD]
 
 
 @every_format
-def test_a_new_run_replaces_the_former_file(name: str, tmp_path: Path) -> None:
+def test_a_new_run_replaces_the_former_file_if_it_may(name: str, tmp_path: Path) -> None:
     path = tmp_path / f"out.{name}"
     run(path, name, [GOOD])
-    with open_output(path, name) as output:
+    former = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
+    with pytest.raises(UsageError, match="exists already") as raised:
+        open_output(path, name)
+    assert raised.value.hint
+    assert "--overwrite" in raised.value.hint
+    assert "--resume" in raised.value.hint
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == former
+    with open_output(path, name, overwrite=True) as output:
         assert output.resumed == 0
         output.begin(RUN, {"top_k": 2})
         output.write(BAD)
@@ -131,7 +140,9 @@ def test_what_a_link_points_to_is_replaced_and_keeps_its_mode(tmp_path: Path) ->
     (tmp_path / "real.csv").write_text("former")
     (tmp_path / "real.csv").chmod(0o600)
     (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
-    with open_output(tmp_path / "link.csv", "csv") as output:
+    with pytest.raises(UsageError, match="exists already"):
+        open_output(tmp_path / "link.csv", "csv")
+    with open_output(tmp_path / "link.csv", "csv", overwrite=True) as output:
         output.begin(RUN, {"top_k": 2})
         output.write(GOOD)
         output.complete()
@@ -387,6 +398,41 @@ def test_a_stopped_runs_records_are_not_overwritten_unasked(name: str, tmp_path:
     assert run(path, name, [GOOD]) == 0
 
 
+@every_format
+def test_a_stopped_runs_records_are_discarded_when_asked_but_not_before_the_model_is_there(
+    name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "out"
+    run(path, name, [good("a"), good("b")], stop=True)
+    partial = (tmp_path / "out.partial").read_bytes()
+    with open_output(path, name, overwrite=True):
+        pass  # the model cannot be loaded
+    assert (tmp_path / "out.partial").read_bytes() == partial
+    with open_output(path, name, overwrite=True) as output:
+        output.begin(RUN, {"top_k": 2})
+        output.write(good("c"))
+        output.complete()
+    assert read(path, name) == [good("c")]
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_to_keep_and_to_replace_is_a_contradiction(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--overwrite cannot be combined with --resume"):
+        open_output(tmp_path / "out.csv", "csv", resume=True, overwrite=True)
+
+
+@every_format
+@pytest.mark.parametrize("resume", [False, True])
+def test_an_empty_file_is_no_result(name: str, resume: bool, tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.touch()
+    with open_output(path, name, resume=resume) as output:
+        output.begin(RUN, {"top_k": 2})
+        output.write(GOOD)
+        output.complete()
+    assert read(path, name) == [GOOD]
+
+
 def test_one_process_at_a_time_writes(tmp_path: Path) -> None:
     with open_output(tmp_path / "out.csv", "csv"):
         code = f"""
@@ -437,8 +483,9 @@ def test_a_database_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     database.execute("CREATE TABLE precious (x)")
     database.commit()
     database.close()
-    with pytest.raises(UsageError, match="not a database of imgclassify"):
-        open_output(path, "sqlite")
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match="not a database of imgclassify"):
+            open_output(path, "sqlite", overwrite=overwrite)
 
 
 def test_a_database_that_is_being_written_to_is_not_replaced(tmp_path: Path) -> None:
@@ -448,27 +495,34 @@ def test_a_database_that_is_being_written_to_is_not_replaced(tmp_path: Path) -> 
     other.execute("PRAGMA journal_mode = WAL")
     other.execute("UPDATE images SET model = 'other'")
     with pytest.raises(UsageError, match="written to by another program"):
-        open_output(path, "sqlite")
+        open_output(path, "sqlite", overwrite=True)
     other.close()
-    open_output(path, "sqlite").__exit__(None, None, None)
+    open_output(path, "sqlite", overwrite=True).__exit__(None, None, None)
 
 
 @every_format
-@pytest.mark.parametrize("damage", ["cut", "garbage", "provenance"])
+@pytest.mark.parametrize("damage", ["cut", "garbage"])
 def test_a_complete_output_that_is_damaged_is_refused_in_words(name: str, damage: str, tmp_path: Path) -> None:
     path = tmp_path / "out"
     run(path, name, [good(str(index)) for index in range(50)])
     if damage == "cut":
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 + 1])
-    elif damage == "garbage":
-        path.write_bytes(b"\xff\x00garbage" * 100)
-    elif path.with_name("out.run.json").exists():
-        path.with_name("out.run.json").unlink()
     else:
-        path.write_bytes(b"")
+        path.write_bytes(b"\xff\x00garbage" * 100)
     with pytest.raises(UsageError) as raised:
         open_output(path, name, resume=True)
     assert raised.value.hint
+
+
+@pytest.mark.parametrize("name", sorted(TEXT_FORMATS & set(RESUMABLE)))
+def test_a_sidecar_that_is_missing_is_named(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    run(path, name, [GOOD])
+    (tmp_path / "out.run.json").unlink()
+    with pytest.raises(UsageError, match=r"without 'out\.run\.json', which .* model and settings") as raised:
+        open_output(path, name, resume=True)
+    assert raised.value.hint
+    assert "put 'out.run.json' back" in raised.value.hint
 
 
 # Faults of the disk -----------------------------------------------------------------------------------------
@@ -640,11 +694,19 @@ def test_a_read_only_output_is_gone_on_with_and_stays_read_only(name: str, tmp_p
     assert read(path, name) == [good("a"), good("b")]
 
 
+def test_the_names_of_earlier_records_are_given_back(tmp_path: Path) -> None:
+    run(tmp_path / "out.csv", "csv", [good(name) for name in ODD_NAMES])
+    with open_output(tmp_path / "out.csv", "csv", resume=True) as output:
+        assert list(output.earlier_sources()) == ODD_NAMES
+    with open_output(tmp_path / "new.csv", "csv", resume=True) as output:
+        assert list(output.earlier_sources()) == []
+
+
 def test_who_may_not_read_the_output_may_not_read_its_records_either(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     path.write_text("former")
     path.chmod(0o600)
-    with open_output(path, "csv") as output:
+    with open_output(path, "csv", overwrite=True) as output:
         output.begin(RUN, {"top_k": 2})
         output.write(GOOD)
         assert (tmp_path / "out.csv.partial").stat().st_mode & 0o777 == 0o600

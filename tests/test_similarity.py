@@ -328,6 +328,18 @@ def test_the_command_writes_groups_in_each_format(album: Path, tmp_path: Path) -
     assert rows[0]["source"] == str(album / "c.png")
     assert float(rows[3]["agreement"]) >= MIN_AGREEMENT
 
+    before = (tmp_path / "groups.csv").read_bytes()
+    again = ("duplicates", album / "c.png", "--stage", "bytes", "-f", "csv", "-o", tmp_path / "groups.csv")
+    refused = run(*again, status=2)
+    assert "exists already" in refused.stderr
+    assert "--overwrite" in refused.stderr
+    assert (tmp_path / "groups.csv").read_bytes() == before
+    assert "1 image in" in run(*again, "--overwrite", status=0).stderr
+    assert (tmp_path / "groups.csv").read_bytes().count(b"\n") == 1
+    assert run(*again[:-1], "-", status=0).stdout.count("\n") == 1
+    run(*again[:-1], "/dev/null", status=0)
+    assert not Path("/dev/null").is_file()
+
     table = run("duplicates", album, "--stage", "bytes").stdout.splitlines()
     assert table[0].split() == [
         "group",

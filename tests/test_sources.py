@@ -442,12 +442,41 @@ def test_a_folder_named_like_an_image_is_walked(folder):
     assert names("top") == [native("top/a.jpg/b.png")]
 
 
-@pytest.mark.parametrize("content", [[], ["empty/notes.txt"], ["empty/sub/.hidden.jpg"]])
-def test_a_folder_without_images_is_noticed(folder, notices, content):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([], ""),
+        (["empty/notes.txt"], ": 1 skipped (.txt 1)"),
+        (["empty/sub/.hidden.jpg"], ": 1 skipped (hidden 1)"),
+        (["empty/a.CR2", "empty/b.cr2", "empty/c.mp4", "empty/d"], ": 4 skipped (.cr2 2, .mp4 1, no extension 1)"),
+        (
+            [f"empty/{number}.x{number}" for number in range(7)] + ["empty/more.x3"],
+            ": 8 skipped (.x3 2, .x0 1, .x1 1, .x2 1, .x4 1, others 2)",
+        ),
+    ],
+)
+def test_a_folder_without_images_is_noticed_with_what_was_skipped(folder, notices, content, words):
     Path("empty").mkdir()
     make(*content)
     assert names("empty", notice=notices) == []
-    assert notices == ["no image in 'empty'"]
+    assert notices == [f"no image in 'empty'{words}"]
+
+
+def test_what_was_skipped_is_counted_for_each_folder_alone(folder, notices):
+    make("one/a.mp4", "two/b.cr2", "two/c.txt", "three/d.jpg", "three/e.mp4")
+    selection = Selection()
+    assert names("one", "three", "two", notice=notices, selection=selection) == [native("three/d.jpg")]
+    assert notices == ["no image in 'one': 1 skipped (.mp4 1)", "no image in 'two': 2 skipped (.cr2 1, .txt 1)"]
+    assert selection.skipped_extensions == {".mp4": 2, ".cr2": 1, ".txt": 1}
+
+
+def test_odd_extensions_take_no_memory_without_end(folder):
+    Path("many").mkdir()
+    selection = Selection()
+    for number in range(1000):
+        selection.accepts_file(f"a.{number}")
+    assert len(selection.skipped_extensions) <= 101
+    assert selection.skipped_extensions.total() == selection.skipped["not_an_image_name"] == 1000
 
 
 def test_a_folder_is_walked_as_it_is_consumed(folder, monkeypatch):
@@ -825,7 +854,7 @@ def test_a_members_name_may_hold_exclamation_marks_and_glob_characters(folder):
 def test_an_archive_without_images_is_noticed(folder, notices, kind):
     make_archive(f"a{kind}", {"notes.txt": b""})
     assert names(f"a{kind}", notice=notices) == []
-    assert notices == [f"no image in 'a{kind}'"]
+    assert notices == [f"no image in 'a{kind}': 1 skipped (.txt 1)"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -1167,7 +1196,7 @@ def test_archives_in_archives_stay_closed(folder, notices):
     selection = Selection()
     assert names("outer.zip", notice=notices, selection=selection) == []
     assert selection.skipped == {"not_an_image_name": 1}
-    assert notices == ["no image in 'outer.zip'"]
+    assert notices == ["no image in 'outer.zip': 1 skipped (.zip 1)"]
 
 
 @unix

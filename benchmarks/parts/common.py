@@ -57,9 +57,9 @@ class Measurements:
 
 
 def our_folder(name: str, workspace: Workspace, photographs: Path, *options: str) -> Case:
-    """`imgclassify predict FOLDER --jsonl -o FILE`."""
+    """`imgclassify predict FOLDER --jsonl -o FILE --overwrite`, to be run several times."""
     written = workspace.predictions(f"ours_{photographs.name}{''.join(options)}.jsonl")
-    command = (*imgclassify(), "predict", str(photographs), "--jsonl", "-o", str(written), *options)
+    command = (*imgclassify(), "predict", str(photographs), "--jsonl", "-o", str(written), "--overwrite", *options)
     return Case(name, command, workspace.environment(), predictions=written)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from imgclassify.cli import console
-from imgclassify.errors import UsageError, describe_error
+from imgclassify.errors import NoImagesError, UsageError, describe_error
 
 if TYPE_CHECKING:
     from imgclassify.cli.options import SourceOptions
@@ -98,6 +98,26 @@ class SourceInputs:
         # If the list is on stdin, a "-" in it cannot mean an image on stdin.
         image = BytesIO() if self._list == "-" else stdin
         return chain(named, expand_some(read_names(names, null=self._options.null), stdin=image, from_file=True))
+
+
+def no_images_error(selection: Selection) -> NoImagesError:
+    """Returns the error for sources without an image.
+
+    Args:
+        selection: what was left out of them.
+    """
+    from imgclassify.sources import RAW_SUFFIXES
+
+    hints = []
+    raw = sorted(RAW_SUFFIXES & selection.skipped_extensions.keys())
+    if raw:
+        hints.append(f"camera raw files ({', '.join(raw)}) are not decoded: convert them to JPEG or TIFF first")
+    if selection.skipped["hidden"]:
+        hints.append("add --hidden to read hidden files")
+    if selection.skipped["subfolder"]:
+        hints.append("leave out --no-recursive to look into subfolders")
+    hints.append("`imgclassify doctor` lists the file extensions that are looked for")
+    return NoImagesError("no image was found", hint="; ".join(hints))
 
 
 def _open_list(path: str) -> BinaryIO:

@@ -16,7 +16,7 @@ from imgclassify._version import __version__
 from imgclassify.cli.app import CommandApp
 from imgclassify.cli.error_handling import ErrorHandlingGroup, configure_stdio, handle_startup_error
 from imgclassify.errors import ExitStatus
-from imgclassify.paths import cache_folder
+from imgclassify.paths import inductor_folder
 from imgclassify.telemetry import disable_telemetry
 
 COMMANDS = {
@@ -103,7 +103,7 @@ def main() -> None:
     configure_stdio()
     disable_telemetry()
     # torch creates this folder on import. By default it is in the folder for temporary files.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(inductor_folder()))
     try:
         try:
             app(prog_name="imgclassify")

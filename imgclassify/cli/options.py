@@ -75,6 +75,14 @@ Model = Annotated[
         help=f"Model to use: {_MODEL_FORMS}, or a file. Default: efficientnet_lite0, which needs no download.",
     ),
 ]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        rich_help_panel=OUTPUT_PANEL,
+        help="If --output has a result already, start again and replace it.",
+    ),
+]
 TopK = Annotated[
     int,
     typer.Option(
@@ -246,6 +254,7 @@ class OutputOptions:
             help="File to write to. Default: stdout.",
         ),
     ] = None
+    overwrite: Overwrite = False
 
     def find_format(self, record_type: "RecordType[Any]", *, default: str) -> "OutputFormat":
         """Returns the selected output format. Without an option for it, the extension of --output decides.

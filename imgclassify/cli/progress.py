@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
 from imgclassify.cli import console
-from imgclassify.cli.stats import RunStats, format_duration
+from imgclassify.cli.stats import RunStats, count_of, format_duration
 
 PLAIN_SECONDS = 30.0
 """Seconds between two lines if stderr is not a terminal."""
@@ -54,15 +54,25 @@ def show_progress(stats: RunStats, total: SourceCount, *, on_terminal: bool) -> 
 
 
 def _print_lines(stats: RunStats, total: SourceCount, ended: Event) -> None:
-    while not ended.wait(PLAIN_SECONDS):
-        total.start_counting()
+    # Counting begins before the first line, so that the line has the total. It does not begin at once, because
+    # short runs end before their first line.
+    if ended.wait(PLAIN_SECONDS / 2):
+        return
+    total.start_counting()
+    pause = PLAIN_SECONDS / 2
+    while not ended.wait(pause):
         console.print_message(progress_line(stats, total.value))
+        pause = PLAIN_SECONDS
 
 
 def progress_line(stats: RunStats, total: int | None) -> str:
-    """Returns a line with the images so far, their total, images per second, failures and the time left."""
-    done = stats.resumed + stats.images
-    parts = [f"{done:,} of {total:,} images" if total else f"{done:,} images", f"{stats.rate:.1f}/s"]
+    """Returns a line with the images so far, their total, images per second, failures and the time left.
+
+    Images with a record from an earlier run count as done. Such records of other images do not count.
+    """
+    done = stats.claimed + stats.images
+    count = f"{done:,} of {count_of(total, 'image')}" if total else count_of(done, "image")
+    parts = [count, f"{stats.rate:.1f}/s"]
     if stats.failures:
         parts.append(f"{stats.failures:,} failed")
     if total and total > done and stats.images >= _SETTLED_AFTER:

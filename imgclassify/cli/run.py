@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, redirect_stdout
 from itertools import chain
@@ -9,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from imgclassify.cli import console
-from imgclassify.cli.inputs import SourceInputs
+from imgclassify.cli.inputs import SourceInputs, no_images_error
 from imgclassify.cli.progress import SourceCount, show_progress
 from imgclassify.cli.shutdown import GracefulShutdown
-from imgclassify.cli.stats import RunStats
-from imgclassify.errors import ExitStatus, ImgclassifyError, NoImagesError, UsageError
+from imgclassify.cli.stats import RunStats, count_of
+from imgclassify.errors import ExitStatus, ImgclassifyError, UsageError
 
 if TYPE_CHECKING:
     from threading import Event
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 LOOK_AHEAD = 4096
 """At most this many sources are counted before the first is classified. A run with more counts as large."""
+
+logger = logging.getLogger("imgclassify")
 
 _STOP_REASONS = {
     "interrupted": "interrupted",
@@ -57,13 +60,15 @@ class RecordRun:
         self._output = output
         self._max_errors = max_errors
         stats.resumed, stats.resumed_failed = output.resumed, output.resumed_failed
-        pending = (source for source in inputs.open_sources() if not output.claim_record(source.name))
+        pending = self._find_pending(inputs)
         ahead, ended = _look_ahead(pending, LOOK_AHEAD if inputs.is_complete else 0)
         if not ahead and not stats.resumed:
-            raise NoImagesError("no image was found", hint="see docs/images.md for the formats that can be opened")
+            raise no_images_error(inputs.selection)
+        if ahead and stats.resumed and not stats.claimed:
+            _warn_of_mismatch([source.name for source in ahead], output, all_known=ended)
         self._pending: Iterable[Source] = chain(ahead, pending)
         self._num_pending = len(ahead) if ended else None
-        total = stats.resumed + len(ahead) if ended else None
+        total = stats.claimed + len(ahead) if ended else None
         self._total = SourceCount(total, inputs.count_sources)
 
     @property
@@ -79,6 +84,14 @@ class RecordRun:
             return None
         total = output.resumed + self._num_pending
         return None if total > LOOK_AHEAD else max(total, 1)
+
+    def _find_pending(self, inputs: SourceInputs) -> Iterator[Source]:
+        """Yields the sources without a record, and counts the others."""
+        for source in inputs.open_sources():
+            if self._output.claim_record(source.name):
+                self.stats.claimed += 1
+            else:
+                yield source
 
     def write_records(
         self,
@@ -157,16 +170,21 @@ def open_run(
 
     output_format = output.find_format(record_type, default=default_format)
     inputs = SourceInputs(sources, offline=offline)
-    stats = RunStats(skipped=inputs.selection.skipped)
+    stats = RunStats(skipped=inputs.selection.skipped, skipped_extensions=inputs.selection.skipped_extensions)
     if unattended.summary:
         from imgclassify.cli.summary import check_summary_path
 
         check_summary_path(unattended.summary, output.output)
     resume = unattended.resume or unattended.retry_errors
     opened = open_output(
-        record_type, output.output, output_format, resume=resume, retry_errors=unattended.retry_errors
+        record_type,
+        output.output,
+        output_format,
+        resume=resume,
+        retry_errors=unattended.retry_errors,
+        overwrite=output.overwrite,
     )
-    with _report_on_exit(stats, opened, unattended.summary, output.output), opened:
+    with _report_on_exit(stats, opened, unattended.summary, output), opened:
         max_errors = 1 if unattended.fail_fast else unattended.max_errors
         yield RecordRun(inputs, opened, stats, max_errors=max_errors)
 
@@ -185,9 +203,35 @@ def _look_ahead(sources: Iterator[Source], limit: int) -> tuple[list[Source], bo
     return ahead, True
 
 
+def _warn_of_mismatch(names: list[str], output: Output, *, all_known: bool) -> None:
+    """Warns that no source of a resumed run has a record, with the likely reason.
+
+    Args:
+        names: the names of the first sources.
+        all_known: whether there are no others.
+    """
+    from imgclassify.output.renamed_sources import find_mismatch
+
+    mismatch = find_mismatch(names, output.earlier_sources())
+    if not mismatch:
+        return
+    images = f"{'' if all_known else 'the first '}{len(names):,}"
+    earlier = count_of(output.resumed, "earlier record")
+    said = f"no image of this run ({images}) is among the {earlier}, so all are processed"
+    if mismatch.same_file or mismatch.same_ending:
+        verb = "is" if mismatch.same_file else "may be"
+        logger.warning(
+            "%s: %r %s the same file as %r there, but names are compared as given; "
+            "name the sources as before, from the same folder",
+            *(said, mismatch.now, verb, mismatch.earlier),
+        )
+    elif all_known:
+        console.print_message(f"{said}: {mismatch.earlier!r} is there, and {mismatch.now!r} is not")
+
+
 @contextmanager
 def _report_on_exit(
-    stats: RunStats, output: Output, summary_path: Path | None, output_path: Path | None
+    stats: RunStats, output: Output, summary_path: Path | None, options: OutputOptions
 ) -> Iterator[None]:
     """Prints and saves the summary of a run, however it ends."""
     try:
@@ -198,9 +242,9 @@ def _report_on_exit(
     finally:
         stats.stop_clock()
         if stats.run:
-            _print_summary(stats, output)
+            _print_summary(stats, output, overwrite=options.overwrite)
         if summary_path:
-            _save_summary(stats, summary_path, output_path)
+            _save_summary(stats, summary_path, options.output)
 
 
 def _save_summary(stats: RunStats, summary_path: Path, output_path: Path | None) -> None:
@@ -225,17 +269,24 @@ def _end_reason(error: BaseException) -> tuple[str, ExitStatus]:
     return repr(error), ExitStatus.UNAVAILABLE
 
 
-def _print_summary(stats: RunStats, output: Output) -> None:
+def _print_summary(stats: RunStats, output: Output, *, overwrite: bool) -> None:
     if stats.stopped == "broken_pipe":
         return  # the reader of the records has stopped early
     if stats.stopped in _STOP_REASONS:
         console.print_message(_STOP_REASONS[stats.stopped])
-    if stats.images + stats.resumed + stats.skipped.total() > 1:
+    if stats.images + stats.resumed + stats.skipped.total() > 1 or stats.resumed_failed:
         console.print_message(stats.summary_line())
     else:
         console.print_verbose(stats.summary_line())
+    if stats.resumed_failed and stats.status is ExitStatus.SOME_IMAGES_FAILED and not stats.failures:
+        each = "it" if stats.resumed_failed == 1 else "them"
+        console.print_message(
+            f"the exit status is {int(stats.status)} because {count_of(stats.resumed_failed, 'image')} failed "
+            f"before; --retry-errors tries {each} again"
+        )
     if output.unfinished:
         console.print_message(
-            f"{output.count:,} records are in {str(output.unfinished)!r}; "
-            "run the same command with --resume to continue"
+            f"{count_of(output.count, 'record')} {'is' if output.count == 1 else 'are'} in "
+            f"{str(output.unfinished)!r}; run the same command with --resume"
+            f"{' instead of --overwrite' if overwrite else ''} to continue"
         )

@@ -32,8 +32,12 @@ class RunStats:
     """Records from earlier runs."""
     resumed_failed: int = 0
     """Records from earlier runs that have an error."""
+    claimed: int = 0
+    """Sources found so far in this run that have a record from an earlier run."""
     skipped: Counter[str] = field(default_factory=Counter)
     """Files and folders left out of folders, globs and archives, by reason."""
+    skipped_extensions: Counter[str] = field(default_factory=Counter)
+    """Those of them without the extension of an image, by extension."""
     answered: int = 0
     """Images with a record that has no error."""
     left_out: int = 0
@@ -86,14 +90,18 @@ class RunStats:
 
     def summary_line(self) -> str:
         """Returns the summary line (docs/output.md)."""
+        from imgclassify.sources import describe_skipped
+
         parts = [
-            f"{self.images:,} images in {format_duration(self.seconds)} ({self.rate:.1f}/s): "
+            f"{count_of(self.images, 'image')} in {format_duration(self.seconds)} ({self.rate:.1f}/s): "
             f"{self.answered:,} answered"
         ]
         parts += [f"{self.left_out:,} left out"] if self.left_out else []
         parts += _count_by_kind("failed", self.failed)
-        parts += [f"{self.resumed:,} resumed"] if self.resumed else []
-        parts += _count_by_kind("skipped", self.skipped)
+        if self.resumed:
+            failed = f" ({self.resumed_failed:,} failed before)" if self.resumed_failed else ""
+            parts.append(f"{self.resumed:,} resumed{failed}")
+        parts += _count_by_kind("skipped", describe_skipped(self.skipped, self.skipped_extensions))
         return ", ".join(parts)
 
     def to_dict(self, output: Path | None) -> dict[str, Any]:
@@ -113,6 +121,7 @@ class RunStats:
             "resumed": self.resumed,
             "resumed_failed": self.resumed_failed,
             "skipped": dict(self.skipped.most_common()),
+            "skipped_extensions": dict(self.skipped_extensions.most_common()),
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.rate, 3),
             "output": None if output is None else str(output),
@@ -123,6 +132,11 @@ class RunStats:
 def _count_by_kind(what: str, counts: Counter[str]) -> list[str]:
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in counts.most_common())
     return [f"{counts.total():,} {what} ({kinds})"] if counts else []
+
+
+def count_of(number: int, noun: str) -> str:
+    """Returns "1 image" or "1,012 images"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def format_duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -172,6 +173,21 @@ def remove_prepared(entry: PreparedModel) -> None:
         raise WeightsError(
             f"cannot remove {entry.folder}: {error.strerror}", hint="remove the folder by hand"
         ) from error
+
+
+def remove_lock(lock: Path) -> None:
+    """Removes a lock file of the cache. Waits while another process prepares its model.
+
+    Raises:
+        WeightsError: the folder cannot be written.
+    """
+    if not lock.exists():
+        return
+    with (
+        files.lock_file(lock.with_suffix(""), "prepare it", hint="remove the file by hand") as held,
+        suppress(OSError),  # Windows refuses this while the lock is held
+    ):
+        held.unlink()
 
 
 # The key ----------------------------------------------------------------------------------------------------

@@ -6,3 +6,4 @@ what a kind of record is. Nothing here handles tensors or images.
 
 from imgclassify.output.output import Output as Output
 from imgclassify.output.output import open_output as open_output
+from imgclassify.output.output import require_no_result as require_no_result

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, Protocol, TextIO
 
+from imgclassify.errors import UsageError
 from imgclassify.files import atomic_write
 from imgclassify.output.formats import OutputFormat
 from imgclassify.output.provenance import Provenance
@@ -83,7 +84,12 @@ class TextFileFormat:
         try:
             value = json.loads(_sidecar(path).read_bytes())
         except FileNotFoundError:
-            raise ValueError(f"its sidecar {_sidecar(path).name!r} is missing") from None
+            sidecar = _sidecar(path).name
+            raise UsageError(
+                f"{str(path)!r} cannot be used without {sidecar!r}, which belongs beside it and says with which "
+                "model and settings it was made",
+                hint=f"put {sidecar!r} back beside it; if it is lost, make the records again with --overwrite",
+            ) from None
         provenance = Provenance.from_dict(value, self._record_type)
         return provenance, self._read_records(path, provenance)
 

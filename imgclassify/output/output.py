@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from imgclassify.errors import UsageError
+from imgclassify.files import has_content, is_replaceable
 from imgclassify.output.formats import OutputFormat, list_formats
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ class Output(Protocol):
         """How many of all records have an error."""
         ...
 
+    def earlier_sources(self) -> Iterator[str]:
+        """Yields the source of each record from earlier runs."""
+        ...
+
     def claim_record(self, source: str) -> bool:
         """Marks one earlier record of `source` as used and returns True. Returns False if none is left.
 
@@ -95,6 +100,7 @@ def open_output(
     *,
     resume: bool = False,
     retry_errors: bool = False,
+    overwrite: bool = False,
 ) -> Output:
     """Opens the output for the records of a run.
 
@@ -102,13 +108,19 @@ def open_output(
         path: the output file; None and "-" mean stdout.
         resume: continue with the records that are already there.
         retry_errors: with `resume`, also classify the failed sources again.
+        overwrite: start again, and replace an earlier output when the run is complete. The records of a stopped
+            run are discarded when the first record of this run can be written.
 
     Raises:
-        UsageError: the output cannot be written or resumed, or it holds the records of a stopped run and
-            `resume` is False.
+        UsageError: the output cannot be written or resumed, or there is an earlier output or a stopped run's, and
+            neither `resume` nor `overwrite` is set. Both cannot be.
     """
+    if resume and overwrite:
+        raise UsageError(
+            "--overwrite cannot be combined with --resume or --retry-errors",
+            hint="--resume keeps the records that are there; --overwrite starts again: leave one of them out",
+        )
     if path is not None and str(path) != "-":
-        from imgclassify.files import is_replaceable
         from imgclassify.output.text_stream import report_io_errors
 
         with report_io_errors(path):
@@ -118,7 +130,9 @@ def open_output(
         if replaceable and output_format.resumable:
             from imgclassify.output.resumable import ResumableOutput
 
-            return ResumableOutput(path, output_format, record_type, resume=resume, retry_errors=retry_errors)
+            return ResumableOutput(
+                path, output_format, record_type, resume=resume, retry_errors=retry_errors, overwrite=overwrite
+            )
         place = repr(str(path))
     else:
         place = "stdout"
@@ -130,6 +144,32 @@ def open_output(
         )
     if not output_format.streamable:
         raise UsageError(f"{output_format.name} cannot be written to {place}", hint="name a file with --output")
+    if not overwrite:
+        require_no_result(path)
     from imgclassify.output.streamed import StreamedOutput
 
     return StreamedOutput(path, output_format, record_type)
+
+
+def require_no_result(path: Path | None, *, resumable: bool = False) -> None:
+    """Checks that writing to `path` replaces no earlier result.
+
+    Args:
+        path: the output file; None and "-" mean stdout.
+        resumable: whether the hint may name --resume.
+
+    Raises:
+        UsageError: there is a file that is not empty.
+    """
+    if path is None or str(path) == "-":
+        return
+    from imgclassify.output.text_stream import report_io_errors
+
+    with report_io_errors(path):
+        exists = has_content(path)
+    if exists:
+        keep = "--resume to keep its records and process only the other sources, " if resumable else ""
+        raise UsageError(
+            f"{str(path)!r} exists already",
+            hint=f"add {keep}--overwrite to replace it, or choose another --output",
+        )

@@ -14,11 +14,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self
 
 from imgclassify.errors import UsageError, describe_error
-from imgclassify.files import atomic_write, temp_path
+from imgclassify.files import atomic_write, has_content, temp_path
 from imgclassify.output.file_formats import FileFormat, open_file_format
 from imgclassify.output.formats import OutputFormat
 from imgclassify.output.journal import Journal, ResumeMarker
 from imgclassify.output.left_out import left_out_path, load_left_out, save_left_out
+from imgclassify.output.output import require_no_result
 from imgclassify.output.provenance import Provenance
 from imgclassify.output.records import R, RecordType
 from imgclassify.output.text_stream import report_io_errors
@@ -43,16 +44,18 @@ class ResumableOutput(Generic[R]):
         *,
         resume: bool,
         retry_errors: bool,
+        overwrite: bool,
     ) -> None:
         """
         Args:
             output_format: a resumable format.
             resume: continue with the records that are there, if there are any.
             retry_errors: with `resume`, classify the failed sources again and replace their records.
+            overwrite: without `resume`, replace the file, and discard the records of a stopped run.
 
         Raises:
-            UsageError: the file cannot be written, another process writes to it, or it holds the records of a
-                stopped run and `resume` is False.
+            UsageError: the file cannot be written, another process writes to it, or there are earlier records and
+                neither `resume` nor `overwrite` is set.
         """
         self._name = path
         self._record_type = record_type
@@ -74,7 +77,10 @@ class ResumableOutput(Generic[R]):
         self._journal = Journal(self._target.with_name(self._target.name + _PARTIAL), record_type)
         try:
             self._match_permissions(self._journal)
-            self._load_state()
+            if resume:
+                self._load_state()
+            elif not overwrite:
+                self._require_no_records()
         except BaseException:
             self._journal.close()
             raise
@@ -99,6 +105,10 @@ class ResumableOutput(Generic[R]):
     def failed(self) -> int:
         """See output.Output."""
         return self._index.count(failed=True) if self._index else self._failed
+
+    def earlier_sources(self) -> Iterator[str]:
+        """See output.Output."""
+        return self._index.sources() if self._index else iter(())
 
     def claim_record(self, source: str) -> bool:
         """See output.Output."""
@@ -127,6 +137,9 @@ class ResumableOutput(Generic[R]):
                 f"cannot resume {str(self._name)!r}: {'; '.join(differences)}",
                 hint="use the settings that the file was made with, or choose another --output",
             )
+        if self._marker is None:
+            # Only now, so that a run whose model cannot be loaded discards nothing.
+            self._journal.clear()
 
     def write(self, record: R) -> bool:
         """See output.Output. A record that is left out is in the journal too, so nothing is lost."""
@@ -169,22 +182,24 @@ class ResumableOutput(Generic[R]):
     ) -> None:
         self._journal.close()
 
+    def _require_no_records(self) -> None:
+        """Checks that there is neither a complete file nor the records of a stopped run."""
+        if next(self._journal.entries(), None):
+            raise UsageError(
+                f"{str(self._journal.path)!r} holds the records of a stopped run",
+                hint="add --resume to continue the run, or --overwrite to discard them and start again",
+            )
+        require_no_result(self._name, resumable=True)
+
     def _load_state(self) -> None:
         """Reads which sources already have records."""
-        if self._marker is None:
-            if next(self._journal.entries(), None):
-                raise UsageError(
-                    f"{str(self._journal.path)!r} holds the records of a stopped run",
-                    hint="add --resume to continue the run, or delete the file to start again",
-                )
-            self._journal.clear()
-            return
+        assert self._marker is not None
         from imgclassify.output.resume_index import ResumeIndex
 
         if self._journal.provenance:
             self._earlier = self._journal.provenance
             self._index = ResumeIndex(self._journal.entries())
-        elif self._target.exists():
+        elif has_content(self._target):
             self._earlier, records = self._load_complete()
             self._index = ResumeIndex((0, record) for record in records)
         if self._index:
@@ -268,5 +283,5 @@ class ResumableOutput(Generic[R]):
         except Exception as error:  # libraries may raise anything for a damaged file
             raise UsageError(
                 f"cannot resume {str(self._name)!r}: {describe_error(error)}",
-                hint="choose another --output, or leave out --resume to replace it",
+                hint="choose another --output, or replace it: --overwrite instead of --resume",
             ) from error

@@ -80,6 +80,11 @@ class ResumeIndex:
         """
         return bool(self._execute(_CLAIM, _key(source)).rowcount)
 
+    def sources(self) -> Iterator[str]:
+        """Yields the source of each entry."""
+        found = self._execute("SELECT source FROM entry ORDER BY id")
+        return (source.decode(errors="surrogatepass") for (source,) in found)
+
     def positions(self) -> Iterator[int]:
         """Yields the position of the latest record of each entry."""
         return (position for (position,) in self._execute("SELECT position FROM entry ORDER BY id"))

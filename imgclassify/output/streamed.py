@@ -45,6 +45,10 @@ class StreamedOutput(Generic[R]):
         """See output.Output."""
         return self._stream is not None and self._stream.isatty()
 
+    def earlier_sources(self) -> Iterator[str]:
+        """See output.Output."""
+        return iter(())
+
     def claim_record(self, source: str) -> bool:
         """See output.Output."""
         return False

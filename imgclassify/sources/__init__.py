@@ -6,15 +6,18 @@ No image is decoded here, and nothing is written to disk.
 from imgclassify.sources.expansion import expand, read_names, single_source
 from imgclassify.sources.files import file_source
 from imgclassify.sources.path_expansion import ARCHIVE_SUFFIXES
-from imgclassify.sources.selection import Selection
-from imgclassify.sources.source import IMAGE_SUFFIXES, MAX_BYTES, Source
+from imgclassify.sources.selection import Selection, describe_skipped
+from imgclassify.sources.source import IMAGE_FORMATS, IMAGE_SUFFIXES, MAX_BYTES, RAW_SUFFIXES, Source
 
 __all__ = [
     "ARCHIVE_SUFFIXES",
+    "IMAGE_FORMATS",
     "IMAGE_SUFFIXES",
     "MAX_BYTES",
+    "RAW_SUFFIXES",
     "Selection",
     "Source",
+    "describe_skipped",
     "expand",
     "file_source",
     "read_names",

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from imgclassify.sources.files import file_or_pipe_source, file_source
 from imgclassify.sources.folders import walk_folder
-from imgclassify.sources.selection import Selection
+from imgclassify.sources.selection import Selection, describe_skipped
 from imgclassify.sources.source import Notice, Source, has_wildcard
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
@@ -24,7 +24,7 @@ def expand_path(name: str, notice: Notice, selection: Selection, *, from_file: b
     If `from_file`, the name is not expanded as a glob, and a pipe fails to open instead of being waited for.
     """
     if os.path.isdir(name):
-        return _warn_if_empty(walk_folder(name, selection), name, notice)
+        return _warn_if_empty(walk_folder(name, selection), name, notice, selection)
     if _is_archive(name):
         return _expand_archive(name, notice, selection)
     if os.path.lexists(name):
@@ -52,7 +52,8 @@ def _is_archive(path: str) -> bool:
 def _expand_archive(path: str, notice: Notice, selection: Selection) -> Iterator[Source]:
     from imgclassify.sources import archives
 
-    return _warn_if_empty(archives.archive_members(path, selection.accepts_member), path, notice)
+    members = archives.archive_members(path, selection.accepts_member)
+    return _warn_if_empty(members, path, notice, selection)
 
 
 def split_member(name: str) -> tuple[str, str] | None:
@@ -63,12 +64,15 @@ def split_member(name: str) -> tuple[str, str] | None:
     return None
 
 
-def _warn_if_empty(sources: Iterator[Source], name: str, notice: Notice) -> Iterator[Source]:
+def _warn_if_empty(sources: Iterator[Source], name: str, notice: Notice, selection: Selection) -> Iterator[Source]:
+    skipped, extensions = selection.skipped.copy(), selection.skipped_extensions.copy()
     source = None
     for source in sources:
         yield source
     if source is None:
-        notice(f"no image in {name!r}")
+        told = describe_skipped(selection.skipped - skipped, selection.skipped_extensions - extensions)
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in told.items())
+        notice(f"no image in {name!r}" + (f": {told.total():,} skipped ({kinds})" if told else ""))
 
 
 def _expand_glob(pattern: str, notice: Notice, selection: Selection) -> Iterator[Source]:
@@ -88,7 +92,7 @@ def _expand_glob(pattern: str, notice: Notice, selection: Selection) -> Iterator
         if not selection.accepts_match(below, is_image=not is_folder and not is_archive):
             continue
         if is_folder:
-            yield from _warn_if_empty(walk_folder(match, selection, below), match, notice)
+            yield from _warn_if_empty(walk_folder(match, selection, below), match, notice, selection)
         else:
             yield from _expand_archive(match, notice, selection) if is_archive else [file_source(match)]
 

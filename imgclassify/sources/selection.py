@@ -14,6 +14,10 @@ from imgclassify.sources.source import IMAGE_SUFFIXES, file_suffix
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
+_MAX_EXTENSIONS = 100
+"""The number of extensions that are counted one by one, so that memory does not grow with odd file names."""
+_OTHERS, _NO_EXTENSION = "others", "no extension"
+
 # In a regular expression, a dot does not match a newline, and a dollar sign also matches before one. Some of
 # pathspec's back ends reject lone surrogates, which stand for bytes that are not text. Private-use characters
 # therefore replace all of these before matching.
@@ -53,6 +57,9 @@ class Selection:
         self.skipped: Counter[str] = Counter()
         """Number of names left out, by reason: "hidden", "not_an_image_name", "excluded" (or not included),
         "subfolder". A folder that is left out counts as one."""
+        self.skipped_extensions: Counter[str] = Counter()
+        """The names left out as "not_an_image_name", by extension: ".mp4", "no extension", or "others" for
+        those beyond _MAX_EXTENSIONS."""
 
     def accepts_file(self, name: str, relative_dir: str = "") -> bool:
         """Whether a file in a folder is taken.
@@ -62,8 +69,8 @@ class Selection:
         """
         if self._is_hidden(name):
             return self._skip("hidden")
-        if file_suffix(name) not in IMAGE_SUFFIXES:
-            return self._skip("not_an_image_name")
+        if (suffix := file_suffix(name)) not in IMAGE_SUFFIXES:
+            return self._skip_extension(suffix)
         path = relative_dir + name
         return (self._is_included(path) and not self._is_excluded(path)) or self._skip("excluded")
 
@@ -85,8 +92,8 @@ class Selection:
             return self._skip("hidden")
         if len(parts) > 1 and not self.recursive:
             return self._skip("subfolder")
-        if file_suffix(member) not in IMAGE_SUFFIXES:
-            return self._skip("not_an_image_name")
+        if (suffix := file_suffix(member)) not in IMAGE_SUFFIXES:
+            return self._skip_extension(suffix)
         path = "/".join(parts)
         return (self._is_included(path) and not self._is_below_excluded(path)) or self._skip("excluded")
 
@@ -98,6 +105,12 @@ class Selection:
     def _skip(self, reason: str) -> bool:
         self.skipped[reason] += 1
         return False
+
+    def _skip_extension(self, suffix: str) -> bool:
+        counted = self.skipped_extensions
+        name = suffix or _NO_EXTENSION
+        counted[name if name in counted or len(counted) < _MAX_EXTENSIONS else _OTHERS] += 1
+        return self._skip("not_an_image_name")
 
     def _is_hidden(self, name: str) -> bool:
         # An archive member's path may contain "..", which is not a hidden name.
@@ -112,6 +125,21 @@ class Selection:
     def _is_below_excluded(self, path: str) -> bool:
         """Whether a path or a folder above it is excluded, for paths whose folders were not checked before."""
         return self._exclude is not None and any(map(self._is_excluded, _with_parents(path)))
+
+
+def describe_skipped(skipped: Counter[str], extensions: Counter[str], limit: int = 5) -> Counter[str]:
+    """Returns what was skipped as it is told to people: by extension, then by the other reasons.
+
+    Args:
+        skipped: as Selection.skipped.
+        extensions: as Selection.skipped_extensions.
+        limit: the number of extensions that are named. The rest counts as "others".
+    """
+    named = sorted((-count, name) for name, count in extensions.items() if name != _OTHERS)[:limit]
+    told = Counter({name: -count for count, name in named})
+    if rest := extensions.total() - told.total():
+        told[_OTHERS] = rest
+    return told + Counter({reason: count for reason, count in skipped.items() if reason != "not_an_image_name"})
 
 
 def _with_parents(path: str) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import IO, BinaryIO, NoReturn
 
 from imgclassify.errors import ImageError, ImageTooLargeError, ImageUnreadableError, describe_error
 
-_SUFFIXES = {
+IMAGE_FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
     "GIF": (".gif",),
@@ -24,8 +24,13 @@ _SUFFIXES = {
     "JPEG 2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
     "netpbm": (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
 }
-IMAGE_SUFFIXES = frozenset(chain.from_iterable(_SUFFIXES.values()))
+"""The suffixes of each image format, in lower case."""
+IMAGE_SUFFIXES = frozenset(chain.from_iterable(IMAGE_FORMATS.values()))
 """Suffixes of files taken from a folder or an archive, in lower case. A file named directly may have any."""
+
+_RAW = "3fr arw cr2 cr3 crw dng erf iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f"
+RAW_SUFFIXES = frozenset(f".{name}" for name in _RAW.split())
+"""Suffixes of camera raw files, which are not decoded."""
 
 MAX_BYTES = 256 * 1024 * 1024
 """Maximum size of what is held in memory whole: a download, an archive member, standard input or a pipe."""

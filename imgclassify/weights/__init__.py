@@ -8,7 +8,9 @@ from imgclassify.weights.cache import (
     cached_files,
     fetch_weights,
     is_cached,
+    leftover_files,
     remove_cached,
+    remove_leftover,
     sha256_of,
     verify_weights,
 )
@@ -22,8 +24,10 @@ __all__ = [
     "cached_files",
     "fetch_weights",
     "is_cached",
+    "leftover_files",
     "public_url",
     "remove_cached",
+    "remove_leftover",
     "sha256_of",
     "verify_weights",
 ]

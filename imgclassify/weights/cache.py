@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 
-from imgclassify import files
+from imgclassify import files, paths
 from imgclassify.errors import DownloadError, HashMismatchError, OfflineError, WeightsError
 from imgclassify.weights.locations import cache_path, is_remote, mirrored_url, public_url, url_scheme
 from imgclassify.weights.verification import (
@@ -139,6 +139,37 @@ def remove_cached(url: str) -> bool:
             with suppress(OSError):
                 lock.unlink()
     return bool(doomed)
+
+
+def leftover_files() -> list[Path]:
+    """Returns the lock files of downloads, and what broken downloads left beside them, of any model.
+
+    The files of torch.hub itself have no lock.
+    """
+    found = []
+    for lock in sorted((paths.torch_hub_folder().absolute() / "checkpoints").glob("*.lock")):
+        if lock.is_file() and lock.stat().st_size == 0:
+            path = lock.with_suffix("")
+            rejected = sorted(path.parent.glob(f"{escape(path.name)}.rejected-*"))
+            found += [file for file in (_partial_path(path), *rejected, lock) if file.is_file()]
+    return found
+
+
+def remove_leftover(file: Path) -> None:
+    """Removes one of `leftover_files`. Waits while another process downloads that file.
+
+    Raises:
+        WeightsError: it cannot be removed.
+    """
+    if not file.exists():
+        return
+    path = file.with_suffix("")  # removes .lock, .partial or .rejected-DIGEST
+    with _lock_weights(path) as lock:
+        if file == lock:
+            with suppress(OSError):  # Windows refuses this while the lock is held
+                lock.unlink()
+        else:
+            file.unlink(missing_ok=True)
 
 
 def _partial_path(path: Path) -> Path:

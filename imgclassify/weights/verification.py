@@ -117,7 +117,7 @@ def verification_path(url: str, path: Path) -> Path:
     # The user may also name a download by its path. The digest then says nothing about what was published.
     kind = b"download:" if is_remote(url) else b"in place:"
     key = hashlib.sha256(kind + os.fsencode(path.absolute())).hexdigest()
-    return paths.cache_folder() / "verified" / f"{key}.json"
+    return paths.verified_folder() / f"{key}.json"
 
 
 def read_verification(url: str, path: Path) -> Verification | None:

@@ -18,7 +18,7 @@ import torch
 from networks import add_manifest, publish, seeded
 from servers import FileServer
 
-from imgclassify import catalog, weights
+from imgclassify import catalog, paths, weights
 from imgclassify.cli.commands import doctor
 from imgclassify.cli.option_values import complete_model
 
@@ -290,17 +290,52 @@ def test_cache_info_and_clear(run: Run, mine: FileServer) -> None:
     foreign = location.with_name("somebody-elses.pth")
     foreign.write_bytes(b"x")
     info = json.loads(run("cache", "info", "--json").out)
-    assert {Path(file["path"]).name for file in info["files"]} == {location.name, f"{location.name}.partial"}
-    assert info["bytes"] == location.stat().st_size + len(b"left behind")
+    verified = paths.verified_folder()
+    expected = {
+        str(location): ("weights", location.stat().st_size),
+        f"{location}.partial": ("broken download", len(b"left behind")),
+        f"{location}.lock": ("lock", 0),
+        str(verified): ("verified files", sum(file.stat().st_size for file in verified.iterdir())),
+    }
+    assert {file["path"]: (file["kind"], file["bytes"]) for file in info["files"]} == expected
+    assert info["bytes"] == sum(size for _, size in expected.values())
     assert location.name in run("cache", "info").out
 
-    assert str(location) in run("cache", "clear", "--dry-run").out
-    assert location.exists()
+    assert set(run("cache", "clear", "--dry-run").out.split()) == set(expected)
+    assert all(Path(path).exists() for path in expected)
     cleared = run("cache", "clear")
-    assert (cleared.status, set(cleared.out.split())) == (0, {str(location), f"{location}.partial"})
-    assert not location.exists()
-    assert foreign.exists()
-    assert json.loads(run("cache", "info", "--json").out)["bytes"] == 0
+    assert (cleared.status, set(cleared.out.split())) == (0, set(expected))
+    assert list(location.parent.iterdir()) == [foreign]
+    assert not paths.cache_folder().exists()
+    assert json.loads(run("cache", "info", "--json").out)["files"] == []
+    assert "nothing is stored" in run("cache", "info").err
+
+
+def test_cache_clear_leaves_nothing_of_its_own(run: Run) -> None:
+    """Remains of pulls that failed and of a run that was killed, also of models that are in no catalog."""
+    checkpoints = paths.torch_hub_folder() / "checkpoints"
+    kept = [checkpoints / name for name in ("theirs.pth", "theirs.pth.abc.partial", "theirs.lock")]
+    ours = [checkpoints / f"gone.pth.{end}" for end in ("lock", "partial", "rejected-01234567")]
+    ours += [paths.prepared_folder() / "0123.lock", paths.inductor_folder() / "fx" / "graph.so"]
+    ours += [paths.verified_folder() / "0123.json", paths.verified_folder() / ".0123.json.7.draft"]
+    for file in (*kept, *ours):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"" if file in ours and file.suffix == ".lock" else b"x" * 2**20)
+    table = run("cache", "info").out
+    assert [line.split()[-2:] for line in table.splitlines() if "torch compiler" in line] == [["1.0", "MiB"]]
+    assert "2 empty" in table
+    cleared = run("cache", "clear")
+    assert cleared.status == 0
+    assert "freed 5.0 MiB" in cleared.err
+    assert sorted(checkpoints.iterdir()) == sorted(kept)
+    assert not paths.cache_folder().exists()
+
+
+def test_cache_clear_keeps_what_somebody_else_put_into_the_folder(run: Run) -> None:
+    paths.cache_folder().mkdir(parents=True)
+    (paths.cache_folder() / "notes.txt").write_text("mine")
+    assert run("cache", "clear").status == 0
+    assert (paths.cache_folder() / "notes.txt").exists()
 
 
 def test_two_models_may_share_a_file(run: Run, mine: FileServer) -> None:
@@ -309,7 +344,8 @@ def test_two_models_may_share_a_file(run: Run, mine: FileServer) -> None:
     add_manifest("squeezenet1_1", "nameless", "https://example.org/", "")
     with mine:
         run("models", "pull", "mine")
-    assert len(json.loads(run("cache", "info", "--json").out)["files"]) == 1
+    listed = json.loads(run("cache", "info", "--json").out)["files"]
+    assert [file["kind"] for file in listed].count("weights") == 1
     assert run("cache", "clear").status == 0
     assert not weights.cache_path(url).exists()
 

@@ -364,6 +364,108 @@ def test_resuming_needs_a_file_that_can_be_read_back(run: Run, photo: Path, tmp_
     assert run("predict", photo, "--resume", "--jsonl").status == 2
 
 
+def test_a_resume_with_nothing_new_says_why_its_status_is_1(run: Run, album: Path, tmp_path: Path) -> None:
+    arguments = ["predict", album, "-o", tmp_path / "out.csv"]
+    run(*arguments)
+    done = run(*arguments, "--resume")
+    assert done.status == 1
+    assert "0 images in " in done.err
+    assert "5 resumed (1 failed before)" in done.err
+    assert "the exit status is 1 because 1 image failed before; --retry-errors tries it again" in done.err
+    only = ["predict", album / "m.jpg", "-o", tmp_path / "only.csv"]
+    run(*only)
+    assert "1 resumed (1 failed before)" in run(*only, "--resume").err
+    noise(50, 50).save(album / "m.jpg")
+    assert "before" not in run(*arguments, "--retry-errors").err
+    assert "before" not in run(*arguments, "--resume").err
+
+
+def test_a_resume_without_a_known_name_says_so_before_it_starts(
+    run: Run, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("predict", album.name, "-o", "out.csv")
+    before = (tmp_path / "out.csv").read_bytes()
+    for place, sources in ((tmp_path, f"./{album.name}"), (tmp_path, str(album)), (album, ".")):
+        monkeypatch.chdir(place)
+        # A model that does not exist: the run does not start.
+        done = run("predict", sources, "-o", tmp_path / "out.csv", "--resume", "-m", "no_such_model")
+        assert done.status == 3
+        first = done.err.splitlines()[0]
+        assert first.startswith("warning: no image of this run (5) is among the 5 earlier records")
+        assert f"'{album.name}/a.jpg' there, but names are compared as given" in first
+    assert (tmp_path / "out.csv").read_bytes() == before
+    # Lists from a pipe, of which only the first name is known.
+    done = run(
+        *("predict", "--files-from", "-", "-o", tmp_path / "out.csv", "--resume", "-m", "no_such_model"),
+        stdin=os.fsencode(album / "a.jpg"),
+    )
+    assert "warning: no image of this run (the first 1) is among the 5 earlier records" in done.err
+
+
+def test_images_that_are_new_or_tried_again_are_no_mismatch(run: Run, album: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.csv"
+    noise(50, 50).save(tmp_path / "other.jpg")
+    run("predict", album, "-o", output)
+    assert "among" not in run("predict", album / "m.jpg", "-o", output, "--retry-errors").err
+    done = run("predict", tmp_path / "other.jpg", "-o", output, "--resume")
+    assert "no image of this run (1) is among the 5 earlier records, so all are processed: " in done.err
+    assert "warning" not in done.err
+    noise(50, 50).save(album / "new.jpg")
+    assert "among" not in run("predict", album, "-o", output, "--resume").err
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.json", "out.txt"])
+def test_a_complete_output_is_replaced_only_when_asked(name: str, run: Run, photo: Path, tmp_path: Path) -> None:
+    output = tmp_path / name
+    assert run("predict", photo, "-o", output).status == 0
+    before = output.read_bytes()
+    refused = run("predict", photo, "-o", output, "-k", "1", "-m", "no_such_model")
+    assert (refused.status, "exists already" in refused.err) == (2, True)  # before the model is looked for
+    assert "--overwrite" in refused.err
+    assert ("--resume" in refused.err) == (name == "out.csv")
+    assert output.read_bytes() == before
+    assert run("predict", photo, "-o", output, "-k", "1", "--overwrite").status == 0
+    assert len(output.read_bytes()) < len(before)
+    assert run("predict", photo, "-o", output, "--overwrite", "--resume").status == 2
+
+
+def test_what_holds_no_result_is_written_to(run: Run, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.json").touch()
+    assert run("predict", photo, "-o", tmp_path / "empty.json").status == 0
+    for _ in range(2):
+        assert run("predict", photo, "-o", "/dev/null", "-f", "csv").status == 0
+
+
+def test_after_a_stopped_replacement_the_way_to_go_on_is_told(run: Run, many: Path, tmp_path: Path) -> None:
+    arguments = ["predict", many, "-o", tmp_path / "out.csv"]
+    run(*arguments)
+    done = run(*arguments, "--overwrite", "--fail-fast")
+    assert "8 records are in" in done.err
+    assert "with --resume instead of --overwrite to continue" in done.err
+    again = run(*arguments, "--overwrite", "--fail-fast")
+    assert "8 records are in" in again.err
+    assert run(*arguments, "--resume").status == 1
+    assert len(records(tmp_path / "out.csv")) == MANY
+
+
+def test_a_folder_without_images_says_what_can_be_opened(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "vids"
+    folder.mkdir()
+    for name in ("a.mp4", "b.mp4", "c.CR2", "d.txt"):
+        (folder / name).touch()
+    commands = ["predict", "embed", "compare efficientnet_lite0", "duplicates --stage bytes"]
+    for command in commands:
+        done = run(*command.split(), folder)
+        assert done.status == 4
+        assert f"no image in {str(folder)!r}: 4 skipped (.mp4 2, .cr2 1, .txt 1)" in done.err
+        assert "error: no image was found" in done.err
+        assert "camera raw files (.cr2) are not decoded" in done.err
+        assert "imgclassify doctor" in done.err
+    (folder / "c.CR2").unlink()
+    assert "camera raw" not in run("predict", folder).err
+
+
 # Stopping at failures, and what is told ---------------------------------------------------------------------
 
 
@@ -392,6 +494,8 @@ def test_the_summary_accounts_for_every_file(run: Run, album: Path, tmp_path: Pa
     assert summary["schema"] == "imgclassify.summary/1"
     assert summary["failed"] == {"truncated_image": 1, "empty": 1}
     assert summary["skipped"] == {"hidden": 1, "not_an_image_name": 1, "excluded": 1}
+    assert summary["skipped_extensions"] == {".txt": 1}
+    assert "3 skipped (.txt 1, " in done.err
     assert (summary["status"], summary["stopped"], summary["images"], summary["answered"]) == (1, None, 5, 3)
     assert summary["run"]["model"] == "efficientnet_lite0"
     # Seconds are told to the thousandth.
@@ -463,7 +567,7 @@ def test_off_a_terminal_a_plain_line_now_and_then_says_how_far_it_is(
     done = run("predict", many, "-o", tmp_path / "out.csv")
     assert re.search(rf"^\d+ of {MANY} images, [\d.]+/s, \d+ failed, [\d.]+ s left$", done.err, re.MULTILINE)
     assert "\x1b" not in done.err
-    quiet = run("predict", many, "-o", tmp_path / "out.csv", "-q")
+    quiet = run("predict", many, "-o", tmp_path / "out.csv", "--overwrite", "-q")
     assert quiet.err == ""
 
 

@@ -12,7 +12,7 @@ import typer
 
 from imgclassify.cli.app import CommandApp
 from imgclassify.cli.console import download_progress, print_message
-from imgclassify.cli.inputs import SourceInputs
+from imgclassify.cli.inputs import SourceInputs, no_images_error
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.option_values import complete_model
 from imgclassify.cli.options import (
@@ -27,7 +27,7 @@ from imgclassify.cli.options import (
 from imgclassify.cli.progress import SourceCount, show_progress
 from imgclassify.cli.stats import RunStats
 from imgclassify.cli.tables import print_table
-from imgclassify.errors import ExitStatus, NoImagesError, UnavailableError, UsageError
+from imgclassify.errors import ExitStatus, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from imgclassify.classifier import Classifier
@@ -108,7 +108,8 @@ def compare(
         return islice(inputs.expand_quietly() if quietly else inputs.open_sources(), limit)
 
     if next(find_images(), None) is None:
-        raise NoImagesError("no image was found", hint="see docs/images.md for the formats that can be opened")
+        next(find_images(quietly=False), None)  # says what was skipped
+        raise no_images_error(inputs.selection)
 
     def create_classifier(settings: RunningOptions) -> "Classifier":
         from imgclassify.classifier import Classifier

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,6 +25,7 @@ from imgclassify.cli.options import Debug, Json
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import ImgclassifyError, UnavailableError, WeightsError, describe_error
 from imgclassify.hub.reference import ModelReference
+from imgclassify.sources import IMAGE_FORMATS
 
 _PACKAGES = ("pillow", "numpy", "safetensors", "requests")
 _TORCH_PACKAGES = ("torch", "torchvision", "timm")
@@ -89,6 +91,7 @@ def _run_checks() -> list[Check]:
         "packages": _check_packages,
         "torch": _check_torch,
         "optional packages": _check_extras,
+        "image formats": _list_image_formats,
         "folders": _check_folders,
         "models": _check_models,
     }
@@ -144,6 +147,12 @@ def _check_torch() -> Iterator[Check]:
         "install the torchvision version that matches the installed torch",
     )
     yield _check_package("timm")
+
+
+def _list_image_formats() -> Iterator[Check]:
+    for name, suffixes in IMAGE_FORMATS.items():
+        needs = " (needs pillow-heif)" if name == "HEIC" and not find_spec("pillow_heif") else ""
+        yield Check(f"{name} images", f"{' '.join(suffixes)}{needs}")
 
 
 def _check_extras() -> Iterator[Check]:

@@ -13,7 +13,7 @@ import typer
 from imgclassify.cli import console
 from imgclassify.cli.app import CommandApp
 from imgclassify.cli.console import download_progress, print_message
-from imgclassify.cli.inputs import SourceInputs
+from imgclassify.cli.inputs import SourceInputs, no_images_error
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.option_values import complete_from
 from imgclassify.cli.options import (
@@ -22,13 +22,14 @@ from imgclassify.cli.options import (
     ConsoleOptions,
     Model,
     Offline,
+    Overwrite,
     SourceOptions,
 )
 from imgclassify.cli.progress import SourceCount, show_progress
 from imgclassify.cli.shutdown import GracefulShutdown
-from imgclassify.cli.stats import RunStats
+from imgclassify.cli.stats import RunStats, count_of
 from imgclassify.cli.tables import print_table
-from imgclassify.errors import ExitStatus, NoImagesError, UsageError
+from imgclassify.errors import ExitStatus, UsageError
 
 if TYPE_CHECKING:
     from imgclassify.similarity.duplicates import DuplicateFinder, DuplicateGroup, GroupMember
@@ -96,6 +97,7 @@ def duplicates(
             help="File to write to. Default: stdout.",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     offline: Offline = False,
     console_options: ConsoleOptions,
 ) -> None:
@@ -111,21 +113,26 @@ def duplicates(
         raise UsageError(f"unknown format {output_format!r}", hint=f"use one of {', '.join(_FORMATS)}")
     if threshold is not None and stage != "vector":
         raise UsageError("--threshold is for --stage vector", hint="leave out --threshold")
+    if not overwrite:
+        from imgclassify.output import require_no_result
+
+        require_no_result(output)
     inputs = SourceInputs(sources, offline=offline)
     finder = _create_finder(stage, threshold, model, loading, offline=offline)
-    stats = RunStats(skipped=inputs.selection.skipped)
+    stats = RunStats(skipped=inputs.selection.skipped, skipped_extensions=inputs.selection.skipped_extensions)
     with GracefulShutdown() as shutdown:
         _read_images(finder, inputs, stats, shutdown)
         if shutdown.status:
             raise typer.Exit(int(shutdown.status))
     if not stats.images:
-        raise NoImagesError("no image was found", hint="see docs/images.md for the formats that can be opened")
+        raise no_images_error(inputs.selection)
     with _show_comparing(finder):
         groups = finder.find_groups()
     stats.stop_clock()
     _write_groups(groups, output_format, output)
     copies = sum(len(group.members) - 1 for group in groups)
-    print_message(f"{stats.summary_line()}; {len(groups):,} groups, {copies:,} images besides those to keep")
+    found = f"{count_of(len(groups), 'group')}, {count_of(copies, 'image')} besides those to keep"
+    print_message(f"{stats.summary_line()}; {found}")
     raise typer.Exit(int(ExitStatus.SOME_IMAGES_FAILED if stats.failures else ExitStatus.OK))
 
 
@@ -171,11 +178,11 @@ def _show_comparing(finder: "DuplicateFinder") -> AbstractContextManager[None]:
     """Shows on a terminal how many pairs have been compared in detail."""
     if not (console.shows_progress and console.is_terminal()):
         return nullcontext()
-    return console.draw_line(lambda: f"{finder.num_compared:,} of {finder.num_pairs:,} pairs compared")
+    return console.draw_line(lambda: f"{finder.num_compared:,} of {count_of(finder.num_pairs, 'pair')} compared")
 
 
 def _write_groups(groups: "list[DuplicateGroup]", output_format: str, output: Path | None) -> None:
-    if output_format == "table" and output is None:
+    if output_format == "table" and (output is None or str(output) == "-"):
         rows = [[row[name] for name in _COLUMNS] for row in map(_as_text, _rows(groups))]
         if rows:
             print_table(list(_COLUMNS), rows, right=(0, 3, 4, 5, 6), optional=(6, 5, 4), wrapped=(7, 8))
@@ -184,14 +191,10 @@ def _write_groups(groups: "list[DuplicateGroup]", output_format: str, output: Pa
         text = "".join(json.dumps(_document(number, group)) + "\n" for number, group in enumerate(groups, 1))
     else:
         text = _to_csv(groups, "," if output_format == "csv" else "\t")
-    if output is None:
-        typer.echo(text, nl=False)
-        return
-    from imgclassify.files import atomic_write
-    from imgclassify.output.text_stream import report_io_errors
+    from imgclassify.output.text_stream import open_text
 
-    with report_io_errors(output), atomic_write(output) as draft:
-        draft.write_text(text, encoding="utf-8", errors="surrogateescape")
+    with open_text(output) as stream:
+        stream.write(text)
 
 
 def _rows(groups: "list[DuplicateGroup]") -> Iterator[dict[str, Any]]:

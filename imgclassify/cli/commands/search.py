@@ -9,11 +9,12 @@ import typer
 
 from imgclassify.cli.app import CommandApp
 from imgclassify.cli.console import download_progress, print_message
+from imgclassify.cli.inputs import no_images_error
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.option_values import complete_model
 from imgclassify.cli.options import ArchitectureOptions, ConsoleOptions, Json, Offline
 from imgclassify.cli.tables import print_table
-from imgclassify.errors import ExitStatus, NoImagesError, UsageError
+from imgclassify.errors import ExitStatus, UsageError
 
 if TYPE_CHECKING:
     from imgclassify.embedding import Embedder
@@ -80,8 +81,6 @@ def search(
     embedder = _create_embedder(stored, model, loading, offline=offline)
     stored.require_model(embedder.run)
     documents = _search_all(stored, embedder, queries, count, offline=offline)
-    if not documents:
-        raise NoImagesError("no image was found", hint="see docs/images.md for the formats that can be opened")
     if json:
         typer.echo(jsonlib.dumps(documents, indent=1))
     else:
@@ -131,14 +130,20 @@ def _create_embedder(
 def _search_all(
     stored: "VectorFile", embedder: "Embedder", queries: list[str], count: int, *, offline: bool
 ) -> list[dict[str, Any]]:
-    """Returns for each query its matches, the nearest first, or its error."""
+    """Returns for each query its matches, the nearest first, or its error.
+
+    Raises:
+        NoImagesError: the queries stand for no image.
+    """
     import numpy as np
 
     from imgclassify.similarity.neighbours import find_nearest, unit_vectors
-    from imgclassify.sources import expand
+    from imgclassify.sources import Selection, expand
 
     documents = []
-    with closing(embedder.stream(expand(queries, notice=print_message, offline=offline))) as records:
+    selection = Selection()
+    sources = expand(queries, notice=print_message, selection=selection, offline=offline)
+    with closing(embedder.stream(sources)) as records:
         for record in records:
             matches = []
             if record.embedding is not None:
@@ -150,6 +155,8 @@ def _search_all(
                 ]
             error = record.error.to_dict() if record.error else None
             documents.append({"query": record.source, "matches": matches, "error": error})
+    if not documents:
+        raise no_images_error(selection)
     return documents
 
 
