@@ -151,12 +151,13 @@ def open_output(
     return StreamedOutput(path, output_format, record_type)
 
 
-def require_no_result(path: Path | None, *, resumable: bool = False) -> None:
+def require_no_result(path: Path | None, *, resumable: bool = False, option: str = "--output") -> None:
     """Checks that writing to `path` replaces no earlier result.
 
     Args:
         path: the output file; None and "-" mean stdout.
         resumable: whether the hint may name --resume.
+        option: the option that gives the path, for the hint.
 
     Raises:
         UsageError: there is a file that is not empty.
@@ -165,11 +166,11 @@ def require_no_result(path: Path | None, *, resumable: bool = False) -> None:
         return
     from imgclassify.output.text_stream import report_io_errors
 
-    with report_io_errors(path):
+    with report_io_errors(path, option=option):
         exists = has_content(path)
     if exists:
         keep = "--resume to keep its records and process only the other sources, " if resumable else ""
         raise UsageError(
             f"{str(path)!r} exists already",
-            hint=f"add {keep}--overwrite to replace it, or choose another --output",
+            hint=f"add {keep}--overwrite to replace it, or choose another {option}",
         )

@@ -52,6 +52,17 @@ def test_json_and_the_crop_and_the_overlay(run: Run, photo: Path, tmp_path: Path
     assert (drawn[middle] == plain[middle]).all()
 
 
+@pytest.mark.parametrize("option", ["-o", "--overlay"])
+def test_a_file_is_replaced_only_if_that_is_asked_for(option: str, run: Run, photo: Path, tmp_path: Path) -> None:
+    target = tmp_path / "mine.png"
+    target.write_bytes(b"a photograph of the user")
+    refused = run("preview", photo, option, target)
+    assert (refused.status, target.read_bytes()) == (2, b"a photograph of the user")
+    assert "--overwrite" in refused.err
+    assert run("preview", photo, option, target, "--overwrite").status == 0
+    Image.open(target).verify()
+
+
 def test_a_padded_crop_is_told_and_drawn(run: Run, photo: Path, tmp_path: Path) -> None:
     outcome = run("preview", photo, "--crop-size", "500", "--overlay", tmp_path / "o.png")
     assert "100.0 % of the image, padded" in outcome.out
@@ -67,7 +78,7 @@ def test_a_padded_crop_is_told_and_drawn(run: Run, photo: Path, tmp_path: Path) 
         (["none.jpg"], 1, "none.jpg"),
         (["."], 1, "is a folder"),
         (["PHOTO", "-m", "no_such_model"], 3, "no_such_model"),
-        (["PHOTO", "--crop-size", "0"], 2, "crop_size"),
+        (["PHOTO", "--crop-size", "0"], 2, "--crop-size"),
         ([], 2, "SOURCE"),
     ],
 )

@@ -16,10 +16,12 @@ from imgclassify.cli.options import (
     Json,
     Model,
     Offline,
+    Overwrite,
     PreprocessingOptions,
 )
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import UsageError
+from imgclassify.output import require_no_result
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,6 +77,7 @@ def preview(
             help="Save the upright image as a PNG file, with a rectangle around the crop.",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     json: Json = False,
     fast_decode: Annotated[bool, typer.Option("--fast-decode", help="Crop as with `predict --fast-decode`.")] = (
         False
@@ -92,6 +95,8 @@ def preview(
     for option, path in (("--output", output), ("--overlay", overlay)):
         if path and path.suffix.lower() != ".png":
             raise UsageError(f"{option} is {str(path)!r}, but only PNG keeps every bit", hint="give a name in .png")
+        if not overwrite:
+            require_no_result(path, option=option)
     spec = _find_preprocessing(model, loading, preprocessing, offline=offline)
     from imgclassify.catalog import EMBEDDED_MODEL
     from imgclassify.images.cropping import create_preprocessor
