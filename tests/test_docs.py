@@ -87,6 +87,8 @@ def test_every_option_in_the_readme_and_docs_exists() -> None:
     known = set(re.findall(r"--[\w-]+", " ".join(forms)))
     foreign = {
         "--check",
+        "--no-cache-dir",
+        "--rm",
         "--write",
         "--install-completion",
         "--force-reinstall",
