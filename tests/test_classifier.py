@@ -526,8 +526,3 @@ def test_in_python_a_wrong_argument_has_its_own_name(arguments: dict[str, Any], 
         Classifier(**arguments)
     assert error.value.argument == name
     assert str(error.value.hint).startswith("give ")
-
-
-def test_what_is_not_an_image_is_named_by_its_type() -> None:
-    with pytest.raises(UsageError, match="a value of type int is not an image"):
-        Classifier().predict(3)  # type: ignore[arg-type]

@@ -174,3 +174,14 @@ def test_a_stopped_sort_can_be_continued_and_undone(run: Run, tmp_path: Path, nu
         assert run("sort", "--undo", undo_list, "--yes").status == 0
     assert not (tmp_path / "sorted").exists()
     assert all((tmp_path / name).read_text() == name for name in names)
+
+
+def test_by_group_is_by_the_label_of_a_grouped_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    examples = Path(__file__).parent.parent.parent / "examples"
+    assert run("predict", examples, "--group", "cat,drink=espresso+cup", "-o", "groups.jsonl").status == 0
+    assert run("sort", "groups.jsonl", "--into", "sorted", "--by", "group", "--copy", "--yes").status == 0
+    found = {path.parent.name: path.name for path in (tmp_path / "sorted").glob("*/*.jpg")}
+    assert found == {"cat": "cat.jpg", "drink": "coffee.jpg", "other": "rocket.jpg"}

@@ -16,6 +16,7 @@ from imgclassify.cli import console
 from imgclassify.cli.app import CommandApp
 from imgclassify.cli.console import print_error, print_message, print_verbose
 from imgclassify.cli.option_groups import with_option_groups
+from imgclassify.cli.option_values import complete_from
 from imgclassify.cli.options import ConsoleOptions
 from imgclassify.cli.shutdown import GracefulShutdown
 from imgclassify.cli.tables import print_table
@@ -58,7 +59,15 @@ def sort(
             "--into", metavar="FOLDER", show_default=False, help="Folder in which a folder for each class is made."
         ),
     ] = None,
-    by: Annotated[str, typer.Option("--by", metavar="label|wnid", help="What folders are named after.")] = "label",
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by",
+            metavar="label|group|wnid",
+            autocompletion=complete_from(["label", "group", "wnid"]),
+            help="What folders are named after. In results of `predict --group`, the label is the group.",
+        ),
+    ] = "label",
     min_probability: Annotated[
         float,
         typer.Option(
@@ -111,6 +120,7 @@ def sort(
     from imgclassify.sorting import plan_sort
 
     action = chosen[0] if chosen else "copy"
+    by = "label" if by == "group" else by
     plan = plan_sort(_read_results(results), into, action=action, by=by, min_probability=min_probability)
     raise typer.Exit(int(_sort(plan, yes=yes)))
 
