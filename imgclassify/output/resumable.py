@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import filterfalse
 from pathlib import Path
 from types import TracebackType
@@ -130,6 +130,9 @@ class ResumableOutput(Generic[R]):
         Raises:
             UsageError: the records that are there are of a run with another model or other settings.
         """
+        if selects:
+            with report_io_errors(self._name):
+                left_out_path(self._target).exists()  # raises OSError if its name is too long
         self._selects = selects
         self._provenance = Provenance.from_run(run, settings)
         if self._earlier and (differences := self._earlier.differences(self._provenance, self._record_type)):
@@ -258,7 +261,8 @@ class ResumableOutput(Generic[R]):
 
     def _save_left_out(self) -> None:
         if self._selects is None:
-            left_out_path(self._target).unlink(missing_ok=True)  # of a file that is replaced
+            with suppress(OSError):  # that of a file that is replaced; without a filter, nothing reads it
+                left_out_path(self._target).unlink()
         else:
             save_left_out(self._target, filterfalse(self._selects, self._iter_records()))
 

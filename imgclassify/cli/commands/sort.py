@@ -39,7 +39,7 @@ _NAMES_SHOWN = 3
     examples={
         "what would be copied where": "imgclassify sort labels.csv --into sorted/",
         "do it, with links": "imgclassify sort labels.csv --into sorted/ --link --yes",
-        "undo it": "imgclassify sort --undo sorted/imgclassify-undo-20261127T120000.jsonl --yes",
+        "undo it": "imgclassify sort --undo sorted/imgclassify-undo-*.jsonl --yes",
     },
 )
 @with_option_groups
@@ -63,9 +63,10 @@ def sort(
         str,
         typer.Option(
             "--by",
-            metavar="label|group|wnid",
+            metavar="NAME",
             autocompletion=complete_from(["label", "group", "wnid"]),
-            help="What folders are named after. In results of `predict --group`, the label is the group.",
+            help="What folders are named after: label, group or wnid. In results of `predict --group`, the label is "
+            "the group.",
         ),
     ] = "label",
     min_probability: Annotated[
