@@ -397,7 +397,8 @@ def test_a_file_is_read_the_same_whatever_its_ending(form: str, tmp_path: Path) 
 
 def test_every_example_in_the_documentation_is_two_classes() -> None:
     page = (CHECKOUT / "docs" / "labels.md").read_text(encoding="utf-8")
-    blocks = [block for block in re.findall(r"```\n(.*?)```", page, re.DOTALL) if "imgclassify" not in block]
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    blocks = [block for language, block in fenced if not language and "imgclassify" not in block]
     # The block of JSON documents has one a line.
     examples = [text for block in blocks for text in (block.splitlines() if block.startswith('["') else [block])]
     assert len(examples) == 10

@@ -105,7 +105,7 @@ def search(
 def show_tree(
     node: Annotated[
         str,
-        typer.Argument(metavar="[NODE]", help="The name of a node, such as dog, or its wnid."),
+        typer.Argument(metavar="NODE", help="The name of a node, such as dog, or its wnid."),
     ] = "entity",
     depth: Annotated[
         int | None,

@@ -65,8 +65,8 @@ def sort(
             "--by",
             metavar="NAME",
             autocompletion=complete_from(["label", "group", "wnid"]),
-            help="What folders are named after: label, group or wnid. In results of `predict --group`, the label is "
-            "the group.",
+            help="What folders are named after: label, wnid or group. In results of `predict --group`, group is "
+            "the same as label.",
         ),
     ] = "label",
     min_probability: Annotated[
