@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -32,7 +34,12 @@ def test_the_wheel_carries_the_data_and_no_tests(built: Path) -> None:
     [wheel] = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    for name in ("models/resnet.toml", "models/efficientnet_lite.toml", "labels/imagenet1k.tsv"):
+    for name in (
+        "models/resnet.toml",
+        "models/efficientnet_lite.toml",
+        "labels/imagenet1k.tsv",
+        "labels/imagenet1k.tree.tsv",
+    ):
         assert f"imgclassify/_data/{name}" in names
     assert {"imgclassify/py.typed", "imgclassify/output/run.schema.json"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
@@ -84,3 +91,12 @@ def test_the_data_folder_of_a_checkout_needs_its_pyproject(tmp_path: Path) -> No
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "ResourceError: the models/ folder that ships with imgclassify is missing" in done.stderr
+
+
+def test_a_slim_installation_has_everything_but_torch_torchvision_and_timm() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    heavy = re.compile(r"(torch|torchvision|timm)\b")
+    wanted = [each for each in project["dependencies"] if not heavy.match(each)]
+    assert len(wanted) == len(project["dependencies"]) - 3
+    lines = (ROOT / "requirements-slim.txt").read_text("utf-8").splitlines()
+    assert [line for line in lines if not line.startswith("#")] == wanted
