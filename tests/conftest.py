@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,22 @@ for _number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, lambda *_: None)
 
+SLIM = find_spec("torch") is None
+"""Whether this is an installation without PyTorch. Modules that import it are then left out."""
+_IMPORTS_TORCH = re.compile(r"^(import|from) (torch|torchvision|timm|networks)\b", re.MULTILINE)
+_TESTS = Path(__file__).parent
+collect_ignore = [
+    str(path) for path in _TESTS.rglob("test_*.py") if SLIM and _IMPORTS_TORCH.search(path.read_text("utf-8"))
+]
+
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if SLIM:
+        for item in items:
+            if item.get_closest_marker("needs_torch"):
+                item.add_marker(pytest.mark.skip(reason="needs torch, torchvision or timm"))
 
 
 @pytest.fixture(autouse=True)

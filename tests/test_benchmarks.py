@@ -309,6 +309,7 @@ class TestDuplicates:
         assert len(set(made[0])) == len(made[0])
 
 
+@pytest.mark.needs_torch
 class TestFeatures:
     def test_a_small_network_is_compared(self) -> None:
         row = features.compare("squeezenet1_1")

@@ -46,7 +46,7 @@ def test_every_page_is_reached_from_the_readme() -> None:
     assert [page.name for page in (ROOT / "docs").glob("*.md") if f"docs/{page.name}" not in readme] == []
 
 
-@pytest.mark.parametrize("tool", ["make_docs.py", "make_labels.py"])
+@pytest.mark.parametrize("tool", ["make_docs.py", pytest.param("make_labels.py", marks=pytest.mark.needs_torch)])
 def test_generated_files_are_fresh(tool: str) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "tools" / tool, "--check"], capture_output=True, text=True, check=False

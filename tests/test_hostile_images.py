@@ -737,6 +737,7 @@ for delay in (0.005, 0.01, 0.02, 0.04, 0.08):
     assert done.returncode == 0, done
 
 
+@pytest.mark.needs_torch
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -81,6 +81,7 @@ def test_imagenet1k_is_shipped_and_knows_its_name(imagenet1k: LabelSet) -> None:
     assert len(imagenet1k) == 1000
 
 
+@pytest.mark.needs_torch
 def test_imagenet1k_has_torchvisions_categories_in_class_index_order(imagenet1k: LabelSet) -> None:
     from torchvision.models import MobileNet_V2_Weights
 
@@ -88,6 +89,7 @@ def test_imagenet1k_has_torchvisions_categories_in_class_index_order(imagenet1k:
     assert [label.class_index for label in imagenet1k.labels] == list(range(1000))
 
 
+@pytest.mark.needs_torch
 def test_imagenet1k_has_timms_synsets_in_class_index_order(imagenet1k: LabelSet) -> None:
     synsets = (files("timm") / "data" / "_info" / "imagenet_synsets.txt").read_text().split()
     assert [label.wnid for label in imagenet1k.labels] == synsets
@@ -95,6 +97,7 @@ def test_imagenet1k_has_timms_synsets_in_class_index_order(imagenet1k: LabelSet)
     assert synsets == sorted(synsets)
 
 
+@pytest.mark.needs_torch
 def test_imagenet1k_has_wordnets_lemmas_and_definitions(imagenet1k: LabelSet) -> None:
     lemmas, definitions = (
         timm_table("imagenet_synset_to_lemma.txt"),
@@ -200,10 +203,12 @@ def make_labels() -> ModuleType:
     return module
 
 
+@pytest.mark.needs_torch
 def test_the_tool_finds_the_shipped_file_up_to_date(make_labels: ModuleType) -> None:
     assert make_labels.main(["--check"]) == 0
 
 
+@pytest.mark.needs_torch
 def test_the_tools_check_fails_on_a_file_that_differs_and_writes_nothing(
     make_labels: ModuleType, tmp_path: Path, monkeypatch
 ) -> None:

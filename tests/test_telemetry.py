@@ -52,6 +52,7 @@ def _writes_outside(log: Path, folders: list[Path]) -> list[str]:
     return found
 
 
+@pytest.mark.needs_torch
 @pytest.mark.skipif(bool(_strace_works()), reason=_strace_works() or "it works")
 def test_a_run_of_fifteen_seconds_opens_no_socket_and_writes_only_to_the_caches(
     photo: Path, tmp_path: Path

@@ -132,6 +132,7 @@ def everything_said(error: WeightsError) -> str:
 # Where a file lies
 
 
+@pytest.mark.needs_torch
 @pytest.mark.parametrize(
     "url",
     [
@@ -1179,6 +1180,7 @@ def checkpoint(server: FileServer, tmp_path: Path) -> str:
     return server.url(NAME)
 
 
+@pytest.mark.needs_torch
 def test_torch_hub_uses_what_was_fetched_here(server: FileServer, checkpoint: str) -> None:
     import torch
 
@@ -1188,6 +1190,7 @@ def test_torch_hub_uses_what_was_fetched_here(server: FileServer, checkpoint: st
     assert len(server.requests) == 1
 
 
+@pytest.mark.needs_torch
 def test_what_torch_hub_fetched_is_used_here_and_hashed_once(
     server: FileServer, checkpoint: str, hashed: list[int]
 ) -> None:

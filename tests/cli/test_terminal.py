@@ -127,6 +127,7 @@ def test_a_class_has_its_synonyms_and_gloss_below_it() -> None:
     ]
 
 
+@pytest.mark.needs_torch
 def test_doctor_says_what_it_is_checking_and_marks_its_findings_in_colour() -> None:
     terminal = Terminal("doctor")
     assert terminal.end() == 0
