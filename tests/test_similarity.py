@@ -413,6 +413,7 @@ def test_more_than_there_are_and_a_table(stored: Path, tmp_path: Path) -> None:
     assert "bad.jpg: empty" in done.stderr
 
 
+@pytest.mark.needs_torch
 def test_vectors_of_another_model_are_refused(stored: Path, tmp_path: Path) -> None:
     import torch
     from networks import seeded
@@ -422,6 +423,7 @@ def test_vectors_of_another_model_are_refused(stored: Path, tmp_path: Path) -> N
     assert "cannot be compared: model was 'efficientnet_lite0'" in done.stderr
 
 
+@pytest.mark.needs_torch
 def test_vectors_of_another_crop_are_searched_with_that_crop(tmp_path: Path) -> None:
     run(
         "embed",

@@ -82,6 +82,7 @@ def test_one_image_is_answered_with_no_more_than_it_takes(photo: Path) -> None:
     assert not others & whole
 
 
+@pytest.mark.needs_torch
 def test_a_checkpoint_of_ones_own_takes_no_torch_either(photo: Path, tmp_path: Path) -> None:
     import torch
     from networks import seeded
@@ -105,6 +106,7 @@ def test_a_usage_error_is_found_before_torch_is_imported() -> None:
     assert "torch" not in modules
 
 
+@pytest.mark.needs_torch
 def test_the_check_would_notice() -> None:
     modules, _ = imported("doctor", "--json")
     assert "torch" in modules

@@ -215,6 +215,7 @@ def test_ctrl_c_does_not_wait_for_a_slow_server() -> None:
     assert "Traceback" not in terminal.text
 
 
+@pytest.mark.needs_torch
 def test_an_interrupt_during_start_up_is_quiet(photo: Path) -> None:
     running = subprocess.Popen(
         # Importing torch takes long enough to be interrupted in.
