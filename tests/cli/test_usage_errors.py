@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,15 @@ def test_a_command_group_without_a_command_prints_its_help(run: Run) -> None:
     outcome = run("models")
     assert (outcome.status, outcome.out) == (2, "")
     assert outcome.err.startswith("Usage: imgclassify models COMMAND")
+
+
+@pytest.mark.parametrize("arguments", [["--engine", "torch"], ["--dtype", "float16"], ["-m", "timm:resnet18"]])
+def test_what_a_slim_installation_lacks_is_told(
+    arguments: list[str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("torch", "torchvision", "timm"):
+        monkeypatch.setitem(sys.modules, name, None)
+    outcome = run("predict", Path(__file__).parents[2] / "examples" / "cat.jpg", *arguments)
+    assert (outcome.status, outcome.out) == (3, "")
+    assert re.search(r"error: this needs (torch|timm), which a slim installation does not have", outcome.err)
+    assert "hint: pip install torch torchvision timm" in outcome.err
