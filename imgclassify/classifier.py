@@ -165,7 +165,7 @@ class Classifier:
 
             self._grouping = group_classes(labels_found, groups)
             self.labels = self._grouping.labels
-            self.run = replace(self.run, groups=self._grouping.to_dict())
+            self.run = replace(self.run, groups=self._grouping.to_list())
         self.top_k: int = min(top_k, len(self.labels))
 
     @overload

@@ -59,7 +59,7 @@ class ResultFilter:
                 f"no class is left: all of {', '.join(only) or labels.name} are left out by {', '.join(without)}",
                 hint="leave one of the names out",
             )
-        return cls(tuple(sorted(set(only))), tuple(sorted(set(without))), min_probability, selected)
+        return cls(_normalize(only), _normalize(without), min_probability, selected)
 
     def selects(self, result: ImageResult) -> bool:
         """Whether the result is selected."""
@@ -76,3 +76,8 @@ class ResultFilter:
             "min_probability": "" if self.min_probability is None else f"{self.min_probability:g}",
         }
         return {name: value for name, value in values.items() if value}
+
+
+def _normalize(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names as two runs compare them: case, order and repetition make no difference."""
+    return tuple(sorted({name.strip().casefold() for name in names}))

@@ -173,8 +173,8 @@ class RunInfo:
     dtype: str
     reason: str
     """Why this engine and this device were chosen."""
-    groups: dict[str, list[int]] | None = None
-    """The indices of the classes of each group, if classes are grouped."""
+    groups: list[dict[str, Any]] | None = None
+    """If classes are grouped: the `label`, `wnid` and `class_indices` of each group, in order."""
 
     def to_dict(self) -> dict[str, Any]:
         described = {

@@ -89,6 +89,7 @@ def test_every_option_in_the_readme_and_docs_exists() -> None:
         "--check",
         "--no-cache-dir",
         "--rm",
+        "--user",
         "--write",
         "--install-completion",
         "--force-reinstall",

@@ -452,4 +452,4 @@ def test_without_the_exporter_the_extra_to_install_is_named(missing: str, monkey
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(UnavailableError, match=missing) as caught:
         small_graph(Head())
-    assert caught.value.hint == "pip install 'imgclassify[export]'"
+    assert caught.value.hint == "pip install onnx onnxscript"

@@ -468,7 +468,7 @@ def test_parquet_without_the_extra_says_what_to_install(tmp_path: Path, monkeypa
     monkeypatch.setattr("imgclassify.output.formats.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="extra package") as raised:
         open_output(tmp_path / "out.parquet", "parquet")
-    assert raised.value.hint == "pip install 'imgclassify[parquet]'"
+    assert raised.value.hint == "pip install pyarrow"
 
 
 @pytest.mark.parametrize("place", ["no/out.csv", "/proc/out.csv"])

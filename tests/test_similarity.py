@@ -127,7 +127,7 @@ def test_without_usearch_they_are_compared_with_numpy_and_a_warning(
     monkeypatch.setattr(neighbours, "find_spec", lambda _: None)
     indices, _ = find_nearest(vectors(10), vectors(10)[:2], 1)
     assert indices.tolist() == [[0], [1]]
-    assert "imgclassify[search]" in caplog.text
+    assert "pip install usearch" in caplog.text
 
 
 def test_a_vector_of_zeros_is_no_error() -> None:
@@ -298,7 +298,7 @@ def test_without_opencv_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(UnavailableError, match="OpenCV") as raised:
         alignment.require_opencv()
-    assert "imgclassify[duplicates]" in str(raised.value.hint)
+    assert "pip install opencv-python-headless" in str(raised.value.hint)
 
 
 # The commands -------------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def formats_table() -> str:
         (
             f"`{each.name}`",
             each.audience,
-            each.shape + (f"; `pip install 'imgclassify[{each.name}]'`" if each.package else ""),
+            each.shape + (f"; `pip install {each.package}`" if each.package else ""),
             as_code(each.extensions),
             "yes" if each.streamable else "no",
             "yes" if each.resumable else "no",

@@ -317,14 +317,14 @@ class ResultOptions:
         ),
     ] = None
     group: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--group",
             metavar="NAMES|FILE",
             rich_help_panel=_RESULTS,
             show_default=False,
             help="Predict groups of classes: dog,cat,bird=n01503061,pet=dog+cat, or a file with two columns, "
-            "class and group. Probabilities are added. The rest is the group other.",
+            "class and group. Probabilities are added. The rest is the group other. Repeatable.",
         ),
     ] = None
     count: Annotated[
@@ -335,6 +335,11 @@ class ResultOptions:
             help="Print how many images have each label. Without --output, no records are written.",
         ),
     ] = False
+
+    @property
+    def groups(self) -> str | None:
+        """All groups, as the argument of Classifier."""
+        return ",".join(self.group) if self.group else None
 
     def create_filter(self, labels: "LabelSet") -> "ResultFilter | None":
         """Returns the filter of these options; None if they select all results.

@@ -274,7 +274,8 @@ def _print_summary(stats: RunStats, output: Output, *, overwrite: bool) -> None:
         return  # the reader of the records has stopped early
     if stats.stopped in _STOP_REASONS:
         console.print_message(_STOP_REASONS[stats.stopped])
-    if stats.images + stats.resumed + stats.skipped.total() > 1 or stats.resumed_failed:
+    told = stats.images + stats.resumed + stats.skipped.total() > 1 or stats.resumed_failed or stats.left_out
+    if told or (stats.failures and output.unseen):
         console.print_message(stats.summary_line())
     else:
         console.print_verbose(stats.summary_line())

@@ -88,7 +88,7 @@ def _require_exporter() -> None:
     except ImportError as error:
         raise UnavailableError(
             f"exporting a graph needs {error.name or 'onnx'}, which is not installed",
-            hint="pip install 'imgclassify[export]'",
+            hint="pip install onnx onnxscript",
         ) from error
     del onnx, onnxscript
 

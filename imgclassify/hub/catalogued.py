@@ -22,7 +22,8 @@ class CataloguedLoader(ReferenceLoader):
         try:
             return catalog.find_model(name, version if at else None)
         except UnknownModelError as error:
-            if in_timm := _find_in_timm(name):
+            known = any(each.name == name for each in catalog.load_manifests())
+            if not known and (in_timm := _find_in_timm(name)):
                 raise UnknownModelError(str(error), hint=f"timm has it: {in_timm}") from error
             raise
 

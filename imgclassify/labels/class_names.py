@@ -15,6 +15,8 @@ from imgclassify.labels.tree import Tree, load_tree
 
 __all__ = ["ClassNames", "NamedClasses"]
 
+_FEW = 20
+"""Label sets of up to so many classes are listed in a hint."""
 _WNID = re.compile(r"[nvars][0-9]{8}")
 
 
@@ -74,9 +76,13 @@ class ClassNames:
     def nearest(self, text: str) -> list[str]:
         """Returns up to three names that are spelt like a text, the nearest first."""
         names = {**self._synonyms, **self._usual_names}
-        return difflib.get_close_matches(text.strip().casefold(), names, n=3, cutoff=0.7)
+        return difflib.get_close_matches(text.strip().casefold(), names, n=3, cutoff=0.8)
 
     def _suggest(self, wanted: str) -> str:
+        if len(self._label_set) <= _FEW:
+            return f"the labels are {', '.join(label.label for label in self._label_set.labels)}"
+        if "," in wanted:
+            return "give each name with an option of its own"
         nearest = self.nearest(wanted)
         meant = f"did you mean {' or '.join(nearest)}? " if nearest else ""
         return f"{meant}`imgclassify labels search TEXT` finds classes, `imgclassify labels tree` shows the nodes"

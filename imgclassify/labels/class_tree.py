@@ -48,6 +48,11 @@ def build_class_tree(label_set: LabelSet, name: str, *, depth: int | None = None
         UsageError: no node has this name, or several have.
     """
     tree = load_tree()
+    if not any(label.wnid in tree for label in label_set.labels):
+        raise UsageError(
+            f"the labels of {label_set.name} have no place in the WordNet tree, because they have no wnids",
+            hint="give a label set with wnids, such as imagenet1k",
+        )
     found = ClassNames(label_set).find(name)
     if found.wnid is None or found.wnid not in tree:
         raise UsageError(

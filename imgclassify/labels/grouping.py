@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgclassify.errors import UsageError, describe_error
 from imgclassify.labels.class_names import ClassNames
@@ -62,9 +62,12 @@ class Grouping:
             groups[list(members)] = group
         return groups
 
-    def to_dict(self) -> dict[str, list[int]]:
-        """Returns the name of each group with the indices of its classes."""
-        return {label.label: list(members) for label, members in zip(self.labels.labels, self.members, strict=True)}
+    def to_list(self) -> list[dict[str, Any]]:
+        """Returns the label, the wnid and the class indices of each group, in order."""
+        return [
+            {"label": label.label, "wnid": label.wnid, "class_indices": list(members)}
+            for label, members in zip(self.labels.labels, self.members, strict=True)
+        ]
 
 
 def group_classes(label_set: LabelSet, groups: str | os.PathLike[str] | Mapping[str, Iterable[str]]) -> Grouping:
@@ -119,7 +122,7 @@ def _read_groups(groups: str | os.PathLike[str] | Mapping[str, Iterable[str]]) -
             raise UsageError(f"a group without a name or without a class: {group!r}, {text!r}", hint=_FORMS_HINT)
         yield group.strip(), text.strip()
     if not pairs:
-        raise UsageError("there are no groups in it", hint=_FORMS_HINT)
+        raise UsageError(f"there are no groups in {groups!s:.60}", hint=_FORMS_HINT)
 
 
 def _is_file(text: str) -> bool:
@@ -144,7 +147,8 @@ def _read_file(name: str) -> Iterator[tuple[str, str]]:
             f"the file of groups {name!r} does not exist", hint="give a file with two columns: class,group"
         )
     text = read_label_text(name).removeprefix("\ufeff")
-    delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
+    first_line = text.partition("\n")[0]
+    delimiter = next((each for each in "\t,;" if each in first_line), ",")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
         for cells in reader:

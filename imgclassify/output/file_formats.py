@@ -88,7 +88,7 @@ class TextFileFormat:
             raise UsageError(
                 f"{str(path)!r} cannot be used without {sidecar!r}, which belongs beside it and says with which "
                 "model and settings it was made",
-                hint=f"put {sidecar!r} back beside it; if it is lost, make the records again with --overwrite",
+                hint=f"put {sidecar!r} back beside it, or choose another --output",
             ) from None
         provenance = Provenance.from_dict(value, self._record_type)
         return provenance, self._read_records(path, provenance)

@@ -94,7 +94,7 @@ class OutputFormat(NamedTuple):
             UsageError: a package is missing.
         """
         if self.package and not find_spec(self.package):
-            raise UsageError(f"{self.name} needs an extra package", hint=f"pip install 'imgclassify[{self.name}]'")
+            raise UsageError(f"{self.name} needs an extra package", hint=f"pip install {self.package}")
         module, _, name = part.partition(":")
         return getattr(import_module(module), name)
 

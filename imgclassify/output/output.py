@@ -33,6 +33,11 @@ class Output(Protocol):
         ...
 
     @property
+    def unseen(self) -> bool:
+        """Whether the records go to a file, so that a user who watches does not see them."""
+        ...
+
+    @property
     def unfinished(self) -> Path | None:
         """The file with the records so far, if the run can be resumed from it; otherwise None."""
         ...

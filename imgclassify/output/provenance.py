@@ -75,7 +75,11 @@ def _compared_values(provenance: Provenance, record_type: RecordType[Any]) -> di
 def _shorten(value: object) -> str:
     if value is None:
         return "not given"
-    return f"[{value[0]}, … ({len(value)} in all)]" if isinstance(value, list) and len(value) > 3 else repr(value)
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return (
+            "[" + ", ".join(f"{each.get('label')} ({len(each.get('class_indices', ()))})" for each in value) + "]"
+        )
+    return repr(value)
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

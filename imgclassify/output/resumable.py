@@ -35,6 +35,7 @@ class ResumableOutput(Generic[R]):
     """An output file whose run can be resumed; see output.Output."""
 
     on_terminal = False
+    unseen = True
 
     def __init__(
         self,

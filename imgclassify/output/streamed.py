@@ -49,6 +49,11 @@ class StreamedOutput(Generic[R]):
         """See output.Output."""
         return iter(())
 
+    @property
+    def unseen(self) -> bool:
+        """See output.Output."""
+        return self._path is not None and str(self._path) != "-"
+
     def claim_record(self, source: str) -> bool:
         """See output.Output."""
         return False

@@ -82,7 +82,7 @@ def require_opencv() -> None:
     except ImportError as error:
         raise UnavailableError(
             "finding changed images needs OpenCV, which is not installed",
-            hint="pip install 'imgclassify[duplicates]', or use --stage pixels",
+            hint="pip install opencv-python-headless, or use --stage pixels",
         ) from error
     del cv2
 

@@ -47,9 +47,7 @@ def find_nearest(
     if len(vectors) * len(queries) > EXACT_LIMIT:
         if find_spec("usearch"):
             return _find_with_usearch(vectors, queries, count)
-        logger.warning(
-            "comparing %d vectors with numpy, which takes long: pip install 'imgclassify[search]'", len(vectors)
-        )
+        logger.warning("comparing %d vectors with numpy, which takes long: pip install usearch", len(vectors))
     return _find_exactly(vectors, queries, count)
 
 

@@ -116,3 +116,21 @@ def test_a_folder_that_cannot_be_made_is_told(run: Run, photo: Path) -> None:
     assert outcome.status == 2
     assert "--save-input" in outcome.err
     assert outcome.out == ""
+
+
+def test_crops_are_not_saved_where_a_later_run_would_classify_them(run: Run, photo: Path) -> None:
+    inside = run("predict", photo.parent, "--save-input", photo.parent / "crops", "--jsonl")
+    assert (inside.status, inside.out) == (2, "")
+    assert "lies within the source" in inside.err
+    assert not (photo.parent / "crops").exists()
+
+
+def test_two_files_have_two_names(run: Run, photo: Path, tmp_path: Path) -> None:
+    same = run("preview", photo, "-o", tmp_path / "a.png", "--overlay", tmp_path / "." / "a.png")
+    assert same.status == 2
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_an_image_that_is_damaged_is_named(run: Run, photo: Path) -> None:
+    photo.write_bytes(photo.read_bytes()[:500])
+    assert f"error: {photo}: " in run("preview", photo).err

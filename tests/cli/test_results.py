@@ -165,7 +165,9 @@ def test_groups_are_predicted(run: Run) -> None:
     [record] = document["results"]
     assert [each["label"] for each in record["predictions"]] == ["cat", "other", "dog"]
     assert sum(each["probability"] for each in record["predictions"]) == pytest.approx(1, abs=1e-5)
-    assert document["run"]["groups"]["dog"] == list(range(151, 269))
+    groups = document["run"]["groups"]
+    assert [each["label"] for each in groups] == ["dog", "cat", "other"]
+    assert groups[0]["class_indices"] == list(range(151, 269))
     only = run("predict", CAT, COFFEE, "--group", "dog,cat", "--only", "other", "--jsonl")
     assert best(only.out) == [("coffee.jpg", "other")]
 
@@ -174,12 +176,26 @@ def test_a_run_with_other_groups_is_not_resumed(run: Run, tmp_path: Path) -> Non
     target = tmp_path / "groups.csv"
     assert run("predict", CAT, "--group", "dog,cat", "-o", target).status == 0
     assert run("predict", CAT, "--group", "dog,cat", "-o", target, "--resume").status == 0
-    other = run("predict", CAT, "--group", "dog,bird", "-o", target, "--resume")
-    assert other.status == 2
-    assert "groups.cat was [281, … (7 in all)] and is now not given" in other.err
+    for groups, now in (("dog,bird", "dog (118), bird (59)"), ("cat,dog", "cat (7), dog (118)")):
+        other = run("predict", CAT, "--group", groups, "-o", target, "--resume")
+        assert other.status == 2
+        assert f"groups was [dog (118), cat (7), other (875)] and is now [{now}, other (" in other.err
 
 
 # predict --count
+
+
+def test_what_is_not_seen_is_told_also_of_one_image(run: Run, tmp_path: Path) -> None:
+    assert "1 image in" in run("predict", CAT, "--only", "dog", "--jsonl").err
+    assert "1 failed" in run("predict", tmp_path / "none.jpg", "-o", tmp_path / "o.csv").err
+    assert run("predict", CAT, "--jsonl").err == ""
+
+
+def test_group_may_be_given_several_times(run: Run) -> None:
+    found = json.loads(run("predict", CAT, "--group", "dog,cat", "--group", "bird", "--json").out)
+    assert [each["label"] for each in found["run"]["groups"]] == ["dog", "cat", "bird", "other"]
+    wrong = run("predict", CAT, "--group", "dog,cat", "--only", "bird")
+    assert "hint: the labels are dog, cat, other" in wrong.err
 
 
 def test_labels_are_counted_instead_of_written(run: Run) -> None:

@@ -129,7 +129,7 @@ def test_undo_tells_what_it_keeps(run: Run, results: Path, tmp_path: Path) -> No
         (["labels.csv", "--into", "s", "--link", "--move"], 2, "--link and --move"),
         (["labels.csv", "--into", "s", "--by", "size"], 2, "size"),
         (["labels.csv", "--into", "s", "--min-probability", "2"], 2, "2"),
-        (["labels.csv", "--into", "s", "--undo", "x"], 2, "only --undo LIST"),
+        (["labels.csv", "--into", "s", "--undo", "x"], 2, "--undo takes one list"),
         (["none.csv", "--into", "s"], 2, "does not exist"),
         (["labels.txt", "--into", "s"], 2, "by its extension"),
         (["photos", "--into", "s"], 2, "by its extension"),

@@ -29,10 +29,10 @@ from imgclassify.sources import IMAGE_FORMATS
 
 _PACKAGES = ("pillow", "numpy", "safetensors", "requests")
 _TORCH_PACKAGES = ("torch", "torchvision", "timm")
-_EXPORT = "pip install 'imgclassify[export]' for `models prepare`, which exports graphs of networks that have none"
+_EXPORT = "pip install onnx onnxscript for `models prepare`, which exports graphs of networks that have none"
 _EXTRAS = {
-    "pillow-heif": "pip install 'imgclassify[heif]' to open HEIC",
-    "pyarrow": "pip install 'imgclassify[parquet]' to write Parquet",
+    "pillow-heif": "pip install pillow-heif to open HEIC",
+    "pyarrow": "pip install pyarrow to write Parquet",
     "onnx": _EXPORT,
     "onnxscript": _EXPORT,
 }

@@ -25,6 +25,7 @@ from imgclassify.cli.options import (
     UnattendedOptions,
 )
 from imgclassify.cli.run import open_run
+from imgclassify.errors import UsageError
 
 if TYPE_CHECKING:
     from imgclassify.classifier import Classifier
@@ -76,6 +77,8 @@ def predict(
     console.configure()
     from imgclassify.output.records import PREDICTIONS
 
+    if save_input:
+        _require_outside(save_input, sources.sources or [])
     counts, counts_as_json = None, False
     if results.count:
         from imgclassify.cli.label_counts import LabelCounts, separate_counts
@@ -91,7 +94,7 @@ def predict(
                 arch=loading.arch,
                 labels=loading.labels,
                 trust=loading.trust,
-                groups=results.group,
+                groups=results.groups,
                 top_k=top_k,
                 num_images=run.num_images,
                 offline=offline,
@@ -113,6 +116,16 @@ def predict(
     if counts:
         counts.print_counts(as_json=counts_as_json)
     raise typer.Exit(int(run.stats.status))
+
+
+def _require_outside(folder: Path, sources: list[str]) -> None:
+    """Checks that a later run over the same sources will not classify the crops."""
+    for source in sources:
+        if Path(source).is_dir() and folder.resolve().is_relative_to(Path(source).resolve()):
+            raise UsageError(
+                f"--save-input {str(folder)!r} lies within the source {source!r}, so a later run would classify the crops",
+                hint="choose a folder outside of it",
+            )
 
 
 def _save_crops(classifier: "Classifier", folder: Path | None) -> AbstractContextManager[object]:

@@ -20,7 +20,7 @@ from imgclassify.cli.options import (
     PreprocessingOptions,
 )
 from imgclassify.cli.tables import print_table
-from imgclassify.errors import UsageError
+from imgclassify.errors import ImageError, UsageError
 from imgclassify.output import require_no_result
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ def preview(
             raise UsageError(f"{option} is {str(path)!r}, but only PNG keeps every bit", hint="give a name in .png")
         if not overwrite:
             require_no_result(path, option=option)
+    if output and overlay and output.resolve() == overlay.resolve():
+        raise UsageError(f"--output and --overlay are both {str(output)!r}", hint="give two names")
     spec = _find_preprocessing(model, loading, preprocessing, offline=offline)
     from imgclassify.catalog import EMBEDDED_MODEL
     from imgclassify.images.cropping import create_preprocessor
@@ -108,7 +110,10 @@ def preview(
     if overlay and image.source and image.source.path is None:
         image = image._replace(source=buffer_source(image.source))
     mode = "fast" if fast_decode else "exact"
-    shown = preview_image(image, spec, create_preprocessor(mode, spec, "cpu"))
+    try:
+        shown = preview_image(image, spec, create_preprocessor(mode, spec, "cpu"))
+    except ImageError as error:
+        raise type(error)(f"{source}: {error}", hint=error.hint) from error
     if output:
         _save(shown.crop, output, "--output")
     if overlay:
@@ -117,7 +122,7 @@ def preview(
     if json:
         typer.echo(jsonlib.dumps({"schema": _SCHEMA, **shown.to_dict(), **facts}, indent=1))
     else:
-        print_table([], _rows(shown, facts))
+        print_table([], _rows(shown, facts), wrapped=[1])
 
 
 def _find_preprocessing(

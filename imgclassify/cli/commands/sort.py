@@ -111,7 +111,10 @@ def sort(
     chosen = [name for name, wanted in (("copy", copy), ("link", link), ("move", move)) if wanted]
     if undo is not None:
         if results or into or chosen:
-            raise UsageError("--undo needs no other argument", hint="give only --undo LIST, and --yes to do it")
+            raise UsageError(
+                "--undo takes one list and no other argument",
+                hint="give --undo LIST and --yes; of several lists, undo the newest first",
+            )
         raise typer.Exit(int(_undo(undo, yes=yes)))
     if len(chosen) > 1:
         raise UsageError(f"--{' and --'.join(chosen)} exclude each other", hint="choose one of them")
