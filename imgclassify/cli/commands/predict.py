@@ -123,7 +123,7 @@ def _require_outside(folder: Path, sources: list[str]) -> None:
     for source in sources:
         if Path(source).is_dir() and folder.resolve().is_relative_to(Path(source).resolve()):
             raise UsageError(
-                f"--save-input {str(folder)!r} lies within the source {source!r}, so a later run would classify the crops",
+                f"--save-input {str(folder)!r} lies within the source {source!r}; a later run would classify it",
                 hint="choose a folder outside of it",
             )
 
