@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from imgclassify.cli import help_text
 from imgclassify.errors import UsageError
 
 _FrameworkUsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -63,6 +62,8 @@ class Command(_WithUsageErrors, TyperCommand):
         ctx.allow_extra_args = True  # so that the error below is raised instead of the framework's
         rest = super().parse_args(ctx, args)
         if rest and not ctx.resilient_parsing:
+            from imgclassify.cli import help_text
+
             raise UsageError(
                 f"unexpected argument {rest[0]!r}", hint=f"usage: {help_text.usage_line(self, ctx.command_path)}"
             )
@@ -72,12 +73,16 @@ class Command(_WithUsageErrors, TyperCommand):
         try:
             return super().invoke(ctx)
         except UsageError as error:
+            from imgclassify.cli import help_text
+
             for parameter in self.params:
                 if parameter.name == error.argument:
                     error.rename_argument(help_text.name_of(parameter))
             raise
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        from imgclassify.cli import help_text
+
         formatter.write(help_text.command_help(self, ctx))
 
 
@@ -94,4 +99,6 @@ class CommandGroup(_WithUsageErrors, TyperGroup):
         return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        from imgclassify.cli import help_text
+
         formatter.write(help_text.group_help(self, ctx))

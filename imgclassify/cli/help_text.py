@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 import typer
 
+from imgclassify.cli.option_groups import OTHER_PANEL
+
 MAX_WIDTH = 100
 """Longer lines are harder to read."""
-
-OTHER_PANEL = "Other options"
-"""The panel of the options that are rarely needed. It comes last."""
 
 _NARROW = 70
 """On a narrower terminal, what an option does is below its name."""

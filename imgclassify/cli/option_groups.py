@@ -6,6 +6,9 @@ from dataclasses import fields, is_dataclass
 from functools import wraps
 from typing import Any
 
+OTHER_PANEL = "Other options"
+"""The panel of the options that are rarely needed. The help shows it last."""
+
 
 def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     """Wraps a command whose parameters may be dataclasses of options, so that Typer can use it.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imgclassify.cli import console
-from imgclassify.cli.help_text import OTHER_PANEL
+from imgclassify.cli.option_groups import OTHER_PANEL
 from imgclassify.cli.option_values import (
     complete_dtype,
     complete_engine,
