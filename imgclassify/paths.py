@@ -37,8 +37,12 @@ def data_folder(name: str) -> Traversable:
         return checkout / name
     raise ResourceError(
         f"the {name}/ folder that ships with imgclassify is missing from {package}",
-        hint="reinstall it: pip install --force-reinstall --no-deps imgclassify",
+        hint=REINSTALL_HINT,
     )
+
+
+REINSTALL_HINT = "reinstall it: pip install --force-reinstall --no-deps imgclassify"
+"""The hint of an error about data that ships with imgclassify."""
 
 
 def config_folder() -> Path:

@@ -74,8 +74,8 @@ def test_a_label_is_cut_with_an_ellipsis_once_there_is_no_bar(show: Show) -> Non
 
 def test_the_facts_of_one_image_go_below_a_name_that_leaves_no_room(show: Show) -> None:
     assert plain(show(DOG, width=80))[0] == "photos/dog.jpg  1280×720  efficientnet_lite0"
-    image = answer("/work/shared/samples/bobby.jpg", ("dog", 0.5))
-    assert plain(show(image, width=50))[:2] == ["/work/shared/samples/bobby.jpg  1280×720", "  efficientnet_lite0"]
+    image = answer("/home/anna/photographs/dog.jpg", ("dog", 0.5))
+    assert plain(show(image, width=50))[:2] == ["/home/anna/photographs/dog.jpg  1280×720", "  efficientnet_lite0"]
     assert plain(show(image, width=32))[:2] == [image.source, "  1280×720  efficientnet_lite0"]
     assert plain(show(image, width=24))[:3] == [image.source, "  1280×720", "  efficientnet_lite0"]
 

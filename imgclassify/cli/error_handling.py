@@ -16,7 +16,7 @@ from imgclassify.cli.app import CommandGroup
 from imgclassify.cli.shutdown import watch_interrupts
 from imgclassify.errors import ExitStatus, ImgclassifyError, UnavailableError
 
-_SLIM_WITHOUT = ("torch", "torchvision", "timm")
+TORCH_PACKAGES = ("torch", "torchvision", "timm")
 """The packages that docs/install.md leaves out of a slim installation."""
 _DISK_FAULTS = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", None)}
 
@@ -78,11 +78,12 @@ def _report_interrupt() -> ExitStatus:
 def _report_exception(error: Exception) -> ExitStatus:
     if isinstance(error, ImgclassifyError):
         return _report_error(error, str(error), error.hint, error.exit_status)
-    if isinstance(error, ModuleNotFoundError) and error.name in _SLIM_WITHOUT:
+    if isinstance(error, ModuleNotFoundError) and error.name in TORCH_PACKAGES:
         return _report_error(
             error,
             f"this needs {error.name}, which a slim installation does not have",
-            "pip install torch torchvision timm; without them, models of the catalog run on the CPU in float32",
+            f"pip install {' '.join(TORCH_PACKAGES)}; without them, models of the catalog run on the CPU in "
+            "float32",
             ExitStatus.UNAVAILABLE,
         )
     if isinstance(error, OSError) and error.errno in _DISK_FAULTS:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import cached_property
@@ -17,7 +16,6 @@ __all__ = ["ClassNames", "NamedClasses"]
 
 _FEW = 20
 """Label sets of up to so many classes are listed in a hint."""
-_WNID = re.compile(r"[nvars][0-9]{8}")
 
 
 class NamedClasses(NamedTuple):
@@ -50,7 +48,7 @@ class ClassNames:
             UsageError: several have it, or it cannot be known which classes lie below the node.
         """
         wanted = text.strip().casefold()
-        if _WNID.fullmatch(wanted) and wanted in self._wnids:
+        if wanted in self._wnids:
             return self._classes_of(wanted)
         for names in (self._usual_names, self._synonyms):
             keys = names.get(wanted, set())
@@ -73,17 +71,12 @@ class ClassNames:
         """Returns the indices of the classes that any of the texts stands for. Raises as `find` does."""
         return frozenset(index for text in texts for index in self.find(text).class_indices)
 
-    def nearest(self, text: str) -> list[str]:
-        """Returns up to three names that are spelt like a text, the nearest first."""
-        names = {**self._synonyms, **self._usual_names}
-        return difflib.get_close_matches(text.strip().casefold(), names, n=3, cutoff=0.8)
-
     def _suggest(self, wanted: str) -> str:
         if len(self._label_set) <= _FEW:
             return f"the labels are {', '.join(label.label for label in self._label_set.labels)}"
         if "," in wanted:
             return "give each name with an option of its own"
-        nearest = self.nearest(wanted)
+        nearest = difflib.get_close_matches(wanted, {**self._synonyms, **self._usual_names}, n=3, cutoff=0.8)
         meant = f"did you mean {' or '.join(nearest)}? " if nearest else ""
         return f"{meant}`imgclassify labels search TEXT` finds classes, `imgclassify labels tree` shows the nodes"
 

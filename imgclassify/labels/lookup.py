@@ -13,7 +13,7 @@ from pathlib import Path
 from imgclassify.errors import LabelsError
 from imgclassify.labels.label_set import Label, LabelSet
 from imgclassify.labels.parsing import FORMS_HINT, parse_labels
-from imgclassify.paths import data_folder
+from imgclassify.paths import REINSTALL_HINT, data_folder
 
 MAX_FILE_BYTES = 8 * 2**20
 """Larger files are rejected. ImageNet-21k's 21,841 classes with synonyms and glosses take 3 MB."""
@@ -66,7 +66,7 @@ def _parse_shipped(text: str, name: str) -> tuple[Label, ...]:
     except ValueError as error:
         raise LabelsError(
             f"the label set {name} that ships with imgclassify is damaged: {error}",
-            hint="reinstall it: pip install --force-reinstall --no-deps imgclassify",
+            hint=REINSTALL_HINT,
         ) from error
     return tuple(labels)
 

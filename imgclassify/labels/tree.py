@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from imgclassify.errors import LabelsError
-from imgclassify.paths import data_folder
+from imgclassify.paths import REINSTALL_HINT, data_folder
 
 __all__ = ["ROOT", "Node", "Tree", "load_tree"]
 
@@ -102,6 +102,6 @@ def load_tree() -> Tree:
     except (OSError, ValueError) as error:
         raise LabelsError(
             f"the WordNet tree that ships with imgclassify is damaged: {error}",
-            hint="reinstall it: pip install --force-reinstall --no-deps imgclassify",
+            hint=REINSTALL_HINT,
         ) from error
     return Tree(nodes)

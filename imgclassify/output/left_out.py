@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from imgclassify.files import atomic_write
-from imgclassify.output.json_lines import from_packed_json, to_json
+from imgclassify.output.file_formats import open_text_file
+from imgclassify.output.json_lines import read_json_lines, to_json
 from imgclassify.output.records import R, RecordType
 
 
@@ -20,7 +21,7 @@ def left_out_path(path: Path) -> Path:
 
 def save_left_out(path: Path, records: Iterable[R]) -> None:
     """Writes the sidecar of the output file at `path`. Raises OSError if it cannot be written."""
-    with atomic_write(left_out_path(path), locked=True) as draft, draft.open("w", encoding="utf-8") as stream:
+    with atomic_write(left_out_path(path), locked=True) as draft, open_text_file(draft, "w") as stream:
         for record in records:
             stream.write(to_json(record.to_dict()) + "\n")
 
@@ -31,17 +32,13 @@ def load_left_out(path: Path, record_type: RecordType[R]) -> Iterator[R]:
     Raises:
         ValueError: the sidecar is missing, or a line of it is not a record.
     """
+    sidecar = left_out_path(path)
     try:
-        stream = left_out_path(path).open("rb")
+        stream = open_text_file(sidecar, "r")
     except FileNotFoundError:
-        raise ValueError(
-            f"its sidecar {left_out_path(path).name!r}, with the images that were left out, is missing"
-        ) from None
+        raise ValueError(f"its sidecar {sidecar.name!r}, with the images that were left out, is missing") from None
     with stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                yield record_type.from_dict(from_packed_json(line))
-            except ValueError as error:
-                raise ValueError(
-                    f"line {number} of {left_out_path(path).name!r} is not a record: {error}"
-                ) from error
+        try:
+            yield from read_json_lines(stream, record_type)
+        except ValueError as error:
+            raise ValueError(f"its sidecar {sidecar.name!r} is damaged: {error}") from error

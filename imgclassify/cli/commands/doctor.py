@@ -21,6 +21,7 @@ from imgclassify import catalog, labels, paths, weights
 from imgclassify._version import __version__
 from imgclassify.cli import console
 from imgclassify.cli.app import CommandApp
+from imgclassify.cli.error_handling import TORCH_PACKAGES
 from imgclassify.cli.options import Debug, Json
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import ImgclassifyError, UnavailableError, WeightsError, describe_error
@@ -28,7 +29,6 @@ from imgclassify.hub.reference import ModelReference
 from imgclassify.sources import IMAGE_FORMATS
 
 _PACKAGES = ("pillow", "numpy", "safetensors", "requests")
-_TORCH_PACKAGES = ("torch", "torchvision", "timm")
 _EXPORT = "pip install onnx onnxscript for `models prepare`, which exports graphs of networks that have none"
 _EXTRAS = {
     "pillow-heif": "pip install pillow-heif to open HEIC",
@@ -130,12 +130,12 @@ def _check_packages() -> Iterator[Check]:
 
 
 def _check_torch() -> Iterator[Check]:
-    if not any(map(_find_version, _TORCH_PACKAGES)):
+    if not any(map(_find_version, TORCH_PACKAGES)):
         yield Check(
             "torch",
             "not installed (optional). This is a slim installation: models of the catalog in onnxruntime, "
             "on the CPU",
-            remedy=f"pip install {' '.join(_TORCH_PACKAGES)} for timm:, hub:, quantized models and GPUs",
+            remedy=f"pip install {' '.join(TORCH_PACKAGES)} for timm:, hub:, quantized models and GPUs",
             optional=True,
         )
         return
