@@ -78,6 +78,10 @@ class Classifier:
         interpolation: str | None = None,
         mean: float | tuple[float, float, float] | None = None,
         std: float | tuple[float, float, float] | None = None,
+        channel_order: str | None = None,
+        activation: str = "auto",
+        output_name: str | None = None,
+        checkpoint_key: str | None = None,
         offline: bool | None = None,
         trust: bool = False,
         groups: str | os.PathLike[str] | Mapping[str, Iterable[str]] | None = None,
@@ -85,8 +89,8 @@ class Classifier:
     ) -> None:
         """Loads a model. Downloads its weights if they are not in the cache.
 
-        The arguments `resize_size`, `crop_size`, `interpolation`, `mean` and `std` replace values of the
-        model's own preprocessing. None keeps the model's value (docs/preprocessing.md).
+        The arguments `resize_size`, `crop_size`, `interpolation`, `mean`, `std` and `channel_order` replace values
+        of the model's own preprocessing. None keeps the model's value (docs/preprocessing.md).
 
         Args:
             model: a model reference (docs/models.md). None is the embedded model, efficientnet_lite0.
@@ -114,7 +118,15 @@ class Classifier:
             resize_size: pixels of the short side, or (height, width).
             crop_size: pixels of a square, or (height, width).
             interpolation: "nearest", "box", "bilinear", "hamming", "bicubic" or "lanczos".
-            mean, std: for red, green and blue, of pixels scaled to 0..1. One number is used for all three.
+            mean, std: for the channels in `channel_order`, of pixels scaled to 0..1. One number is used for all
+                three.
+            channel_order: "rgb", "bgr" or "grey": the order in which the network takes the channels. "grey" is for
+                networks of one channel.
+            activation: what turns the outputs of the network into probabilities: "softmax", "sigmoid" or "none".
+                "auto" is what the model's files say, or else what its outputs show (docs/models.md).
+            output_name: the output to use, of a network with several.
+            checkpoint_key: the key of the state_dict in a checkpoint with several, such as "state_dict_ema". Dots
+                lead deeper: "ema.module".
             offline: never open a socket. None reads the environment variable IMGCLASSIFY_OFFLINE.
             trust: let a torch.hub repository or a TorchScript file run its own code.
             groups: add the probabilities of the classes of each group, and predict groups instead of classes:
@@ -148,6 +160,10 @@ class Classifier:
             interpolation=interpolation,
             mean=mean,
             std=std,
+            channel_order=channel_order,
+            activation=activation,
+            output_name=output_name,
+            checkpoint_key=checkpoint_key,
             offline=offline,
             trust=trust,
             progress=progress,

@@ -173,6 +173,10 @@ class RunInfo:
     dtype: str
     reason: str
     """Why this engine and this device were chosen."""
+    activation: str = "softmax"
+    """What turned the outputs of the network into probabilities: "softmax", "sigmoid" or "none"."""
+    origins: dict[str, str] | None = None
+    """Where the model's files say its labels, preprocessing, activation or architecture. None if they do not."""
     groups: list[dict[str, Any]] | None = None
     """If classes are grouped: the `label`, `wnid` and `class_indices` of each group, in order."""
 

@@ -108,6 +108,10 @@ def load_runner(
     interpolation: str | None = None,
     mean: float | RGB | None = None,
     std: float | RGB | None = None,
+    channel_order: str | None = None,
+    activation: str = "auto",
+    output_name: str | None = None,
+    checkpoint_key: str | None = None,
     offline: bool | None = None,
     trust: bool = False,
     progress: Progress | None = None,
@@ -139,8 +143,16 @@ def load_runner(
             labels=None if labels is None else _require_name("labels", os.fspath(labels)),
             with_labels=with_labels,
             overrides=preprocess_overrides(
-                resize_size=resize_size, crop_size=crop_size, interpolation=interpolation, mean=mean, std=std
+                resize_size=resize_size,
+                crop_size=crop_size,
+                interpolation=interpolation,
+                mean=mean,
+                std=std,
+                channel_order=channel_order,
             ),
+            activation=None if activation == "auto" else activation,
+            output_name=output_name,
+            checkpoint_key=checkpoint_key,
             offline=offline,
             trust=trust,
             progress=progress,
@@ -161,6 +173,7 @@ def preprocess_overrides(
     interpolation: str | None,
     mean: float | RGB | None,
     std: float | RGB | None,
+    channel_order: str | None = None,
 ) -> PreprocessOverrides:
     """Converts the arguments of `Classifier` that change the preprocessing.
 
@@ -173,6 +186,7 @@ def preprocess_overrides(
         interpolation=interpolation,
         mean=(mean, mean, mean) if isinstance(mean, float | int) else mean,
         std=(std, std, std) if isinstance(std, float | int) else std,
+        channel_order=channel_order,
     )
 
 

@@ -5,6 +5,8 @@ A manifest ties weights, preprocessing and a label set together. None of the thr
 
 from imgclassify.catalog.lookup import SORT_KEYS, filter_models, find_model, load_manifests, user_models_folder
 from imgclassify.catalog.manifest import (
+    ACTIVATIONS,
+    CHANNEL_ORDERS,
     CROP_MODES,
     EMBEDDED_MODEL,
     INTERPOLATIONS,
@@ -21,6 +23,8 @@ from imgclassify.catalog.manifest import (
 from imgclassify.catalog.parsing import parse_manifests
 
 __all__ = [
+    "ACTIVATIONS",
+    "CHANNEL_ORDERS",
     "CROP_MODES",
     "EMBEDDED_MODEL",
     "INTERPOLATIONS",

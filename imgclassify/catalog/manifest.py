@@ -17,6 +17,9 @@ PROGRAMS = ("onnx", "torchscript")
 
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
+CHANNEL_ORDERS = ("rgb", "bgr", "grey")
+ACTIVATIONS = ("softmax", "sigmoid", "none")
+"""What turns the outputs of a network into probabilities. "none" means that they are probabilities already."""
 
 MAX_SIDE = 8192
 """Largest side in pixels. No network takes more, and an image of this size needs 0.75 GiB in float32."""
@@ -46,6 +49,10 @@ class PreprocessSpec:
     """One of CROP_MODES, which are timm's terms. "center" keeps the aspect ratio and cuts off what is outside
     the crop. "squash" resizes to `resize_size` and ignores the aspect ratio. "border" fits in the whole image
     and fills the rest with the mean."""
+    channel_order: str = "rgb"
+    """One of CHANNEL_ORDERS: the order in which the network takes the channels. `mean` and `std` are in this order.
+    "grey" is for networks of one channel: the image is converted to Pillow's mode L before it is resized, and all
+    three channels of a crop are equal. Such a network takes the first."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON. A square crop size becomes one number."""
@@ -58,7 +65,7 @@ class PreprocessSpec:
             "antialias": self.antialias,
             "mean": list(self.mean),
             "std": list(self.std),
-        }
+        } | ({} if self.channel_order == "rgb" else {"channel_order": self.channel_order})
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,8 @@ class ModelManifest:
     label_set: str
     """The name of a shipped label set, or the path of a label file."""
     preprocess: PreprocessSpec
+    activation: str = ""
+    """One of ACTIVATIONS. Empty if it is found out when the network runs: see classifier.py."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments that these weights need when the architecture is built."""
     rename: tuple[tuple[str, str], ...] = ()

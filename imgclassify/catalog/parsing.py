@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from imgclassify.catalog.manifest import (
+    ACTIVATIONS,
+    CHANNEL_ORDERS,
     CROP_MODES,
     INTERPOLATIONS,
     MAX_SIDE,
@@ -178,6 +180,7 @@ def _parse_model(table: _TomlTable, origin: str) -> ModelManifest:
         num_classes=table.take_positive("num_classes"),
         label_set=table.take_value("label_set", str),
         preprocess=_parse_preprocess(cast(_TomlTable, table.take_table("preprocess"))),
+        activation=table.take_choice("activation", ("", *ACTIVATIONS), default=""),
         options=_parse_options(table),
         rename=_parse_rename(table),
         layers=_parse_layers(table.take_table("layers", default=None)),
@@ -210,6 +213,7 @@ def _parse_preprocess(table: _TomlTable) -> PreprocessSpec:
         mean=table.take_rgb("mean"),
         std=table.take_rgb("std"),
         crop_mode=table.take_choice("crop_mode", CROP_MODES, default="center"),
+        channel_order=table.take_choice("channel_order", CHANNEL_ORDERS, default="rgb"),
     )
     if min(spec.std) <= 0:
         table.reject("std", "three numbers above zero")

@@ -27,6 +27,7 @@ def format_manifest(manifest: ModelManifest) -> str:
         "sha256": manifest.sha256,
         "num_classes": manifest.num_classes,
         "label_set": manifest.label_set,
+        "activation": manifest.activation,
         "options": dict(manifest.options),
         "rename": manifest.rename,
         "layers": manifest.layers._asdict() if manifest.layers else {},
@@ -38,7 +39,7 @@ def format_manifest(manifest: ModelManifest) -> str:
     text = "[[models]]\n" + "".join(
         f"{key} = {format_value(value)}\n"
         for key, value in lines.items()
-        if key in required or value not in ({}, (), None)
+        if key in required or value not in ({}, (), None, "")
     )
     assert parse_manifests(text, manifest.origin) == [manifest]
     return text

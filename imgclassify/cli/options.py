@@ -201,6 +201,20 @@ class ArchitectureOptions:
             help="Allow a torch.hub repository or a TorchScript file to run its own code.",
         ),
     ] = False
+    checkpoint_key: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint-key",
+            metavar="KEY",
+            rich_help_panel=_MODEL,
+            show_default=False,
+            help="Which weights of a checkpoint file to use, if it has several: state_dict_ema, ema.module, ...",
+        ),
+    ] = None
+
+    def classifier_arguments(self) -> dict[str, Any]:
+        """Returns the options as keyword arguments of Classifier."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -216,6 +230,27 @@ class LoadingOptions(ArchitectureOptions):
             rich_help_panel=_MODEL,
             show_default=False,
             help="Label set or label file to use instead of the model's own.",
+        ),
+    ] = None
+    activation: Annotated[
+        str,
+        typer.Option(
+            "--activation",
+            autocompletion=complete_from(["auto", "softmax", "sigmoid", "none"]),
+            metavar="NAME",
+            rich_help_panel=_MODEL,
+            help="How the network's outputs become probabilities: auto, softmax, sigmoid (each class by itself) or "
+            "none (they are probabilities).",
+        ),
+    ] = "auto"
+    output_name: Annotated[
+        str | None,
+        typer.Option(
+            "--output-name",
+            metavar="NAME",
+            rich_help_panel=_MODEL,
+            show_default=False,
+            help="Which output of the network to use, if it has several.",
         ),
     ] = None
 
@@ -576,6 +611,17 @@ class PreprocessingOptions:
             "One number applies to all three channels.",
         ),
     ] = None
+    channel_order: Annotated[
+        str | None,
+        typer.Option(
+            "--channel-order",
+            autocompletion=complete_from(["rgb", "bgr", "grey"]),
+            metavar="ORDER",
+            rich_help_panel=_PREPROCESSING,
+            show_default=False,
+            help="Order of the channels that the network takes, and of --mean and --std: rgb, bgr or grey.",
+        ),
+    ] = None
 
     def classifier_arguments(self) -> dict[str, Any]:
         """Returns the options as keyword arguments of Classifier.
@@ -589,4 +635,5 @@ class PreprocessingOptions:
             "interpolation": self.interpolation,
             "mean": parse_channels("--mean", self.mean),
             "std": parse_channels("--std", self.std),
+            "channel_order": self.channel_order,
         }

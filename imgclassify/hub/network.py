@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgclassify import labels as label_sets
 from imgclassify.catalog import (
+    ACTIVATIONS,
+    CHANNEL_ORDERS,
     CROP_MODES,
     INTERPOLATIONS,
     MAX_SIDE,
@@ -40,13 +43,19 @@ class PreprocessOverrides:
     interpolation: str | None = None
     mean: RGB | None = None
     std: RGB | None = None
+    channel_order: str | None = None
 
     def __post_init__(self) -> None:
-        if self.interpolation is not None and self.interpolation not in INTERPOLATIONS:
-            raise UsageError(
-                f"unknown interpolation {self.interpolation!r}",
-                hint=f"use one of {', '.join(INTERPOLATIONS)}",
-            )
+        for name, word, words in (
+            ("interpolation", self.interpolation, INTERPOLATIONS),
+            ("channel_order", self.channel_order, CHANNEL_ORDERS),
+        ):
+            if word is not None and word not in words:
+                raise UsageError(
+                    f"unknown {name.replace('_', ' ')} {word!r}",
+                    hint=f"use one of {', '.join(words)}",
+                    argument=name,
+                )
         for name, channels in (("mean", self.mean), ("std", self.std)):
             if channels is not None and not _is_rgb(channels):
                 raise UsageError(
@@ -68,12 +77,20 @@ class PreprocessOverrides:
                     argument=name,
                 )
 
-    def apply_to(self, spec: PreprocessSpec) -> PreprocessSpec:
+    def combine(self, other: PreprocessOverrides) -> PreprocessOverrides:
+        """Returns the values of both. Where both have a value, this one counts."""
+        return replace(other, **{name: value for name, value in self._values().items() if value is not None})
+
+    def apply_to(self, spec: PreprocessSpec, *, crop_mode: str | None = None) -> PreprocessSpec:
         """Returns the model's preprocessing with the user's changes.
 
         Logs a warning if there are changes and the crop is larger than the resized image.
         """
-        changed = replace(spec, **{name: value for name, value in self._values().items() if value is not None})
+        changed = replace(
+            spec,
+            **{name: value for name, value in self._values().items() if value is not None},
+            crop_mode=crop_mode or spec.crop_mode,
+        )
         if (
             changed != spec
             and isinstance(changed.resize_size, int)
@@ -87,20 +104,21 @@ class PreprocessOverrides:
             )
         return changed
 
-    def to_spec(self, reference: str) -> PreprocessSpec:
+    def to_spec(self, reference: str, *, crop_mode: str | None = None) -> PreprocessSpec:
         """Returns a complete preprocessing made of the overrides, for a model that has none.
 
         Raises:
             UsageError: an override is missing. Nothing is guessed.
         """
-        missing = [f"--{name.replace('_', '-')}" for name, value in self._values().items() if value is None]
+        values = self._values() | {"channel_order": self.channel_order or CHANNEL_ORDERS[0]}
+        missing = [f"--{name.replace('_', '-')}" for name, value in values.items() if value is None]
         if missing:
             raise UsageError(
                 f"{reference} has no preprocessing of its own",
                 hint="give --arch NAME to use the preprocessing and labels of a catalogued model, or give "
                 + ", ".join(missing),
             )
-        return PreprocessSpec(**self._values(), antialias=True, crop_mode=CROP_MODES[0])
+        return PreprocessSpec(**values, antialias=True, crop_mode=crop_mode or CROP_MODES[0])
 
     def _values(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in PreprocessOverrides.__slots__}
@@ -130,11 +148,25 @@ class LoadOptions:
     with_labels: bool = True
     """Whether labels are needed. If False, a model without labels can be loaded."""
     overrides: PreprocessOverrides = PreprocessOverrides()
+    activation: str | None = None
+    """One of ACTIVATIONS, in place of what is known of the model. None finds it out."""
+    output_name: str | None = None
+    """The output to use, of a network with several."""
+    checkpoint_key: str | None = None
+    """The key of the state_dict in a checkpoint with several, such as "state_dict_ema". Dots lead deeper."""
     offline: bool = False
     """Never open a socket."""
     trust: bool = False
     """Run the code of a torch.hub repository, or a TorchScript program."""
     progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if self.activation is not None and self.activation not in ACTIVATIONS:
+            raise UsageError(
+                f"unknown activation {self.activation!r}",
+                hint=f"use one of auto, {', '.join(ACTIVATIONS)}",
+                argument="activation",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +188,14 @@ class Network:
     """0 if the network has no classifier. None if the number is known only after the network has run."""
     backends: Backends
     """The ways to run the network."""
+    activation: str | None = None
+    """One of ACTIVATIONS, as the user or the model's own files give it. None if it is found out when the network
+    runs."""
+    output_name: str | None = None
+    """The output to use, as the user gives it."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Where labels, preprocessing, activation and architecture were found, if the model's files say them:
+    FileConfig.origins."""
     quantized: bool = False
     """Whether the network is quantized, and so runs only on the CPU and in its own types."""
     gmacs: float | None = None

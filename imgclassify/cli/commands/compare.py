@@ -117,9 +117,7 @@ def compare(
         with download_progress() as progress:
             return Classifier(
                 model,
-                arch=loading.arch,
-                labels=loading.labels,
-                trust=loading.trust,
+                **loading.classifier_arguments(),
                 top_k=sys.maxsize,  # all classes
                 offline=offline,
                 progress=progress,

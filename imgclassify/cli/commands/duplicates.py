@@ -153,8 +153,7 @@ def _create_finder(
             model,
             outputs=(FEATURES,),
             with_labels=False,
-            arch=loading.arch,
-            trust=loading.trust,
+            **loading.classifier_arguments(),
             offline=offline,
             progress=progress,
         )

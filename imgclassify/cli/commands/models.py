@@ -117,7 +117,9 @@ def show(
     """
     console.configure_console(be_debug=debug)
     model = ModelReference.parse(reference)
-    if model.kind.name != "file" and any((*asdict(loading).values(), *asdict(preprocessing).values())):
+    if model.kind.name != "file" and (
+        asdict(loading) != asdict(LoadingOptions()) or asdict(preprocessing) != asdict(PreprocessingOptions())
+    ):
         raise UsageError(
             f"these options are for files, not for the model {reference!r}, which has values of its own",
             hint=f"run `imgclassify models show {reference}`",
@@ -130,9 +132,7 @@ def show(
     if model.kind.name == "file":
         described = model_details.describe_file(
             reference,
-            arch=loading.arch,
-            labels=loading.labels,
-            trust=loading.trust,
+            **loading.classifier_arguments(),
             **preprocessing.classifier_arguments(),
         )
     elif model.kind.name == "timm":
@@ -205,9 +205,7 @@ def add(
     manifest = add_model(
         file,
         name,
-        arch=loading.arch,
-        labels=loading.labels,
-        trust=loading.trust,
+        **loading.classifier_arguments(),
         overwrite=overwrite,
         **preprocessing.classifier_arguments(),
     )
@@ -299,9 +297,7 @@ def prepare(
         folder = prepare_model(
             ModelReference.parse(reference),
             LoadOptions(
-                arch=loading.arch,
-                labels=loading.labels,
-                trust=loading.trust,
+                **loading.classifier_arguments(),
                 overrides=overrides,
                 offline=offline,
                 progress=progress,

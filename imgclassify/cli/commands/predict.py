@@ -91,9 +91,7 @@ def predict(
         with download_progress() as progress:
             classifier = Classifier(
                 model,
-                arch=loading.arch,
-                labels=loading.labels,
-                trust=loading.trust,
+                **loading.classifier_arguments(),
                 groups=results.groups,
                 top_k=top_k,
                 num_images=run.num_images,

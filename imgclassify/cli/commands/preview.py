@@ -137,11 +137,10 @@ def _find_preprocessing(
         return find_preprocessing(
             model or EMBEDDED_MODEL,
             LoadOptions(
-                arch=loading.arch,
+                **loading.classifier_arguments(),
                 with_labels=False,
                 overrides=preprocess_overrides(**preprocessing.classifier_arguments()),
                 offline=offline,
-                trust=loading.trust,
                 progress=progress,
             ),
         )
