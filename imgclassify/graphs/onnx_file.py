@@ -8,6 +8,7 @@ from pathlib import Path, PureWindowsPath
 from imgclassify.checkpoints.storage import MappedFile
 from imgclassify.errors import CheckpointError, describe_error, make_printable
 from imgclassify.graphs import protobuf
+from imgclassify.graphs.onnx_signature import read_signature
 
 MAX_NODES = 50_000
 """Nodes in a graph after its functions are expanded. Swin's, the largest of torchvision's, has 1,810."""
@@ -63,6 +64,8 @@ class OnnxFile:
             self.external = {location.decode() for location in locations}
             """Relative paths of the files that hold weights. Empty if all weights are in the graph itself."""
             _check_size(calls)
+            self.signature = read_signature(self._file.view(0, len(self._file)))
+            """What the graph says of its inputs and outputs."""
             for name in sorted(self.external):
                 _check_location(path, name)
         except (OSError, ValueError) as error:

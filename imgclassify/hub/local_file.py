@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,13 @@ from imgclassify.errors import (
 )
 from imgclassify.graphs import onnx_file
 from imgclassify.graphs.onnx_file import OnnxFile
+from imgclassify.graphs.onnx_signature import find_image_input
 from imgclassify.graphs.outputs import add_outputs
 from imgclassify.graphs.session import SessionConfig
 from imgclassify.hub import architectures, backends, from_arch
 from imgclassify.hub.backends import Backends
-from imgclassify.hub.network import LoadOptions, Network, labels_for_manifest
+from imgclassify.hub.file_config import FileConfig
+from imgclassify.hub.network import LoadOptions, Network, PreprocessOverrides, labels_for_manifest
 from imgclassify.hub.reference import FILE_SUFFIXES, ModelReference, ReferenceLoader
 
 if TYPE_CHECKING:
@@ -139,12 +142,13 @@ def require_whole(file: OnnxFile) -> None:
 
 
 def _onnx_backends(file: OnnxFile) -> Backends:
-    return Backends(None, partial(_open_onnx, file))
+    return Backends(None, partial(_open_onnx, file), operators=file.signature.operators)
 
 
 def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
-    preprocess, labels = from_arch.preprocess_and_labels(repr(reference), options)
     file = OnnxFile(path)
+    config = _read_graph_config(file, options)
+    preprocess, labels = from_arch.preprocess_and_labels(repr(reference), options, config)
     return Network(
         model=reference,
         architecture="onnx",
@@ -156,6 +160,27 @@ def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
         labels=labels,
         num_classes=None,
         backends=_onnx_backends(file),
+        activation=config.activation,
+        origins=config.origins,
+    )
+
+
+def _read_graph_config(file: OnnxFile, options: LoadOptions) -> FileConfig:
+    """Returns what the input of a graph says of the preprocessing.
+
+    The crop size is that of the graph, but not beside `--arch`: its resize belongs to its own crop size.
+    """
+    image = find_image_input(file.signature.inputs)
+    if image is None:
+        return FileConfig()
+    unchanged = PreprocessOverrides(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    known = unchanged if image.takes_bytes else PreprocessOverrides()
+    return FileConfig(
+        preprocess=replace(
+            known,
+            crop_size=image.fixed_size if options.arch is None else None,
+            channel_order="grey" if image.channels == 1 else None,
+        )
     )
 
 
@@ -169,8 +194,10 @@ def _open_onnx(file: OnnxFile, config: SessionConfig) -> onnxruntime.InferenceSe
             settings.add_session_config_entry(
                 "session.model_external_initializers_file_folder_path", str(file.path.resolve().parent)
             )
-            model = add_outputs(file.path.read_bytes(), config.extra_outputs, repr(str(file.path)))
-        session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+            model = add_outputs(
+                file.path.read_bytes(), config.extra_outputs, repr(str(file.path)), logits=config.logits
+            )
+        session = onnxruntime.InferenceSession(model, settings, providers=config.providers())
     except OutputError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no other common base
