@@ -221,7 +221,7 @@ def _refuse_others(outputs: NDArray[np.float32], operator: str) -> None:
     """Refuses values that can be neither logits nor probabilities."""
     import numpy as np
 
-    shown = f"such as {', '.join(f'{value:.4g}' for value in outputs[-1][:3])}"
+    shown = f"such as {', '.join(f'{value:.4g}' for value in outputs[0][:3])}"
     if operator in _CLASS_NUMBER or ((outputs == outputs.round()).all() and np.abs(outputs).max() > 1):
         raise CheckpointError(
             f"the outputs of the network are whole numbers, {shown}: class numbers or counts, not probabilities",

@@ -251,7 +251,7 @@ class OnnxruntimeEngine:
             )
         crop_size = self._preprocess.crop_size
         for side, wanted in zip(image.size, crop_size, strict=True):
-            if isinstance(side, int) and side > 0 and side != wanted:
+            if isinstance(side, int) and side != wanted:
                 raise CheckpointError(
                     f"{self._name} takes images of {image.size[0]}×{image.size[1]}, but the preprocessing crops to "
                     f"{crop_size[0]}×{crop_size[1]}",

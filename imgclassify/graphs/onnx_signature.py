@@ -31,8 +31,15 @@ _RESHAPING = {
 }
 """Operators that leave the values as they are."""
 _SCALING = {"Mul", "Div"}
+_BINARY = {"Add", "Sub", *_SCALING}
+"""Operators that join two branches, unless one of their inputs is constant."""
+_PROBABILITY = {"Softmax", "Sigmoid", "HardSigmoid"}
+_RANKING = "TopK"
 _KNOWN_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 """Elsewhere, a node calls a function of the model, and its name says nothing."""
+
+_LONGEST = 2**31
+"""A larger side, or one below 1, stands for any number. Some exporters write -1 or 0."""
 
 Side = int | str | None
 """A side of a shape. A name or None stands for any number."""
@@ -93,7 +100,8 @@ def find_image_input(inputs: Sequence[Value]) -> ImageInput | None:
     """
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in {*FLOATS, BYTES}:
         return None
-    [(name, kind, (batch, *sides))] = inputs
+    [(name, kind, shape)] = inputs
+    batch, *sides = (side if not isinstance(side, int) or 0 < side <= _LONGEST else None for side in shape)
     fixed = [index for index in (0, 2) if sides[index] in (1, 3)]
     possible = fixed or [index for index in (0, 2) if not isinstance(sides[index], int)]
     if not possible:
@@ -106,7 +114,7 @@ def find_image_input(inputs: Sequence[Value]) -> ImageInput | None:
         type=kind,
         channels_last=channel == 2,
         channels=1 if channels == 1 else 3,
-        batch_size=batch if isinstance(batch, int) and batch > 0 else None,
+        batch_size=batch if isinstance(batch, int) else None,
         size=(sides[0], sides[1]),
     )
 
@@ -173,16 +181,20 @@ class _Nodes:
 
     def find_operator(self, value: str) -> str:
         """Walks back from an output to the operator that computes its values. Returns "" if it is not known."""
+        found = ""
         while value in self._producers:
             operator, inputs = self._producers[value]
-            is_sum_of_data = operator in ("Add", "Sub") and self._constants.isdisjoint(inputs)
-            if not inputs or is_sum_of_data:
-                return ""
-            scales = operator in _SCALING and inputs[0] not in self._constants and inputs[1] in self._constants
-            if operator not in _RESHAPING and not scales:
-                return operator
-            value = inputs[0]
-        return ""
+            data = [name for name in inputs if name not in self._constants]
+            if operator == _RANKING:
+                return operator  # also if its values become probabilities later
+            if not data or (operator in _BINARY and len(data) > 1):
+                return found
+            if operator in _PROBABILITY:
+                found = found or operator
+            elif operator not in _RESHAPING and operator not in _SCALING:
+                return found or operator
+            value = data[0]
+        return found
 
 
 def _parse_value(message: memoryview) -> Value:

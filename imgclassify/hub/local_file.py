@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgclassify import catalog, checkpoints, weights
+from imgclassify.checkpoints.storage import MappedFile
 from imgclassify.errors import (
     CheckpointError,
     OutputError,
@@ -188,12 +189,11 @@ def _open_onnx(file: OnnxFile, config: SessionConfig) -> onnxruntime.InferenceSe
     import onnxruntime
 
     settings = config.session_options()
+    held: list[MappedFile] = []
     try:
         model: str | bytes = str(file.path)
         if config.extra_outputs:
-            settings.add_session_config_entry(
-                "session.model_external_initializers_file_folder_path", str(file.path.resolve().parent)
-            )
+            held = _hand_over_weights(file, settings)
             model = add_outputs(
                 file.path.read_bytes(), config.extra_outputs, repr(str(file.path)), logits=config.logits
             )
@@ -203,7 +203,27 @@ def _open_onnx(file: OnnxFile, config: SessionConfig) -> onnxruntime.InferenceSe
     except Exception as error:  # onnxruntime's exceptions have no other common base
         raise onnx_file.unreadable_onnx(file.path, describe_error(error)) from error
     file.check_unchanged()
+    del held
     return session
+
+
+def _hand_over_weights(file: OnnxFile, settings: onnxruntime.SessionOptions) -> list[MappedFile]:
+    """Tells onnxruntime where the weights are that are in other files than a graph in memory.
+
+    Returns:
+        The files. They must stay open until the session is created.
+    """
+    folder = file.path.parent
+    if not any((folder / name).is_symlink() for name in file.external):
+        settings.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(folder.resolve())
+        )
+        return []
+    # In memory, because onnxruntime does not follow links that lead out of a folder. It can since 1.23.
+    files = [MappedFile(folder / name) for name in sorted(file.external)]
+    views = [each.view(0, len(each)) for each in files]
+    settings.add_external_initializers_from_files_in_memory(sorted(file.external), views, list(map(len, views)))
+    return files
 
 
 def _torchscript_backends(reference: str, path: Path, *, trust: bool) -> Backends:
