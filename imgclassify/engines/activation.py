@@ -146,6 +146,7 @@ def check_activation(name: str, outputs: NDArray[np.float32], operator: str = ""
         CheckpointError: it is "none", and an output is not within 0..1.
     """
     activation = require_activation(name, outputs.shape[1])
+    outputs = _finite_rows(outputs)
     total = _find_total(outputs)
     if name == "none":
         _require_probabilities(outputs)
@@ -170,6 +171,7 @@ def find_activation(outputs: NDArray[np.float32], operator: str = "", stated: st
     Raises:
         CheckpointError: the outputs cannot be those of a classifier.
     """
+    outputs = _finite_rows(outputs)
     _refuse_ranked(outputs, operator)
     if total := _find_total(outputs):
         return Activation("none", 1 / total)
@@ -183,6 +185,23 @@ def find_activation(outputs: NDArray[np.float32], operator: str = "", stated: st
 
 def _create(name: str) -> Activation:
     return Activation(name, multi_label=name != "softmax")
+
+
+def _finite_rows(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the rows that show something. A made-up crop may be too odd for a network.
+
+    Raises:
+        CheckpointError: no row is finite.
+    """
+    import numpy as np
+
+    rows: NDArray[np.float32] = outputs[np.isfinite(outputs).all(axis=1)]
+    if not len(rows):
+        raise CheckpointError(
+            "the network returns numbers that are not finite",
+            hint="check --mean and --std; if they are right, the weights are damaged",
+        )
+    return rows
 
 
 def _find_total(outputs: NDArray[np.float32]) -> float | None:

@@ -214,7 +214,7 @@ def _build_engine(
             num_images=num_images,
             output_name=network.output_name,
             label_names=None if network.labels is None else [label.label for label in network.labels.labels],
-            operators=network.backends.operators,
+            signature=network.backends.signature,
         )
     from imgclassify.engines.torch_engine import TorchEngine
 
