@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from imgclassify.graphs.outputs import add_outputs
 from imgclassify.graphs.session import SessionConfig
 from imgclassify.hub import architectures, backends, from_arch
 from imgclassify.hub.backends import Backends
+from imgclassify.hub.checkpoint_fit import FittedCheckpoint, fit_checkpoint
 from imgclassify.hub.network import LoadOptions, Network, labels_for_manifest
 from imgclassify.hub.reference import FILE_SUFFIXES, ModelReference, ReferenceLoader
 
@@ -89,9 +91,14 @@ def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Networ
             hint="give --arch the name of another catalogued model, or timm:NAME",
         )
     quantized = architectures.is_quantized(manifest)
+    key = options.checkpoint_key
+    found = (
+        FittedCheckpoint(manifest, architectures.read_quantized(path, key), manifest.num_classes)
+        if quantized
+        else fit_checkpoint(checkpoints.open_checkpoint(path), manifest, key=key, source_name=repr(reference))
+    )
+    manifest, num_classes = replace(found.manifest, checkpoint_key=key or ""), found.num_classes
     preprocess = options.overrides.apply_to(manifest.preprocess)
-    state_dict = architectures.read_quantized(path) if quantized else checkpoints.open_lazy(path)
-    num_classes = backends.count_classes(manifest, preprocess, state_dict, source_name=repr(reference))
     return Network(
         model=reference,
         architecture=manifest.architecture,
@@ -102,8 +109,14 @@ def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Networ
         labels=labels_for_manifest(manifest, options, num_classes),
         num_classes=num_classes,
         backends=backends.backends_for(
-            manifest, preprocess, lambda: state_dict, source_name=repr(reference), num_classes=num_classes
+            # The names are those of the architecture already.
+            replace(manifest, rename=()),
+            preprocess,
+            lambda: found.state_dict,
+            source_name=repr(reference),
+            num_classes=num_classes,
         ),
+        manifest=manifest,
         quantized=quantized,
         gmacs=manifest.gmacs,
         layers=manifest.layers,
