@@ -378,7 +378,8 @@ def test_of_several_state_dicts_the_one_used_is_named(
     ten_classes: torch.nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     state_dict = ten_classes.state_dict()
-    torch.save({"state_dict_ema": state_dict, "state_dict": state_dict}, tmp_path / "two.pth")
+    averaged = {name: tensor.clone() for name, tensor in state_dict.items()}
+    torch.save({"state_dict_ema": averaged, "state_dict": state_dict}, tmp_path / "two.pth")
     checkpoints.load_arrays(tmp_path / "two.pth")
     assert "'state_dict_ema' and 'state_dict'; 'state_dict_ema' is used" in caplog.text
 
