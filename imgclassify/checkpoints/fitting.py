@@ -40,6 +40,11 @@ _TRAINING = re.compile(
 """A component of the names of what only training uses."""
 _MAKES_PROBABILITIES = re.compile(r"temperature|logit_scale|.*calibrat.*")
 """A component of the names of what changes the probabilities of a network that it stands beside."""
+NORMALIZATION_NAMES = {
+    **dict.fromkeys(("mean", "new_mean", "mu", "image_mean", "pixel_mean"), "mean"),
+    **dict.fromkeys(("std", "new_std", "sigma", "image_std", "pixel_std"), "std"),
+}
+"""Last components of the names of what a network normalises images with, before its first layer."""
 _PROFILED = {"total_ops", "total_params"}
 """thop leaves these in every module that it has counted."""
 _COMPUTED = {
@@ -79,8 +84,8 @@ class Fit(NamedTuple):
 
     state_dict: StateDict
     num_classes: int
-    left_out: list[str]
-    """The names in the checkpoint of tensors that belong to nothing."""
+    left_out: dict[str, Any]
+    """The tensors that belong to nothing, by their names in the checkpoint."""
     notes: list[str]
     """What a user should know, as clauses that follow the name of the file."""
     image_size: int | None = None
@@ -132,7 +137,8 @@ def _match_by_prefix(state_dict: StateDict, wanted: Wanted) -> _Match | Misfit:
         chosen = averaged
         notes = [f"holds averaged and other weights; the averaged ones, {averaged[0][:-1]!r}, are used"]
     if len(chosen) > 1:
-        return Misfit.ambiguous([prefix[:-1] for prefix in chosen], len(body))
+        keys = [_as_in_file(prefix, groups[prefix]) for prefix in chosen]
+        return Misfit.ambiguous(keys, len(body))
     if chosen:
         [prefix] = chosen
         names = groups[prefix]
@@ -151,6 +157,12 @@ def _match_by_prefix(state_dict: StateDict, wanted: Wanted) -> _Match | Misfit:
         if given not in taken and _longest_prefix(name, whole) not in others
     }
     return _complete_match(state_dict, wanted, dict(names), rest, prefix, notes)
+
+
+def _as_in_file(prefix: str, names: Mapping[str, str]) -> str:
+    """Returns a prefix with the wrappers that were taken off it, without the last dot."""
+    name, given = next(iter(names.items()))
+    return (given.removesuffix(name) if given.endswith(name) else prefix).rstrip(".")
 
 
 def _longest_prefix(name: str, prefixes: Iterable[str]) -> str | None:
@@ -273,6 +285,8 @@ def _belongs_to_nothing(name: str, inner: str | None, value: Any, tops: Iterable
         return False
     if any(map(_TRAINING.fullmatch, parts)):
         return True
+    if parts[-1] in NORMALIZATION_NAMES:
+        return True
     if _LAYER.fullmatch(parts[-1]) or any(map(_MAKES_PROBABILITIES.fullmatch, parts)):
         return False
     is_counter = math.prod(_shape_of(value) or ()) == 1 and "int" in str(getattr(value, "dtype", ""))
@@ -338,8 +352,8 @@ def _fit_shapes(state_dict: StateDict, match: _Match, wanted: Wanted) -> Fit | M
     if not weights:
         differing = Differences(list(wanted.heads), {}, [])
         return describe_differences(differing, wanted.shapes, wanted.heads, len(match.names))
-    head_shape = _shape_of(state_dict[match.names[weights[-1]]])
-    num_classes = head_shape[0] if head_shape else 0
+    head_shapes = [_shape_of(state_dict[match.names[name]]) for name in weights]
+    num_classes = next((shape[0] for shape in head_shapes if shape), 0)
     other = _other_shapes(state_dict, match.names, wanted, num_classes)
     notes, image_size, stem = list(match.notes), None, None
     if other:
@@ -358,16 +372,22 @@ def _fit_shapes(state_dict: StateDict, match: _Match, wanted: Wanted) -> Fit | M
             fitted[name] = _zeros((num_classes, *wanted.shapes[name][1:]))
     if stem:
         fitted[stem] = _extend_to_rgb(fitted[stem])
-    if any(
-        _shape_of(fitted[name]) != shape
-        for name, shape in _with_classes(wanted.optional, wanted, num_classes).items()
-        if name in fitted
-    ):
-        # Auxiliary heads that were left with the classes of an earlier training.
-        for name in wanted.optional:
-            fitted.pop(name, None)
+    if not _are_complete(fitted, _with_classes(wanted.optional, wanted, num_classes)):
+        optional = {_module_of(name) for name in wanted.optional}
+        for name in [name for name in fitted if _module_of(name) in optional]:
+            del fitted[name]
     copy_metadata(state_dict, fitted)
-    return Fit(fitted, num_classes, list(match.left_out), notes, image_size, is_grey=stem is not None)
+    left_out = {name: state_dict[name] for name in match.left_out}
+    return Fit(fitted, num_classes, left_out, notes, image_size, is_grey=stem is not None)
+
+
+def _are_complete(state_dict: Mapping[str, Any], shapes: Mapping[str, Shape]) -> bool:
+    """Whether a state_dict has all of these. An auxiliary head may be that of an earlier training."""
+    return all(name in state_dict and _shape_of(state_dict[name]) == shape for name, shape in shapes.items())
+
+
+def _module_of(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _shape_of(value: Any) -> Shape | None:

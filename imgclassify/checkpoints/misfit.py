@@ -12,8 +12,8 @@ Shape = tuple[int, ...]
 
 SAVED_FROM_HINT = "give --arch NAME of the architecture that the checkpoint was saved from"
 EXPORT_HINT = (
-    "if the network was changed, no --arch fits: its owner can export it with torch.onnx.export, and -m FILE.onnx "
-    "runs it"
+    "a network of an architecture of its own can be exported by its owner with torch.onnx.export, and given as "
+    "-m FILE.onnx"
 )
 _CONVOLUTION = 4
 """The dimensions of the weight of a 2-d convolution."""
@@ -43,18 +43,24 @@ class Misfit(NamedTuple):
     hint: str
     matched: int
     """The number of parameters that the state_dict has."""
-    is_ambiguous: bool = False
-    """Whether it holds several networks that fit."""
+    rivals: tuple[str, ...] = ()
+    """The keys of several networks that fit, if that is what is wrong."""
+
+    @property
+    def is_ambiguous(self) -> bool:
+        return bool(self.rivals)
 
     @classmethod
     def ambiguous(cls, keys: Sequence[str], matched: int) -> Misfit:
-        shown = " and ".join(repr(make_printable(key, _SHOWN_CHARACTERS)) for key in keys[:_SHOWN])
-        return cls(
-            f"it holds several networks that fit: {shown}",
-            f"choose one with --checkpoint-key, such as --checkpoint-key {next(filter(None, keys), '')}",
-            matched,
-            is_ambiguous=True,
-        )
+        """
+        Args:
+            keys: those of the networks that fit.
+        """
+        return cls("", "", matched, tuple(keys))
+
+    def under(self, key: str) -> Misfit:
+        """Returns the same for a state_dict that is under a key."""
+        return self._replace(rivals=tuple(".".join(filter(None, (key, each))) for each in self.rivals))
 
     def to_error(self, source_name: str, architecture: str, *, hint: str = "") -> CheckpointError:
         """
@@ -63,7 +69,11 @@ class Misfit(NamedTuple):
             hint: replaces the misfit's own.
         """
         if self.is_ambiguous:
-            return CheckpointError(f"{source_name} is ambiguous: {self.reason}", hint=hint or self.hint)
+            keys = " and ".join(repr(make_printable(key, _SHOWN_CHARACTERS)) for key in self.rivals[:_SHOWN])
+            return CheckpointError(
+                f"{source_name} is ambiguous: it holds several networks that fit {architecture!r}: {keys}",
+                hint=f"choose one, such as --checkpoint-key {next(filter(None, self.rivals), '')}",
+            )
         return CheckpointError(
             f"{source_name} does not fit the architecture {architecture!r}; {self.reason}", hint=hint or self.hint
         )
@@ -120,6 +130,8 @@ def _find_part(
     names = [*missing, *unexpected, *other]
     tops, head_tops = {_top(name) for name in shapes}, {_top(name) for name in heads}
     stem = next((_module(name) for name, shape in shapes.items() if len(shape) == _CONVOLUTION), "")
+    if any(found is None for _, found, _ in differing.other):
+        return "some of its parameters are not tensors", "save the state_dict of a floating-point network"
     if matched < len(shapes) // 10:
         return "hardly a name is the same, so it holds another network", SAVED_FROM_HINT
     if missing and set(missing) <= set(heads) and not unexpected and not other:
@@ -146,8 +158,8 @@ def _find_part(
     if unexpected and not missing and not other:
         modules = list(dict.fromkeys(_module(name) or name for name in unexpected))
         shown = ", ".join(make_printable(module, _SHOWN_CHARACTERS) for module in modules[:3])
-        return f"it has layers that the architecture has not ({shown})", EXPORT_HINT
-    return "", SAVED_FROM_HINT
+        return f"it has parts that the architecture has not ({shown})", EXPORT_HINT
+    return "its layers are others", SAVED_FROM_HINT
 
 
 def _top(name: str) -> str:
