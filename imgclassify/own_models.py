@@ -186,12 +186,15 @@ def _describe_model(name: str, runner: ModelRunner, arch: str | None, target: Pa
     # A program has the name of its kind in place of an architecture.
     if network.architecture in PROGRAMS and network.num_classes is None:
         return ModelManifest(provider=network.architecture, **common)
-    assert arch is not None  # a checkpoint cannot be loaded without it
-    source = from_arch.find_architecture(arch)
+    source = network.manifest
+    if source is None:  # of a graph of `models prepare`
+        assert arch is not None
+        source = from_arch.find_architecture(arch)
     return ModelManifest(
         provider=source.provider,
         options=source.options,
         rename=source.rename,
+        checkpoint_key=source.checkpoint_key,
         layers=source.layers,
         gflops=source.gmacs,
         **common,

@@ -132,6 +132,8 @@ class ModelManifest:
     """Keyword arguments that these weights need when the architecture is built."""
     rename: tuple[tuple[str, str], ...] = ()
     """(pattern, replacement) pairs for re.sub, which are applied in order to each name in the checkpoint."""
+    checkpoint_key: str = ""
+    """The key of the state_dict in the user's own file, if it is not the usual one. Dots lead deeper."""
     layers: FeatureLayers | None = None
     """None if they are not known. timm's networks need none."""
     metadata: ModelMetadata | None = None

@@ -184,6 +184,7 @@ def _parse_model(table: _TomlTable, origin: str) -> ModelManifest:
         output_name=table.take_value("output_name", str, default=""),
         options=_parse_options(table),
         rename=_parse_rename(table),
+        checkpoint_key=table.take_value("checkpoint_key", str, default=""),
         layers=_parse_layers(table.take_table("layers", default=None)),
         metadata=_parse_metadata(table.take_table("metadata", default=None)),
         gflops=table.take_float("gflops") if "gflops" in table else None,

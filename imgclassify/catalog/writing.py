@@ -31,6 +31,7 @@ def format_manifest(manifest: ModelManifest) -> str:
         "output_name": manifest.output_name,
         "options": dict(manifest.options),
         "rename": manifest.rename,
+        "checkpoint_key": manifest.checkpoint_key,
         "layers": manifest.layers._asdict() if manifest.layers else {},
         "preprocess": manifest.preprocess.to_dict(),
         "gflops": manifest.gflops,

@@ -80,20 +80,6 @@ def find_engines(manifest: ModelManifest) -> list[str]:
     return ["onnxruntime", "torch"]
 
 
-def count_classes(
-    manifest: ModelManifest, preprocess: PreprocessSpec, state_dict: StateDict, *, source_name: str
-) -> int:
-    """Returns the number of classes of a checkpoint that holds a manifest's architecture.
-
-    Raises:
-        CheckpointError: the checkpoint has no parameter of the head; the first names that differ are listed.
-    """
-    graph = None if architectures.is_quantized(manifest) else find_graph(manifest, preprocess)
-    if graph is None:
-        return architectures.count_classes(manifest, state_dict, source_name=source_name)
-    return graph.count_classes(checkpoints.rename_parameters(state_dict, manifest.rename), source_name=source_name)
-
-
 def _build_torch(
     manifest: ModelManifest, read: Callable[[], StateDict], *, source_name: str, num_classes: int
 ) -> torch.nn.Module:

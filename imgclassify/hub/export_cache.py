@@ -209,6 +209,7 @@ def _key_fields(reference: ModelReference, options: LoadOptions) -> dict[str, An
     return {
         "format": _FORMAT,
         "arch": options.arch,
+        "checkpoint_key": options.checkpoint_key,
         "crop_size": list(options.overrides.crop_size) if options.overrides.crop_size else None,
         "manifests": [
             repr(model.loader().find_architecture(model)) if model.kind.in_catalog else "" for model in models

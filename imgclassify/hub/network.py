@@ -200,6 +200,8 @@ class Network:
     """Whether the network is quantized, and so runs only on the CPU and in its own types."""
     gmacs: float | None = None
     """Giga multiply-accumulates per image, if known."""
+    manifest: ModelManifest | None = None
+    """The architecture of a user's checkpoint, with the options and the preprocessing that it needs."""
     layers: FeatureLayers | None = None
     """The layers that features come from, for torch. None if they are not known."""
 
