@@ -276,8 +276,12 @@ def _read_graph_config(file: OnnxFile, options: LoadOptions) -> FileConfig:
     image = find_image_input(file.signature.inputs, file.signature.layout)
     if image is None:
         return FileConfig()
-    unchanged = PreprocessOverrides(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    known = unchanged if image.takes_bytes else PreprocessOverrides()
+    known = PreprocessOverrides()
+    if image.takes_bytes:
+        known = PreprocessOverrides(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        for name in ("mean", "std"):
+            if getattr(options.overrides, name) not in (None, getattr(known, name)):
+                logger.warning("--%s is not used: %s takes uint8 and normalises images itself", name, file.path)
     return FileConfig(
         preprocess=replace(
             known,
