@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -108,7 +109,7 @@ class RunStats:
         """Returns the content of the --summary file (docs/output.md).
 
         Args:
-            output: the file with the records, if there is one.
+            output: the file with the records, if there is one. The null device holds none.
         """
         return {
             "schema": SCHEMA,
@@ -124,7 +125,7 @@ class RunStats:
             "skipped_extensions": dict(self.skipped_extensions.most_common()),
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.rate, 3),
-            "output": None if output is None else str(output),
+            "output": None if output is None or str(output) == os.devnull else str(output),
             "run": self.run.to_dict() if self.run else None,
         }
 

@@ -215,7 +215,7 @@ def test_a_folder_that_grows_meanwhile_is_not_compared(
 
 def test_doctor_tells_of_the_engine_and_of_what_export_needs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def version(package: str) -> str:
-        if package == "onnxscript":
+        if package == "onnxscript" or package.startswith(("usearch", "opencv-python")):
             raise PackageNotFoundError(package)
         return "1.2.3"
 
@@ -228,6 +228,10 @@ def test_doctor_tells_of_the_engine_and_of_what_export_needs(run: Run, monkeypat
     assert missing["ok"]
     assert missing["optional"]
     assert "pip install onnx onnxscript" in missing["remedy"]
+    # One of several packages with OpenCV is enough.
+    assert findings["opencv-contrib-python", "1.2.3"]["ok"]
+    assert not any(what == "opencv-python-headless" for what, _ in findings)
+    assert findings["usearch", "not installed (optional)"]["remedy"].startswith("pip install usearch ")
 
 
 @pytest.mark.parametrize(
