@@ -179,6 +179,8 @@ def _describe_model(name: str, runner: ModelRunner, arch: str | None, target: Pa
         "num_classes": runner.num_classes,
         "label_set": _label_set_name(name, network.labels),
         "preprocess": network.preprocess,
+        "activation": _activation_name(runner),
+        "output_name": network.output_name or "",
         "origin": str(target),
     }
     # A program has the name of its kind in place of an architecture.
@@ -197,6 +199,14 @@ def _describe_model(name: str, runner: ModelRunner, arch: str | None, target: Pa
         gflops=source.gmacs,
         **common,
     )
+
+
+def _activation_name(runner: ModelRunner) -> str:
+    """Returns the activation to record: the user's, or one that the outputs alone do not show again."""
+    network, found = runner.network, runner.activation
+    if network.activation and "activation" not in network.origins:
+        return network.activation
+    return "" if found is None or found.name == "softmax" or found.scale != 1 else found.name
 
 
 def _label_set_name(name: str, label_set: LabelSet) -> str:

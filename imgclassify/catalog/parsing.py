@@ -181,6 +181,7 @@ def _parse_model(table: _TomlTable, origin: str) -> ModelManifest:
         label_set=table.take_value("label_set", str),
         preprocess=_parse_preprocess(cast(_TomlTable, table.take_table("preprocess"))),
         activation=table.take_choice("activation", ("", *ACTIVATIONS), default=""),
+        output_name=table.take_value("output_name", str, default=""),
         options=_parse_options(table),
         rename=_parse_rename(table),
         checkpoint_key=table.take_value("checkpoint_key", str, default=""),

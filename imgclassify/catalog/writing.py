@@ -28,6 +28,7 @@ def format_manifest(manifest: ModelManifest) -> str:
         "num_classes": manifest.num_classes,
         "label_set": manifest.label_set,
         "activation": manifest.activation,
+        "output_name": manifest.output_name,
         "options": dict(manifest.options),
         "rename": manifest.rename,
         "checkpoint_key": manifest.checkpoint_key,

@@ -150,7 +150,7 @@ class Graph:
                 from imgclassify.graphs.outputs import add_outputs  # predict does not need it
 
                 model = add_outputs(model, config.extra_outputs, self.description["architecture"])
-            session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(model, settings, providers=config.providers())
         except OutputError:
             raise
         except Exception as error:  # onnxruntime's exceptions have no other common base

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,6 +31,8 @@ class Backends(NamedTuple):
     """Why `open_session` is None, as a clause for messages."""
     hint: str = ""
     """What the user can do to get a session, as a clause that follows "use --engine torch; "."""
+    operators: Mapping[str, str] = {}
+    """Of an .onnx graph of the user: Signature.operators."""
 
     @property
     def engines(self) -> list[str]:

@@ -48,6 +48,8 @@ class CataloguedLoader(ReferenceLoader):
             labels=labels,
             # A program must be run once, because it may end in softmax.
             num_classes=None if manifest.provider in catalog.PROGRAMS else manifest.num_classes,
+            activation=manifest.activation or None,
+            output_name=manifest.output_name or None,
             quantized=architectures.is_quantized(manifest),
             gmacs=manifest.gmacs,
             layers=manifest.layers,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from imgclassify import catalog, checkpoints, weights
 from imgclassify.checkpoints import Checkpoint
 from imgclassify.checkpoints.candidates import find_candidates
+from imgclassify.checkpoints.storage import MappedFile
 from imgclassify.errors import (
     CheckpointError,
     OutputError,
@@ -23,13 +24,15 @@ from imgclassify.errors import (
 )
 from imgclassify.graphs import onnx_file
 from imgclassify.graphs.onnx_file import OnnxFile
+from imgclassify.graphs.onnx_signature import find_image_input
 from imgclassify.graphs.outputs import add_outputs
 from imgclassify.graphs.session import SessionConfig
 from imgclassify.hub import architectures, backends, from_arch
 from imgclassify.hub.backends import Backends
 from imgclassify.hub.checkpoint_config import find_architectures, read_config
 from imgclassify.hub.checkpoint_fit import FittedCheckpoint, fit_checkpoint, suggest_architectures
-from imgclassify.hub.network import LoadOptions, Network, labels_for_manifest
+from imgclassify.hub.file_config import FileConfig
+from imgclassify.hub.network import LoadOptions, Network, PreprocessOverrides, labels_for_manifest
 from imgclassify.hub.reference import FILE_SUFFIXES, ModelReference, ReferenceLoader
 
 if TYPE_CHECKING:
@@ -242,12 +245,13 @@ def require_whole(file: OnnxFile) -> None:
 
 
 def _onnx_backends(file: OnnxFile) -> Backends:
-    return Backends(None, partial(_open_onnx, file))
+    return Backends(None, partial(_open_onnx, file), operators=file.signature.operators)
 
 
 def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
-    preprocess, labels = from_arch.preprocess_and_labels(repr(reference), options)
     file = OnnxFile(path)
+    config = _read_graph_config(file, options)
+    preprocess, labels = from_arch.preprocess_and_labels(repr(reference), options, config)
     return Network(
         model=reference,
         architecture="onnx",
@@ -259,6 +263,27 @@ def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
         labels=labels,
         num_classes=None,
         backends=_onnx_backends(file),
+        activation=config.activation,
+        origins=config.origins,
+    )
+
+
+def _read_graph_config(file: OnnxFile, options: LoadOptions) -> FileConfig:
+    """Returns what the input of a graph says of the preprocessing.
+
+    The crop size is that of the graph, but not beside `--arch`: its resize belongs to its own crop size.
+    """
+    image = find_image_input(file.signature.inputs)
+    if image is None:
+        return FileConfig()
+    unchanged = PreprocessOverrides(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    known = unchanged if image.takes_bytes else PreprocessOverrides()
+    return FileConfig(
+        preprocess=replace(
+            known,
+            crop_size=image.fixed_size if options.arch is None else None,
+            channel_order="grey" if image.channels == 1 else None,
+        )
     )
 
 
@@ -266,20 +291,41 @@ def _open_onnx(file: OnnxFile, config: SessionConfig) -> onnxruntime.InferenceSe
     import onnxruntime
 
     settings = config.session_options()
+    held: list[MappedFile] = []
     try:
         model: str | bytes = str(file.path)
         if config.extra_outputs:
-            settings.add_session_config_entry(
-                "session.model_external_initializers_file_folder_path", str(file.path.resolve().parent)
+            held = _hand_over_weights(file, settings)
+            model = add_outputs(
+                file.path.read_bytes(), config.extra_outputs, repr(str(file.path)), logits=config.logits
             )
-            model = add_outputs(file.path.read_bytes(), config.extra_outputs, repr(str(file.path)))
-        session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, settings, providers=config.providers())
     except OutputError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no other common base
         raise onnx_file.unreadable_onnx(file.path, describe_error(error)) from error
     file.check_unchanged()
+    del held
     return session
+
+
+def _hand_over_weights(file: OnnxFile, settings: onnxruntime.SessionOptions) -> list[MappedFile]:
+    """Tells onnxruntime where the weights are that are in other files than a graph in memory.
+
+    Returns:
+        The files. They must stay open until the session is created.
+    """
+    folder = file.path.parent
+    if not any((folder / name).is_symlink() for name in file.external):
+        settings.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(folder.resolve())
+        )
+        return []
+    # In memory, because onnxruntime does not follow links that lead out of a folder. It can since 1.23.
+    files = [MappedFile(folder / name) for name in sorted(file.external)]
+    views = [each.view(0, len(each)) for each in files]
+    settings.add_external_initializers_from_files_in_memory(sorted(file.external), views, list(map(len, views)))
+    return files
 
 
 def _torchscript_backends(reference: str, path: Path, *, trust: bool) -> Backends:
