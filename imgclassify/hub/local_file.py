@@ -124,7 +124,7 @@ def program_backends(kind: str, reference: str, path: Path, *, trust: bool) -> B
     if kind == "onnx":
         file = OnnxFile(path)
         require_whole(file)
-        return _onnx_backends(file)
+        return onnx_backends(file)
     return _torchscript_backends(reference, path, trust=trust)
 
 
@@ -138,7 +138,7 @@ def require_whole(file: OnnxFile) -> None:
         )
 
 
-def _onnx_backends(file: OnnxFile) -> Backends:
+def onnx_backends(file: OnnxFile) -> Backends:
     return Backends(None, partial(_open_onnx, file))
 
 
@@ -155,7 +155,7 @@ def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
         preprocess=preprocess,
         labels=labels,
         num_classes=None,
-        backends=_onnx_backends(file),
+        backends=onnx_backends(file),
     )
 
 
