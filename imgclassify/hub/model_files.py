@@ -191,9 +191,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def digest_of_configs(files: ModelFiles) -> str:
-    """Returns a digest of the configuration files that are on this machine."""
+    """Returns a digest of the configuration files that are on this machine, and of which weights there are.
+
+    It covers the content of the configurations, and the sizes and modification times of weights.
+    """
     digest = hashlib.sha256()
-    for name in (CONFIG, *PROCESSOR_CONFIGS, *(name for name in _WEIGHTS if name.endswith(_INDEX_SUFFIX))):
+    for name in (CONFIG, *PROCESSOR_CONFIGS):
         path = files.find_local(name)
         digest.update(f"{name} ".encode() + (path.read_bytes() if path else b"-"))
+    found = next(filter(None, map(files.find_local, _WEIGHTS)), None)
+    for part in sorted(found.parent.glob(f"*{found.name.partition('.')[2]}")) if found else []:
+        status = part.stat()
+        digest.update(f"{part.name} {status.st_size} {status.st_mtime_ns} ".encode())
     return digest.hexdigest()

@@ -42,6 +42,8 @@ class ReferenceKind(NamedTuple):
     """Whether a manifest describes the model. Manifests are read without torch."""
     has_cached_weights: bool = False
     """Whether `models pull` can fetch the weights."""
+    has_architecture: bool = False
+    """Whether `find_architecture` describes such a model, and so tells its preprocessing without its weights."""
 
 
 KINDS = (
@@ -55,6 +57,7 @@ KINDS = (
         },
         in_catalog=True,
         has_cached_weights=True,
+        has_architecture=True,
     ),
     ReferenceKind(
         name="timm",
@@ -65,6 +68,7 @@ KINDS = (
         },
         scheme="timm",
         has_cached_weights=True,
+        has_architecture=True,
     ),
     ReferenceKind(
         name="Hugging Face",

@@ -108,7 +108,9 @@ def load_network(files: ModelFiles, content: dict[str, Any], options: LoadOption
         )
     spec = _find_preprocess(config)
     labels = _find_labels(config)
-    origins = {"preprocess": CONFIG, "arch": CONFIG} | ({"labels": CONFIG} if labels else {})
+    origins = {"arch": CONFIG, "preprocess": CONFIG}
+    if labels and options.with_labels and options.labels is None:
+        origins["labels"] = CONFIG
     weights = find_weights(files)
     if weights is None:
         raise files.missing("model.safetensors")

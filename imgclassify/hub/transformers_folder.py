@@ -79,8 +79,18 @@ def load_network(files: ModelFiles, config: dict[str, Any], options: LoadOptions
         backends=program.backends,
         activation=options.activation or program.activation,
         output_name=options.output_name,
-        origins={"labels": CONFIG, "preprocess": PROCESSOR_CONFIGS[0], "arch": CONFIG, "activation": CONFIG},
+        origins=_find_origins(options, program),
     )
+
+
+def _find_origins(options: LoadOptions, program: _Program) -> dict[str, str]:
+    """Returns FileConfig.origins of what comes from the folder."""
+    found = {"arch": CONFIG, "preprocess": PROCESSOR_CONFIGS[0]}
+    if options.with_labels and options.labels is None:
+        found["labels"] = CONFIG
+    if program.activation and options.activation is None:
+        found["activation"] = CONFIG
+    return found
 
 
 class _Program(NamedTuple):
