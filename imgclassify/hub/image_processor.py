@@ -258,7 +258,7 @@ _REFUSED = {
 
 _BY_MODEL_TYPE = {
     "BeitImageProcessor": ("beit", "data2vec-vision"),
-    "BitImageProcessor": ("bit", "dinov2", "dinov2_with_registers", "focalnet", "hiera"),
+    "BitImageProcessor": ("bit", "dinov2", "focalnet", "hiera"),
     "CLIPImageProcessor": ("clip", "metaclip_2"),
     "ConvNextImageProcessor": ("convnext", "convnextv2", "cvt", "regnet", "resnet"),
     "DeiTImageProcessor": ("deit",),
@@ -312,7 +312,7 @@ def to_spec(
     name = _processor_name(config, model_type)
     if name not in _PROCESSORS:
         reason = _REFUSED.get(name, "is not one of those that imgclassify knows")
-        raise _refusal(source, f"its image processor, {name or 'which has no name,'} {reason}")
+        raise _refusal(source, f"its image processor, {name or 'which has no name'}, {reason}")
     processor = _PROCESSORS[name]
     fields = _Fields({**config, **dict.fromkeys(processor.ignores, False)}, processor.defaults, source)
     frame = _find_frame(fields, processor, given)
