@@ -137,6 +137,6 @@ def _enliven(network: Any, processor: Any) -> None:
             network.train()(pixel_values=images)
         logits = network.eval()(pixel_values=images).logits
         head = [module for module in network.modules() if isinstance(module, torch.nn.Linear)][-1]
-        scale = 1 / logits.std(dim=0).mean()
+        scale = 0.5 / logits.std(dim=0).mean()
         head.weight.mul_(scale)
         head.bias.sub_(logits.mean(dim=0)).mul_(scale)

@@ -5,7 +5,7 @@ Files are kept in the Hugging Face hub's own cache. Files that are there are not
 
 from __future__ import annotations
 
-import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class _Repository(ModelFiles):
         """
         self.reference = reference.text
         name, at, revision = reference.value.partition("@")
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or (at and not revision):
+        if not _is_repository(name) or (at and not revision):
             raise UsageError(f"malformed model reference {reference.text!r}", hint=f"write {_FORM}")
         self.name = name
         self._revision = revision
@@ -61,7 +61,7 @@ class _Repository(ModelFiles):
     def missing(self, names: str) -> Exception:
         if self._offline:
             return OfflineError(
-                f"{names} of {self.name} is not in the Hugging Face cache, and --offline forbids fetching it",
+                f"{names} of {self.name} is not in the Hugging Face cache, and nothing may be fetched now",
                 hint=f"run `imgclassify models pull {self.reference}` while online",
             )
         return super().missing(names)
@@ -72,3 +72,13 @@ class _Repository(ModelFiles):
             # The cache has a file as snapshots/REVISION/NAME.
             self._revision = path.parents[name.count("/")].name
         return path
+
+
+def _is_repository(name: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    with suppress(HFValidationError):
+        validate_repo_id(name)
+        return name.count("/") == 1
+    return False
