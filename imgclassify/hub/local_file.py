@@ -230,7 +230,7 @@ def program_backends(kind: str, reference: str, path: Path, *, trust: bool) -> B
     if kind == "onnx":
         file = OnnxFile(path)
         require_whole(file)
-        return _onnx_backends(file)
+        return onnx_backends(file)
     return _torchscript_backends(reference, path, trust=trust)
 
 
@@ -244,7 +244,7 @@ def require_whole(file: OnnxFile) -> None:
         )
 
 
-def _onnx_backends(file: OnnxFile) -> Backends:
+def onnx_backends(file: OnnxFile) -> Backends:
     return Backends(None, partial(_open_onnx, file), signature=file.signature)
 
 
@@ -262,7 +262,7 @@ def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
         preprocess=preprocess,
         labels=labels,
         num_classes=None,
-        backends=_onnx_backends(file),
+        backends=onnx_backends(file),
         activation=config.activation,
         origins=config.origins,
     )
