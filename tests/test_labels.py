@@ -407,7 +407,7 @@ def test_every_example_in_the_documentation_is_two_classes() -> None:
     blocks = [block for language, block in fenced if not language and "imgclassify" not in block]
     # The block of JSON documents has one a line.
     examples = [text for block in blocks for text in (block.splitlines() if block.startswith('["') else [block])]
-    assert len(examples) == 10
+    assert len(examples) == 14
     for text in examples:
         tench, goldfish = parse_labels(text, "docs/labels.md")
         assert tench.label.startswith("tench")
@@ -791,6 +791,10 @@ FLOODS = {
     "table": lambda: "label\n" + "a\n" * (MEBIBYTES // 2 - 9),
     "columns": lambda: "label" + ",x" * (MEBIBYTES // 2 - 9) + "\na\n",
     "comments": lambda: "#\n" * (MEBIBYTES // 2) + "[",
+    "yaml list": lambda: "names:\n" + "- a\n" * (MEBIBYTES // 4 - 9),
+    "yaml in brackets": lambda: "names: [" + "a," * (MEBIBYTES // 2 - 9),
+    "yaml spaces": lambda: "names: [a" + " " * (MEBIBYTES - 99) + "b",
+    "table without a header": lambda: "aa,bb,cc,1\n" * (MEBIBYTES // 11),
     "an open quote": lambda: 'label,a\n"' + "x" * (MEBIBYTES - 99),
 }
 FLOODED = """

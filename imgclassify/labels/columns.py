@@ -26,10 +26,11 @@ COLUMN_NAMES = {
     "synonyms": ("synonyms",),
     "gloss": ("gloss", "definition"),
 }
-_COLUMNS = {name: column for column, names in COLUMN_NAMES.items() for name in names}
+_COLUMNS = {name.replace("_", ""): column for column, names in COLUMN_NAMES.items() for name in names}
 _EITHER = ("label", "class")
 """These names stand above labels, but in other files above class indices."""
 
+_SEPARATORS = re.compile(r"[\s_-]+")
 _NUMBER = re.compile(r"\s*[0-9]{1,9}\s*")
 WNID = re.compile(r"[nvars][0-9]{8}")
 
@@ -85,8 +86,8 @@ class _Column:
 
 
 def column_of(name: object) -> str | None:
-    """Returns the column that a name in a header stands for, or None if it is unknown."""
-    return _COLUMNS.get(str(name).strip().casefold().replace(" ", "_"))
+    """Returns the column that a name in a header stands for, such as "Class ID" or "classId". None if unknown."""
+    return _COLUMNS.get(_SEPARATORS.sub("", str(name).casefold()))
 
 
 def is_number(cell: object) -> bool:
@@ -293,7 +294,7 @@ def keys_without_zero(keys: Sequence[object], numbers: Sequence[int]) -> LabelsE
     what = f"count from 1 to {len(numbers)}" if find_start(numbers) == 1 else f"begin at {min(numbers)}"
     return LabelsError(
         f"its keys, such as {short_repr(keys[0])}, {what}, but class indices begin at 0",
-        hint=f"{FOLDERS}; in both cases, {ORDER_HINT}",
+        hint=f"{FOLDERS}; either way, {ORDER_HINT}",
     )
 
 

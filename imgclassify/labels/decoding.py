@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from imgclassify.errors import LabelsError
 
-_SAVE_LIST = "save the labels as JSON, a list in the order of the network's outputs: json.dump(list(names), file)"
+_SAVE_LIST = "load it in Python where you trust it, and save the names as JSON: json.dump(names, file)"
 _SAVE_SHEET = "save the table as CSV with UTF-8, with a header such as index,label"
 _SAVE_TEXT = "copy the labels into a text file, one per line, in the order of the network's outputs"
 _GIVE_LABELS = "--labels takes the names of the classes: a text file with one label per line, in class-index order"
@@ -34,12 +34,9 @@ _KINDS = (
     _Kind(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel or Word file", _SAVE_SHEET),
     _Kind(b"%PDF-", "a PDF file", _SAVE_TEXT),
     _Kind(b"{\\rtf", "an RTF file", _SAVE_TEXT),
+    *(_Kind(bytes([0x80, protocol]), "a Python pickle (.pkl)", _SAVE_LIST) for protocol in range(2, 6)),
     *(
-        _Kind(bytes([0x80, protocol]), "a Python pickle (.pkl)", f"a pickle can run code; {_SAVE_LIST}")
-        for protocol in range(2, 6)
-    ),
-    *(
-        _Kind(beginning, "a Python pickle (.pkl)", f"a pickle can run code; {_SAVE_LIST}")
+        _Kind(beginning, "a Python pickle (.pkl)", _SAVE_LIST)
         for beginning in (b"(lp0\n", b"(dp0\n", b"cnumpy.", b"ccollections\n", b"c__builtin__\n", b"]q\0", b"}q\0")
     ),
     _Kind(b"\x89HDF\r\n\x1a\n", "an HDF5 file", _GIVE_LABELS),

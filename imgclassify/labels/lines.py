@@ -32,9 +32,11 @@ class _Form(NamedTuple):
     may_have_gaps: bool = False
     """Whether it is assumed also if a few numbers are missing. Otherwise the numbers must be a numbering."""
     has_separator: bool = False
-    """Whether there is more than a space between index and label."""
+    """Whether the separator is one that rarely stands between a word and its number."""
 
 
+_LOOSE = r"(?:\s*(?:->|=>|[|)=])\s*|\.\s+|\s+-\s+|\s+)"
+"""Separators that labels may contain too."""
 _FORMS = (
     _Form(
         re.compile(r"(?P<index>[0-9]+)\s*[,:;\t]\s*(?P<label>.*)"),
@@ -49,13 +51,13 @@ _FORMS = (
         has_separator=True,
     ),
     _Form(
-        re.compile(r"(?P<index>[0-9]+)\s+(?P<label>\S.*)"),
-        re.compile(r"(?P<index>\S+)\s+(?P<label>\S.*)"),
+        re.compile(rf"(?P<index>[0-9]+){_LOOSE}(?P<label>\S.*)"),
+        re.compile(rf"(?P<index>\S+?){_LOOSE}(?P<label>\S.*)"),
         may_have_gaps=True,
     ),
     _Form(
-        re.compile(r"(?P<label>.*\S)\s+(?P<index>[0-9]+)"),
-        re.compile(r"(?P<label>.*\S)\s+(?P<index>\S+)"),
+        re.compile(rf"(?P<label>.*?\S){_LOOSE}(?P<index>[0-9]+)"),
+        re.compile(rf"(?P<label>.*?\S){_LOOSE}(?P<index>\S+)"),
     ),
 )
 _PART_OF_LABEL_HINT = (
@@ -80,7 +82,7 @@ def read_lines(text: str) -> Rows:
 
     - a number, then a comma, colon, semicolon or tab, then the label;
     - the label, then such a separator, then a number; the numbers are 0 to n-1 in any order;
-    - the same two with white space as the separator; the numbers of the first are 0 to n-1 too.
+    - the same two with white space or a sign such as "-" or "=" as the separator; the numbers are 0 to n-1 in both.
 
     Where a number may be part of a label, as in "zone 0", "zone 1", "zone 2", it is split off only if what is left
     still tells the classes apart. Otherwise whole lines are the labels if the lines are in the order of the numbers

@@ -6,7 +6,7 @@ import json
 import re
 
 from imgclassify.errors import LabelsError, short_repr
-from imgclassify.labels.rows import MAX_CLASSES, NEWLINE
+from imgclassify.labels.rows import MAX_CLASSES, NEWLINE, require_bounded
 
 _OPENING = re.compile(r"(?:[ \t]*+(?:#[^\r\n]*+|---[ \t]*+)?[\r\n])*+(?:- |[A-Za-z_][\w-]*+\s*+:(?:\s|$))")
 """Comments, then the first item of a list or the first key of a dict."""
@@ -66,6 +66,7 @@ def _take_indented(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
 
 
 def _parse_block(lines: list[tuple[int, str]]) -> _Names:
+    require_bounded(len(lines))
     names: dict[object, object] = {}
     pattern = _ITEM if _ITEM.fullmatch(lines[0][1]) else _ENTRY
     for place, (number, line) in enumerate(lines):
@@ -89,6 +90,7 @@ def _parse_flow(text: str, number: int) -> _Names:
         place, separator = match.end(), match["separator"]
         if match["item"]:
             items.append((number, f"{prefix}{match['item']}"))
+            require_bounded(len(items))
     if not items:
         raise LabelsError(f"line {number}: there are no classes in it", hint=_HINT)
     return _parse_block(items)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from functools import cache
 
 from fuzz import harness, texts
@@ -102,4 +103,5 @@ def target() -> Target:
 
 
 if __name__ == "__main__":
+    logging.disable()  # notes about the columns of every second file
     harness.main(target())
