@@ -312,6 +312,19 @@ def test_folder_names_as_keys_are_not_taken_for_class_indices(keys: list[str]) -
     assert not any(word in said for word in ("subtract", "minus", "one less", "class index 0 is missing"))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "label,l" + "_" * 9000 + "abel\na,b\n",
+        "names:\n  " + "1" * 9000 + ": a\n  " + "1" * 9000 + ": b\n",
+        "é" * 9000 + "\n0,a\n1,b\n",
+        "names: [" + "a" * 9000 + "{",
+    ],
+)
+def test_errors_are_short_whatever_is_in_the_file(text: str) -> None:
+    assert len(str(error_of(text))) < 300
+
+
 # Configurations
 
 PAIRS = {"0": "cat", "1": "dog", "2": "emu"}

@@ -307,7 +307,10 @@ def all_numbers() -> LabelsError:
 
 
 def _named_twice(first: object, second: object, column: str, location: str) -> LabelsError:
-    return LabelsError(f"{location}: {first!r} and {second!r} both name the {column}", hint="keep one of the two")
+    return LabelsError(
+        f"{location}: {short_repr(first)} and {short_repr(second)} both name the {column}",
+        hint="keep one of the two",
+    )
 
 
 def _unnamed_label(names: Sequence[object], location: str) -> LabelsError:

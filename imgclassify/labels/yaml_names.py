@@ -74,7 +74,9 @@ def _parse_block(lines: list[tuple[int, str]]) -> _Names:
             raise _not_plain(number, line)
         key = match["key"].strip("'\"") if pattern is _ENTRY else place
         if key in names:
-            raise LabelsError(f"line {number}: the key {key!r} occurs twice", hint="keep one entry per class")
+            raise LabelsError(
+                f"line {number}: the key {short_repr(key)} occurs twice", hint="keep one entry per class"
+            )
         names[key] = _parse_text(match["value"], number)
     return names if pattern is _ENTRY else list(names.values())
 
