@@ -1,7 +1,7 @@
 """Label sets: the shipped one against its sources, every form of the user's own files, and every error."""
 
 import csv
-import importlib.util
+import importlib
 import io
 import json
 import os
@@ -195,12 +195,7 @@ def test_loading_imports_nothing_heavy() -> None:
 
 @pytest.fixture
 def make_labels() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_labels", CHECKOUT / "tools" / "make_labels.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("make_labels")
 
 
 @pytest.mark.needs_torch

@@ -238,7 +238,7 @@ def program_backends(kind: str, reference: str, path: Path, *, trust: bool) -> B
     if kind == "onnx":
         file = OnnxFile(path)
         require_whole(file)
-        return _onnx_backends(file)
+        return onnx_backends(file)
     return _torchscript_backends(reference, path, trust=trust)
 
 
@@ -252,8 +252,8 @@ def require_whole(file: OnnxFile) -> None:
         )
 
 
-def _onnx_backends(file: OnnxFile) -> Backends:
-    return Backends(None, partial(_open_onnx, file), operators=file.signature.operators)
+def onnx_backends(file: OnnxFile) -> Backends:
+    return Backends(None, partial(_open_onnx, file), signature=file.signature)
 
 
 def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
@@ -270,7 +270,7 @@ def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
         preprocess=preprocess,
         labels=labels,
         num_classes=None,
-        backends=_onnx_backends(file),
+        backends=onnx_backends(file),
         activation=config.activation,
         origins=config.origins,
     )
@@ -281,7 +281,7 @@ def _read_graph_config(file: OnnxFile, options: LoadOptions) -> FileConfig:
 
     The crop size is that of the graph, but not beside `--arch`: its resize belongs to its own crop size.
     """
-    image = find_image_input(file.signature.inputs)
+    image = find_image_input(file.signature.inputs, file.signature.layout)
     if image is None:
         return FileConfig()
     unchanged = PreprocessOverrides(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import math
 import re
+from collections.abc import Collection, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,6 @@ from imgclassify.catalog import ModelManifest, PreprocessSpec
 from imgclassify.errors import (
     CheckpointError,
     DownloadError,
-    HashMismatchError,
     LabelsError,
     OfflineError,
     UnknownModelError,
@@ -25,6 +24,7 @@ from imgclassify.errors import (
 )
 from imgclassify.hub import architectures
 from imgclassify.hub.backends import PREPARE_HINT, Backends
+from imgclassify.hub.hub_files import cached_file, download_file, verified_digest
 from imgclassify.hub.network import LoadOptions, Network
 from imgclassify.hub.reference import ModelReference, ReferenceLoader
 from imgclassify.labels import Label, LabelSet
@@ -125,11 +125,30 @@ def registered_names() -> set[str]:
 
     They are read from timm's source in a tenth of a second. Importing timm would take seconds.
     """
+    pattern = re.compile(r"^@register_model\s+def (\w+)", re.MULTILINE)
+    return {name for text in _source_texts() for name in pattern.findall(text)}
+
+
+def _source_texts() -> Iterator[str]:
+    """Yields the text of each module with models of timm. There is none if timm is not installed."""
     package = find_spec("timm")
     folders = package.submodule_search_locations if package else None
-    sources = Path(folders[0], "models").rglob("*.py") if folders else ()
-    pattern = re.compile(r"^@register_model\s+def (\w+)", re.MULTILINE)
-    return {name for path in sources for name in pattern.findall(path.read_text("utf-8"))}
+    for path in Path(folders[0], "models").rglob("*.py") if folders else ():
+        yield path.read_text("utf-8")
+
+
+def _require_mentioned(name: str) -> None:
+    """Refuses a name whose architecture timm's source mentions nowhere, without importing timm.
+
+    Names that timm has renamed, such as "tf_efficientnet_b0_ns", are mentioned but not registered.
+
+    Raises:
+        UnknownModelError: there is no such name. The nearest are listed.
+    """
+    pattern = re.compile(rf"\b{re.escape(name.partition('.')[0])}\b")
+    texts = list(_source_texts())
+    if texts and not any(map(pattern.search, texts)):
+        raise _unknown_model(name, registered_names())
 
 
 def preprocess_spec(config: dict[str, Any]) -> PreprocessSpec:
@@ -161,6 +180,7 @@ def _pretrained_cfg(name: str) -> dict[str, Any]:
     Raises:
         UnknownModelError: there is no such model, or it has no pretrained weights.
     """
+    _require_mentioned(name)
     import timm
 
     try:
@@ -168,17 +188,14 @@ def _pretrained_cfg(name: str) -> dict[str, Any]:
     except RuntimeError:
         config = None
     if config is None or not (config.hf_hub_id or config.url):
-        raise _unknown_model(name, found=config is not None)
+        raise _unknown_model(name, timm.list_models(pretrained=True), found=config is not None)
     found: dict[str, Any] = config.to_dict()
     return found
 
 
-def _unknown_model(name: str, *, found: bool) -> UnknownModelError:
-    import timm
-
-    valid = timm.list_models(pretrained=True)
+def _unknown_model(name: str, valid: Collection[str], *, found: bool = False) -> UnknownModelError:
     near = difflib.get_close_matches(name, valid, n=5, cutoff=0.4)
-    near = near or [candidate for candidate in valid if candidate.startswith(name[:4])][:5]
+    near = near or [candidate for candidate in sorted(valid) if candidate.startswith(name[:4])][:5]
     return UnknownModelError(
         f"timm has no pretrained weights for {name!r}" if found else f"unknown model 'timm:{name}'",
         hint="the nearest names are " + ", ".join(f"timm:{candidate}" for candidate in near)
@@ -244,23 +261,6 @@ def _imagenet_subset(config: dict[str, Any]) -> str | None:
     return subset
 
 
-def verified_digest(path: Path) -> str:
-    """Returns the file's SHA-256, compared with the expected one if the file's name contains it.
-
-    The Hugging Face cache names large files by their SHA-256.
-
-    Raises:
-        HashMismatchError: the file has another SHA-256.
-    """
-    digest, blob = weights.sha256_of(path), path.resolve()
-    if re.fullmatch("[0-9a-f]{64}", blob.name) and blob.name != digest:
-        raise HashMismatchError(
-            f"{path} has the wrong content: expected SHA-256 {blob.name}, found {digest}",
-            hint=f"remove {blob} and run again to fetch it",
-        )
-    return digest
-
-
 def _weights_file(name: str, config: dict[str, Any], options: LoadOptions) -> Path:
     """Returns the file of the model's weights in the Hugging Face hub's own cache, and fetches it if necessary.
 
@@ -279,7 +279,13 @@ def _weights_file(name: str, config: dict[str, Any], options: LoadOptions) -> Pa
             hint=f"run `imgclassify models pull timm:{name}` while online (it fetches {names[0]} of {repository})",
         )
     for file_name in names:
-        if path := _download_file(repository, file_name, revision, quiet=options.progress is None):
+        if path := download_file(
+            repository,
+            file_name,
+            revision,
+            quiet=options.progress is None,
+            hint=f"fetch the file by other means and give -m ./{file_name} --arch timm:NAME",
+        ):
             return path
     raise DownloadError(
         f"the Hugging Face repository {repository} has none of {', '.join(names)}",
@@ -297,40 +303,8 @@ def _cached_weights(config: dict[str, Any]) -> Path | None:
     if not config.get("hf_hub_id"):
         return weights.cache_path(config["url"]) if weights.is_cached(config["url"]) else None
     repository, _, revision = config["hf_hub_id"].partition("@")
-    found = (_cached_file(repository, file_name, revision) for file_name in _file_names(config))
+    found = (cached_file(repository, file_name, revision) for file_name in _file_names(config))
     return next(filter(None, found), None)
-
-
-def _cached_file(repository: str, file_name: str, revision: str) -> Path | None:
-    # Even with local_files_only, hf_hub_download sends a request, for its statistics.
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(repository, file_name, revision=revision or None)
-    return Path(found) if isinstance(found, str) else None
-
-
-def _download_file(repository: str, file_name: str, revision: str, *, quiet: bool) -> Path | None:
-    """Fetches the file and returns its path, or None if the repository does not have it."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-    from huggingface_hub.utils import disable_progress_bars
-
-    if quiet:
-        disable_progress_bars()
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    try:
-        return Path(hf_hub_download(repository, file_name, revision=revision or None))
-    except LocalEntryNotFoundError as error:  # a subclass of EntryNotFoundError: the hub cannot be reached
-        reason: Exception = error
-    except EntryNotFoundError:
-        return None
-    except Exception as error:  # noqa: BLE001 - the base of its HTTP exceptions differs between releases
-        reason = error
-    raise DownloadError(
-        f"cannot fetch {file_name} of {repository} from the Hugging Face hub: {describe_error(reason)}",
-        hint="check the network; set HF_ENDPOINT to use a mirror, and HF_TOKEN if the repository needs a token; "
-        f"or fetch the file by other means and give -m ./{file_name} --arch timm:NAME",
-    ) from reason
 
 
 def _build_network(name: str, path: Path) -> torch.nn.Module:
