@@ -27,7 +27,7 @@ from timm.data import create_transform, resolve_data_config
 from tiny_transformers import MODELS, NAMES, save_model
 
 from imgclassify import Classifier
-from imgclassify.errors import CheckpointError, ImgclassifyError, LabelsError, UnavailableError, UsageError
+from imgclassify.errors import CheckpointError, LabelsError, UnavailableError, UsageError
 from imgclassify.hub.export_cache import find_prepared, prepare_model
 from imgclassify.hub.loader import load_network
 from imgclassify.hub.network import LoadOptions
@@ -157,8 +157,7 @@ def test_old_pickles_are_read_and_code_in_them_is_not_run(vit: Path, tmp_path: P
             return Path.touch, (evil,)
 
     torch.save({**state_dict, "extra": Evil()}, vit / "pytorch_model.bin")
-    with pytest.raises(ImgclassifyError):
-        answers(str(vit), paths)
+    assert np.array_equal(answers(str(vit), paths), wanted)
     assert not evil.exists()
 
 

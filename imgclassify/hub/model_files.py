@@ -94,14 +94,17 @@ class Weights(NamedTuple):
         return digests[0] if self.parts == (self.path,) else None
 
     def read(self) -> StateDict:
-        """Reads the state_dict.
+        """Reads the arrays of the state_dict. Other values in a file are left out.
 
         Raises:
             CheckpointError: a file is damaged, or is not a checkpoint.
         """
+        import numpy as np
+
         state_dict: StateDict = OrderedDict()
         for part in self.parts:
-            state_dict.update(checkpoints.load_arrays(part))
+            found = checkpoints.load_arrays(part).items()
+            state_dict.update((name, value) for name, value in found if isinstance(value, np.ndarray))
         return state_dict
 
 

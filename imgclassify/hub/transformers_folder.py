@@ -272,9 +272,6 @@ def _load_pretrained(config: Mapping[str, Any], found: Weights, reference: str) 
     transformers.logging.disable_progress_bar()
     model_class, network_config = _find_class(config, reference)
     state_dict = architectures.to_tensors(found.read())
-    state_dict = type(state_dict)(
-        (name, value) for name, value in state_dict.items() if isinstance(value, torch.Tensor)
-    )
     try:
         network, report = model_class.from_pretrained(
             None,
