@@ -50,10 +50,18 @@ class FileLoader(ReferenceLoader):
         path = Path(os.path.expanduser(reference.value))  # noqa: PTH111 - Path.expanduser raises for unknown users
         _require_file(path, reference.value)
         if path.suffix.lower() == ".onnx":
-            return _load_onnx(reference.value, path, options)
-        if checkpoints.is_torchscript(path):
-            return _load_torchscript(reference.value, path, options)
-        return _load_checkpoint(reference.value, path, options)
+            load = _load_onnx
+        elif checkpoints.is_torchscript(path):
+            load = _load_torchscript
+        else:
+            return _load_checkpoint(reference.value, path, options)
+        if options.checkpoint_key is not None:
+            raise UsageError(
+                f"checkpoint_key is for checkpoints, but {reference.value!r} contains its own network",
+                hint="leave it out",
+                argument="checkpoint_key",
+            )
+        return load(reference.value, path, options)
 
     def cache_key(self, reference: ModelReference) -> dict[str, Any]:
         return super().cache_key(reference) | {"reference": str(Path(reference.value).absolute())}

@@ -175,6 +175,7 @@ def test_a_limit_takes_the_first_images(run: Run, album: Path, stub: type[Stub])
         (["net", "-"], 2, "only once"),
         (["net", "resnet50", "PHOTO"], 2, "'resnet50' is a model"),
         (["net", "resnet50@IMAGENET1K_V1"], 2, "compare net photos/ --with resnet50@IMAGENET1K_V1"),
+        (["PHOTO", "resnet50"], 2, "give the model first: imgclassify compare resnet50 "),
         (["net", "timm:anything", "PHOTO"], 2, "--with timm:anything"),
         (["net", "other.PTH", "PHOTO"], 2, "--with other.PTH"),
         (["net", "PHOTO", "--list", "few"], 2, "or all"),

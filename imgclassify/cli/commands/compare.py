@@ -186,12 +186,14 @@ def _require_repeatable(sources: RepeatableSourceOptions, model: str) -> None:
             hint="give the model and then the images: imgclassify compare efficientnet_lite0 photos/",
         )
     if names and _is_model(names[0]):
-        images = shlex.join(names[1:]) or "photos/"
-        raise UsageError(
-            f"{names[0]!r} is a model, but images were expected",
-            hint=f"name the other model by --with: imgclassify compare {shlex.quote(model)} {images} "
-            f"--with {shlex.quote(names[0])}",
-        )
+        quoted = shlex.quote(names[0])
+        if os.path.lexists(model) and not _is_model(model):
+            hint = f"give the model first: imgclassify compare {quoted} {shlex.join([model, *names[1:]])}"
+        else:
+            images = shlex.join(names[1:]) or "photos/"
+            line = f"imgclassify compare {shlex.quote(model)} {images} --with {quoted}"
+            hint = f"name the other model by --with: {line}"
+        raise UsageError(f"{names[0]!r} is a model, but images were expected", hint=hint)
 
 
 def _is_model(name: str) -> bool:
