@@ -7,13 +7,13 @@ import math
 import re
 import reprlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from imgclassify.checkpoints.safetensors import read_safetensors
+from imgclassify.checkpoints.safetensors import is_safetensors, read_safetensors
 from imgclassify.checkpoints.storage import Tensor
-from imgclassify.checkpoints.torch_files import list_archive, read_torch_file, unreadable_checkpoint
+from imgclassify.checkpoints.torch_files import read_torch_file, unreadable_checkpoint
 from imgclassify.errors import CheckpointError, describe_error, make_printable, name_type
 
 logger = logging.getLogger("imgclassify")
@@ -53,8 +53,17 @@ def open_lazy(path: Path) -> StateDict:
     """
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {str(path)!r}", hint="check the path")
-    read = read_safetensors if path.suffix.lower() == ".safetensors" else read_torch_file
-    return find_state_dict(read(path), path)
+    return find_state_dict(_reader_of(path)(path), path)
+
+
+def _reader_of(path: Path) -> Callable[[Path], Any]:
+    """Returns the reader for the format of the file. The suffix counts only if the content is of none."""
+    with path.open("rb") as stream:
+        head = stream.read(16)
+    if is_safetensors(head):
+        return read_safetensors
+    is_torch = head.startswith((b"PK\3\4", b"\x80"))
+    return read_safetensors if path.suffix.lower() == ".safetensors" and not is_torch else read_torch_file
 
 
 def load_arrays(path: Path) -> StateDict:
@@ -118,14 +127,6 @@ def _check_amount(state_dict: StateDict) -> None:
     size = max((len(tensor.storage.file) for tensor in tensors if tensor.storage.file), default=0)
     if numbers > _MAX_SHARED * (size + _MAX_SMALL):
         raise ValueError(f"its tensors have {numbers:,} numbers in total, but the file has {size:,} bytes")
-
-
-def is_torchscript(path: Path) -> bool:
-    """Whether the file is a TorchScript archive, which holds a program rather than a state_dict."""
-    try:
-        return any(record.filename.split("/")[1:2] == ["code"] for record in list_archive(path))
-    except Exception:  # noqa: BLE001 - zipfile raises many kinds of exception for damaged archives
-        return False
 
 
 def rename_parameters(state_dict: StateDict, rules: Sequence[tuple[str, str]]) -> StateDict:

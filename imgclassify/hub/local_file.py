@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +20,11 @@ from imgclassify.graphs import onnx_file
 from imgclassify.graphs.onnx_file import OnnxFile
 from imgclassify.graphs.outputs import add_outputs
 from imgclassify.graphs.session import SessionConfig
-from imgclassify.hub import architectures, backends, from_arch
+from imgclassify.hub import architectures, backends, file_kind, from_arch
 from imgclassify.hub.backends import Backends
 from imgclassify.hub.network import LoadOptions, Network, labels_for_manifest
-from imgclassify.hub.reference import FILE_SUFFIXES, ModelReference, ReferenceLoader
+from imgclassify.hub.reference import ModelReference, ReferenceLoader
+from imgclassify.hub.reference_hints import suggest_reference
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -32,16 +32,17 @@ if TYPE_CHECKING:
 
 
 class FileLoader(ReferenceLoader):
-    """Loads files; see ReferenceLoader. The suffix and the content decide which kind of file it is."""
+    """Loads files; see ReferenceLoader. The content of a file decides of which format it is."""
 
     def load_network(self, reference: ModelReference, options: LoadOptions) -> Network:
         path = Path(os.path.expanduser(reference.value))  # noqa: PTH111 - Path.expanduser raises for unknown users
         _require_file(path, reference.value)
-        if path.suffix.lower() == ".onnx":
-            return _load_onnx(reference.value, path, options)
-        if checkpoints.is_torchscript(path):
-            return _load_torchscript(reference.value, path, options)
-        return _load_checkpoint(reference.value, path, options)
+        load = {
+            file_kind.ONNX: _load_onnx,
+            file_kind.TORCHSCRIPT: _load_torchscript,
+            file_kind.CHECKPOINT: _load_checkpoint,
+        }[file_kind.find_format(path, reference.value)]
+        return load(reference.value, path, options)
 
     def cache_key(self, reference: ModelReference) -> dict[str, Any]:
         return super().cache_key(reference) | {"reference": str(Path(reference.value).absolute())}
@@ -51,29 +52,10 @@ def _require_file(path: Path, name: str) -> None:
     if path.is_file():
         return
     if path.exists():
+        if kind := file_kind.find_folder_kind(path):
+            raise CheckpointError(f"{name!r} is {kind.name}", hint=kind.hint)
         raise CheckpointError(f"{name!r} is a folder, pipe or device", hint="give the path of a file")
-    raise CheckpointError(
-        f"no such model file: {name!r}", hint=f"check the path{_hub_hint(name) or _catalog_hint(path.stem)}"
-    )
-
-
-def _hub_hint(name: str) -> str:
-    """Returns what to give instead, if the name may be that of a repository on the Hugging Face hub."""
-    found = re.fullmatch(r"(?:hf[-_]hub:|hf:)?([\w-]+)/([\w.-]+)", name)
-    if not found or name.lower().endswith(FILE_SUFFIXES):
-        return ""
-    owner, repository = found.groups()
-    if owner == "timm":
-        return f"; this model of the Hugging Face hub is named timm:{repository}"
-    return (
-        "; of the models on the Hugging Face hub, timm's are named timm:NAME, and of others, the weights can be "
-        "fetched by hand and given as -m FILE --arch NAME"
-    )
-
-
-def _catalog_hint(stem: str) -> str:
-    near = ", ".join(manifest.name for manifest in catalog.filter_models(catalog.load_manifests(), stem)[:3])
-    return f"; names of catalogued models have no suffix: {near}" if near else ""
+    raise CheckpointError(f"no such model file: {name!r}", hint=suggest_reference(name))
 
 
 def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Network:

@@ -5,9 +5,11 @@ No other module decides of which kind a reference is.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from imgclassify import catalog
 from imgclassify.errors import UnknownModelError
 from imgclassify.plugins import load_plugins
 
@@ -17,8 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "ModelReference", "ReferenceKind", "ReferenceLoader", "reference_forms"]
 
-FILE_SUFFIXES = (".pth", ".pt", ".safetensors", ".onnx", ".bin", ".ckpt", ".tar")
-"""A reference that ends in one of these, in lower or upper case, is a file."""
+FILE_SUFFIXES = (
+    *(".pth", ".pt", ".safetensors", ".onnx", ".bin", ".ckpt", ".tar", ".th", ".pt2", ".pkl"),
+    *(".h5", ".hdf5", ".keras", ".tflite", ".pb", ".gguf", ".mlmodel", ".gz", ".zip"),
+)
+"""A reference that ends in one of these, in lower or upper case, is a file, whether it exists or not."""
 
 PLUGIN_GROUP = "imgclassify.model_references"
 """The entry point group in which other packages add a ReferenceKind. Theirs must have a scheme."""
@@ -113,7 +118,7 @@ class ModelReference(NamedTuple):
         if colon and (kind := _kind_of_scheme(scheme)):
             return cls(text, kind, rest)
         # Paths come before unknown schemes, since a path may contain a colon.
-        if "/" in text or "\\" in text or text.lower().endswith(FILE_SUFFIXES):
+        if is_path(text) or _is_other_file(text):
             return cls(text, FILE, text)
         if colon:
             raise UnknownModelError(
@@ -157,6 +162,23 @@ class ReferenceLoader:
         The values must be JSON values.
         """
         return {"reference": reference.text, "code": ""}
+
+
+def is_path(text: str) -> bool:
+    """Whether a reference without a scheme can only be a path, whether a file is there or not."""
+    return "/" in text or "\\" in text or text.lower().endswith(FILE_SUFFIXES)
+
+
+def _is_other_file(name: str) -> bool:
+    """Whether there is a file of this name in the current folder, and no catalogued model."""
+    if name == catalog.EMBEDDED_MODEL or not os.path.isfile(name):  # noqa: PTH113 - any text, also with a null byte
+        return False
+    model, at, weights = name.partition("@")
+    try:
+        catalog.find_model(model, weights if at else None)
+    except UnknownModelError:
+        return True
+    return False
 
 
 def reference_forms() -> list[str]:
