@@ -106,8 +106,8 @@ def _differences(network: Network) -> Row:
     """
     import numpy as np
 
-    from imgclassify.classifier import softmax
     from imgclassify.engines import LOGITS, choice
+    from imgclassify.engines.activation import softmax
 
     pixels = crops(network.preprocess.crop_size[0])
 

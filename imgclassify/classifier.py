@@ -129,7 +129,8 @@ class Classifier:
                 lead deeper: "ema.module".
             offline: never open a socket. None reads the environment variable IMGCLASSIFY_OFFLINE.
             trust: let a torch.hub repository or a TorchScript file run its own code.
-            groups: add the probabilities of the classes of each group, and predict groups instead of classes:
+            groups: add the probabilities of the classes of each group, and predict groups instead of classes; not
+                for models whose classes are independent:
                 names such as "dog,cat,bird=n01503061", the path of a file with the columns class and group, or
                 a mapping from the name of each group to its classes (docs/labels.md).
             progress: called with (file name, bytes so far, total bytes or None) during a download.
@@ -175,8 +176,16 @@ class Classifier:
         self.labels: LabelSet = labels_found
         self.run: RunInfo = self.runner.run_info
         """Everything that this classifier's predictions depend on, except the images."""
+        assert self.runner.activation is not None  # there are labels, and one output or more
+        self._activation = self.runner.activation
         self._grouping: Grouping | None = None
         if groups is not None:
+            if self._activation.multi_label:
+                raise UsageError(
+                    "groups add probabilities, but this model predicts each class by itself",
+                    hint="leave out --group",
+                    argument="groups",
+                )
             from imgclassify.labels.grouping import group_classes  # few runs need it
 
             self._grouping = group_classes(labels_found, groups)
@@ -332,8 +341,8 @@ class Classifier:
             approximate=image.approximate,
         )
 
-    def _to_predictions(self, logits: NDArray[np.float32]) -> tuple[Prediction, ...]:
-        probabilities = softmax(logits)
+    def _to_predictions(self, outputs: NDArray[np.float32]) -> tuple[Prediction, ...]:
+        probabilities = self._activation.apply(outputs)
         if self._grouping:
             probabilities = self._grouping.sum_probabilities(probabilities)
         predictions = []
@@ -344,18 +353,6 @@ class Classifier:
             probability = float(str(probabilities[class_index]))
             predictions.append(Prediction(rank, class_index, label.wnid, label.label, probability))
         return tuple(predictions)
-
-
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Converts logits to probabilities along the last axis, so that each row sums to 1.
-
-    The computation is stable for logits of any size.
-    """
-    import numpy as np
-
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    return probabilities
 
 
 def top_k(probabilities: NDArray[np.float32], count: int) -> list[int]:

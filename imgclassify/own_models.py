@@ -179,21 +179,34 @@ def _describe_model(name: str, runner: ModelRunner, arch: str | None, target: Pa
         "num_classes": runner.num_classes,
         "label_set": _label_set_name(name, network.labels),
         "preprocess": network.preprocess,
+        "activation": _activation_name(runner),
+        "output_name": network.output_name or "",
         "origin": str(target),
     }
     # A program has the name of its kind in place of an architecture.
     if network.architecture in PROGRAMS and network.num_classes is None:
         return ModelManifest(provider=network.architecture, **common)
-    assert arch is not None  # a checkpoint cannot be loaded without it
-    source = from_arch.find_architecture(arch)
+    source = network.manifest
+    if source is None:  # of a graph of `models prepare`
+        assert arch is not None
+        source = from_arch.find_architecture(arch)
     return ModelManifest(
         provider=source.provider,
         options=source.options,
         rename=source.rename,
+        checkpoint_key=source.checkpoint_key,
         layers=source.layers,
         gflops=source.gmacs,
         **common,
     )
+
+
+def _activation_name(runner: ModelRunner) -> str:
+    """Returns the activation to record: the user's, or one that the outputs alone do not show again."""
+    network, found = runner.network, runner.activation
+    if network.activation and "activation" not in network.origins:
+        return network.activation
+    return "" if found is None or found.name == "softmax" or found.scale != 1 else found.name
 
 
 def _label_set_name(name: str, label_set: LabelSet) -> str:

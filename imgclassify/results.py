@@ -35,7 +35,7 @@ class Prediction:
     label: str
     """The name of the class, for people."""
     probability: float
-    """Softmax over all classes, 0..1."""
+    """0..1. Those of all classes sum to 1, unless RunInfo.multi_label is set."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -173,8 +173,11 @@ class RunInfo:
     dtype: str
     reason: str
     """Why this engine and this device were chosen."""
-    activation: str = "softmax"
-    """What turned the outputs of the network into probabilities: "softmax", "sigmoid" or "none"."""
+    activation: str | None = None
+    """What turned the outputs of the network into probabilities: "softmax", "sigmoid" or "none". None if the run
+    needs no probabilities."""
+    multi_label: bool = False
+    """Whether each class is predicted by itself, so that the probabilities of all classes do not sum to 1."""
     origins: dict[str, str] | None = None
     """Where the model's files say its labels, preprocessing, activation or architecture. None if they do not."""
     groups: list[dict[str, Any]] | None = None
@@ -196,4 +199,10 @@ class RunInfo:
             "dtype": self.dtype,
             "reason": self.reason,
         }
-        return described if self.groups is None else described | {"groups": self.groups}
+        optional = {
+            "activation": self.activation,
+            "multi_label": self.multi_label or None,
+            "origins": self.origins,
+            "groups": self.groups,
+        }
+        return described | {name: value for name, value in optional.items() if value is not None}

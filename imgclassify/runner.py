@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from imgclassify.catalog import RGB, Size
     from imgclassify.engines import Engine, LinearHead
+    from imgclassify.engines.activation import Activation
     from imgclassify.engines.choice import EngineSelection
     from imgclassify.hub.network import Network
     from imgclassify.images.cropping import Preprocessor
@@ -203,7 +204,8 @@ class ImageOutputs(NamedTuple):
     """Whether the image is such a long strip that its crop differs from that of the model's own pipeline
     (`preprocessing.is_approximate`)."""
     arrays: dict[str, NDArray[np.float32]] | None = None
-    """The engine's outputs by name, such as "logits": (number of classes,). None if there is an error."""
+    """The engine's outputs by name, such as "logits": what the network returns, (number of outputs,). They are not
+    always logits: ModelRunner.activation turns them into probabilities. None if there is an error."""
     error: ImageFailure | None = None
     """None if there are outputs."""
 
@@ -232,7 +234,10 @@ class ModelRunner:
         )
         self.network = network
         self.engine: Engine = selection.engine
-        self.num_classes: int = selection.num_classes
+        self.num_classes: int = selection.num_outputs
+        """The number of values that the network returns for an image. One value may stand for two classes."""
+        self.activation: Activation | None = selection.activation
+        """What turns these values into probabilities. None if there are no labels."""
         self.run_info = _describe_run(network, selection, options.decode_mode)
         """Everything that the outputs depend on, except the images."""
         self._options = options
@@ -469,7 +474,7 @@ def default_workers() -> int:
 
 
 def _describe_run(network: Network, selection: EngineSelection, decode_mode: str) -> RunInfo:
-    labels = network.labels
+    labels, activation = network.labels, selection.activation
     return RunInfo(
         version=__version__,
         model=network.model,
@@ -479,12 +484,15 @@ def _describe_run(network: Network, selection: EngineSelection, decode_mode: str
         preprocess=network.preprocess.to_dict(),
         label_set=labels.name if labels else None,
         label_set_sha256=labels.digest() if labels else None,
-        num_classes=selection.num_classes,
+        num_classes=len(labels) if labels and activation and activation.is_pair else selection.num_outputs,
         decode_mode=decode_mode,
         engine=selection.engine.name,
         device=selection.engine.device,
         dtype=selection.engine.dtype,
         reason=selection.reason,
+        activation=activation.name if activation else None,
+        multi_label=activation is not None and activation.multi_label,
+        origins=dict(network.origins) or None,
     )
 
 

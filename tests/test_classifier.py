@@ -25,7 +25,8 @@ from timm.data import create_transform, resolve_data_config
 
 import imgclassify
 from imgclassify import Classifier, ImageFailure, ImageResult, Prediction, catalog, checkpoints, weights
-from imgclassify.classifier import softmax, top_k
+from imgclassify.classifier import top_k
+from imgclassify.engines.activation import softmax
 from imgclassify.errors import DeviceError, ImageError, LabelsError, NoImagesError, UsageError, with_article
 from imgclassify.sources import expand
 

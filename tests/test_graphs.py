@@ -19,16 +19,13 @@ from torchvision.models import get_model_weights
 
 from imgclassify import catalog, checkpoints, paths
 from imgclassify.catalog import ModelManifest
+from imgclassify.checkpoints import BATCH_COUNTER_SUFFIX
+from imgclassify.checkpoints.fitting import Fit, fit_names
+from imgclassify.checkpoints.misfit import Misfit
 from imgclassify.errors import CheckpointError, ResourceError
-from imgclassify.graphs.graph import (
-    BATCH_COUNTER_SUFFIX,
-    BIAS,
-    SCALE,
-    find_graph,
-    normalization_parameters,
-    read_graph,
-)
+from imgclassify.graphs.graph import BIAS, SCALE, find_graph, normalization_parameters, read_graph
 from imgclassify.graphs.session import SessionConfig
+from imgclassify.hub.checkpoint_fit import find_wanted
 
 CONFIGS = [SessionConfig(threads=2, single_run=True), SessionConfig(threads=1)]
 SMALL = ["squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5", "resnet18"]
@@ -97,9 +94,9 @@ def test_another_number_of_classes(architecture: str, tmp_path: Path) -> None:
     network, manifest = seeded(architecture, num_classes=7, **options), catalog.find_model(architecture)
     torch.save(network.state_dict(), tmp_path / "seven.pth")
     state_dict = checkpoints.open_lazy(tmp_path / "seven.pth")
-    graph = find_graph(manifest, manifest.preprocess)
-    assert graph is not None
-    assert graph.count_classes(state_dict, source_name="it") == 7
+    found = fit_names(state_dict, find_wanted(manifest))
+    assert isinstance(found, Fit)
+    assert found.num_classes == 7
     pixels = crops(2)
     session = opened(manifest, state_dict, num_classes=7)
     answer = session.run(None, {"crops": pixels})[0]
@@ -140,11 +137,11 @@ def test_names_and_shapes_that_do_not_fit_are_listed() -> None:
 
 def test_a_checkpoint_without_the_head_lists_what_it_lacks() -> None:
     manifest = catalog.find_model("squeezenet1_1")
-    graph = find_graph(manifest, manifest.preprocess)
-    assert graph is not None
     backbone = {name: value for name, value in arrays(seeded("squeezenet1_1")).items() if "classifier" not in name}
-    with pytest.raises(CheckpointError, match=r"missing: classifier\.1\.weight, classifier\.1\.bias"):
-        graph.count_classes(OrderedDict(backbone), source_name="it")
+    found = fit_names(OrderedDict(backbone), find_wanted(manifest))
+    assert isinstance(found, Misfit)
+    assert "the head is missing" in found.reason
+    assert "missing: classifier.1.weight, classifier.1.bias" in found.reason
 
 
 @pytest.mark.parametrize("value", [np.zeros(1000, np.int64), np.zeros(1000, bool), None, 3])

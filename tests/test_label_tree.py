@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from imgclassify import labels
-from imgclassify.classifier import Classifier, softmax
+from imgclassify.classifier import Classifier
+from imgclassify.engines.activation import softmax
 from imgclassify.errors import UnknownClassError, UsageError
 from imgclassify.labels import Label, LabelSet
 from imgclassify.labels.class_names import ClassNames

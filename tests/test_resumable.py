@@ -360,6 +360,7 @@ def test_any_number_of_stops_and_retries_answers_each_name_as_often_as_it_is_nam
         ({"label_set_sha256": "00" * 32}, 2, "label_set_sha256"),
         ({"decode_mode": "fast"}, 2, "decode was 'exact' and is now 'fast'"),
         ({"dtype": "float16"}, 2, "dtype was 'float32' and is now 'float16'"),
+        ({"activation": "sigmoid", "multi_label": True}, 2, "multi_label was not given and is now True"),
         ({}, 3, "top_k was 2 and is now 3"),
     ],
 )
@@ -385,6 +386,28 @@ def test_another_engine_device_or_version_is_no_other_kind(tmp_path: Path) -> No
     with open_output(tmp_path / "out.csv", "csv", resume=True) as output:
         output.begin(replace(RUN, engine="onnxruntime", device="cuda:0", version="9", reason="so"), {"top_k": 2})
         assert output.resumed == 1
+
+
+@pytest.mark.parametrize("stop", [True, False])
+@pytest.mark.parametrize("activation", ["softmax", "none"])
+def test_an_output_of_a_version_that_did_not_write_the_activation_is_resumed(
+    activation: str, stop: bool, tmp_path: Path
+) -> None:
+    run(tmp_path / "out.csv", "csv", [GOOD], stop=stop)
+    with open_output(tmp_path / "out.csv", "csv", resume=True) as output:
+        output.begin(replace(RUN, activation=activation), {"top_k": 2})
+        assert output.resumed == 1
+
+
+def test_another_activation_is_another_kind(tmp_path: Path) -> None:
+    with open_output(tmp_path / "out.csv", "csv") as output:
+        output.begin(replace(RUN, activation="softmax"), {"top_k": 2})
+        output.write(GOOD)
+    with (
+        open_output(tmp_path / "out.csv", "csv", resume=True) as output,
+        pytest.raises(UsageError, match="activation was 'softmax' and is now 'none'"),
+    ):
+        output.begin(replace(RUN, activation="none"), {"top_k": 2})
 
 
 @every_format

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from outputs import open_writer
@@ -27,14 +28,15 @@ class FakeTerminal(io.StringIO):
 def show(monkeypatch: pytest.MonkeyPatch) -> Show:
     """Returns the lines of the table of some results on a terminal of this width, with its escape sequences."""
 
-    def show(*results: ImageResult, width: int, no_color: bool = False) -> list[str]:
+    def show(*results: ImageResult, width: int, no_color: bool = False, multi_label: bool = False) -> list[str]:
         monkeypatch.setenv("COLUMNS", str(width))
         monkeypatch.setenv("TERM", "xterm-256color")
         monkeypatch.delenv("NO_COLOR", raising=False)
         if no_color:
             monkeypatch.setenv("NO_COLOR", "1")
         stream = FakeTerminal()
-        with open_writer("table", stream, RUN, top_k=5) as writer:
+        run = replace(RUN, multi_label=multi_label)
+        with open_writer("table", stream, run, top_k=5) as writer:
             for result in results:
                 writer.write(result)
         return stream.getvalue().splitlines()
@@ -64,6 +66,23 @@ def test_the_bar_yields_to_the_label(width: int, bar: int, show: Show) -> None:
     assert [row[4 : 4 + len(LONGEST)].rstrip() for row in rows] == [LONGEST, "Labrador retriever", "redbone"]
     assert rows[0].count("█") == bar
     assert all(cell_len(row) <= width for row in rows)
+
+
+def test_independent_classes_have_no_bars_and_each_its_own_colour(show: Show) -> None:
+    result = answer("beach.jpg", ("sea", 0.99), ("sand", 0.97), ("dog", 0.6), ("snow", 0.01))
+    lines = show(result, width=80, multi_label=True)
+    assert plain(lines) == [
+        "beach.jpg  1280×720  efficientnet_lite0  each class by itself",
+        " 1  sea    99.00 %",
+        " 2  sand   97.00 %",
+        " 3  dog    60.00 %",
+        " 4  snow    1.00 %",
+    ]
+    colours = {name: code for code, name in (("32", "green"), ("33", "yellow"), ("35", "magenta"))}
+    for line, colour in zip(lines[1:], ("green", "green", "yellow", "magenta"), strict=True):
+        assert f"[{colours[colour]}m" in line
+    assert all("\x1b[1m" in line for line in lines[1:4])
+    assert "\x1b[1m" not in lines[4]
 
 
 def test_a_label_is_cut_with_an_ellipsis_once_there_is_no_bar(show: Show) -> None:

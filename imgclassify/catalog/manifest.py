@@ -125,11 +125,15 @@ class ModelManifest:
     """The name of a shipped label set, or the path of a label file."""
     preprocess: PreprocessSpec
     activation: str = ""
-    """One of ACTIVATIONS. Empty if it is found out when the network runs: see classifier.py."""
+    """One of ACTIVATIONS. Empty if the outputs show it (engines/activation.py)."""
+    output_name: str = ""
+    """The output to use, of a network with several. Empty if only one can be meant."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments that these weights need when the architecture is built."""
     rename: tuple[tuple[str, str], ...] = ()
     """(pattern, replacement) pairs for re.sub, which are applied in order to each name in the checkpoint."""
+    checkpoint_key: str = ""
+    """The key of the state_dict in the user's own file, if it is not the usual one. Dots lead deeper."""
     layers: FeatureLayers | None = None
     """None if they are not known. timm's networks need none."""
     metadata: ModelMetadata | None = None

@@ -1,4 +1,4 @@
-"""The functions and types that a pickle may name. Nothing else is called, so a checkpoint runs no code."""
+"""The functions that a pickle may call. Nothing else is called, so a checkpoint runs no code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import Any
 
 from imgclassify.checkpoints.storage import BFLOAT16, LENGTH_LIMIT, MAX_SIDES, Storage, Tensor
-from imgclassify.checkpoints.unpickler import KEYS
+from imgclassify.checkpoints.unpickler import KEYS, MAX_ARGUMENTS, Placeholder
 from imgclassify.errors import make_printable
 
 STORAGE_DTYPES = {
@@ -20,30 +20,33 @@ STORAGE_DTYPES = {
     "CharStorage": "int8",
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+    "QInt8Storage": "qint8",
+    "QUInt8Storage": "quint8",
+    "QInt32Storage": "qint32",
+    "QUInt4x2Storage": "quint4x2",
+    "QUInt2x4Storage": "quint2x4",
+    "UntypedStorage": "untyped",
 }
+"""torch's name of a type of storage → the dtype of its numbers, a key of ITEM_SIZES."""
 _SHOWN = 100
 """The number of characters of a name that an error shows."""
 
 
 class UnsafePickleError(Exception):
-    """The pickle names something that a checkpoint of tensors does not need."""
+    """The pickle names something that a quantized network does not need."""
 
 
 def find_global(module: str, name: str) -> Any:
-    """Returns what the unpickler uses for a name in a pickle: an allowed function, or the name of a type.
-
-    Training scripts may save dtypes beside the state_dict. They become their names.
-
-    Raises:
-        UnsafePickleError: a pickle may not name this.
+    """Returns what the unpickler uses for a name in a pickle: an allowed function, the name of a type of storage,
+    or a Placeholder, which is never called.
     """
     if (module, name) in _ALLOWED_CALLS:
         return _ALLOWED_CALLS[module, name]
-    if module in ("torch", "torch.cuda") and name in STORAGE_DTYPES:
+    if module in ("torch", "torch.cuda", "torch.storage") and name in STORAGE_DTYPES:
         return name
-    if module == "torch" and name in ("float64", "float32", "float16", "bfloat16", "int64", "uint8"):
-        return name
-    raise UnsafePickleError(make_printable(f"{module}.{name}", _SHOWN))
+    return Placeholder(f"{module}.{name}")
 
 
 def find_torch_global(module: str, name: str) -> Any:
@@ -99,6 +102,21 @@ def _build_tensor(view: tuple[Storage, int], offset: int, shape: Any, stride: An
     return Tensor(storage, begin + offset, tuple(shape), tuple(stride))
 
 
+def _build_from_type(function: Any, _: Any, arguments: Any, *__: Any) -> Any:
+    """Builds a tensor that has attributes, or is of a subclass: as a plain tensor."""
+    if type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
+        raise ValueError("a tensor is built from too many values")
+    if type(function) is Placeholder:
+        return Placeholder(function.name, arguments)
+    if function not in (_build_tensor, _build_parameter):
+        raise ValueError("a tensor is built by something that builds no tensors")
+    return function(*arguments)
+
+
+def _build_parameter(tensor: Any, *_: Any) -> Any:
+    return tensor
+
+
 def _build_size(sides: Any) -> tuple[Any, ...]:
     if len(sides) > MAX_SIDES:
         raise ValueError(f"a shape has {len(sides)} dimensions")
@@ -109,8 +127,9 @@ _ALLOWED_CALLS = {
     ("collections", "OrderedDict"): _build_dict,
     ("torch._utils", "_rebuild_tensor"): _build_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _build_tensor,
-    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-    ("torch._utils", "_rebuild_parameter_with_state"): lambda tensor, *_: tensor,
+    ("torch._utils", "_rebuild_parameter"): _build_parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _build_parameter,
+    ("torch._tensor", "_rebuild_from_type_v2"): _build_from_type,
     ("torch", "Size"): _build_size,
     ("torch", "device"): lambda *name: name,
 }

@@ -36,8 +36,8 @@ def is_safetensors(head: bytes) -> bool:
     return head[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{" and head[_LENGTH_BYTES - 2 : _LENGTH_BYTES] == b"\0\0"
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a file by name.
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Returns the tensors of a file by name, and the texts beside them.
 
     Raises:
         CheckpointError: the file is damaged, is not in this format, or has a dtype that is not supported.
@@ -48,8 +48,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         if length > _MAX_INDEX:
             raise ValueError(f"its index would have {length:,} bytes")
         index = json.loads(bytes(file.view(_LENGTH_BYTES, length)))
-        index.pop("__metadata__", None)
-        return {name: _parse_tensor(file, _LENGTH_BYTES + length, entry) for name, entry in index.items()}
+        metadata = index.pop("__metadata__", None)
+        tensors = {name: _parse_tensor(file, _LENGTH_BYTES + length, entry) for name, entry in index.items()}
+        return tensors, metadata if isinstance(metadata, dict) else {}
     except Exception as error:  # a damaged index may be any JSON
         raise CheckpointError(
             f"cannot read {str(path)!r} as .safetensors: {_describe_error(error)}",

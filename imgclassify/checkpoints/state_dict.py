@@ -5,37 +5,58 @@ from __future__ import annotations
 import logging
 import math
 import re
-import reprlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
+from imgclassify.checkpoints.candidates import StateDict, copy_metadata, find_candidates
 from imgclassify.checkpoints.safetensors import is_safetensors, read_safetensors
 from imgclassify.checkpoints.storage import Tensor
 from imgclassify.checkpoints.torch_files import read_torch_file, unreadable_checkpoint
-from imgclassify.errors import CheckpointError, describe_error, make_printable, name_type
+from imgclassify.errors import CheckpointError, describe_error
 
 logger = logging.getLogger("imgclassify")
 
-StateDict: TypeAlias = "OrderedDict[str, Any]"
-"""Name → Tensor (from `open_lazy`) or numpy.ndarray (from `load_arrays`). Values that are not tensors in the
-file, such as numbers, are unchanged."""
+BATCH_COUNTER_SUFFIX = ".num_batches_tracked"
+"""Batch norm counts batches in training. Inference does not use the counter, and older checkpoints lack it."""
 
-_WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "state_dict_ema", "model_ema")
-"""Keys under which training scripts put the state_dict, in the order in which they are tried."""
+_HEAD_BYTES = 16
+_TORCH_HEADS = (b"PK\3\4", b"\x80")
+"""The first bytes of PyTorch's formats: of a zip archive, and of a pickle."""
 _PREFIX = "module."
 """DataParallel and DistributedDataParallel put this before every name."""
-_COUNT_OF_AVERAGED = "n_averaged"
-"""torch.optim.swa_utils.AveragedModel puts this entry beside the parameters."""
-_SHOWN = 5
-"""The number of differing names that an error lists."""
-_SHOWN_CHARACTERS = 200
-"""The number of characters of each name that an error shows."""
 _MAX_SHARED = 4
 """All tensors together may have this many numbers per byte of the file and of _MAX_SMALL."""
 _MAX_SMALL = 2**20
 """In bytes. Added to the size of the file, so that tensors of a small file may share numbers more often."""
+
+
+class Checkpoint(NamedTuple):
+    """The content of a checkpoint file, without the numbers of its tensors."""
+
+    path: Path
+    content: Any
+    """Plain values, with a Tensor for each tensor and a Placeholder for each object of another class."""
+    metadata: Mapping[str, str]
+    """The texts beside the tensors of a .safetensors file. Empty for other files."""
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint without the numbers of its tensors.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or is not a checkpoint.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no such checkpoint: {str(path)!r}", hint="check the path")
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    is_torch = head.startswith(_TORCH_HEADS)
+    # The suffix counts only if the content is of neither format.
+    if is_safetensors(head) or (path.suffix.lower() == ".safetensors" and not is_torch):
+        return Checkpoint(path, *read_safetensors(path))
+    return Checkpoint(path, read_torch_file(path), {})
 
 
 def open_lazy(path: Path) -> StateDict:
@@ -48,22 +69,9 @@ def open_lazy(path: Path) -> StateDict:
         The state_dict, with a Tensor for each tensor.
 
     Raises:
-        CheckpointError: the file is missing or damaged, is not a checkpoint, or cannot be read without running
-            code.
+        CheckpointError: the file is missing or damaged, or is not a checkpoint.
     """
-    if not path.is_file():
-        raise CheckpointError(f"no such checkpoint: {str(path)!r}", hint="check the path")
-    return find_state_dict(_reader_of(path)(path), path)
-
-
-def _reader_of(path: Path) -> Callable[[Path], Any]:
-    """Returns the reader for the format of the file. The suffix counts only if the content is of none."""
-    with path.open("rb") as stream:
-        head = stream.read(16)
-    if is_safetensors(head):
-        return read_safetensors
-    is_torch = head.startswith((b"PK\3\4", b"\x80"))
-    return read_safetensors if path.suffix.lower() == ".safetensors" and not is_torch else read_torch_file
+    return find_state_dict(open_checkpoint(path).content, path)
 
 
 def load_arrays(path: Path) -> StateDict:
@@ -97,7 +105,7 @@ def materialize(state_dict: StateDict, *, source_name: str) -> StateDict:
     except (ValueError, TypeError) as error:
         raise unreadable_checkpoint(source_name, describe_error(error)) from error
     check_unchanged(state_dict, source_name=source_name)
-    _copy_metadata(state_dict, found)
+    copy_metadata(state_dict, found)
     return found
 
 
@@ -129,55 +137,49 @@ def _check_amount(state_dict: StateDict) -> None:
         raise ValueError(f"its tensors have {numbers:,} numbers in total, but the file has {size:,} bytes")
 
 
+def renamer(rules: Sequence[tuple[str, str]]) -> Callable[[str], str]:
+    """Returns the function that applies (pattern, replacement) pairs for re.sub to a name, in order."""
+    patterns = [(re.compile(pattern), replacement) for pattern, replacement in rules]
+
+    def rename(name: str) -> str:
+        for pattern, replacement in patterns:
+            name = pattern.sub(replacement, name)
+        return name
+
+    return rename
+
+
 def rename_parameters(state_dict: StateDict, rules: Sequence[tuple[str, str]]) -> StateDict:
     """Returns the state_dict with new names.
 
     Args:
-        rules: (pattern, replacement) pairs for re.sub, applied to each name in order.
+        rules: as for `renamer`.
     """
     if not rules:
         return state_dict
-    patterns = [(re.compile(pattern), replacement) for pattern, replacement in rules]
-    renamed: StateDict = OrderedDict()
-    for name, value in state_dict.items():
-        for pattern, replacement in patterns:
-            name = pattern.sub(replacement, name)
-        renamed[name] = value
-    _copy_metadata(state_dict, renamed)
+    rename = renamer(rules)
+    renamed: StateDict = OrderedDict((rename(name), value) for name, value in state_dict.items())
+    copy_metadata(state_dict, renamed)
     return renamed
 
 
-def find_state_dict(content: Any, path: Path) -> StateDict:
+def find_state_dict(content: Any, path: Path, key: str | None = None) -> StateDict:
     """Finds the state_dict in the content of a file. Its values are not changed.
+
+    Args:
+        key: as in `find_candidates`.
 
     Raises:
         CheckpointError: there is none. The message describes what was found instead.
     """
-    if isinstance(content, Mapping):
-        held = [wrapper for wrapper in _WRAPPERS if isinstance(content.get(wrapper), Mapping)]
-        if held:
-            content = content[held[0]]
-        if len(held) > 1:
-            logger.warning("%s holds %s; %s is used", path, " and ".join(map(repr, held)), repr(held[0]))
-        # A quantized network's state_dict also holds packed tuples, dtypes and None.
-        if (
-            content
-            and all(isinstance(name, str) for name in content)
-            and any(hasattr(value, "shape") for value in content.values())
-        ):
-            state_dict: StateDict = OrderedDict(content)
-            state_dict.pop(_COUNT_OF_AVERAGED, None)
-            _copy_metadata(content, state_dict)
-            if all(name.startswith(_PREFIX) for name in state_dict):
-                return rename_parameters(state_dict, [("^" + re.escape(_PREFIX), "")])
-            return state_dict
-        found = f"a dictionary with {', '.join(map(reprlib.repr, list(content)[:_SHOWN])) or 'nothing'}"
-    else:
-        found = name_type(content)
-    raise CheckpointError(
-        f"{str(path)!r} does not contain a state_dict, but {found}",
-        hint="save its state_dict: torch.save(model.state_dict(), 'weights.pth')",
-    )
+    found = find_candidates(content, path, key)
+    state_dict = found[0].state_dict
+    held = [each for each in found if len(each.state_dict) == len(state_dict)]
+    if len(held) > 1:
+        logger.warning("%s holds %s; %r is used", path, " and ".join(repr(each.key) for each in held), found[0].key)
+    if all(name.startswith(_PREFIX) for name in state_dict):
+        return rename_parameters(state_dict, [("^" + re.escape(_PREFIX), "")])
+    return state_dict
 
 
 def parameter_shapes(state_dict: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -197,34 +199,18 @@ def check_matches(
     Raises:
         CheckpointError: they differ; the first names that differ are listed.
     """
+    from imgclassify.checkpoints.misfit import SAVED_FROM_HINT, format_shape, list_names  # only errors need it
+
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
     other = [
-        f"{name} {_format_shape(found[name])} where {_format_shape(expected[name])} is expected"
+        f"{name} {format_shape(found[name])} where {format_shape(expected[name])} is expected"
         for name in expected
         if name in found and found[name] != expected[name]
     ]
-    complaints = [
-        f"{what}: {', '.join(make_printable(name, _SHOWN_CHARACTERS) for name in names[:_SHOWN])}"
-        + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", other))
-        if names
-    ]
+    complaints = list_names({"missing": missing, "unexpected": unexpected, "of another shape": other})
     if complaints:
         raise CheckpointError(
-            f"{source_name} does not fit the architecture {architecture!r}; " + "; ".join(complaints),
-            hint="give --arch NAME of the architecture that the checkpoint was saved from",
+            f"{source_name} does not fit the architecture {architecture!r}; {complaints}",
+            hint=SAVED_FROM_HINT,
         )
-
-
-def _format_shape(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape)) or "scalar"
-
-
-def _copy_metadata(source: object, target: StateDict) -> None:
-    """Copies the attribute in which torch stores the version of each module's layout.
-
-    Modules need the version to load older layouts.
-    """
-    if hasattr(source, "_metadata"):
-        target._metadata = source._metadata  # type: ignore[attr-defined]

@@ -26,8 +26,16 @@ ITEM_SIZES = {
     "int8": 1,
     "uint8": 1,
     "bool": 1,
+    "complex64": 8,
+    "complex128": 16,
+    "qint8": 1,
+    "quint8": 1,
+    "qint32": 4,
+    "quint4x2": 1,
+    "quint2x4": 1,
+    "untyped": 1,
 }
-"""The size of a number of each dtype, in bytes."""
+"""The size of a number of each dtype, in bytes. numpy cannot read those from qint8 on, which are skipped."""
 LENGTH_LIMIT = 2**63
 """Larger than any length in a file."""
 MAX_SIDES = 64

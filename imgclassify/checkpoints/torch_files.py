@@ -19,7 +19,7 @@ from imgclassify.checkpoints.allowed_globals import (
     find_torch_global,
 )
 from imgclassify.checkpoints.storage import LENGTH_LIMIT, MappedFile, Storage
-from imgclassify.checkpoints.unpickler import MAX_ARGUMENTS, Unpickler
+from imgclassify.checkpoints.unpickler import MAX_ARGUMENTS, Placeholder, Unpickler
 from imgclassify.errors import CheckpointError, describe_error, make_printable
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ _STORED = 0
 """The compression method of records that are not compressed."""
 _STORAGE_PARTS = 5
 """The parts of a reference to a storage: "storage", type, key, location, length."""
+_MODULE_PARTS = 4
+"""The parts of a reference to the class of a module: "module", class, source file, source."""
 _SHOWN = 100
 """The number of characters of a name that an error shows."""
 
@@ -60,8 +62,6 @@ def read_torch_file(path: Path) -> Any:
     try:
         with path.open("rb") as stream:
             return _read_archive(path) if stream.read(2) == _ZIP else _read_legacy(path)
-    except UnsafePickleError as error:
-        raise unsafe_checkpoint(path, str(error)) from error
     except Exception as error:  # the unpickler raises almost any exception for damaged bytes
         raise unreadable_checkpoint(repr(str(path)), describe_error(error)) from error
 
@@ -79,7 +79,7 @@ def check_safe(path: Path) -> None:
             is_zip = stream.read(2) == _ZIP
         file = MappedFile(path)
         content: bytes | memoryview = _index_archive(file)[1] if is_zip else file.view(0, len(file))
-        pickles = Unpickler(content, find_torch_global, _check_storage)
+        pickles = Unpickler(content, find_torch_global, _check_storage, with_objects=False)
         for _ in range(1 if is_zip else _LEGACY_PICKLES):
             pickles.load_next()
     except UnsafePickleError as error:
@@ -138,14 +138,19 @@ def _create_unpickler(content: bytes | memoryview, storage: Callable[[str, str, 
         storage: returns the Storage for (key, dtype, count).
     """
 
-    def persistent(pid: Any) -> tuple[Storage, int]:
-        """Returns a storage, and the offset of a view of it. Older releases of torch wrote views."""
+    def persistent(pid: Any) -> Any:
+        """Returns a storage, and the offset of a view of it. Older releases of torch wrote views.
+
+        Of the class of a module, which the older format writes with its source, returns the Placeholder.
+        """
+        if type(pid) is tuple and len(pid) == _MODULE_PARTS and pid[0] == "module":
+            return pid[1] if type(pid[1]) is Placeholder else Placeholder("module")
         _check_storage(pid)
         _, storage_type, key, _, count, *view = pid
         begin = view[0][1] if view and view[0] is not None else 0
         return storage(key, STORAGE_DTYPES[storage_type], count), begin
 
-    return Unpickler(content, find_global, persistent)
+    return Unpickler(content, find_global, persistent, with_objects=True)
 
 
 def _check_storage(pid: Any) -> None:

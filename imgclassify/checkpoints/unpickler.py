@@ -1,5 +1,7 @@
 """Reads the pickle opcodes that torch uses for state_dicts. CPython's Lib/pickletools.py describes them.
 
+Objects of other classes become placeholders: a checkpoint is read without running code of its choice.
+
 Python's own unpickler does not limit memory and time, even if it is kept from calling anything. Five bytes make
 it allocate gigabytes for its memo. A key that is a pair of pairs of pairs, sixty levels deep, makes it hash
 forever. Here, the cost of a step grows only with the bytes that it reads, and the number of steps is limited.
@@ -13,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from imgclassify.errors import name_type
+from imgclassify.errors import make_printable, name_type
 
 MAX_STEPS = 2**22
 """Steps in one pickle. ResNet-50 takes 10,898. This many take a few seconds and less than half a gigabyte."""
@@ -25,12 +27,44 @@ KEYS = (str, int, float, bytes, type(None))
 MAX_INT_KEY = 2**60
 """An int key must be smaller. Python randomises the hashes of str and bytes, but the hash of an int is its
 remainder modulo 2**61 - 1. If many keys had the same hash, time would grow with the square of their number."""
+_SHOWN = 100
+"""The number of characters of a name that is shown."""
 _STOP = pickle.STOP[0]
 _unpack_uint16 = struct.Struct("<H").unpack_from
 _unpack_uint32 = struct.Struct("<I").unpack_from
 _unpack_int32 = struct.Struct("<i").unpack_from
 _unpack_uint64 = struct.Struct("<Q").unpack_from
 _unpack_float64 = struct.Struct(">d").unpack_from
+
+
+class Placeholder:
+    """Stands for an object that a pickle would build by running code. Nothing of it is run."""
+
+    __slots__ = ("arguments", "entries", "items", "name", "state")
+
+    def __init__(self, name: str, arguments: Any = ()) -> None:
+        self.name = name
+        """The name of the class or function that would be called, with its module."""
+        self.arguments = arguments
+        """What it would be called with, as a tuple."""
+        self.state: Any = None
+        """What would become its attributes: mostly a dictionary."""
+        self.entries: dict[Any, Any] | None = None
+        """The entries of a subclass of dict."""
+        self.items: list[Any] | None = None
+        """The items of a subclass of list."""
+
+    def __repr__(self) -> str:
+        return f"<{make_printable(self.name, _SHOWN)}>"
+
+
+class _UnknownKey:
+    """Stands for a key of a type that is not in KEYS. It is equal to no other key."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<object>"
 
 
 class Unpickler:
@@ -41,19 +75,25 @@ class Unpickler:
         content: bytes | memoryview,
         find_global: Callable[[str, str], Any],
         load_persistent: Callable[[Any], Any],
+        *,
+        with_objects: bool,
     ) -> None:
         """
         Args:
             find_global: returns the value or function for (module, name), or raises. The cost of the function
-                may not grow with its arguments.
+                may not grow with its arguments. It returns a Placeholder for what may not be called.
             load_persistent: returns the value for a persistent id, which may be of any type. Its cost may not
                 grow with the id.
+            with_objects: whether objects of any class, sets and keys of any type are allowed. They become inert:
+                a Placeholder, a list, and a key that nothing is equal to.
         """
         self.position = 0
         """The offset after the pickles that have been read, in bytes."""
         self._content = content
         self._find_global = find_global
         self._load_persistent = load_persistent
+        self._with_objects = with_objects
+        self._steps = _STEPS | _OBJECT_STEPS if with_objects else _STEPS
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
@@ -61,14 +101,14 @@ class Unpickler:
     def load_next(self) -> Any:
         """Returns the content of the next pickle.
 
-        It consists of dictionaries, lists, tuples, text, bytes, numbers, booleans and None, and of the values
-        that `find_global` and `load_persistent` return.
+        It consists of dictionaries, lists, tuples, text, bytes, numbers, booleans and None, of Placeholders, and
+        of the values that `find_global` and `load_persistent` return.
 
         Raises:
             ValueError: the pickle is damaged, has too many steps, or has something that no state_dict has.
         """
         self._stack, self._marks, self._memo = [], [], {}
-        content, steps = self._content, _STEPS
+        content, steps = self._content, self._steps
         try:
             for _ in range(MAX_STEPS):
                 code = content[self.position]
@@ -111,17 +151,28 @@ class Unpickler:
         return values
 
     def _extend_list(self, values: list[Any]) -> None:
-        if type(self._stack[-1]) is not list:
+        target = self._stack[-1]
+        if type(target) is Placeholder:
+            if target.items is None:
+                target.items = []
+            target = target.items
+        if type(target) is not list:
             self._reject()
-        self._stack[-1].extend(values)
+        target.extend(values)
 
     def _update_dict(self, values: list[Any]) -> None:
         target = self._stack[-1]
+        if type(target) is Placeholder:
+            if target.entries is None:
+                target.entries = {}
+            target = target.entries
         if type(target) not in (dict, OrderedDict):
             self._reject()
         for key, value in zip(values[::2], values[1::2], strict=True):
             if not isinstance(key, KEYS):
-                raise ValueError(f"it has a dictionary with {name_type(key)} as a key")
+                if not self._with_objects:
+                    raise ValueError(f"it has a dictionary with {name_type(key)} as a key")
+                key = _UnknownKey()
             if isinstance(key, int) and abs(key) >= MAX_INT_KEY:
                 raise ValueError("it has a dictionary with an integer of more than 60 bits as a key")
             target[key] = value
@@ -169,6 +220,10 @@ class Unpickler:
         self._stack.append(_unpack_float64(self._content, self.position)[0])
         self.position += 8
 
+    def long_integer(self) -> None:
+        size = _unpack_int32(self._read_bytes(4))[0]
+        self._stack.append(int.from_bytes(self._read_bytes(max(size, 0)), "little", signed=True))
+
     def text_1(self) -> None:
         self._push_text(self.position + 1, self._content[self.position])
 
@@ -183,6 +238,9 @@ class Unpickler:
 
     def binary_4(self) -> None:
         self._stack.append(bytes(self._read_bytes(_unpack_uint32(self._read_bytes(4))[0])))
+
+    def binary_8(self) -> None:
+        self._stack.append(bytes(self._read_bytes(_unpack_uint64(self._read_bytes(8))[0])))
 
     def none(self) -> None:
         self._stack.append(None)
@@ -243,17 +301,70 @@ class Unpickler:
 
     def apply_function(self) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
-        if type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
+        if type(arguments) is not tuple:
+            self._reject()
+        if type(function) is Placeholder:
+            self._stack.append(Placeholder(function.name, arguments))
+            return
+        if len(arguments) > MAX_ARGUMENTS:
             self._reject()
         self._stack.append(function(*arguments))
 
     def set_attributes(self) -> None:
-        """Sets `_metadata`, the only attribute that torch gives a state_dict. Others are ignored."""
+        """Sets `_metadata`, the only attribute that torch gives a state_dict. Others are ignored.
+
+        A Placeholder keeps its state as it is.
+        """
         state, target = self._stack.pop(), self._stack[-1]
+        if type(target) is Placeholder:
+            target.state = state
+            return
         if type(target) is not OrderedDict or type(state) is not dict or len(state) > MAX_ARGUMENTS:
             self._reject()
         if "_metadata" in state:
             target._metadata = state["_metadata"]
+
+    def pop(self) -> None:
+        """Drops a value, or a mark that nothing follows. Tuples that contain themselves are written so."""
+        if self._marks and self._marks[-1] == len(self._stack):
+            self._marks.pop()
+        else:
+            self._stack.pop()
+
+    def pop_mark(self) -> None:
+        self._pop_to_mark()
+
+    def new_object(self) -> None:
+        arguments, function = self._stack.pop(), self._stack.pop()
+        self._push_object(function, arguments)
+
+    def new_object_with_keywords(self) -> None:
+        self._stack.pop()
+        self.new_object()
+
+    def object_from_mark(self) -> None:
+        values = self._pop_to_mark()
+        self._push_object(values[0], tuple(values[1:]))
+
+    def instance(self) -> None:
+        module = self._read_line()
+        function = self._find_global(module, self._read_line())
+        self._push_object(function, tuple(self._pop_to_mark()))
+
+    def _push_object(self, function: Any, arguments: Any) -> None:
+        """Pushes an object that a class makes, of which only a state_dict is more than a Placeholder."""
+        if type(function) is Placeholder:
+            self._stack.append(Placeholder(function.name, arguments))
+        elif arguments == ():
+            self._stack.append(function())
+        else:
+            self._reject()
+
+    def empty_set(self) -> None:
+        self._stack.append([])
+
+    def frozen_set(self) -> None:
+        self._stack.append(self._pop_to_mark())
 
     def protocol(self) -> None:
         self._read_bytes(1)
@@ -306,3 +417,21 @@ _STEPS = {
         pickle.BUILD: Unpickler.set_attributes,
     }.items()
 }
+_OBJECT_STEPS = {
+    code[0]: step
+    for code, step in {
+        pickle.POP: Unpickler.pop,
+        pickle.POP_MARK: Unpickler.pop_mark,
+        pickle.LONG4: Unpickler.long_integer,
+        pickle.BINBYTES8: Unpickler.binary_8,
+        pickle.BYTEARRAY8: Unpickler.binary_8,
+        pickle.NEWOBJ: Unpickler.new_object,
+        pickle.NEWOBJ_EX: Unpickler.new_object_with_keywords,
+        pickle.OBJ: Unpickler.object_from_mark,
+        pickle.INST: Unpickler.instance,
+        pickle.EMPTY_SET: Unpickler.empty_set,
+        pickle.FROZENSET: Unpickler.frozen_set,
+        pickle.ADDITEMS: Unpickler.appends,
+    }.items()
+}
+"""The steps that only objects need. Sets become lists, because hashing their items may take forever."""

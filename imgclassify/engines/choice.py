@@ -6,12 +6,22 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgclassify.engines import devices
+from imgclassify.engines.activation import (
+    Activation,
+    check_activation,
+    find_activation,
+    logits_activation,
+    require_activation,
+)
 from imgclassify.engines.engine import DTYPES, ENGINES, Engine
-from imgclassify.engines.probing import ProbedEngine
+from imgclassify.engines.probing import probe_network
 from imgclassify.errors import OutputError, UsageError
 from imgclassify.graphs.session import LOGITS
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from imgclassify.hub.network import Network
 
 ACCELERATOR_START_S = 5.0
@@ -29,7 +39,10 @@ class EngineSelection(NamedTuple):
     """A network that has been built in an engine, and the reason for choosing that engine."""
 
     engine: Engine
-    num_classes: int
+    num_outputs: int
+    """The number of values that the network returns for an image; 0 if it has no classifier."""
+    activation: Activation | None
+    """What turns them into probabilities. None if the run needs none: it has no labels."""
     reason: str
     """Why this engine and this device were chosen, in a clause."""
 
@@ -89,10 +102,37 @@ def create_engine(
         engine_reason = f"in onnxruntime, {error}"
         built = build("torch")
     reason = "; ".join(part for part in (device_reason, engine_reason) if part)
-    if network.num_classes is not None:
-        return EngineSelection(built, network.num_classes, reason)
-    probed = ProbedEngine(built, network.preprocess.crop_size)
-    return EngineSelection(probed, probed.num_classes, reason)
+    # The weights of a known architecture give logits, for as many classes as the last layer has.
+    if network.num_classes is not None and network.activation != "none":
+        activation = _known_activation(network, network.num_classes)
+        return EngineSelection(built, network.num_classes, activation, reason)
+    probe = probe_network(built, network.preprocess.crop_size)
+    num_outputs = 0 if probe.outputs is None else probe.outputs.shape[1]
+    activation = None
+    if probe.outputs is not None and network.labels is not None:
+        activation = _probed_activation(network, probe.outputs, built.operator)
+    return EngineSelection(probe.engine, num_outputs, activation, reason)
+
+
+def _known_activation(network: Network, num_outputs: int) -> Activation | None:
+    """Returns the activation for a network that returns logits."""
+    if not num_outputs or network.labels is None:
+        return None
+    if network.activation is None or "activation" in network.origins:
+        activation = logits_activation(num_outputs, network.activation)
+    else:
+        activation = require_activation(network.activation, num_outputs)
+    return activation.for_labels(num_outputs, len(network.labels))
+
+
+def _probed_activation(network: Network, outputs: NDArray[np.float32], operator: str) -> Activation:
+    """Returns the activation for a network that may return anything."""
+    assert network.labels is not None
+    if network.activation is None or "activation" in network.origins:
+        activation = find_activation(outputs, operator, network.activation)
+    else:
+        activation = check_activation(network.activation, outputs, operator)
+    return activation.for_labels(outputs.shape[1], len(network.labels))
 
 
 def choose_device(network: Network, device: str, num_images: int | None) -> tuple[str, str]:
@@ -170,6 +210,9 @@ def _build_engine(
             dtype=dtype,
             outputs=outputs,
             num_images=num_images,
+            output_name=network.output_name,
+            label_names=None if network.labels is None else [label.label for label in network.labels.labels],
+            operators=network.backends.operators,
         )
     from imgclassify.engines.torch_engine import TorchEngine
 
@@ -182,4 +225,6 @@ def _build_engine(
         quantized=network.quantized,
         outputs=outputs,
         layers=network.layers,
+        output_name=network.output_name,
+        num_labels=None if network.labels is None else len(network.labels),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
-from imgclassify.errors import CheckpointError, OutputError, UsageError
+from imgclassify.errors import OutputError, UsageError
 from imgclassify.graphs.session import FEATURE_MAP, FEATURES, LOGITS
 
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ class Engine(Protocol):
     """Images in a batch if the user gives no number."""
     concurrency: int
     """How many threads benefit from calling `infer` at the same time. That many may call it."""
+    fixed_batch: int | None
+    """The number of images that the network takes at a time. None if it takes any number."""
+    operator: str
+    """The operator of a graph that computes the logits, such as "Softmax". Empty if it is not known."""
 
     def allocate(self, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
         """Allocates an array for a batch.
@@ -58,7 +62,8 @@ class Engine(Protocol):
 
         Returns:
             The outputs by name, all float32: LOGITS, unless the network has no classifier, and the other outputs
-            that the engine was created with.
+            that the engine was created with. LOGITS are what the network returns, (N, number of outputs): what
+            they mean is decided elsewhere (activation.py).
         """
         ...
 
@@ -82,28 +87,22 @@ def validate_outputs(names: tuple[str, ...]) -> None:
             raise UsageError(f"unknown output {name!r}", hint=f"use one of {', '.join(OUTPUTS)}")
 
 
-_FORMS = {LOGITS: (2, "(N, classes)"), FEATURES: (2, "(N, D)"), FEATURE_MAP: (4, "(N, C, height, width)")}
+_FORMS = {FEATURES: (2, "(N, D)"), FEATURE_MAP: (4, "(N, C, height, width)")}
 
 
 def check_form(name: str, shape: tuple[int, ...] | str, count: int, network: str) -> None:
-    """Checks the shape of an output for `count` images.
+    """Checks the shape of features or of a feature map for `count` images.
 
     Args:
         shape: the shape, or the name of a type that is not an array.
         network: names the network in errors.
 
     Raises:
-        CheckpointError: the network is not an image classifier.
         OutputError: the output is not what its name says.
     """
     dimensions, form = _FORMS[name]
     if isinstance(shape, tuple) and len(shape) == dimensions and shape[0] == count:
         return
-    if name == LOGITS:
-        raise CheckpointError(
-            f"{network} is not an image classifier: for {count} images it returns {shape}, not {form}",
-            hint="use a model that returns one logit per class",
-        )
     raise OutputError(
         f"{network} has no {name} that can be used: for {count} images they are {shape}, not {form}",
         hint="use another model, or export this one with an output of that name and form",

@@ -5,7 +5,8 @@ An extractor runs a network and returns its outputs by name. Only one thread at 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from imgclassify.engines.engine import LinearHead
 from imgclassify.errors import OutputError
@@ -34,24 +35,31 @@ class Extractor(Protocol):
         ...
 
 
-def create_extractor(network: torch.nn.Module, outputs: tuple[str, ...], layers: FeatureLayers | None) -> Extractor:
+FindLogits: TypeAlias = "Callable[[Any, int], Any]"
+"""(what a network returns, number of images) → its logits."""
+
+
+def create_extractor(
+    network: torch.nn.Module, outputs: tuple[str, ...], layers: FeatureLayers | None, find_logits: FindLogits
+) -> Extractor:
     """Returns the extractor for a network.
 
     Args:
         outputs: some of engine.OUTPUTS. Logits are always returned, unless the network has no classifier.
         layers: the layers that the manifest names, if it does.
+        find_logits: finds the logits in what the network returns.
 
     Raises:
         OutputError: the network does not have one of the outputs.
     """
     extra = tuple(output for output in (FEATURES, FEATURE_MAP) if output in outputs)
     if not extra:
-        return _LogitsExtractor(network)
+        return _LogitsExtractor(network, find_logits)
     if has_timm_methods(network):
         return _TimmExtractor(network, extra)
     if layers is None:
-        return _UnnamedExtractor(network, extra)
-    return _HookedExtractor(network, extra, layers)
+        return _UnnamedExtractor(network, extra, find_logits)
+    return _HookedExtractor(network, extra, layers, find_logits)
 
 
 def read_head(extractor: Extractor) -> LinearHead:
@@ -77,11 +85,12 @@ def read_head(extractor: Extractor) -> LinearHead:
 class _LogitsExtractor:
     """Only runs the network."""
 
-    def __init__(self, network: torch.nn.Module) -> None:
+    def __init__(self, network: torch.nn.Module, find_logits: FindLogits) -> None:
         self._network = network
+        self._find_logits = find_logits
 
     def __call__(self, images: torch.Tensor) -> dict[str, Any]:
-        return {LOGITS: _logits(self._network(images))}
+        return {LOGITS: self._find_logits(self._network(images), len(images))}
 
     def find_head(self) -> torch.nn.Module | None:
         return None
@@ -108,8 +117,11 @@ class _TimmExtractor:
 class _HookedExtractor:
     """Keeps what the layers that a manifest names see or return."""
 
-    def __init__(self, network: torch.nn.Module, extra: tuple[str, ...], layers: FeatureLayers) -> None:
+    def __init__(
+        self, network: torch.nn.Module, extra: tuple[str, ...], layers: FeatureLayers, find_logits: FindLogits
+    ) -> None:
         self._network = network
+        self._find_logits = find_logits
         self._kept: dict[str, torch.Tensor] = {}
         if FEATURE_MAP in extra and not layers.feature_map:
             raise _no_feature_map()
@@ -127,7 +139,7 @@ class _HookedExtractor:
 
     def __call__(self, images: torch.Tensor) -> dict[str, Any]:
         try:
-            return {LOGITS: _logits(self._network(images)), **self._kept}
+            return {LOGITS: self._find_logits(self._network(images), len(images)), **self._kept}
         finally:
             self._kept = {}
 
@@ -160,12 +172,13 @@ class _UnnamedExtractor:
     """Finds the features of a network whose layers nobody has named: the head is the linear layer whose output is
     the network's output."""
 
-    def __init__(self, network: torch.nn.Module, extra: tuple[str, ...]) -> None:
+    def __init__(self, network: torch.nn.Module, extra: tuple[str, ...], find_logits: FindLogits) -> None:
         import torch
 
         if FEATURE_MAP in extra:
             raise _no_feature_map()
         self._network = network
+        self._find_logits = find_logits
         self._head: torch.nn.Module | None = None
         self._calls: list[tuple[torch.nn.Module, Any, Any]] = []
         """(layer, input, output) of each linear layer, in the order in which they ran."""
@@ -175,7 +188,7 @@ class _UnnamedExtractor:
 
     def __call__(self, images: torch.Tensor) -> dict[str, Any]:
         try:
-            logits = _logits(self._network(images))
+            logits = self._find_logits(self._network(images), len(images))
             for layer, features, output in reversed(self._calls):
                 if output is logits:
                     self._head = layer
@@ -192,11 +205,6 @@ class _UnnamedExtractor:
 
     def _keep_call(self, layer: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         self._calls.append((layer, inputs[0], output))
-
-
-def _logits(output: Any) -> Any:
-    # A scripted GoogLeNet or Inception always returns its auxiliary outputs too.
-    return getattr(output, "logits", output)
 
 
 def _no_feature_map() -> OutputError:

@@ -1,14 +1,26 @@
-"""Runs ONNX graphs with onnxruntime, on the CPU."""
+"""Runs ONNX graphs with onnxruntime, on the CPU, or on CUDA if onnxruntime-gpu is installed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from imgclassify.engines import devices
 from imgclassify.engines.engine import LinearHead, Outputs, check_form
+from imgclassify.engines.onnx_outputs import as_array, as_rows, describe_array
+from imgclassify.engines.output_choice import choose_output, wrong_form
 from imgclassify.errors import CheckpointError, DeviceError, OutputError, describe_error
-from imgclassify.graphs.session import HEAD_BIAS, HEAD_WEIGHT, LOGITS, SessionConfig, find_logits, value_name
+from imgclassify.graphs.onnx_signature import FLOATS, ImageInput, Value, find_image_input
+from imgclassify.graphs.session import (
+    HEAD_BIAS,
+    HEAD_WEIGHT,
+    LOGITS,
+    SessionConfig,
+    find_logits,
+    has_cuda_provider,
+    uses_cuda,
+    value_name,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,24 +29,24 @@ if TYPE_CHECKING:
 
     from imgclassify.catalog import PreprocessSpec
 
-_FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16"}
-
 _MAX_CONCURRENCY = 8
 """The most calls at the same time. From twice as many processors on, each call computes with several
 threads."""
+_CPU_BATCH_SIZE, _CUDA_BATCH_SIZE = 4, 64
+_CUDA_CALLS = 2
+"""One call copies while the other computes."""
 
 
 class OnnxruntimeEngine:
-    """Runs an ONNX graph, and passes crops in the form that its single input takes.
+    """Runs an ONNX graph, and passes crops in the form that its single input takes (onnx_signature.ImageInput).
 
-    - (N, H, W, 3) uint8: crops are passed unchanged. The graph is assumed to normalise them.
-    - (N, 3, H, W) or (N, H, W, 3) float: crops are scaled and normalised first.
+    - uint8: crops are passed unchanged. The graph is assumed to normalise them.
+    - float: crops are scaled and normalised first.
 
     If the graph has a fixed batch size, it is run with batches of that size.
     """
 
     name = "onnxruntime"
-    default_batch_size = 4
 
     def __init__(
         self,
@@ -46,43 +58,59 @@ class OnnxruntimeEngine:
         dtype: str = "float32",
         outputs: tuple[str, ...] = (LOGITS,),
         num_images: int | None = None,
+        output_name: str | None = None,
+        label_names: Sequence[str] | None = None,
+        operators: Mapping[str, str] | None = None,
     ) -> None:
         """Opens the graph.
 
         Args:
             open_session: opens the onnxruntime session.
             name: the name of the graph in errors.
+            device: "cpu", "cuda" or "cuda:N". "auto" is CUDA if onnxruntime can use it.
             outputs: some of engine.OUTPUTS.
             num_images: expected number of images, if known.
+            output_name: the output of the graph that holds the logits, if the user names one.
+            label_names: the names of the classes; None if there are none, and any output will do.
+            operators: Signature.operators of the graph, if they are known.
 
         Raises:
-            DeviceError: the device is not the CPU, or the dtype is not that of the graph.
-            CheckpointError: the graph's input is not a batch of images of the crop size.
+            DeviceError: onnxruntime does not have the device, or the dtype is not that of the graph.
+            CheckpointError: the graph's input is not a batch of images of the crop size, or no output is a row of
+                numbers for each image.
+            UsageError: the graph has several outputs that may be the logits.
             OutputError: the graph does not have one of the outputs.
         """
-
-        if device not in ("auto", "cpu"):
-            raise DeviceError(
-                f"the onnxruntime engine runs on the CPU only, not on {device!r}", hint="use --device cpu"
-            )
         self._name = name
-        plan, self.concurrency = _session_config(num_images)
+        self._label_names = label_names
+        plan, self.concurrency = _session_config(num_images, _find_device(device))
         extra = tuple(output for output in outputs if output != LOGITS)
         self._open_session = open_session
-        self._session = open_session(plan._replace(extra_outputs=extra))
-        self._values = _session_values(self._session, extra)
-        self._input = self._image_input(preprocess.crop_size)
-        self.device = "cpu"
-        self.dtype = _FLOATS.get(self._input.type, "float32")
+        self._session = open_session(plan._replace(extra_outputs=extra, logits=output_name))
+        self.device = plan.device
+        if plan.device != "cpu" and not uses_cuda(self._session):
+            if device != "auto":
+                raise DeviceError(
+                    f"onnxruntime cannot use {device!r}: the libraries of CUDA or cuDNN that it needs are missing",
+                    hint="install them, or use --device cpu",
+                )
+            plan, self.concurrency = _session_config(num_images, "cpu")
+            self.device = "cpu"
+        self.default_batch_size = _CPU_BATCH_SIZE if self.device == "cpu" else _CUDA_BATCH_SIZE
+        self._preprocess = preprocess
+        self._input = self._image_input()
+        self.fixed_batch = self._input.batch_size
+        self.dtype = "float16" if FLOATS.get(self._input.type) == "float16" else "float32"
         # float32 is the default, and so it does not mean that the user chose it.
         if dtype not in ("float32", self.dtype):
             raise DeviceError(
                 f"{name} computes in its own dtype, {self.dtype}, not in {dtype}", hint="leave out --dtype"
             )
-        self._batch_size = self._input.shape[0] if isinstance(self._input.shape[0], int) else None
-        self._channels_last = self._input.shape[3] == 3
-        self._takes_bytes = self._input.type == "tensor(uint8)"
-        self._preprocess = preprocess
+        added = {output: value_name(output) for output in extra}
+        own = [output.name for output in self._session.get_outputs() if output.name not in added.values()]
+        logits = self._choose_logits(own, output_name, may_lack=bool(extra))
+        self.operator = (operators or {}).get(logits or "", "")
+        self._values = ({LOGITS: logits} if logits else {}) | added
 
     def allocate(self, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
         """See Engine.allocate."""
@@ -98,8 +126,8 @@ class OnnxruntimeEngine:
         """
         import numpy as np
 
-        images = crops if self._takes_bytes else self.normalize_crops(crops)
-        size = self._batch_size or len(images)
+        images = self._to_input(crops)
+        size = self.fixed_batch or len(images)
         batches = [self._run_batch(images[start : start + size], size) for start in range(0, len(images), size)]
         return {
             name: np.concatenate([batch[name] for batch in batches]).astype(np.float32, copy=False)
@@ -121,27 +149,41 @@ class OnnxruntimeEngine:
         import numpy as np
 
         session = self._open_session(SessionConfig(threads=1, single_run=True, extra_outputs=(name,)))
-        height, width = self._preprocess.crop_size
-        crops = np.zeros((self._batch_size or 1, height, width, 3), np.uint8)
-        images = crops if self._takes_bytes else self.normalize_crops(crops)
-        return np.asarray(session.run([value_name(name)], {self._input.name: images})[0], np.float32)
+        return np.asarray(session.run([value_name(name)], {self._input.name: self._black_images()})[0], np.float32)
 
-    def normalize_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
+    def normalize_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Scales and normalises crops: `(x / 255 - mean) / std`, computed in float32.
 
         Args:
-            crops: (N, H, W, 3) uint8.
+            crops: (N, H, W, C) uint8, with three channels or one.
 
         Returns:
-            The graph's input, in its layout and its float type.
+            (N, H, W, C).
         """
         import numpy as np
 
-        mean, std = np.array(self._preprocess.mean, np.float32), np.array(self._preprocess.std, np.float32)
-        images = (crops.astype(np.float32) / np.float32(255) - mean) / std
-        if not self._channels_last:
-            images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-        return images.astype(_FLOATS[self._input.type], copy=False)
+        channels = crops.shape[3]
+        mean = np.array(self._preprocess.mean[:channels], np.float32)
+        std = np.array(self._preprocess.std[:channels], np.float32)
+        images: NDArray[np.float32] = (crops.astype(np.float32) / np.float32(255) - mean) / std
+        return images
+
+    def _to_input(self, crops: NDArray[np.uint8]) -> NDArray[Any]:
+        """Returns the graph's input for crops of (N, H, W, 3), in its layout and its type."""
+        import numpy as np
+
+        images: NDArray[Any] = crops[..., : self._input.channels]
+        if not self._input.takes_bytes:
+            images = self.normalize_crops(crops[..., : self._input.channels])
+        if not self._input.channels_last:
+            images = images.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(images, FLOATS.get(self._input.type, "uint8"))
+
+    def _black_images(self) -> NDArray[Any]:
+        """Returns the graph's input for the smallest number of images that it takes, all black."""
+        import numpy as np
+
+        return self._to_input(np.zeros((self.fixed_batch or 1, *self._preprocess.crop_size, 3), np.uint8))
 
     def _run_batch(self, images: NDArray[Any], size: int) -> dict[str, NDArray[Any]]:
         import numpy as np
@@ -149,68 +191,110 @@ class OnnxruntimeEngine:
         count = len(images)
         if count < size:
             images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), images.dtype)])
+        outputs = self._run_session(self._values, images)
+        for name, output in outputs.items():
+            if name != LOGITS:
+                check_form(name, output.shape, size, self._name)
+        if LOGITS in outputs:
+            rows = as_rows(outputs[LOGITS], size)
+            if rows is None:
+                raise wrong_form({self._values[LOGITS]: describe_array(outputs[LOGITS])}, self._name)
+            outputs[LOGITS] = rows
+        return {name: output[:count] for name, output in outputs.items()}
+
+    def _run_session(self, values: Mapping[str, str], images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Returns values of the session for images, under the names that they are to have."""
         try:
-            arrays = self._session.run(list(self._values.values()), {self._input.name: images})
+            found = self._session.run(list(values.values()), {self._input.name: images})
         except Exception as error:  # onnxruntime's exceptions have no other base class in common
-            height, width = images.shape[1:3] if images.shape[3] == 3 else images.shape[2:4]
+            height, width = images.shape[1:3] if self._input.channels_last else images.shape[2:4]
             raise CheckpointError(
                 f"{self._name} cannot process crops of {height}×{width}: {describe_error(error)}",
                 hint="give the --crop-size that the model was trained with",
             ) from error
-        outputs = dict(zip(self._values, map(np.asarray, arrays), strict=True))
-        for name, output in outputs.items():
-            check_form(name, output.shape, size, self._name)
-        return {name: output[:count] for name, output in outputs.items()}
+        names = self._label_names or ()
+        return {name: as_array(value, names) for name, value in zip(values, found, strict=True)}
 
-    def _image_input(self, crop_size: tuple[int, int]) -> Any:
+    def _choose_logits(self, own: list[str], wanted: str | None, *, may_lack: bool) -> str | None:
+        """Returns the graph's output that holds the logits, or None if all outputs hold features.
+
+        Args:
+            own: the graph's own outputs.
+            may_lack: whether the logits are not needed.
+        """
+        if wanted is None and (len(own) == 1 or self._label_names is None):
+            return find_logits(own) or (None if may_lack else own[0])
+        # Only a run shows the shapes.
+        images = self._black_images()
+        found = self._run_session({name: name for name in own}, images)
+        return choose_output(
+            {name: describe_array(array) for name, array in found.items()},
+            num_images=len(images),
+            wanted=wanted,
+            num_labels=None if self._label_names is None else len(self._label_names),
+            network=self._name,
+        )
+
+    def _image_input(self) -> ImageInput:
         """Returns the graph's only input.
 
         Raises:
             CheckpointError: it is not a batch of images, or the images are not of the crop size.
         """
-        inputs = self._session.get_inputs()
-        only = inputs[0]
-        shape = only.shape
-        form = f"{only.type} {shape}"
-        image = (
-            len(inputs) == 1
-            and len(shape) == 4
-            and (
-                (only.type == "tensor(uint8)" and shape[3] == 3)
-                or (only.type in _FLOATS and 3 in (shape[1], shape[3]))
-            )
-        )
-        if not image:
+        inputs = [Value(each.name, each.type, each.shape) for each in self._session.get_inputs()]
+        image = find_image_input(inputs)
+        if image is None:
+            first = f", the first {inputs[0].type} {list(inputs[0].shape)}" if inputs else ""
             raise CheckpointError(
-                f"{self._name} takes {len(inputs)} inputs, the first {form}, not one batch of images",
-                hint="use a graph that takes (N, 3, H, W) or (N, H, W, 3) floats, or (N, H, W, 3) uint8",
+                f"{self._name} takes {len(inputs)} inputs{first}, not one batch of images",
+                hint="use a graph that takes (N, C, H, W) or (N, H, W, C), float or uint8, with 3 channels or 1",
             )
-        sides = shape[1:3] if shape[3] == 3 else shape[2:4]
-        for side, wanted in zip(sides, crop_size, strict=True):
+        crop_size = self._preprocess.crop_size
+        for side, wanted in zip(image.size, crop_size, strict=True):
             if isinstance(side, int) and side != wanted:
                 raise CheckpointError(
-                    f"{self._name} takes images of {sides[0]}×{sides[1]}, but the preprocessing crops to "
+                    f"{self._name} takes images of {image.size[0]}×{image.size[1]}, but the preprocessing crops to "
                     f"{crop_size[0]}×{crop_size[1]}",
-                    hint=f"add --crop-size {sides[0]}, and the --resize-size that the model was trained with",
+                    hint=f"add --crop-size {image.size[0]}, and the --resize-size that the model was trained with",
                 )
-        return only
+        if image.channels == 1 and self._preprocess.channel_order != "grey":
+            raise CheckpointError(
+                f"{self._name} takes grey images, of one channel, not {self._preprocess.channel_order.upper()}",
+                hint="give --channel-order grey",
+            )
+        return image
 
 
-def _session_values(session: onnxruntime.InferenceSession, extra: tuple[str, ...]) -> dict[str, str]:
-    """Returns the names in the session of the outputs to compute, by their names in `engine.OUTPUTS`."""
-    added = {output: value_name(output) for output in extra}
-    own = [output.name for output in session.get_outputs() if output.name not in added.values()]
-    logits = find_logits(own) or ("" if extra else own[0])
-    return ({LOGITS: logits} if logits else {}) | added
+def _find_device(device: str) -> str:
+    """Returns "cpu" or "cuda:N" for the name of a device.
+
+    Raises:
+        DeviceError: onnxruntime does not have it.
+    """
+    if device == "cpu" or (device == "auto" and not has_cuda_provider()):
+        return "cpu"
+    name, _, index = device.partition(":")
+    if name not in ("auto", "cuda"):
+        raise DeviceError(
+            f"the onnxruntime engine runs on the CPU or on CUDA, not on {device!r}", hint="use --device cpu"
+        )
+    if not has_cuda_provider():
+        raise DeviceError(
+            f"the onnxruntime engine runs on the CPU only, not on {device!r}",
+            hint="use --device cpu, or install onnxruntime-gpu in place of onnxruntime",
+        )
+    return f"cuda:{index or 0}"
 
 
-def _session_config(num_images: int | None) -> tuple[SessionConfig, int]:
+def _session_config(num_images: int | None, device: str) -> tuple[SessionConfig, int]:
     """Returns (how to compute, number of calls at the same time).
 
-    A single image is computed on all processors. Otherwise there is one call for each processor, at most
-    _MAX_CONCURRENCY. Separate calls lose no time waiting for one another.
+    On the CPU, a single image is computed on all processors. Otherwise there is one call for each processor, at
+    most _MAX_CONCURRENCY. Separate calls lose no time waiting for one another.
     """
     cores = devices.count_cores()
+    if device != "cpu":
+        return SessionConfig(threads=cores, device=device), _CUDA_CALLS
     if num_images == 1:
         return SessionConfig(threads=cores, single_run=True), 1
     concurrency = min(cores, _MAX_CONCURRENCY)

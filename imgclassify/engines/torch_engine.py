@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from imgclassify.engines.cuda_streams import CudaGraphPolicy, CudaRuntime, CudaStream, DefaultStream, DeviceStream
 from imgclassify.engines.engine import LinearHead, Outputs, check_form
 from imgclassify.engines.feature_extraction import create_extractor, read_head
-from imgclassify.errors import CheckpointError, DeviceError, OutputError, describe_error
+from imgclassify.engines.torch_outputs import LogitsFinder, to_rows
+from imgclassify.errors import CheckpointError, DeviceError, ImgclassifyError, describe_error
 from imgclassify.graphs.session import LOGITS
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class TorchEngine:
     """Runs a torch network, and before it the model's normalisation, on one device."""
 
     name = "torch"
+    fixed_batch: int | None = None
+    operator = ""
 
     def __init__(
         self,
@@ -48,6 +51,8 @@ class TorchEngine:
         quantized: bool = False,
         outputs: tuple[str, ...] = (LOGITS,),
         layers: FeatureLayers | None = None,
+        output_name: str | None = None,
+        num_labels: int | None = None,
     ) -> None:
         """Builds the network and moves it to the device.
 
@@ -56,6 +61,8 @@ class TorchEngine:
             quantized: whether the network is quantized. It then runs only on the CPU and in its own types.
             outputs: some of engine.OUTPUTS.
             layers: the layers that features come from, if they are known.
+            output_name: the output of the network that holds the logits, if the user names one.
+            num_labels: the number of classes; None if there are no labels, and any output will do.
 
         Raises:
             OutputError: the network does not have one of the outputs.
@@ -77,7 +84,8 @@ class TorchEngine:
         self._memory_format = _memory_format(self._device, dtype)
         network = build().eval()
         self._network = network if quantized else self._move_network(network)
-        self._extractor = create_extractor(self._network, outputs, layers)
+        finder = LogitsFinder(output_name, num_labels)
+        self._extractor = create_extractor(self._network, outputs, layers, finder.find)
         self._white = torch.tensor(255.0, device=self._device)
         self._mean = torch.tensor(preprocess.mean, device=self._device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocess.std, device=self._device).view(1, 3, 1, 1)
@@ -108,7 +116,8 @@ class TorchEngine:
 
         Raises:
             DeviceError: not even one image fits.
-            CheckpointError: the network rejects the crops, or does not return (N, classes).
+            CheckpointError: the network rejects the crops, or no output is a row of numbers for each image.
+            UsageError: the network has several outputs that may be the logits.
             OutputError: one of the other outputs is not of the form that its name says.
         """
         if len(crops) > self._max_batch:
@@ -173,14 +182,17 @@ class TorchEngine:
         images = self.normalize_crops(crops).to(self._dtype, memory_format=self._memory_format)
         outputs = self._call_network(images)
         for name, output in outputs.items():
-            shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-            check_form(name, shape, len(images), "the network")
+            if name != LOGITS:
+                shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+                check_form(name, shape, len(images), "the network")
+        if LOGITS in outputs:
+            outputs[LOGITS] = to_rows(outputs[LOGITS], len(images))
         return {name: output.float().contiguous() for name, output in outputs.items()}
 
     def _call_network(self, images: torch.Tensor) -> dict[str, Any]:
         try:
             return self._extractor(images)
-        except OutputError:
+        except ImgclassifyError:
             raise
         except Exception as error:  # a network's forward may raise any exception
             if _is_out_of_memory(error):

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imgclassify.checkpoints import BATCH_COUNTER_SUFFIX
 from imgclassify.errors import CheckpointError, UnavailableError, describe_error
-from imgclassify.graphs.graph import BATCH_COUNTER_SUFFIX, BIAS, METADATA_KEY, SCALE
+from imgclassify.graphs.graph import BIAS, METADATA_KEY, SCALE
 
 if TYPE_CHECKING:
     import onnx

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgclassify import checkpoints, paths
-from imgclassify.checkpoints import Tensor
+from imgclassify.checkpoints import BATCH_COUNTER_SUFFIX, Tensor
 from imgclassify.errors import CheckpointError, OutputError, ResourceError, describe_error
 from imgclassify.graphs import protobuf
 from imgclassify.graphs.session import SessionConfig
@@ -33,8 +33,6 @@ METADATA_KEY = "imgclassify"
 SCALE, BIAS = "normalize.scale", "normalize.bias"
 """The parameters of the normalisation: float32, (1, 3, 1, 1)."""
 _METADATA_KEYS = {"architecture", "provider", "crop_size", "options", "heads", "unused"}
-BATCH_COUNTER_SUFFIX = ".num_batches_tracked"
-"""Batch norm counts batches in training. Inference does not use the counter, and older checkpoints lack it."""
 
 # onnx.proto: the numbers of the fields of ModelProto, GraphProto and TensorProto that are used here.
 _MODEL_GRAPH, _MODEL_METADATA = 7, 14
@@ -84,17 +82,16 @@ class Graph:
                 found[name] = parameter
         return found
 
-    def count_classes(self, state_dict: StateDict, *, source_name: str) -> int:
-        """Returns the number of classes of a checkpoint: the first dimension of the last head that it has.
+    def requirements(self) -> tuple[dict[str, tuple[int, ...]], list[str], dict[str, tuple[int, ...]]]:
+        """Returns what a checkpoint must have for this graph.
 
-        Raises:
-            CheckpointError: the checkpoint has none of the heads; the first names that differ are listed.
+        Returns:
+            (shapes of the parameters by name, the names of those of the heads, shapes of those that are not
+            needed). The shapes of the last are not known: they are ().
         """
-        shapes = checkpoints.parameter_shapes(state_dict)
-        sizes = [shapes[name][0] for name in self.description["heads"] if shapes.get(name)]
-        if not sizes:
-            self.check_parameters(state_dict, source_name=source_name)
-        return sizes[-1]
+        shapes = {name: found.shape for name, found in self.parameters.items() if name not in (SCALE, BIAS)}
+        heads = [name for name in self.description["heads"] if name in shapes]
+        return shapes, heads, dict.fromkeys(self.description["unused"], ())
 
     def check_parameters(self, state_dict: StateDict, *, source_name: str, num_classes: int | None = None) -> None:
         """Compares a checkpoint's names and shapes with the graph's.
@@ -153,7 +150,7 @@ class Graph:
                 from imgclassify.graphs.outputs import add_outputs  # predict does not need it
 
                 model = add_outputs(model, config.extra_outputs, self.description["architecture"])
-            session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(model, settings, providers=config.providers())
         except OutputError:
             raise
         except Exception as error:  # onnxruntime's exceptions have no other common base

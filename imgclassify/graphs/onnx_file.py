@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from pathlib import Path, PureWindowsPath
 
 from imgclassify.checkpoints.storage import MappedFile
 from imgclassify.errors import CheckpointError, describe_error, make_printable
 from imgclassify.graphs import protobuf
+from imgclassify.graphs.onnx_signature import read_signature
 
 MAX_NODES = 50_000
 """Nodes in a graph after its functions are expanded. Swin's, the largest of torchvision's, has 1,810."""
@@ -63,6 +65,8 @@ class OnnxFile:
             self.external = {location.decode() for location in locations}
             """Relative paths of the files that hold weights. Empty if all weights are in the graph itself."""
             _check_size(calls)
+            self.signature = read_signature(self._file.view(0, len(self._file)))
+            """What the graph says of its inputs and outputs."""
             for name in sorted(self.external):
                 _check_location(path, name)
         except (OSError, ValueError) as error:
@@ -80,9 +84,47 @@ class OnnxFile:
             )
 
 
+_UPDATE_HINT = "update it with `pip install -U onnxruntime`, or export the graph for an older version"
+_OPERATOR_HINT = "export the graph with ONNX's own operators alone: libraries with others are never loaded"
+_REFUSALS = (
+    (
+        r"model IR version: (\d+), max supported IR version: (\d+)",
+        "it has IR version {}, and the installed onnxruntime reads versions up to {}",
+        _UPDATE_HINT,
+    ),
+    (
+        r"Opset (\d+) is under development.*official support for domain (\S+) is till opset (\d+)",
+        "it needs opset {} of {}, and the installed onnxruntime has opsets up to {}",
+        _UPDATE_HINT,
+    ),
+    (r"(\S+)\(-?\d+\) is not a registered function/op", "onnxruntime has no operator {}", _OPERATOR_HINT),
+    (
+        r"No Op registered for (\S+) with domain_version of (\d+)",
+        "onnxruntime has no operator {} in opset {}",
+        _OPERATOR_HINT,
+    ),
+    (r"No opset import for domain '(.*?)'", "it uses operators of {!r} without their version", _OPERATOR_HINT),
+    (
+        r"Could not find an implementation for (\S+?)\(",
+        "onnxruntime cannot compute its operator {}",
+        _OPERATOR_HINT,
+    ),
+)
+"""What onnxruntime says of graphs that it does not open: (pattern, reason, hint)."""
+
+
 def unreadable_onnx(path: Path, reason: str) -> CheckpointError:
-    """Returns the error for an .onnx file that cannot be read."""
-    return CheckpointError(f"cannot read {str(path)!r} as .onnx: {reason}", hint="export or fetch the file again")
+    """Returns the error for an .onnx file that cannot be read.
+
+    Args:
+        reason: the words of onnxruntime, or of this module.
+    """
+    hint = "export or fetch the file again"
+    for pattern, words, next_step in _REFUSALS:
+        if found := re.search(pattern, reason, re.DOTALL):
+            reason, hint = words.format(*found.groups()), next_step
+            break
+    return CheckpointError(f"cannot read {str(path)!r} as .onnx: {reason}", hint=hint)
 
 
 def _scan_model(model: memoryview) -> tuple[set[bytes], dict[_Function, Counter[_Function]]]:
@@ -161,18 +203,21 @@ def _check_location(path: Path, name: str) -> None:
     shown = repr(make_printable(name, _SHOWN))
     # Paths that lead elsewhere in POSIX or Windows notation are refused on every system.
     elsewhere = PureWindowsPath(name)
+    target = (path.parent / name).resolve()
+    # If the graph itself is a link, as in the cache of the Hugging Face hub, its folder is that of its target too.
+    folders = {path.parent.resolve(), path.resolve().parent}
     if (
         elsewhere.anchor
         or ".." in elsewhere.parts
         or "\0" in name
         or _IN_MEMORY in name
-        or not (path.parent / name).resolve().is_relative_to(path.parent.resolve())
+        or not any(target.is_relative_to(folder) for folder in folders)
     ):
         raise CheckpointError(
             f"{str(path)!r} reads its weights from {shown}, outside its own folder",
             hint="export the graph again, with the weights in its own folder",
         )
-    if not (path.parent / name).is_file():
+    if not target.is_file():
         raise CheckpointError(
             f"{str(path)!r} reads its weights from {shown}, which is not a file in its folder",
             hint="fetch or export that file too",

@@ -103,16 +103,18 @@ class Head(NamedTuple):
 class GraphOutputs:
     """The values of a graph that can become outputs."""
 
-    def __init__(self, graph: memoryview) -> None:
+    def __init__(self, graph: memoryview, logits: str | None = None) -> None:
         """
         Args:
             graph: a GraphProto.
+            logits: the output that holds the logits. None if its name or its place tells.
 
         Raises:
             ValueError: the bytes are not a message.
         """
         self.names: list[str] = []
         """The graph's own outputs, in order."""
+        self._logits = logits
         self._initializers: dict[str, memoryview] = {}
         self._producers: dict[str, Node] = {}
         inputs = set()
@@ -156,8 +158,7 @@ class GraphOutputs:
 
     def find_head(self) -> Head | None:
         """Returns the last linear layer, found by walking back from the logits. None if there is no single one."""
-        logits = find_logits(self.names)
-        value, linear, pooled, bias = logits or "", True, False, ""
+        value, linear, pooled, bias = self._logits or find_logits(self.names) or "", True, False, ""
         while node := self._producers.get(value):
             data = self._data_inputs(node)
             if node.operator in ("Gemm", "MatMul") and data[:1] == node.inputs[:1] and len(data) == 1:
@@ -314,12 +315,13 @@ class GraphOutputs:
         return [name for name in node.inputs if name in self._image_values]
 
 
-def add_outputs(model: bytes, outputs: Iterable[str], name: str) -> bytes:
+def add_outputs(model: bytes, outputs: Iterable[str], name: str, *, logits: str | None = None) -> bytes:
     """Adds outputs to a ModelProto. In a session they have the names that `value_name` returns.
 
     Args:
         outputs: as in `GraphOutputs.encode`.
         name: names the model in errors.
+        logits: as for `GraphOutputs`.
 
     Raises:
         OutputError: the graph does not have such a value, or it cannot be found.
@@ -327,7 +329,7 @@ def add_outputs(model: bytes, outputs: Iterable[str], name: str) -> bytes:
     """
     try:
         return protobuf.replace_fields(
-            model, _MODEL_GRAPH, lambda graph: graph + GraphOutputs(memoryview(graph)).encode(outputs)
+            model, _MODEL_GRAPH, lambda graph: graph + GraphOutputs(memoryview(graph), logits).encode(outputs)
         )
     except OutputError as error:
         raise OutputError(f"{name}: {error}", hint=error.hint) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -34,6 +34,9 @@ FEATURE_NAMES = (
 timm and CLIP."""
 
 
+_CUDA_PROVIDER = "CUDAExecutionProvider"
+
+
 class SessionConfig(NamedTuple):
     """The settings with which a session computes."""
 
@@ -44,6 +47,10 @@ class SessionConfig(NamedTuple):
     extra_outputs: tuple[str, ...] = ()
     """Outputs that are added to those of the graph, such as FEATURES (graphs/outputs.py). `value_name` gives their
     names in the session."""
+    logits: str | None = None
+    """The output of the graph that holds the logits, if the user names one. The features are those before it."""
+    device: str = "cpu"
+    """"cpu", or "cuda:N" if `has_cuda_provider`."""
 
     def session_options(self) -> onnxruntime.SessionOptions:
         import onnxruntime
@@ -57,6 +64,26 @@ class SessionConfig(NamedTuple):
         if self.single_run:
             settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         return settings
+
+    def providers(self) -> list[Any]:
+        """Returns what onnxruntime computes with, the preferred one first."""
+        if self.device == "cpu":
+            return ["CPUExecutionProvider"]
+        # Without TF32, which rounds float32 to 10 bits, as in torch_engine.py.
+        options = {"device_id": self.device.partition(":")[2], "use_tf32": "0"}
+        return [(_CUDA_PROVIDER, options), "CPUExecutionProvider"]
+
+
+def has_cuda_provider() -> bool:
+    """Whether onnxruntime was built for CUDA, as onnxruntime-gpu is."""
+    import onnxruntime
+
+    return _CUDA_PROVIDER in onnxruntime.get_available_providers()
+
+
+def uses_cuda(session: onnxruntime.InferenceSession) -> bool:
+    """Whether a session computes on CUDA. If CUDA cannot be used, onnxruntime takes the CPU without an error."""
+    return _CUDA_PROVIDER in session.get_providers()
 
 
 def value_name(output: str) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgclassify import checkpoints
+from imgclassify.checkpoints import BATCH_COUNTER_SUFFIX
 from imgclassify.errors import CheckpointError, UnavailableError, describe_error
-from imgclassify.graphs.graph import BATCH_COUNTER_SUFFIX
 
 if TYPE_CHECKING:
     import torch
@@ -64,8 +64,8 @@ def build_network(
         checkpoints.rename_parameters(checkpoints.materialize(state_dict, source_name=source_name), manifest.rename)
     )
     changes: dict[str, Any] = {"num_classes": num_classes}
-    # Only training uses the auxiliary heads, so a checkpoint may come without them.
-    if manifest.options.get("aux_logits") and not any(name.lower().startswith("aux") for name in state_dict):
+    # A checkpoint may come without the auxiliary heads.
+    if manifest.options.get("aux_logits") and not any(_is_auxiliary(name, manifest) for name in state_dict):
         changes["aux_logits"] = False
     if not is_quantized(manifest):
         network = _create_on_meta(manifest, **changes)
@@ -78,8 +78,11 @@ def build_network(
     return network
 
 
-def read_quantized(path: Path) -> StateDict:
+def read_quantized(path: Path, key: str | None = None) -> StateDict:
     """Reads the state_dict of a quantized network, whose tensors only torch can read.
+
+    Args:
+        key: the key of the state_dict in the file, if it is not a usual one.
 
     Raises:
         CheckpointError: the file is damaged, is not a checkpoint, or cannot be read without running code.
@@ -101,7 +104,7 @@ def read_quantized(path: Path) -> StateDict:
             if unsafe
             else checkpoints.unreadable_checkpoint(repr(str(path)), describe_error(error))
         ) from error
-    return checkpoints.find_state_dict(content, path)
+    return checkpoints.find_state_dict(content, path, key)
 
 
 def to_tensors(state_dict: StateDict) -> StateDict:
@@ -115,27 +118,32 @@ def to_tensors(state_dict: StateDict) -> StateDict:
     return state_dict
 
 
-def count_classes(manifest: ModelManifest, state_dict: StateDict, *, source_name: str) -> int:
-    """Reads a checkpoint's number of classes from the head: the last parameter whose shape depends on it.
+def requirements(
+    manifest: ModelManifest,
+) -> tuple[dict[str, tuple[int, ...]], list[str], dict[str, tuple[int, ...]]]:
+    """Returns what a checkpoint must have for an architecture.
 
     Returns:
-        The number of classes; for a quantized architecture, always the manifest's.
+        (shapes of the parameters by name, the names of those of the heads, shapes of those that are not needed).
 
     Raises:
-        CheckpointError: the checkpoint has no such parameter; the first names that differ are listed.
+        UnavailableError: as for `create_network`.
     """
-    if is_quantized(manifest):
-        return manifest.num_classes
     # The head's parameters are those whose shapes differ between two and three classes.
     one, other = (_create_on_meta(manifest, num_classes=count).state_dict() for count in (2, 3))
-    heads = [name for name, tensor in one.items() if tensor.shape != other[name].shape]
-    shapes = checkpoints.parameter_shapes(checkpoints.rename_parameters(state_dict, manifest.rename))
-    sizes = [shapes[name][0] for name in heads if shapes.get(name)]
-    if not sizes:
-        checkpoints.check_matches(
-            shapes, checkpoints.parameter_shapes(one), source_name=source_name, architecture=manifest.name
-        )
-    return sizes[-1]
+    shapes = {name: shape for name, shape in checkpoints.parameter_shapes(one).items() if not _is_counter(name)}
+    optional = {name: shape for name, shape in shapes.items() if _is_auxiliary(name, manifest)}
+    needed = {name: shape for name, shape in shapes.items() if name not in optional}
+    return needed, [name for name in needed if one[name].shape != other[name].shape], optional
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith(BATCH_COUNTER_SUFFIX)
+
+
+def _is_auxiliary(name: str, manifest: ModelManifest) -> bool:
+    """Whether a parameter is of the auxiliary heads, which only training uses."""
+    return bool(manifest.options.get("aux_logits")) and name.lower().startswith("aux")
 
 
 def _create_on_meta(manifest: ModelManifest, **changes: Any) -> torch.nn.Module:

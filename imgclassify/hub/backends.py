@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,6 +31,8 @@ class Backends(NamedTuple):
     """Why `open_session` is None, as a clause for messages."""
     hint: str = ""
     """What the user can do to get a session, as a clause that follows "use --engine torch; "."""
+    operators: Mapping[str, str] = {}
+    """Of an .onnx graph of the user: Signature.operators."""
 
     @property
     def engines(self) -> list[str]:
@@ -74,20 +76,6 @@ def find_engines(manifest: ModelManifest) -> list[str]:
     if architectures.is_quantized(manifest) or find_graph(manifest, manifest.preprocess) is None:
         return ["torch"]
     return ["onnxruntime", "torch"]
-
-
-def count_classes(
-    manifest: ModelManifest, preprocess: PreprocessSpec, state_dict: StateDict, *, source_name: str
-) -> int:
-    """Returns the number of classes of a checkpoint that holds a manifest's architecture.
-
-    Raises:
-        CheckpointError: the checkpoint has no parameter of the head; the first names that differ are listed.
-    """
-    graph = None if architectures.is_quantized(manifest) else find_graph(manifest, preprocess)
-    if graph is None:
-        return architectures.count_classes(manifest, state_dict, source_name=source_name)
-    return graph.count_classes(checkpoints.rename_parameters(state_dict, manifest.rename), source_name=source_name)
 
 
 def _build_torch(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from imgclassify import catalog, checkpoints, weights
 from imgclassify.catalog import ModelManifest, PreprocessSpec
+from imgclassify.checkpoints import StateDict
 from imgclassify.errors import UnknownModelError
 from imgclassify.hub import architectures
 from imgclassify.hub.backends import Backends, backends_for
@@ -45,6 +48,8 @@ class CataloguedLoader(ReferenceLoader):
             labels=labels,
             # A program must be run once, because it may end in softmax.
             num_classes=None if manifest.provider in catalog.PROGRAMS else manifest.num_classes,
+            activation=manifest.activation or None,
+            output_name=manifest.output_name or None,
             quantized=architectures.is_quantized(manifest),
             gmacs=manifest.gmacs,
             layers=manifest.layers,
@@ -59,11 +64,20 @@ def _find_backends(
         from imgclassify.hub.local_file import program_backends  # few models need it
 
         return program_backends(manifest.provider, manifest.name, path, trust=options.trust)
-    read = architectures.read_quantized if architectures.is_quantized(manifest) else checkpoints.open_lazy
+    read: Callable[[], StateDict]
+    if architectures.is_quantized(manifest):
+        read = partial(architectures.read_quantized, path, manifest.checkpoint_key)
+    elif manifest.file:
+        from imgclassify.hub.checkpoint_fit import read_fitted  # published weights need no fitting
+
+        read = partial(read_fitted, path, manifest)
+        manifest = replace(manifest, rename=())
+    else:
+        read = partial(checkpoints.open_lazy, path)
     return backends_for(
         manifest,
         preprocess,
-        partial(read, path),
+        read,
         source_name=f"the checkpoint {path.name}",
         num_classes=manifest.num_classes,
     )

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-_FORMAT = 2
+_FORMAT = 3
 """Version of the cached files. Increase it when their format or content changes."""
 _BUILDERS = ("torch", "torchvision", "timm")
 """The packages whose versions may change what a network computes."""
@@ -209,6 +209,7 @@ def _key_fields(reference: ModelReference, options: LoadOptions) -> dict[str, An
     return {
         "format": _FORMAT,
         "arch": options.arch,
+        "checkpoint_key": options.checkpoint_key,
         "crop_size": list(options.overrides.crop_size) if options.overrides.crop_size else None,
         "manifests": [
             repr(model.loader().find_architecture(model)) if model.kind.in_catalog else "" for model in models
@@ -254,6 +255,9 @@ def _read_network(folder: Path, reference: ModelReference, options: LoadOptions)
             lambda: _build_torch(reference, options),
             partial(_open_session, folder, preprocess, record["outputs"], record["extra_outputs"]),
         ),
+        activation=described["activation"],
+        output_name=described["output_name"],
+        origins=described["origins"],
         gmacs=described["gmacs"],
     )
 
@@ -425,6 +429,9 @@ def _describe_network(network: Network) -> dict[str, Any]:
         "preprocess": asdict(network.preprocess),
         "labels": asdict(network.labels),
         "num_classes": network.num_classes,
+        "activation": network.activation,
+        "output_name": network.output_name,
+        "origins": dict(network.origins),
         "gmacs": network.gmacs,
     }
 

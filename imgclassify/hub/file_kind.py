@@ -137,6 +137,8 @@ _TEXTS: tuple[tuple[str, FileKind], ...] = (
 
 _LEGACY_MAGIC = b"l\xfc\x9cF\xf9 j\xa8P\x19"
 """The number with which torch's older format begins (torch_files.py), as a pickle has it."""
+_LEARNER = b"\x80\x02cfastai."
+"""The beginning of a pickle that is an object of fastai."""
 _PICKLES = (
     (b"fastai", _FASTAI),
     (b"sklearn", FileKind("a pickled model of scikit-learn", "export it to ONNX with skl2onnx")),
@@ -211,7 +213,7 @@ def _identify(path: Path, head: bytes) -> str | FileKind:
     if head.startswith(b"PK\3\4"):
         return _identify_archive(path, head)
     if _LEGACY_MAGIC in head[:64]:
-        return _FASTAI if b"cfastai." in head else CHECKPOINT
+        return _FASTAI if _LEARNER in head else CHECKPOINT
     for identify in (_magic_kind, _pickle_kind, _msgpack_kind, _text_kind):
         if kind := identify(head):
             return kind
@@ -284,7 +286,7 @@ def _identify_archive(path: Path, head: bytes) -> str | FileKind:
         return TORCHSCRIPT
     if any(name.endswith("/data.pkl") for name in names):
         # The pickle is the first member.
-        return _shard_kind(path) or (_FASTAI if b"cfastai." in head else CHECKPOINT)
+        return _shard_kind(path) or (_FASTAI if _LEARNER in head else CHECKPOINT)
     models = [name for name in names if name.lower().endswith(_MODEL_SUFFIXES)]
     shown = ", ".join(map(short_repr, (models or names)[:3]))
     return FileKind(f"a zip archive with {shown or 'nothing in it'}", _UNPACK.format("unzip FILE"))

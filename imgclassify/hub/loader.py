@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from imgclassify import catalog, paths
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import DownloadError, OfflineError, UsageError
@@ -24,7 +26,17 @@ def load_network(reference: ModelReference | str, options: LoadOptions) -> Netwo
         UsageError: the reference is malformed, or lacks an option that its kind needs.
         UnavailableError: the model, its weights or its labels are unavailable. The subclass shows why.
     """
-    reference = _parse(reference)
+    network = _find_network(_parse(reference), options)
+    if options.output_name is not None:
+        network = replace(network, output_name=options.output_name)
+    if options.activation is not None:
+        # The user's activation has no origin in the files.
+        origins = {name: origin for name, origin in network.origins.items() if name != "activation"}
+        network = replace(network, activation=options.activation, origins=origins)
+    return network
+
+
+def _find_network(reference: ModelReference, options: LoadOptions) -> Network:
     # Most catalogued models come with a graph. The cache is not searched for those.
     network = load_unprepared(reference, options) if reference.kind.in_catalog else None
     if (network is None or network.backends.open_session is None) and paths.prepared_folder().is_dir():

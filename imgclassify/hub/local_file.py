@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgclassify import catalog, checkpoints, weights
+from imgclassify.checkpoints import Checkpoint
+from imgclassify.checkpoints.candidates import find_candidates
+from imgclassify.checkpoints.storage import MappedFile
 from imgclassify.errors import (
     CheckpointError,
     OutputError,
@@ -18,17 +23,23 @@ from imgclassify.errors import (
 )
 from imgclassify.graphs import onnx_file
 from imgclassify.graphs.onnx_file import OnnxFile
+from imgclassify.graphs.onnx_signature import find_image_input
 from imgclassify.graphs.outputs import add_outputs
 from imgclassify.graphs.session import SessionConfig
 from imgclassify.hub import architectures, backends, file_kind, from_arch
 from imgclassify.hub.backends import Backends
-from imgclassify.hub.network import LoadOptions, Network, labels_for_manifest
+from imgclassify.hub.checkpoint_config import find_architectures, read_config
+from imgclassify.hub.checkpoint_fit import FittedCheckpoint, fit_checkpoint, suggest_architectures
+from imgclassify.hub.file_config import FileConfig
+from imgclassify.hub.network import LoadOptions, Network, PreprocessOverrides, labels_for_manifest
 from imgclassify.hub.reference import ModelReference, ReferenceLoader
 from imgclassify.hub.reference_hints import suggest_reference
 
 if TYPE_CHECKING:
     import onnxruntime
     import torch
+
+logger = logging.getLogger("imgclassify")
 
 
 class FileLoader(ReferenceLoader):
@@ -59,21 +70,22 @@ def _require_file(path: Path, name: str) -> None:
 
 
 def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Network:
-    if options.arch is None:
+    name = repr(reference)
+    if options.arch is not None and architectures.is_quantized(from_arch.find_architecture(options.arch)):
+        return _load_quantized(reference, path, options)
+    checkpoint = checkpoints.open_checkpoint(path)
+    found, origins = _fit_architecture(checkpoint, name, options)
+    for note in found.notes:
+        logger.warning("%s", note)
+    manifest = found.manifest
+    config = read_config(checkpoint, manifest.preprocess, found.num_classes)
+    preprocess = config.adapt_preprocess(manifest.preprocess, options.overrides)
+    if manifest.preprocess.channel_order == "grey" and preprocess.channel_order != "grey":
         raise UsageError(
-            f"{reference!r} holds weights but does not name their architecture",
-            hint="give --arch NAME, such as --arch resnet18; see the names with `imgclassify models list`",
+            f"channel_order is {preprocess.channel_order!r}, but {name} takes one channel",
+            hint="give --channel-order grey, or leave it out",
+            argument="channel_order",
         )
-    manifest = from_arch.find_architecture(options.arch)
-    if manifest.provider in catalog.PROGRAMS:
-        raise UnknownModelError(
-            f"{options.arch!r} is a file that contains its own network, not an architecture to load weights into",
-            hint="give --arch the name of another catalogued model, or timm:NAME",
-        )
-    quantized = architectures.is_quantized(manifest)
-    preprocess = options.overrides.apply_to(manifest.preprocess)
-    state_dict = architectures.read_quantized(path) if quantized else checkpoints.open_lazy(path)
-    num_classes = backends.count_classes(manifest, preprocess, state_dict, source_name=repr(reference))
     return Network(
         model=reference,
         architecture=manifest.architecture,
@@ -81,15 +93,109 @@ def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Networ
         path=path,
         sha256=weights.sha256_of(path),
         preprocess=preprocess,
-        labels=labels_for_manifest(manifest, options, num_classes),
-        num_classes=num_classes,
+        labels=from_arch.find_labels(name, options, config, manifest, num_classes=found.num_classes),
+        num_classes=found.num_classes,
         backends=backends.backends_for(
-            manifest, preprocess, lambda: state_dict, source_name=repr(reference), num_classes=num_classes
+            # The names are those of the architecture already.
+            replace(manifest, rename=()),
+            preprocess,
+            lambda: found.state_dict,
+            source_name=name,
+            num_classes=found.num_classes,
         ),
-        quantized=quantized,
+        activation=options.activation or config.activation,
+        output_name=options.output_name,
+        origins={**config.origins, **origins},
         gmacs=manifest.gmacs,
+        manifest=replace(manifest, checkpoint_key=options.checkpoint_key or ""),
         layers=manifest.layers,
     )
+
+
+def _load_quantized(reference: str, path: Path, options: LoadOptions) -> Network:
+    assert options.arch is not None
+    manifest = replace(from_arch.find_architecture(options.arch), checkpoint_key=options.checkpoint_key or "")
+    preprocess = options.overrides.apply_to(manifest.preprocess)
+    state_dict = architectures.read_quantized(path, options.checkpoint_key)
+    return Network(
+        model=reference,
+        architecture=manifest.architecture,
+        weights=path.name,
+        path=path,
+        sha256=weights.sha256_of(path),
+        preprocess=preprocess,
+        labels=labels_for_manifest(manifest, options, manifest.num_classes),
+        num_classes=manifest.num_classes,
+        backends=backends.backends_for(
+            manifest,
+            preprocess,
+            lambda: state_dict,
+            source_name=repr(reference),
+            num_classes=manifest.num_classes,
+        ),
+        activation=options.activation,
+        output_name=options.output_name,
+        quantized=True,
+        gmacs=manifest.gmacs,
+        manifest=manifest,
+        layers=manifest.layers,
+    )
+
+
+def _fit_architecture(
+    checkpoint: Checkpoint, name: str, options: LoadOptions
+) -> tuple[FittedCheckpoint, dict[str, str]]:
+    """Fits a checkpoint to the architecture that the user names, or to that which the checkpoint names.
+
+    Returns:
+        (the fitted checkpoint, {"arch": where its name was found} if the user does not give it).
+
+    Raises:
+        UsageError: neither names one, or none that the checkpoint names fits.
+        UnknownModelError: there is no such architecture.
+        CheckpointError: the checkpoint does not fit the architecture that the user names.
+    """
+    if options.arch is not None:
+        manifest = from_arch.find_architecture(options.arch)
+        if manifest.provider in catalog.PROGRAMS:
+            raise UnknownModelError(
+                f"{options.arch!r} is a file that contains its own network, not an architecture for weights",
+                hint="give --arch the name of another catalogued model, or timm:NAME",
+            )
+        return fit_checkpoint(checkpoint, manifest, key=options.checkpoint_key, source_name=name), {}
+    failure: CheckpointError | None = None
+    for arch, place in find_architectures(checkpoint):
+        if arch.startswith("timm:") and not _is_in_timm(arch.removeprefix("timm:")):
+            continue
+        try:
+            manifest = from_arch.find_architecture(arch)
+            if manifest.provider not in catalog.PROGRAMS and not architectures.is_quantized(manifest):
+                found = fit_checkpoint(checkpoint, manifest, key=options.checkpoint_key, source_name=name)
+                return found, {"arch": f"{place} in {checkpoint.path.name}: {arch}"}
+        except (UnknownModelError, UsageError):
+            continue
+        except CheckpointError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    raise _unnamed_architecture(checkpoint, name, options.checkpoint_key)
+
+
+def _is_in_timm(name: str) -> bool:
+    from imgclassify.hub.timm_registry import registered_names
+
+    return name.partition(".")[0] in registered_names()
+
+
+def _unnamed_architecture(checkpoint: Checkpoint, name: str, key: str | None) -> UsageError:
+    candidates = find_candidates(checkpoint.content, checkpoint.path, key)
+    fitting = suggest_architectures(max(candidates, key=lambda each: len(each.state_dict)).state_dict)
+    hint = (
+        f"it fits --arch {' or --arch '.join(fitting)}"
+        if fitting
+        else "give --arch NAME, such as --arch resnet18; see the names with `imgclassify models list`"
+    )
+    return UsageError(f"{name} holds weights but does not name their architecture", hint=hint)
 
 
 def program_backends(kind: str, reference: str, path: Path, *, trust: bool) -> Backends:
@@ -121,12 +227,13 @@ def require_whole(file: OnnxFile) -> None:
 
 
 def _onnx_backends(file: OnnxFile) -> Backends:
-    return Backends(None, partial(_open_onnx, file))
+    return Backends(None, partial(_open_onnx, file), operators=file.signature.operators)
 
 
 def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
-    preprocess, labels = from_arch.preprocess_and_labels(repr(reference), options)
     file = OnnxFile(path)
+    config = _read_graph_config(file, options)
+    preprocess, labels = from_arch.preprocess_and_labels(repr(reference), options, config)
     return Network(
         model=reference,
         architecture="onnx",
@@ -138,6 +245,27 @@ def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
         labels=labels,
         num_classes=None,
         backends=_onnx_backends(file),
+        activation=config.activation,
+        origins=config.origins,
+    )
+
+
+def _read_graph_config(file: OnnxFile, options: LoadOptions) -> FileConfig:
+    """Returns what the input of a graph says of the preprocessing.
+
+    The crop size is that of the graph, but not beside `--arch`: its resize belongs to its own crop size.
+    """
+    image = find_image_input(file.signature.inputs)
+    if image is None:
+        return FileConfig()
+    unchanged = PreprocessOverrides(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    known = unchanged if image.takes_bytes else PreprocessOverrides()
+    return FileConfig(
+        preprocess=replace(
+            known,
+            crop_size=image.fixed_size if options.arch is None else None,
+            channel_order="grey" if image.channels == 1 else None,
+        )
     )
 
 
@@ -145,20 +273,41 @@ def _open_onnx(file: OnnxFile, config: SessionConfig) -> onnxruntime.InferenceSe
     import onnxruntime
 
     settings = config.session_options()
+    held: list[MappedFile] = []
     try:
         model: str | bytes = str(file.path)
         if config.extra_outputs:
-            settings.add_session_config_entry(
-                "session.model_external_initializers_file_folder_path", str(file.path.resolve().parent)
+            held = _hand_over_weights(file, settings)
+            model = add_outputs(
+                file.path.read_bytes(), config.extra_outputs, repr(str(file.path)), logits=config.logits
             )
-            model = add_outputs(file.path.read_bytes(), config.extra_outputs, repr(str(file.path)))
-        session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, settings, providers=config.providers())
     except OutputError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no other common base
         raise onnx_file.unreadable_onnx(file.path, describe_error(error)) from error
     file.check_unchanged()
+    del held
     return session
+
+
+def _hand_over_weights(file: OnnxFile, settings: onnxruntime.SessionOptions) -> list[MappedFile]:
+    """Tells onnxruntime where the weights are that are in other files than a graph in memory.
+
+    Returns:
+        The files. They must stay open until the session is created.
+    """
+    folder = file.path.parent
+    if not any((folder / name).is_symlink() for name in file.external):
+        settings.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(folder.resolve())
+        )
+        return []
+    # In memory, because onnxruntime does not follow links that lead out of a folder. It can since 1.23.
+    files = [MappedFile(folder / name) for name in sorted(file.external)]
+    views = [each.view(0, len(each)) for each in files]
+    settings.add_external_initializers_from_files_in_memory(sorted(file.external), views, list(map(len, views)))
+    return files
 
 
 def _torchscript_backends(reference: str, path: Path, *, trust: bool) -> Backends:

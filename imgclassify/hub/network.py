@@ -195,11 +195,13 @@ class Network:
     """The output to use, as the user gives it."""
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where labels, preprocessing, activation and architecture were found, if the model's files say them:
-    FileConfig.origins."""
+    FileConfig.origins. An activation without an origin is the user's."""
     quantized: bool = False
     """Whether the network is quantized, and so runs only on the CPU and in its own types."""
     gmacs: float | None = None
     """Giga multiply-accumulates per image, if known."""
+    manifest: ModelManifest | None = None
+    """The architecture of a user's checkpoint, with the options and the preprocessing that it needs."""
     layers: FeatureLayers | None = None
     """The layers that features come from, for torch. None if they are not known."""
 

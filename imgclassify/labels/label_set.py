@@ -86,8 +86,18 @@ class LabelSet:
         return sha256(lines.encode(errors="surrogatepass")).hexdigest()
 
     def require_num_classes(self, num_classes: int) -> None:
-        """Raises LabelsError unless the set names exactly `num_classes` classes."""
-        if len(self) != num_classes:
+        """Raises LabelsError unless the set names the classes of a network with `num_classes` outputs.
+
+        These are as many labels as outputs. A single output may also have two labels: it then gives the probability
+        of the second one.
+        """
+        if num_classes == 1 and len(self) > 2:
+            raise LabelsError(
+                f"label set {self.name} has {len(self)} classes, but the network has one output, "
+                "which tells at most two classes apart",
+                hint="give --labels FILE with one label, or with two: the second is that of a high output",
+            )
+        if len(self) != num_classes and (num_classes, len(self)) != (1, 2):
             raise LabelsError(
                 f"label set {self.name} has {len(self)} classes, the network has {num_classes}",
                 hint="give the labels that the network was trained with: --labels FILE, one label per class, "

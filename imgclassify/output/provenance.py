@@ -54,7 +54,8 @@ class Provenance:
     def differences(self, now: Provenance, record_type: RecordType[Any]) -> list[str]:
         """Returns one text for each value that affects records and differs in `now`."""
         former, present = (_compared_values(each, record_type) for each in (self, now))
-        names = [name for name in former | present if former.get(name) != present.get(name)]
+        unknown = {name for name in record_type.added_keys if name not in self.run}
+        names = [name for name in former | present if former.get(name) != present.get(name) and name not in unknown]
         return [
             f"{name} was {_shorten(former.get(name))} and is now {_shorten(present.get(name))}" for name in names
         ]

@@ -104,6 +104,8 @@ class RecordType(Generic[R]):
     resumed."""
     optional_settings: tuple[str, ...] = ()
     """Names of such values that only some runs have."""
+    added_keys: tuple[str, ...] = ()
+    """Keys of `must_match` that earlier versions did not write. An output without them can be resumed."""
 
     @property
     def ranked(self) -> tuple[Ranked, ...]:
@@ -159,8 +161,11 @@ PREDICTIONS: RecordType[ImageResult] = RecordType(
         "num_classes",
         "decode",
         "dtype",
+        "activation",
+        "multi_label",
         "groups",
     ),
     optional_settings=("only", "not", "min_probability"),
+    added_keys=("activation",),
 )
 """The records that the command `predict` writes."""

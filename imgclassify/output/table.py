@@ -33,10 +33,13 @@ class TableWriter:
 
     From the second image on, rows are printed at once. In a pipe, each row is whole and has the image's full name.
     On a terminal, rows keep to its width, and the folder is printed above the rows of its images.
+
+    If each class is predicted by itself, there are no bars: they would look like shares of a whole.
     """
 
     def __init__(self, stream: TextIO, provenance: Provenance, record_type: RecordType[ImageResult]) -> None:
         self._stream = stream
+        self._multi_label = provenance.run.get("multi_label") is True
         self._printer = LinePrinter(stream)
         self._terminal = self._printer.width is not None
         self._width = self._printer.width or _PIPE_WIDTH
@@ -83,11 +86,15 @@ class TableWriter:
             labels = [cut_end(label, cells) for label in labels]
         colour = _confidence_colour(result.predictions[0])
         for prediction, label in zip(result.predictions, labels, strict=True):
-            weight = "bold" if prediction.rank == 1 else ""
+            percent = f"{_format_percent(prediction, 2):>8}"
             line = Line()
             line.append(f"{prediction.rank:>2}  ", style="dim")
-            line.append(f"{pad_text(label, cells)}  {_format_percent(prediction, 2):>8}  ", style=weight)
-            line.append(_draw_bar(prediction.probability, min(_BAR_CELLS, max(room - cells, 0))), style=colour)
+            if self._multi_label:
+                line.append(f"{pad_text(label, cells)}  ", style="bold" if prediction.probability >= 0.5 else "")
+                line.append(percent, style=_confidence_colour(prediction))
+            else:
+                line.append(f"{pad_text(label, cells)}  {percent}  ", style="bold" if prediction.rank == 1 else "")
+                line.append(_draw_bar(prediction.probability, min(_BAR_CELLS, max(room - cells, 0))), style=colour)
             self._print(line)
 
     def _print_heading(self, result: ImageResult) -> None:
@@ -95,7 +102,10 @@ class TableWriter:
         text = make_printable(result.source)
         line, used = Line(text, style="bold"), cell_len(text)
         facts = [f"{result.width}×{result.height}"] if result.width else []
-        for fact in [*facts, make_printable(result.model)]:
+        facts.append(make_printable(result.model))
+        if self._multi_label and not result.error:
+            facts.append("each class by itself")
+        for fact in facts:
             if self._terminal and used + len("  ") + cell_len(fact) > self._width:
                 self._print(line)
                 line, used = Line(), len("  ")
@@ -195,7 +205,7 @@ def _describe_failure(result: ImageResult) -> str:
 
 
 def _confidence_colour(best: Prediction) -> str:
-    """Returns the colour of a best prediction: green if it is probably right, yellow if it may be, else magenta."""
+    """Returns the colour of a prediction: green if it is probably right, yellow if it may be, else magenta."""
     if best.probability >= 0.8:
         return "green"
     return "yellow" if best.probability >= 0.5 else "magenta"

@@ -17,7 +17,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 from conftest import noise
+from graphs_by_text import LOGITS, logits, save_graph, sigmoid
 from networks import add_manifest, publish, seeded
+from PIL import Image
 from servers import FileServer
 
 from imgclassify import Classifier
@@ -381,3 +383,23 @@ def test_offline_by_environment_opens_no_socket(photo: Path) -> None:
     assert done.returncode == 3
     assert b"resnet18-f37072fd.pth" in done.stderr
     assert b"put the file at" in done.stderr
+
+
+def test_classes_by_themselves_are_written_as_such(run: Run, tmp_path: Path) -> None:
+    graph = save_graph(tmp_path / "tags.onnx", "float[N,3] y", LOGITS + "y = Sigmoid (g)")
+    (tmp_path / "tags.txt").write_text("red\ngreen\nblue\n")
+    Image.new("RGB", (9, 9), (250, 140, 20)).save(tmp_path / "i.png")
+    sizes = ["--resize-size", "8", "--interpolation", "bilinear", "--mean", "0", "--std", "1"]
+    model = ["-m", graph, "--labels", tmp_path / "tags.txt", *sizes]
+    found = run("predict", tmp_path / "i.png", *model, "--json")
+    document = json.loads(found.out)
+    jsonschema.validate(document, SCHEMA)
+    assert (document["run"]["activation"], document["run"]["multi_label"]) == ("none", True)
+    by_label = {each["label"]: each["probability"] for each in document["results"][0]["predictions"]}
+    assert list(by_label.values()) == sorted(by_label.values(), reverse=True)
+    for label, wanted in zip(("red", "green", "blue"), sigmoid(logits((250, 140, 20))), strict=True):
+        assert by_label[label] == pytest.approx(wanted, abs=1e-6)
+    assert "each class by itself" in run("predict", tmp_path / "i.png", *model).out
+    refused = run("predict", tmp_path / "i.png", *model, "--group", "red")
+    assert refused.status == 2
+    assert "--group" in refused.err

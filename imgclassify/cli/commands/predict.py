@@ -70,7 +70,7 @@ def predict(
     offline: Offline = False,
     console: ConsoleOptions,
 ) -> None:
-    """Classify images and print the most probable labels with their softmax probabilities.
+    """Classify images and print the most probable labels with their probabilities.
 
     Writes one record per image, in input order. A broken file gets an error record, and the run continues.
     """
