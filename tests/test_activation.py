@@ -77,6 +77,13 @@ def test_what_no_classifier_returns_is_refused(outputs: np.ndarray, operator: st
     assert "export" in str(error.value.hint)
 
 
+def test_rows_that_are_not_finite_show_nothing() -> None:
+    odd = np.concatenate([SHARES[:2], np.full((2, 12), np.nan, np.float32)])
+    assert find_activation(odd) == Activation("none")
+    with pytest.raises(CheckpointError, match="not finite"):
+        find_activation(odd[2:])
+
+
 def test_what_the_files_say_counts_for_logits_and_does_not_for_probabilities() -> None:
     assert find_activation(RAW, stated="sigmoid") == Activation("sigmoid", multi_label=True)
     assert find_activation(SHARES, stated="softmax") == Activation("none")

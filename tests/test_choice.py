@@ -112,3 +112,18 @@ def test_both_engines_answer_alike(batch_size: int) -> None:
         by_class = {prediction.class_index: prediction.probability for prediction in theirs.predictions}
         for prediction in ours.predictions:
             assert prediction.probability == pytest.approx(by_class[prediction.class_index], abs=1e-4)
+
+
+def test_a_graph_alone_is_run_on_cuda_where_onnxruntime_was_built_for_it(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    alone = replace(network, backends=network.backends._replace(build_torch=None))
+    monkeypatch.setattr(devices, "count_cores", lambda: 4)
+    assert chosen(alone, images=None)[:2] == ("onnxruntime", "cpu")
+    monkeypatch.setattr(choice, "has_cuda_provider", lambda: True)
+    for has_gpu, images, device in ((True, None, "auto"), (True, 1, "cpu"), (False, None, "cpu")):
+        monkeypatch.setattr(devices, "has_nvidia_gpu", lambda has_gpu=has_gpu: has_gpu)
+        assert chosen(alone, images=images)[:2] == ("onnxruntime", device)
+    choice.validate_options("auto", "cuda", "float32")

@@ -15,7 +15,7 @@ from PIL import Image
 from imgclassify import Classifier
 from imgclassify.engines import onnxruntime_engine
 from imgclassify.errors import CheckpointError, DeviceError, UsageError
-from imgclassify.graphs.onnx_signature import Value, find_image_input, read_signature
+from imgclassify.graphs.onnx_signature import Layout, Value, find_image_input, read_signature
 from imgclassify.graphs.session import SessionConfig
 
 COLOURS = [(255, 0, 0), (250, 140, 20), (20, 30, 200), (0, 0, 0), (60, 20, 30)]
@@ -96,6 +96,31 @@ def test_the_form_of_the_output_is_met(form: str, batch_size: int, three: str, t
     outputs, nodes = OUTPUTS[form]
     path = save_graph(tmp_path / "g.onnx", outputs, nodes, check=False)
     check(path, three, tolerance=5e-3 if form == "float16" else 1e-5, batch_size=batch_size)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "nodes"),
+    [
+        ("seq(float[N,3]) y", LOGITS + "y = SequenceConstruct (g, g)"),
+        ("float[N,0] y", LOGITS + "y = Slice (g, none, none, middle)"),
+        ("float[N,3,8,8] y", "y = Identity (x)"),
+    ],
+)
+def test_outputs_that_are_no_rows_are_refused(outputs: str, nodes: str, three: str, tmp_path: Path) -> None:
+    constants = CONSTANTS | {"none": np.int64([0])}
+    path = save_graph(tmp_path / "g.onnx", outputs, nodes, constants=constants, check=False)
+    with pytest.raises(CheckpointError, match="not an image classifier"):
+        Classifier(str(path), labels=three, **PLAIN)
+
+
+def test_probabilities_of_a_network_that_divides_by_the_deviation_are_probabilities(
+    three: str, tmp_path: Path
+) -> None:
+    nodes = "m = ReduceMean <axes = [1, 2, 3]> (x)  c = Sub (x, m)  q = Mul (c, c)  "
+    nodes += "v = ReduceMean <axes = [1, 2, 3]> (q)  d = Sqrt (v)  s = Div (c, d)  p = GlobalAveragePool (s)  "
+    nodes += "f = Flatten (p)  g = Gemm (f, w, bias)  y = Softmax (g)"
+    path = save_graph(tmp_path / "g.onnx", "float[N,3] y", nodes)
+    assert Classifier(str(path), labels=three, **PLAIN).run.activation == "none"
 
 
 def test_a_crop_size_that_the_graph_fixes_need_not_be_typed(three: str, tmp_path: Path) -> None:
@@ -201,7 +226,7 @@ def test_an_ordinary_graph_is_computed_in_batches(three: str, tmp_path: Path) ->
     ],
 )
 def test_the_sides_of_the_input_tell_the_layout(shape: list[Any], wanted: Any) -> None:
-    found = find_image_input([Value("x", "tensor(float)", shape)])
+    found = find_image_input([Value("x", "tensor(float)", shape)], Layout())
     if wanted is None:
         assert found is None
     else:
@@ -222,8 +247,32 @@ def test_a_signature_is_what_onnx_itself_reads(tmp_path: Path) -> None:
     found = read_signature(memoryview(model.SerializeToString()))
     assert found.inputs == [Value("x", "tensor(float)", ["N", 3, 8, 8])]
     assert found.operators == {"y": "Softmax", "i": "ArgMax"}
-    assert found.ir_version == model.ir_version
-    assert found.opsets == {"": 17, "ai.onnx.ml": 1}
+    assert found.layout == Layout()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+@pytest.mark.parametrize("kind", ["float", "uint8"])
+def test_where_no_side_is_known_the_first_convolution_tells(
+    channels: int, last: bool, kind: str, three: str, tmp_path: Path
+) -> None:
+    nodes = "c = Cast <to = 1> (given)  d = Mul (c, scale)  "
+    nodes += "x = Transpose <perm = [0, 3, 1, 2]> (d)  " if last else "x = Identity (d)  "
+    nodes += "v = Conv (x, kernel, bias)  p = GlobalAveragePool (v)  y = Flatten (p)"
+    weight = CONSTANTS["w"] if channels == 3 else np.float32([[5, -1, 2]])
+    constants = CONSTANTS | {
+        "kernel": weight.T[:, :, None, None].copy(),
+        "scale": np.float32(1 / 255 if kind == "uint8" else 1),
+    }
+    path = save_graph(
+        tmp_path / "g.onnx", "float[N,3] y", nodes, given=f"{kind}[a,b,c,d] given", constants=constants
+    )
+    classifier = Classifier(str(path), labels=three, crop_size=8, **PLAIN)
+    assert classifier.run.preprocess.get("channel_order") == ("grey" if channels == 1 else None)
+    for level in (0, 90, 255):
+        result = classifier.predict(Image.new("RGB", (20, 16), (level, level, level)))
+        wanted = softmax(level / 255 * np.ones(channels) @ weight.astype(float) + CONSTANTS["bias"])
+        np.testing.assert_allclose(in_order(result), wanted, rtol=0, atol=1e-5)
 
 
 def test_old_graphs_whose_weights_are_inputs_too_are_read(three: str, tmp_path: Path) -> None:

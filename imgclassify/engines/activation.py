@@ -2,11 +2,12 @@
 
 The rule, where the user does not say it:
 
-1. Rows that sum to 1 are probabilities already. So are rows that sum to 100 or 255, in percent or bytes.
-2. Class numbers, sorted rows and unit vectors are no outputs of a classifier, and are refused.
-3. Values of a graph within 0..1 are probabilities of independent classes, unless a linear layer computes them.
-4. Other values get what the model's files say: softmax or sigmoid.
-5. A single output gets a sigmoid, and several get a softmax.
+1. Sorted rows are refused: it is not known which class each value is of.
+2. Rows that sum to 1 are probabilities already. So are rows that sum to 100 or 255, in percent or bytes.
+3. Whole numbers and unit vectors are no outputs of a classifier, and are refused.
+4. Values within 0..1 are probabilities of independent classes, unless a linear layer of a graph computes them.
+5. Other values get what the model's files say: softmax or sigmoid.
+6. A single output gets a sigmoid, and several get a softmax.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ _PROBABILITY = {"Softmax", "Sigmoid", "HardSigmoid"}
 """Operators that compute probabilities."""
 _RANKING, _CLASS_NUMBER = "TopK", {"ArgMax", "ArgMin"}
 
-_EXPORT_HINT = "export the network with its logits or probabilities, (N, classes), as the output"
+_EXPORT_HINT = "export the network with its logits or probabilities, (N, classes), as the output{}; "
+_INSIST_HINT = "or give --activation softmax or sigmoid if they are logits all the same"
 
 
 class Activation(NamedTuple):
@@ -144,6 +146,7 @@ def check_activation(name: str, outputs: NDArray[np.float32], operator: str = ""
         CheckpointError: it is "none", and an output is not within 0..1.
     """
     activation = require_activation(name, outputs.shape[1])
+    outputs = _finite_rows(outputs)
     total = _find_total(outputs)
     if name == "none":
         _require_probabilities(outputs)
@@ -168,6 +171,7 @@ def find_activation(outputs: NDArray[np.float32], operator: str = "", stated: st
     Raises:
         CheckpointError: the outputs cannot be those of a classifier.
     """
+    outputs = _finite_rows(outputs)
     _refuse_ranked(outputs, operator)
     if total := _find_total(outputs):
         return Activation("none", 1 / total)
@@ -181,6 +185,23 @@ def find_activation(outputs: NDArray[np.float32], operator: str = "", stated: st
 
 def _create(name: str) -> Activation:
     return Activation(name, multi_label=name != "softmax")
+
+
+def _finite_rows(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the rows that show something. A made-up crop may be too odd for a network.
+
+    Raises:
+        CheckpointError: no row is finite.
+    """
+    import numpy as np
+
+    rows: NDArray[np.float32] = outputs[np.isfinite(outputs).all(axis=1)]
+    if not len(rows):
+        raise CheckpointError(
+            "the network returns numbers that are not finite",
+            hint="check --mean and --std; if they are right, the weights are damaged",
+        )
+    return rows
 
 
 def _find_total(outputs: NDArray[np.float32]) -> float | None:
@@ -213,7 +234,7 @@ def _refuse_ranked(outputs: NDArray[np.float32], operator: str) -> None:
     if operator == _RANKING or is_sorted:
         raise CheckpointError(
             "the outputs of the network are sorted, the largest first, so it is not known which class each is of",
-            hint=_EXPORT_HINT + ", before they are sorted (TopK)",
+            hint=_EXPORT_HINT.format(", before they are sorted (TopK)") + _INSIST_HINT,
         )
 
 
@@ -225,13 +246,13 @@ def _refuse_others(outputs: NDArray[np.float32], operator: str) -> None:
     if operator in _CLASS_NUMBER or ((outputs == outputs.round()).all() and np.abs(outputs).max() > 1):
         raise CheckpointError(
             f"the outputs of the network are whole numbers, {shown}: class numbers or counts, not probabilities",
-            hint=_EXPORT_HINT + ", before ArgMax",
+            hint=_EXPORT_HINT.format(", before ArgMax") + _INSIST_HINT,
         )
     norms = np.linalg.norm(outputs, axis=1)
     if outputs.shape[1] > 1 and (abs(norms - 1) <= _NORM_TOLERANCE).all():
         raise CheckpointError(
             "the outputs of the network are vectors of length 1, an embedding, not logits or probabilities",
-            hint=_EXPORT_HINT + "; `imgclassify embed` and `imgclassify search` use embeddings",
+            hint=_EXPORT_HINT.format("") + "use `imgclassify embed` for embeddings; " + _INSIST_HINT,
         )
     if operator in _PROBABILITY and outputs.max() > 1:
         raise CheckpointError(

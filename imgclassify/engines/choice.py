@@ -16,7 +16,7 @@ from imgclassify.engines.activation import (
 from imgclassify.engines.engine import DTYPES, ENGINES, Engine
 from imgclassify.engines.probing import probe_network
 from imgclassify.errors import OutputError, UsageError
-from imgclassify.graphs.session import LOGITS
+from imgclassify.graphs.session import LOGITS, has_cuda_provider
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +57,8 @@ def validate_options(engine: str, device: str, dtype: str) -> None:
     for what, word, words in (("engine", engine, ENGINES), ("dtype", dtype, DTYPES)):
         if word not in words:
             raise UsageError(f"unknown {what} {word!r}", hint=f"use one of {', '.join(words)}")
+    if device.startswith("cuda") and has_cuda_provider():
+        return  # torch may not be able to use it
     # Only torch can tell for sure whether a GPU is there, and importing it takes time.
     if device not in ("auto", "cpu"):
         from imgclassify.engines.torch_engine import find_device
@@ -85,8 +87,6 @@ def create_engine(
     """
     chosen_device, device_reason = choose_device(network, device, num_images)
     name, engine_reason = choose_engine(network, engine, chosen_device, dtype)
-    if name == "onnxruntime" and chosen_device == "auto":  # onnxruntime runs on the CPU only
-        chosen_device, device_reason = "cpu", ""
     if name == "torch" and chosen_device == "auto" and not _torch_finds_accelerator():
         # The GPU was detected without torch. On the CPU another engine may be the better one.
         chosen_device, device_reason = "cpu", "torch finds no GPU"
@@ -101,6 +101,8 @@ def create_engine(
             raise
         engine_reason = f"in onnxruntime, {error}"
         built = build("torch")
+    if built.name == "onnxruntime" and chosen_device == "auto" and built.device == "cpu":
+        device_reason = ""  # it may say that a GPU was found, which this onnxruntime cannot use
     reason = "; ".join(part for part in (device_reason, engine_reason) if part)
     # The weights of a known architecture give logits, for as many classes as the last layer has.
     if network.num_classes is not None and network.activation != "none":
@@ -144,11 +146,11 @@ def choose_device(network: Network, device: str, num_images: int | None) -> tupl
     """
     if device != "auto":
         return device, f"--device {device} was requested"
+    has_torch = network.backends.build_torch is not None
     # These networks run on the CPU only.
-    if network.backends.build_torch is None or network.quantized:
+    if network.quantized or not (has_torch or has_cuda_provider()):
         return "cpu", ""
-    accelerator = devices.detect_accelerator()
-    if accelerator is None:
+    if not (devices.detect_accelerator() if has_torch else devices.has_nvidia_gpu()):
         return "cpu", "no GPU was found"
     if num_images is None:
         return "auto", "a GPU was found"
@@ -212,7 +214,7 @@ def _build_engine(
             num_images=num_images,
             output_name=network.output_name,
             label_names=None if network.labels is None else [label.label for label in network.labels.labels],
-            operators=network.backends.operators,
+            signature=network.backends.signature,
         )
     from imgclassify.engines.torch_engine import TorchEngine
 

@@ -42,14 +42,19 @@ def detect_accelerator() -> str | None:
     if sys.platform == "darwin":
         return "mps" if os.uname().machine == "arm64" else None
     # The costliest check comes last. Most machines have no GPU, and then torch's folder need not be found.
-    nvidia = _nvidia_on_windows() if sys.platform == "win32" else _nvidia_on_linux()
-    if nvidia and _any_visible("CUDA_VISIBLE_DEVICES") and "cuda" in _torch_builds():
+    if has_nvidia_gpu() and "cuda" in _torch_builds():
         return "cuda"
     # torch for ROCm honours all three variables.
     lists = ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
     if (_ROOT / "dev/kfd").exists() and all(map(_any_visible, lists)) and "hip" in _torch_builds():
         return "cuda"
     return None
+
+
+def has_nvidia_gpu() -> bool:
+    """Whether this machine seems to have an NVIDIA GPU that this process may use. The driver is not queried."""
+    nvidia = _nvidia_on_windows() if sys.platform == "win32" else _nvidia_on_linux()
+    return nvidia and _any_visible("CUDA_VISIBLE_DEVICES")
 
 
 def count_cores() -> int:

@@ -27,12 +27,16 @@ def as_array(value: Any, label_names: Sequence[str] = ()) -> NDArray[Any]:
     if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
         keys = _order_keys(list(value[0]), label_names)
         return np.array([[row[key] for key in keys] for row in value], np.float32)
-    return np.asarray(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return np.asarray(value)
+    return np.array(None, object)  # a sequence of tensors, or an optional output that is absent
 
 
 def describe_array(array: NDArray[Any]) -> OutputForm:
     """Returns the form of an output."""
-    return OutputForm("str" if array.dtype.kind in "OUS" else array.dtype.name, array.shape)
+    if array.dtype.kind in "OUS":
+        return OutputForm("text" if array.shape else "sequence", array.shape)
+    return OutputForm(array.dtype.name, array.shape)
 
 
 def as_rows(array: NDArray[Any], num_images: int) -> NDArray[np.float32] | None:

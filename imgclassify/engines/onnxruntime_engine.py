@@ -10,7 +10,7 @@ from imgclassify.engines.engine import LinearHead, Outputs, check_form
 from imgclassify.engines.onnx_outputs import as_array, as_rows, describe_array
 from imgclassify.engines.output_choice import choose_output, wrong_form
 from imgclassify.errors import CheckpointError, DeviceError, OutputError, describe_error
-from imgclassify.graphs.onnx_signature import FLOATS, ImageInput, Value, find_image_input
+from imgclassify.graphs.onnx_signature import FLOATS, ImageInput, Layout, Signature, Value, find_image_input
 from imgclassify.graphs.session import (
     HEAD_BIAS,
     HEAD_WEIGHT,
@@ -60,7 +60,7 @@ class OnnxruntimeEngine:
         num_images: int | None = None,
         output_name: str | None = None,
         label_names: Sequence[str] | None = None,
-        operators: Mapping[str, str] | None = None,
+        signature: Signature | None = None,
     ) -> None:
         """Opens the graph.
 
@@ -72,7 +72,7 @@ class OnnxruntimeEngine:
             num_images: expected number of images, if known.
             output_name: the output of the graph that holds the logits, if the user names one.
             label_names: the names of the classes; None if there are none, and any output will do.
-            operators: Signature.operators of the graph, if they are known.
+            signature: what the graph says of its inputs and outputs, if it was read.
 
         Raises:
             DeviceError: onnxruntime does not have the device, or the dtype is not that of the graph.
@@ -98,7 +98,7 @@ class OnnxruntimeEngine:
             self.device = "cpu"
         self.default_batch_size = _CPU_BATCH_SIZE if self.device == "cpu" else _CUDA_BATCH_SIZE
         self._preprocess = preprocess
-        self._input = self._image_input()
+        self._input = self._image_input(signature.layout if signature else Layout())
         self.fixed_batch = self._input.batch_size
         self.dtype = "float16" if FLOATS.get(self._input.type) == "float16" else "float32"
         # float32 is the default, and so it does not mean that the user chose it.
@@ -109,7 +109,7 @@ class OnnxruntimeEngine:
         added = {output: value_name(output) for output in extra}
         own = [output.name for output in self._session.get_outputs() if output.name not in added.values()]
         logits = self._choose_logits(own, output_name, may_lack=bool(extra))
-        self.operator = (operators or {}).get(logits or "", "")
+        self.operator = signature.operators.get(logits or "", "") if signature else ""
         self._values = ({LOGITS: logits} if logits else {}) | added
 
     def allocate(self, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
@@ -235,14 +235,17 @@ class OnnxruntimeEngine:
             network=self._name,
         )
 
-    def _image_input(self) -> ImageInput:
+    def _image_input(self, layout: Layout) -> ImageInput:
         """Returns the graph's only input.
+
+        Args:
+            layout: Signature.layout.
 
         Raises:
             CheckpointError: it is not a batch of images, or the images are not of the crop size.
         """
         inputs = [Value(each.name, each.type, each.shape) for each in self._session.get_inputs()]
-        image = find_image_input(inputs)
+        image = find_image_input(inputs, layout)
         if image is None:
             first = f", the first {inputs[0].type} {list(inputs[0].shape)}" if inputs else ""
             raise CheckpointError(

@@ -38,9 +38,9 @@ class OutputForm(NamedTuple):
         if self.dtype not in SCORES:
             return None
         if self.shape[:1] == (num_images,) and len(sides) <= 1:
-            return math.prod(sides)
+            return math.prod(sides) or None
         # Of a single image, its side may be squeezed too.
-        return math.prod(self.shape) if num_images == 1 and len(self.shape) <= 1 else None
+        return (math.prod(self.shape) or None) if num_images == 1 and len(self.shape) <= 1 else None
 
 
 def choose_output(
@@ -105,7 +105,7 @@ def _fits(columns: int, num_labels: int) -> bool:
 def wrong_form(forms: Mapping[str, OutputForm], network: str) -> CheckpointError:
     """Returns the error for a network of which no output is one row of numbers for each image."""
     listed = ", ".join(f"{name} ({form})" for name, form in forms.items())
-    if all(form.dtype in _INTEGERS or form.dtype == "str" for form in forms.values()):
+    if all(form.dtype in _INTEGERS or form.dtype == "text" for form in forms.values()):
         return CheckpointError(
             f"{network} returns whole numbers or text, {listed}: the class that it has chosen, not probabilities",
             hint=f"{_EXPORT_HINT}, before ArgMax",

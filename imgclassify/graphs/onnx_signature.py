@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from imgclassify.graphs import protobuf
 
 # onnx.proto: the numbers of the fields that are used here.
-_MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_OPSET = 1, 7, 8
-_OPSET_DOMAIN, _OPSET_VERSION = 1, 2
+_MODEL_GRAPH = 7
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
-_NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_DOMAIN = 1, 2, 4, 7
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
+_ATTRIBUTE_NAME, _ATTRIBUTE_INTS = 1, 8
 _GRAPH_FIELDS = (_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT)
-_TENSOR_NAME = 8
+_TENSOR_DIMS, _TENSOR_NAME = 1, 8
 _VALUE_NAME, _VALUE_TYPE = 1, 2
 _TYPE_TENSOR = 1
 _TENSOR_ELEMENT, _TENSOR_SHAPE = 1, 2
@@ -33,6 +33,10 @@ _RESHAPING = {
 _SCALING = {"Mul", "Div"}
 _BINARY = {"Add", "Sub", *_SCALING}
 """Operators that join two branches, unless one of their inputs is constant."""
+_PER_PIXEL = {"Cast", "Identity", *_BINARY, "QuantizeLinear", "DequantizeLinear"}
+"""Operators that change each number of an image by itself."""
+_CHANNELS_FIRST = [0, 3, 1, 2]
+"""The permutation from (N, H, W, C) to (N, C, H, W)."""
 _PROBABILITY = {"Softmax", "Sigmoid", "HardSigmoid"}
 _RANKING = "TopK"
 _KNOWN_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
@@ -54,6 +58,13 @@ class Value(NamedTuple):
     shape: Sequence[Side]
 
 
+class Layout(NamedTuple):
+    """What the nodes behind the input of a graph tell of its images. None where they do not tell."""
+
+    channels_last: bool | None = None
+    channels: int | None = None
+
+
 class Signature(NamedTuple):
     """What a graph says of itself before it runs."""
 
@@ -62,9 +73,7 @@ class Signature(NamedTuple):
     operators: dict[str, str]
     """Output → the operator that computes its values, such as "Softmax". Those that only change a shape, a type or
     a constant factor do not count. Empty if it is not known."""
-    ir_version: int
-    opsets: dict[str, int]
-    """Domain → version. The domain of ONNX's own operators is empty."""
+    layout: Layout
 
 
 class ImageInput(NamedTuple):
@@ -92,11 +101,15 @@ class ImageInput(NamedTuple):
         return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
-def find_image_input(inputs: Sequence[Value]) -> ImageInput | None:
+def find_image_input(inputs: Sequence[Value], layout: Layout) -> ImageInput | None:
     """Returns the only input, if it is a batch of images: (N, C, H, W) or (N, H, W, C), with one or three channels.
 
-    Any side may be symbolic. If both sides that can be the channels are, their names decide, or else the channels
-    are first.
+    Any side may be symbolic. If both sides that can be the channels are, their names decide, or the nodes behind
+    the input, or else the channels are first.
+
+    Args:
+        inputs: those of the graph, or of a session of it.
+        layout: Signature.layout.
     """
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in {*FLOATS, BYTES}:
         return None
@@ -107,8 +120,11 @@ def find_image_input(inputs: Sequence[Value]) -> ImageInput | None:
     if not possible:
         return None
     named = [index for index in possible if _names_channels(sides[index])]
-    channel = (named or possible)[0]
+    told = [index for index in possible if index == 2] if layout.channels_last else []
+    channel = (named or told or possible)[0]
     channels = sides.pop(channel)
+    if not isinstance(channels, int):
+        channels = layout.channels
     return ImageInput(
         name=name,
         type=kind,
@@ -129,38 +145,32 @@ def read_signature(model: memoryview) -> Signature:
     Raises:
         ValueError: the bytes are not a message.
     """
-    graph: list[protobuf.Field[memoryview]] = []
-    ir_version, opsets = 0, {}
-    for field in protobuf.iter_fields(model):
-        if field.number == _MODEL_IR_VERSION and isinstance(field.value, int):
-            ir_version = field.value
-        elif field.number == _MODEL_OPSET and not isinstance(field.value, int):
-            domain, version = _text(field.value, _OPSET_DOMAIN), _number(field.value, _OPSET_VERSION)
-            opsets[domain] = version or 0
-        elif field.number == _MODEL_GRAPH and not isinstance(field.value, int):
-            graph = list(protobuf.iter_fields(field.value))
     found: dict[int, list[memoryview]] = {number: [] for number in _GRAPH_FIELDS}
-    for field in graph:
-        if field.number in found and not isinstance(field.value, int):
-            found[field.number].append(field.value)
-    initializers = {_text(tensor, _TENSOR_NAME) for tensor in found[_GRAPH_INITIALIZER]}
-    inputs = [_parse_value(value) for value in found[_GRAPH_INPUT]]
+    for graph in _messages([model], _MODEL_GRAPH):
+        for field in protobuf.iter_fields(graph):
+            if field.number in found and not isinstance(field.value, int):
+                found[field.number].append(field.value)
+    initializers = {_text(tensor, _TENSOR_NAME): tensor for tensor in found[_GRAPH_INITIALIZER]}
+    values = [_parse_value(value) for value in found[_GRAPH_INPUT]]
+    inputs = [value for value in values if value.name not in initializers]
     nodes = _Nodes(found[_GRAPH_NODE], initializers)
     names = [_text(value, _VALUE_NAME) for value in found[_GRAPH_OUTPUT]]
     return Signature(
-        [value for value in inputs if value.name not in initializers],
+        inputs,
         {name: nodes.find_operator(name) for name in names},
-        ir_version,
-        opsets,
+        nodes.find_layout(inputs[0].name) if inputs else Layout(),
     )
 
 
 class _Nodes:
-    """The nodes of a graph, by their outputs."""
+    """The nodes of a graph, by the values that they compute and that they take."""
 
-    def __init__(self, nodes: Iterable[memoryview], initializers: set[str]) -> None:
+    def __init__(self, nodes: Iterable[memoryview], initializers: Mapping[str, memoryview]) -> None:
+        self._initializers = initializers
         self._constants = set(initializers)
         self._producers: dict[str, tuple[str, list[str]]] = {}
+        self._users: dict[str, tuple[str, list[str], list[str], memoryview]] = {}
+        """Value → (operator, inputs, outputs, node) of the first node that takes it."""
         for node in nodes:
             inputs, outputs, operator, domain = [], [], "", ""
             for field in protobuf.iter_fields(node):
@@ -178,6 +188,8 @@ class _Nodes:
                 self._constants.update(outputs)
             elif domain in _KNOWN_DOMAINS:
                 self._producers |= dict.fromkeys(outputs, (operator, inputs))
+                for name in inputs:
+                    self._users.setdefault(name, (operator, inputs, outputs, node))
 
     def find_operator(self, value: str) -> str:
         """Walks back from an output to the operator that computes its values. Returns "" if it is not known."""
@@ -195,6 +207,39 @@ class _Nodes:
                 return found or operator
             value = data[0]
         return found
+
+    def find_layout(self, value: str) -> Layout:
+        """Walks from the input to the first convolution, whose weight has the number of channels."""
+        channels_last = None
+        while value in self._users:
+            operator, inputs, outputs, node = self._users[value]
+            if operator == "Transpose":
+                if _find_perm(node) != _CHANNELS_FIRST:
+                    break
+                channels_last = True
+            elif operator == "Conv" and len(inputs) > 1 and inputs[1] in self._initializers:
+                dims = _find_numbers(self._initializers[inputs[1]], _TENSOR_DIMS)
+                return Layout(channels_last or False, dims[1] if dims[1:2] in ([1], [3]) else None)
+            elif operator not in _PER_PIXEL:
+                break
+            value = outputs[0]
+        return Layout(channels_last)
+
+
+def _find_perm(node: memoryview) -> list[int]:
+    for attribute in _messages([node], _NODE_ATTRIBUTE):
+        if _text(attribute, _ATTRIBUTE_NAME) == "perm":
+            return _find_numbers(attribute, _ATTRIBUTE_INTS)
+    return []
+
+
+def _find_numbers(message: memoryview, number: int) -> list[int]:
+    values = (field.value for field in protobuf.iter_fields(message) if field.number == number)
+    return [each for value in values for each in protobuf.parse_numbers(_as_plain(value))]
+
+
+def _as_plain(value: int | memoryview) -> int | bytes:
+    return value if isinstance(value, int) else bytes(value)
 
 
 def _parse_value(message: memoryview) -> Value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +16,8 @@ from imgclassify.hub import architectures
 if TYPE_CHECKING:
     import onnxruntime
     import torch
+
+    from imgclassify.graphs.onnx_signature import Signature
 
 PREPARE_HINT = "or make a graph of it with `imgclassify models prepare`"
 
@@ -31,8 +33,8 @@ class Backends(NamedTuple):
     """Why `open_session` is None, as a clause for messages."""
     hint: str = ""
     """What the user can do to get a session, as a clause that follows "use --engine torch; "."""
-    operators: Mapping[str, str] = {}
-    """Of an .onnx graph of the user: Signature.operators."""
+    signature: Signature | None = None
+    """What an .onnx graph of the user says of its inputs and outputs."""
 
     @property
     def engines(self) -> list[str]:

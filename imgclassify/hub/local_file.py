@@ -227,7 +227,7 @@ def require_whole(file: OnnxFile) -> None:
 
 
 def _onnx_backends(file: OnnxFile) -> Backends:
-    return Backends(None, partial(_open_onnx, file), operators=file.signature.operators)
+    return Backends(None, partial(_open_onnx, file), signature=file.signature)
 
 
 def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
@@ -255,7 +255,7 @@ def _read_graph_config(file: OnnxFile, options: LoadOptions) -> FileConfig:
 
     The crop size is that of the graph, but not beside `--arch`: its resize belongs to its own crop size.
     """
-    image = find_image_input(file.signature.inputs)
+    image = find_image_input(file.signature.inputs, file.signature.layout)
     if image is None:
         return FileConfig()
     unchanged = PreprocessOverrides(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
