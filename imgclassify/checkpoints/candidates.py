@@ -24,7 +24,7 @@ _RAW = (
     "",
 )
 """Other keys under which training scripts put the state_dict, in order. "" is the content itself."""
-_AVERAGING = r"(?<![a-z])(ema|swa|avg|averaged?|polyak|shadow)(?![a-z])"
+_AVERAGING = r"(?<![a-z])(ema|swa|avg|averaged|polyak|shadow)(?![a-z])"
 """A word in the key of averaged weights."""
 _CAMEL_CASE = r"(?<=[a-z])(?=[A-Z])"
 COUNT_OF_AVERAGED = "n_averaged"

@@ -70,7 +70,7 @@ class Wanted(NamedTuple):
     shapes: Mapping[str, Shape]
     """The shapes of the parameters that it must be given, by name."""
     heads: Sequence[str]
-    """The names of those whose first dimension is the number of classes."""
+    """The names of parameters whose first dimension is the number of classes, including optional ones."""
     optional: Mapping[str, Shape]
     """The shapes of those that it can do without, such as auxiliary heads."""
     rename: Callable[[str], str]
@@ -215,7 +215,7 @@ def _strip_each(tidy: Mapping[str, str], known: Iterable[str], rename: Callable[
     """Takes the usual wrappers off each name alone. Returns nothing if two names become the same."""
     names: dict[str, str] = {}
     for given, name in tidy.items():
-        while True:
+        for _ in range(_MAX_PREFIX):
             found = rename(name)
             if found in known:
                 if found in names:
@@ -252,7 +252,11 @@ def _complete_match(
         if _belongs_to_nothing(name, inner, state_dict[given], tops):
             left_out.append(given)
         else:
-            layers[given] = inner if inner is not None else _strip_ancestors(name, prefix)
+            inner = inner if inner is not None else _strip_ancestors(name, prefix)
+            if inner in wanted.heads and inner not in names:
+                names[inner] = given
+            else:
+                layers[given] = inner
     moved = _find_head(state_dict, wanted, names, layers)
     if moved:
         names |= moved
@@ -279,6 +283,7 @@ def _belongs_to_nothing(name: str, inner: str | None, value: Any, tops: Iterable
         tops: the first components of the architecture's names.
     """
     parts = name.split(".")
+    parts = [*parts[:_MAX_PREFIX], *parts[-2:]]
     if parts[-1] in _COMPUTED:
         return True
     if inner is not None and inner.partition(".")[0] in tops:
@@ -348,9 +353,9 @@ def _name_head(wanted: Wanted, names: Mapping[str, str], moved: Mapping[str, str
 
 
 def _fit_shapes(state_dict: StateDict, match: _Match, wanted: Wanted) -> Fit | Misfit:
-    weights = [name for name in wanted.heads if name in match.names]
+    weights = [name for name in wanted.heads if name in match.names and name in wanted.shapes]
     if not weights:
-        differing = Differences(list(wanted.heads), {}, [])
+        differing = Differences([name for name in wanted.heads if name in wanted.shapes], {}, [])
         return describe_differences(differing, wanted.shapes, wanted.heads, len(match.names))
     head_shapes = [_shape_of(state_dict[match.names[name]]) for name in weights]
     num_classes = next((shape[0] for shape in head_shapes if shape), 0)

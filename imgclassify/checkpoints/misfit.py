@@ -132,9 +132,9 @@ def _find_part(
     stem = next((_module(name) for name, shape in shapes.items() if len(shape) == _CONVOLUTION), "")
     if any(found is None for _, found, _ in differing.other):
         return "some of its parameters are not tensors", "save the state_dict of a floating-point network"
-    if matched < len(shapes) // 10:
+    if matched * 10 < len(shapes):
         return "hardly a name is the same, so it holds another network", SAVED_FROM_HINT
-    if missing and set(missing) <= set(heads) and not unexpected and not other:
+    if missing and all(name in heads for name in missing) and not unexpected and not other:
         return (
             "the head is missing: it holds a backbone, or the result of self-supervised training",
             "give a checkpoint that was trained to classify",

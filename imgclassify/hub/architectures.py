@@ -124,7 +124,8 @@ def requirements(
     """Returns what a checkpoint must have for an architecture.
 
     Returns:
-        (shapes of the parameters by name, the names of those of the heads, shapes of those that are not needed).
+        (shapes of the parameters by name, the names of all heads' parameters, shapes of those that are not
+        needed).
 
     Raises:
         UnavailableError: as for `create_network`.
@@ -134,7 +135,7 @@ def requirements(
     shapes = {name: shape for name, shape in checkpoints.parameter_shapes(one).items() if not _is_counter(name)}
     optional = {name: shape for name, shape in shapes.items() if _is_auxiliary(name, manifest)}
     needed = {name: shape for name, shape in shapes.items() if name not in optional}
-    return needed, [name for name in needed if one[name].shape != other[name].shape], optional
+    return needed, [name for name in shapes if one[name].shape != other[name].shape], optional
 
 
 def _is_counter(name: str) -> bool:

@@ -236,13 +236,15 @@ def _preprocessing_of(values: Mapping[str, Any], spec: PreprocessSpec) -> tuple[
     if isinstance(interpolation, str) and interpolation.lower() in INTERPOLATIONS:
         found["interpolation"] = interpolation.lower()
         names.append("interpolation")
-    mean, std = _as_channels(values.get("mean")), _as_channels(values.get("std"))
-    if mean and std and min(std) > 0:
-        # Of pixels in 0..255.
-        scale = 255 if max(std) > 1 or max(mean) > 1 else 1
-        found["mean"] = tuple(channel / scale for channel in mean)
-        found["std"] = tuple(channel / scale for channel in std)
-        names += ["mean", "std"]
+    channels = {name: _as_channels(values.get(name)) for name in ("mean", "std")}
+    given = {name: each for name, each in channels.items() if each and (name == "mean" or min(each) > 0)}
+    # Alone, one number may be the mean of anything.
+    if len(given) == 1 and len(set(*given.values())) == 1:
+        given = {}
+    # Of pixels in 0..255, if they are above 1.
+    scale = 255 if any(max(each) > 1 for each in given.values()) else 1
+    found |= {name: tuple(channel / scale for channel in each) for name, each in given.items()}
+    names += list(given)
     return found, names
 
 

@@ -1,0 +1,237 @@
+"""Users' checkpoints, run by both engines, against the networks that they were saved from."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from networks import seeded
+from torch import nn
+from torchvision.models import get_model
+
+from imgclassify.errors import CheckpointError, UsageError
+from imgclassify.graphs.session import SessionConfig
+from imgclassify.hub.loader import load_network
+from imgclassify.hub.network import LoadOptions, Network
+
+ARCH = "shufflenet_v2_x0_5"
+TIMM = "timm:test_vit.r160_in1k"
+
+
+@pytest.fixture(scope="module")
+def small() -> nn.Module:
+    return seeded(ARCH, num_classes=5)
+
+
+def load(folder: Path, content: Any, arch: str | None = ARCH, **options: Any) -> Network:
+    torch.save(content, folder / "mine.pth")
+    return load_network(str(folder / "mine.pth"), LoadOptions(arch=arch, with_labels=False, **options))
+
+
+def under(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {prefix + name: value for name, value in values.items()}
+
+
+def check_same(found: Network, network: nn.Module, *, grey: bool = False) -> None:
+    """Compares the logits of both engines with the network's own, for random crops."""
+    side = found.preprocess.crop_size[0]
+    pixels = np.random.default_rng(3).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
+    if grey:
+        pixels = np.repeat(pixels[..., :1], 3, axis=3)
+    normal = (pixels / 255 - found.preprocess.mean) / found.preprocess.std
+    images = torch.from_numpy(normal).permute(0, 3, 1, 2).float()
+    with torch.inference_mode():
+        wanted = network.eval()(images[:, :1] if grey else images).numpy()
+        assert found.backends.build_torch is not None
+        answer = found.backends.build_torch().float().eval()(images)
+        np.testing.assert_allclose(getattr(answer, "logits", answer).numpy(), wanted, atol=1e-4)
+    if found.backends.open_session is not None:
+        session = found.backends.open_session(SessionConfig(threads=1))
+        np.testing.assert_allclose(session.run(None, {"crops": pixels})[0], wanted, atol=1e-4)
+
+
+def test_both_engines_fit_names_alike(small: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = {**under("model.net.", small.state_dict()), "loss.weight": torch.ones(5)}
+    found = load(tmp_path, {"state_dict": names})
+    assert found.backends.engines == ["onnxruntime", "torch"]
+    assert found.num_classes == 5
+    check_same(found, small)
+    assert "1 tensor that belongs to no layer is left out: loss.weight" in caplog.text
+
+
+HEADS = {
+    "alexnet": ("classifier.6", nn.Linear(4096, 6)),
+    "efficientnet_b0": ("classifier", nn.Linear(1280, 6)),
+    "mobilenet_v3_small": ("classifier.3", nn.Linear(1024, 6, bias=False)),
+    "squeezenet1_1": ("classifier.1", nn.Conv2d(512, 6, 1, bias=False)),
+    "vit_b_32": ("heads", nn.Linear(768, 6)),
+}
+
+
+@pytest.mark.parametrize("arch", HEADS)
+def test_heads_that_users_replace(arch: str, tmp_path: Path) -> None:
+    network, (place, layer) = get_model(arch), HEADS[arch]
+    nn.init.normal_(layer.weight, std=0.05)
+    network.set_submodule(place, nn.Sequential(nn.Dropout(0.3), layer))
+    check_same(load(tmp_path, network.state_dict(), arch), network)
+
+
+def test_data_parallel_inside_a_network_as_the_imagenet_example_saves_it(tmp_path: Path) -> None:
+    network = seeded("vgg11", num_classes=6)
+    names = {name.replace("features.", "features.module."): value for name, value in network.state_dict().items()}
+    content = {"epoch": 3, "arch": "vgg11", "state_dict": names, "best_acc1": torch.tensor(71.2), "scheduler": {}}
+    found = load(tmp_path, content, arch=None)
+    assert found.architecture == "vgg11"
+    assert found.origins == {"arch": "arch in mine.pth: vgg11"}
+    check_same(found, network)
+
+
+def test_densenets_older_names_under_a_prefix(tmp_path: Path) -> None:
+    network = seeded("densenet121", num_classes=4)
+    older = {
+        name.replace("norm1.", "norm.1.").replace("conv1.", "conv.1."): value
+        for name, value in network.state_dict().items()
+    }
+    assert older.keys() != network.state_dict().keys()
+    check_same(load(tmp_path, under("module.", older), "densenet121"), network)
+
+
+@pytest.mark.parametrize("key", ["model_ema", "ema", "swa_model", "averaged"])
+def test_averaged_weights_are_taken_and_named(
+    key: str, small: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    raw = seeded(ARCH, num_classes=5)
+    nn.init.normal_(raw.fc.weight)
+    averaged = torch.optim.swa_utils.AveragedModel(small).state_dict()
+    content = {"model": raw.state_dict(), key: averaged, "epoch": 3}
+    check_same(load(tmp_path, content), small)
+    assert f"the averaged weights under '{key}' are used; --checkpoint-key model takes the others" in caplog.text
+    caplog.clear()
+    check_same(load(tmp_path, content, checkpoint_key="model"), raw)
+    assert not caplog.text
+
+
+def test_averages_of_parameters_alone_are_not_taken_and_that_is_said(
+    small: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    averages = {name: torch.zeros_like(value) for name, value in small.named_parameters()}
+    check_same(load(tmp_path, {"model": small.state_dict(), "ema": averages}), small)
+    assert "the averaged weights under 'ema' do not fit, and are not used" in caplog.text
+
+
+def test_of_two_networks_one_must_be_chosen(small: nn.Module, tmp_path: Path) -> None:
+    other = seeded(ARCH, num_classes=5)
+    nn.init.normal_(other.fc.weight)
+    content = {"fold0": other.state_dict(), "fold1": small.state_dict()}
+    with pytest.raises(CheckpointError, match=r"ambiguous.*'fold0' and 'fold1'") as error:
+        load(tmp_path, content)
+    assert "--checkpoint-key fold0" in str(error.value.hint)
+    check_same(load(tmp_path, content, checkpoint_key="fold1"), small)
+
+
+def test_the_mapping_that_fits_wins_whatever_stands_before_it(small: nn.Module, tmp_path: Path) -> None:
+    content = {
+        "model": {"name": "x", "mean": torch.zeros(3)},
+        "state_dict": get_model("squeezenet1_1").state_dict(),
+        "classifier": small.state_dict(),
+    }
+    check_same(load(tmp_path, content), small)
+
+
+def test_parts_in_mappings_of_their_own(small: nn.Module, tmp_path: Path) -> None:
+    names = small.state_dict()
+    body = {name: value for name, value in names.items() if not name.startswith("fc.")}
+    content = {"backbone": body, "fc": {"weight": names["fc.weight"], "bias": names["fc.bias"]}, "epoch": 3}
+    check_same(load(tmp_path, content), small)
+
+
+def test_a_network_of_one_channel_takes_grey_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    network = seeded("resnet18", num_classes=4)
+    network.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    found = load(tmp_path, network.state_dict(), "resnet18")
+    assert found.preprocess.channel_order == "grey"
+    assert found.preprocess.mean == pytest.approx((0.449,) * 3)
+    assert found.backends.engines == ["onnxruntime", "torch"]
+    check_same(found, network, grey=True)
+    assert "takes one channel" in caplog.text
+
+
+def test_timms_network_of_one_channel(tmp_path: Path) -> None:
+    network = timm.create_model("test_vit", in_chans=1, num_classes=4)
+    found = load(tmp_path, network.state_dict(), TIMM)
+    assert found.preprocess.channel_order == "grey"
+    check_same(found, network, grey=True)
+
+
+def test_position_embeddings_of_another_size_run_at_that_size(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = get_model("vit_b_32", image_size=384, num_classes=3)
+    nn.init.normal_(network.heads.head.weight, std=0.05)
+    found = load(tmp_path, under("module.", network.state_dict()), "vit_b_32")
+    assert (found.preprocess.resize_size, found.preprocess.crop_size) == (439, (384, 384))
+    assert "images of 384×384" in caplog.text
+    check_same(found, network)
+    network = timm.create_model("test_vit", img_size=96, num_classes=4)
+    found = load(tmp_path, network.state_dict(), TIMM)
+    assert found.preprocess.crop_size == (96, 96)
+    check_same(found, network)
+
+
+def test_the_layer_that_normalises_images_gives_mean_and_std(small: nn.Module, tmp_path: Path) -> None:
+    """As in the library `robustness`, whose checkpoints also hold the network twice."""
+    names = small.state_dict()
+    mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.3, 0.4, 0.5])
+    content = {
+        "model": {
+            **under("module.model.", names),
+            **under("module.attacker.model.", names),
+            "module.normalizer.new_mean": mean.reshape(3, 1, 1),
+            "module.normalizer.new_std": std.reshape(3, 1, 1),
+        }
+    }
+    found = load(tmp_path, content)
+    assert found.preprocess.mean == pytest.approx((0.1, 0.2, 0.3))
+    assert found.preprocess.std == pytest.approx((0.3, 0.4, 0.5))
+    check_same(found, small)
+
+
+@pytest.mark.parametrize(
+    ("saved", "asked", "part", "hint"),
+    [
+        ("resnet18", "resnet34", "the depth differs: it lacks blocks", "--arch resnet18"),
+        ("resnet34", "resnet18", "the depth differs: it has more blocks", "--arch resnet34"),
+        ("resnet50", "wide_resnet50_2", "the width differs", "--arch resnet50"),
+        ("squeezenet1_1", "resnet18", "hardly a name is the same", "--arch squeezenet1_1"),
+    ],
+)
+def test_the_architecture_that_fits_is_named(saved: str, asked: str, part: str, hint: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=part) as error:
+        load(tmp_path, {"state_dict": under("module.", get_model(saved, num_classes=7).state_dict())}, asked)
+    assert hint in str(error.value.hint)
+    with pytest.raises(UsageError, match="does not name their architecture") as unnamed:
+        load(tmp_path, get_model(saved, num_classes=7).state_dict(), None)
+    assert hint in str(unnamed.value.hint)
+
+
+def test_a_network_of_no_registry_is_told_how_it_can_be_run(tmp_path: Path) -> None:
+    network = seeded("resnet18", num_classes=10)
+    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    with pytest.raises(CheckpointError, match="the stem differs") as error:
+        load(tmp_path, network.state_dict(), "resnet18")
+    assert "torch.onnx.export" in str(error.value.hint)
+
+
+def test_weights_that_fit_are_not_copied_and_nothing_is_said(
+    small: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    found = load(tmp_path, small.state_dict())
+    assert found.backends.open_session is not None
+    assert found.backends.open_session(SessionConfig(threads=1)).held == []
+    assert not caplog.records
