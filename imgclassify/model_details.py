@@ -1,4 +1,4 @@
-"""Describes a model that is not in the catalog: a file, or a model of timm. Fetches nothing."""
+"""Describes a model that is not in the catalog: a file, a folder, or a model of timm. Fetches nothing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from imgclassify import labels as label_sets
 from imgclassify.engines import FEATURES
 from imgclassify.errors import LabelsError, OutputError, UsageError
 from imgclassify.hub import from_arch
+from imgclassify.hub.loader import load_network
 from imgclassify.hub.network import LoadOptions, labels_for_manifest
 from imgclassify.hub.reference import ModelReference
 from imgclassify.runner import load_runner
@@ -21,7 +22,7 @@ __all__ = ["describe_file", "describe_timm"]
 def describe_file(
     reference: str, *, arch: str | None = None, labels: str | None = None, **loading: Any
 ) -> dict[str, Any]:
-    """Loads a model file as `predict` does, and describes the model in plain values for JSON.
+    """Loads a file or folder as `predict` does, and describes the model in plain values for JSON.
 
     Args:
         arch, labels, loading: as for Classifier.
@@ -41,7 +42,7 @@ def describe_file(
         "name": network.model,
         "architecture": network.architecture,
         "num_classes": runner.num_classes,
-        "label_set": _find_label_set(arch, labels, runner.num_classes),
+        "label_set": _find_label_set(reference, arch, labels, runner.num_classes),
         "preprocess": network.preprocess.to_dict(),
         "path": str(network.path.absolute()),
         "bytes": network.path.stat().st_size,
@@ -70,13 +71,14 @@ def describe_timm(reference: ModelReference) -> dict[str, Any]:
     return described | {"engines": ["onnxruntime", "torch"] if prepared else ["torch"], "features": True}
 
 
-def _find_label_set(arch: str | None, labels: str | None, num_classes: int) -> str | None:
+def _find_label_set(reference: str, arch: str | None, labels: str | None, num_classes: int) -> str | None:
     if labels is not None:
         return label_sets.load_labels(labels, num_classes=num_classes).name
-    if arch is None:
-        return None
     try:
-        found = labels_for_manifest(from_arch.find_architecture(arch), LoadOptions(), num_classes)
+        if arch is None:
+            found = load_network(reference, LoadOptions(offline=True)).labels
+        else:
+            found = labels_for_manifest(from_arch.find_architecture(arch), LoadOptions(), num_classes)
     except (LabelsError, UsageError):
         return None
     return found.name if found else None

@@ -6,6 +6,9 @@ import io
 import os
 import re
 import signal
+import threading
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
+from servers import HubHandler
 
 # A busy machine is slow, which is no fault. CI tries the same examples each time, so that only a change fails it;
 # everywhere else new ones are looked for.
@@ -83,3 +87,18 @@ def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.jpg"
     noise(320, 240).save(path, quality=90)
     return path
+
+
+@pytest.fixture
+def huggingface(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[HubHandler]]:
+    """A stand-in for the Hugging Face hub, for the processes that a test starts."""
+    handler = type("Handler", (HubHandler,), {"files": {}, "refusals": {}, "asked": [], "agents": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    yield handler
+    server.shutdown()
+    thread.join()
+    server.server_close()

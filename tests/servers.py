@@ -323,3 +323,43 @@ def raw(*pieces: bytes, seconds: float = 0.0, then: bytes = b"") -> Fault:
             time.sleep(seconds)
 
     return fault
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    """What the Hugging Face client asks for: HEAD and GET of /OWNER/REPO/resolve/REVISION/FILE."""
+
+    files: dict[str, bytes]
+    refusals: dict[str, tuple[int, str]]
+    """The beginning of a path → the status and the error code that its requests get."""
+    asked: list[str]
+    agents: list[str]
+
+    def do_HEAD(self) -> None:
+        self.answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self.answer(with_body=True)
+
+    def answer(self, *, with_body: bool) -> None:
+        self.asked.append(f"{self.command} {self.path}")
+        self.agents.append(self.headers["User-Agent"])
+        content = self.files.get(self.path)
+        if content is None:
+            refusals = (refusal for start, refusal in self.refusals.items() if self.path.startswith(start))
+            status, code = next(refusals, (404, "EntryNotFound"))
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass

@@ -7,9 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +15,7 @@ import timm
 import torch
 from conftest import noise
 from safetensors.torch import save_file
+from servers import HubHandler
 from timm.data import create_transform, resolve_data_config
 
 from imgclassify.errors import CheckpointError, LabelsError, OfflineError, UnknownModelError, UsageError
@@ -40,56 +38,6 @@ def seeded() -> torch.nn.Module:
     network = timm.create_model(NAME, pretrained=False).eval()
     torch.nn.init.normal_(network.get_classifier().weight, std=0.5)
     return network
-
-
-class HubHandler(BaseHTTPRequestHandler):
-    """What the Hugging Face client asks for: HEAD and GET of /OWNER/REPO/resolve/REVISION/FILE."""
-
-    files: dict[str, bytes]
-    asked: list[str]
-    agents: list[str]
-
-    def do_HEAD(self) -> None:
-        self.answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self.answer(with_body=True)
-
-    def answer(self, *, with_body: bool) -> None:
-        self.asked.append(f"{self.command} {self.path}")
-        self.agents.append(self.headers["User-Agent"])
-        content = self.files.get(self.path)
-        if content is None:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "EntryNotFound")
-            self.send_header("X-Repo-Commit", "0" * 40)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        self.send_response(200)
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if with_body:
-            self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
-
-
-@pytest.fixture
-def huggingface(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[HubHandler]]:
-    handler = type("Handler", (HubHandler,), {"files": {}, "asked": [], "agents": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-    yield handler
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def answer(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -59,10 +59,14 @@ def test_a_catalogued_name_is_not_that_of_a_file(
     assert ModelReference.parse(f"./{name}").kind.name == "file"
 
 
-def test_a_folder_without_a_slash_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_a_slash_is_a_model_if_it_has_a_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "best").mkdir()
-    assert ModelReference.parse("best").kind.name != "file"
+    assert ModelReference.parse("best").kind.name == "catalogued"
+    (tmp_path / "best" / "config.json").touch()
+    assert ModelReference.parse("best").kind.name == "folder"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ PROGRAMS = ("onnx", "torchscript")
 
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
+CROP_ROUNDINGS = ("even", "down")
 CHANNEL_ORDERS = ("rgb", "bgr", "grey")
 ACTIVATIONS = ("softmax", "sigmoid", "none")
 """What turns the outputs of a network into probabilities. "none" means that they are probabilities already."""
@@ -54,8 +55,14 @@ class PreprocessSpec:
     "grey" is for networks of one channel: the image is converted to Pillow's mode L before it is resized, and all
     three channels of a crop are equal. Such a network takes the first."""
 
+    crop_rounding: str = "even"
+    """One of CROP_ROUNDINGS. If the crop's margins are an odd number of pixels, the centre lies between two pixels.
+    "even" rounds the first pixel to the even number and pads the smaller half before the image, as torchvision
+    and timm do. "down" rounds down, as transformers does."""
+
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values for JSON. A square crop size becomes one number."""
+        """Returns plain values for JSON. A square crop size becomes one number. Rare fields are left out if they
+        have their defaults."""
         height, width = self.crop_size
         return {
             "resize_size": self.resize_size if isinstance(self.resize_size, int) else list(self.resize_size),
@@ -65,7 +72,9 @@ class PreprocessSpec:
             "antialias": self.antialias,
             "mean": list(self.mean),
             "std": list(self.std),
-        } | ({} if self.channel_order == "rgb" else {"channel_order": self.channel_order})
+            **({} if self.channel_order == "rgb" else {"channel_order": self.channel_order}),
+            **({} if self.crop_rounding == "even" else {"crop_rounding": self.crop_rounding}),
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from imgclassify.catalog.manifest import (
     ACTIVATIONS,
     CHANNEL_ORDERS,
     CROP_MODES,
+    CROP_ROUNDINGS,
     INTERPOLATIONS,
     MAX_SIDE,
     PROGRAMS,
@@ -216,6 +217,7 @@ def _parse_preprocess(table: _TomlTable) -> PreprocessSpec:
         std=table.take_rgb("std"),
         crop_mode=table.take_choice("crop_mode", CROP_MODES, default="center"),
         channel_order=table.take_choice("channel_order", CHANNEL_ORDERS, default="rgb"),
+        crop_rounding=table.take_choice("crop_rounding", CROP_ROUNDINGS, default="even"),
     )
     if min(spec.std) <= 0:
         table.reject("std", "three numbers above zero")

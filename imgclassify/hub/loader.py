@@ -57,7 +57,7 @@ def find_preprocessing(reference: ModelReference | str, options: LoadOptions) ->
         UnavailableError: as in `load_network`.
     """
     reference = _parse(reference)
-    if reference.kind.has_cached_weights and options.arch is None:
+    if reference.kind.has_architecture and options.arch is None:
         disable_telemetry()
         return options.overrides.apply_to(reference.loader().find_architecture(reference).preprocess)
     return load_network(reference, options).preprocess

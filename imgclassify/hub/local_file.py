@@ -63,8 +63,6 @@ def _require_file(path: Path, name: str) -> None:
     if path.is_file():
         return
     if path.exists():
-        if kind := file_kind.find_folder_kind(path):
-            raise CheckpointError(f"{name!r} is {kind.name}", hint=kind.hint)
         raise CheckpointError(f"{name!r} is a folder, pipe or device", hint="give the path of a file")
     raise CheckpointError(f"no such model file: {name!r}", hint=suggest_reference(name))
 
@@ -212,7 +210,7 @@ def program_backends(kind: str, reference: str, path: Path, *, trust: bool) -> B
     if kind == "onnx":
         file = OnnxFile(path)
         require_whole(file)
-        return _onnx_backends(file)
+        return onnx_backends(file)
     return _torchscript_backends(reference, path, trust=trust)
 
 
@@ -226,7 +224,7 @@ def require_whole(file: OnnxFile) -> None:
         )
 
 
-def _onnx_backends(file: OnnxFile) -> Backends:
+def onnx_backends(file: OnnxFile) -> Backends:
     return Backends(None, partial(_open_onnx, file), signature=file.signature)
 
 
@@ -244,7 +242,7 @@ def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
         preprocess=preprocess,
         labels=labels,
         num_classes=None,
-        backends=_onnx_backends(file),
+        backends=onnx_backends(file),
         activation=config.activation,
         origins=config.origins,
     )

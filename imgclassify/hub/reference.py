@@ -46,6 +46,8 @@ class ReferenceKind(NamedTuple):
     """Whether a manifest describes the model. Manifests are read without torch."""
     has_cached_weights: bool = False
     """Whether `models pull` can fetch the weights."""
+    has_architecture: bool = False
+    """Whether `find_architecture` describes such a model, and so tells its preprocessing without its weights."""
 
 
 KINDS = (
@@ -59,6 +61,7 @@ KINDS = (
         },
         in_catalog=True,
         has_cached_weights=True,
+        has_architecture=True,
     ),
     ReferenceKind(
         name="timm",
@@ -68,6 +71,17 @@ KINDS = (
             "Hugging Face hub, preprocessing and labels from timm",
         },
         scheme="timm",
+        has_cached_weights=True,
+        has_architecture=True,
+    ),
+    ReferenceKind(
+        name="Hugging Face",
+        loader="imgclassify.hub.hugging_face:HuggingFaceLoader",
+        forms={
+            "hf:OWNER/REPO[@REVISION]": "a model folder on the Hugging Face hub, such as "
+            "`hf:google/vit-base-patch16-224`; timm's spelling `timm:hf-hub:OWNER/REPO` means the same",
+        },
+        scheme="hf",
         has_cached_weights=True,
     ),
     ReferenceKind(
@@ -79,6 +93,11 @@ KINDS = (
         },
         scheme="hub",
         takes_arch=True,
+    ),
+    ReferenceKind(
+        name="folder",
+        loader="imgclassify.hub.model_folder:FolderLoader",
+        forms={"./FOLDER": "a model folder, as timm and transformers save it"},
     ),
     ReferenceKind(
         name="file",
@@ -93,7 +112,10 @@ KINDS = (
 )
 """The kinds of model reference that are part of imgclassify."""
 
-CATALOGUED, TIMM, TORCH_HUB, FILE = KINDS
+CATALOGUED, TIMM, HUGGING_FACE, TORCH_HUB, FOLDER, FILE = KINDS
+
+_TIMM_SOURCES = {"hf-hub": HUGGING_FACE, "hf_hub": HUGGING_FACE, "local-dir": FOLDER}
+"""timm's own names for where a model folder is: `timm:hf-hub:OWNER/REPO`."""
 
 
 class ModelReference(NamedTuple):
@@ -116,10 +138,13 @@ class ModelReference(NamedTuple):
         if scheme == "torchvision" and colon:
             return cls(text, CATALOGUED, rest)
         if colon and (kind := _kind_of_scheme(scheme)):
+            source, _, name = rest.partition(":")
+            if kind is TIMM and source in _TIMM_SOURCES:
+                return cls(text, _TIMM_SOURCES[source], name)
             return cls(text, kind, rest)
         # Paths come before unknown schemes, since a path may contain a colon.
-        if is_path(text) or _is_other_file(text):
-            return cls(text, FILE, text)
+        if is_path(text) or _is_other_path(text):
+            return cls(text, FOLDER if _is_folder(text) else FILE, text)
         if colon:
             raise UnknownModelError(
                 f"unknown kind of model reference {text!r}", hint=f"use one of {', '.join(reference_forms())}"
@@ -165,13 +190,16 @@ class ReferenceLoader:
 
 
 def is_path(text: str) -> bool:
-    """Whether a reference without a scheme can only be a path, whether a file is there or not."""
-    return "/" in text or "\\" in text or text.lower().endswith(FILE_SUFFIXES)
+    """Whether a reference without a scheme can only be a path, whether anything is there or not."""
+    return "/" in text or "\\" in text or text.lower().endswith(FILE_SUFFIXES) or text in (".", "..")
 
 
-def _is_other_file(name: str) -> bool:
-    """Whether there is a file of this name in the current folder, and no catalogued model."""
-    if name == catalog.EMBEDDED_MODEL or not os.path.isfile(name):  # noqa: PTH113 - any text, also with a null byte
+def _is_other_path(name: str) -> bool:
+    """Whether there is a file or a model folder of this name in the current folder, and no catalogued model."""
+    # os.path's functions take any text, also with a null byte. The embedded model costs no look at the disk.
+    if name == catalog.EMBEDDED_MODEL or not (
+        os.path.isfile(name) or os.path.isfile(os.path.join(name, "config.json"))  # noqa: PTH113, PTH118
+    ):
         return False
     model, at, weights = name.partition("@")
     try:
@@ -184,6 +212,10 @@ def _is_other_file(name: str) -> bool:
 def reference_forms() -> list[str]:
     """Returns the forms of all kinds of model reference, including those that other packages add."""
     return [form for kind in (*KINDS, *load_plugins(PLUGIN_GROUP, ReferenceKind)) for form in kind.forms]
+
+
+def _is_folder(name: str) -> bool:
+    return os.path.isdir(os.path.expanduser(name))  # noqa: PTH111, PTH112 - Path's own raises for unknown users
 
 
 def _kind_of_scheme(scheme: str) -> ReferenceKind | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import math
 import re
 from functools import partial
@@ -17,7 +16,6 @@ from imgclassify.catalog import ModelManifest, PreprocessSpec
 from imgclassify.errors import (
     CheckpointError,
     DownloadError,
-    HashMismatchError,
     LabelsError,
     OfflineError,
     UnknownModelError,
@@ -25,6 +23,7 @@ from imgclassify.errors import (
 )
 from imgclassify.hub import architectures
 from imgclassify.hub.backends import PREPARE_HINT, Backends
+from imgclassify.hub.hub_files import cached_file, download_file, verified_digest
 from imgclassify.hub.network import LoadOptions, Network
 from imgclassify.hub.reference import ModelReference, ReferenceLoader
 from imgclassify.labels import Label, LabelSet
@@ -244,23 +243,6 @@ def _imagenet_subset(config: dict[str, Any]) -> str | None:
     return subset
 
 
-def verified_digest(path: Path) -> str:
-    """Returns the file's SHA-256, compared with the expected one if the file's name contains it.
-
-    The Hugging Face cache names large files by their SHA-256.
-
-    Raises:
-        HashMismatchError: the file has another SHA-256.
-    """
-    digest, blob = weights.sha256_of(path), path.resolve()
-    if re.fullmatch("[0-9a-f]{64}", blob.name) and blob.name != digest:
-        raise HashMismatchError(
-            f"{path} has the wrong content: expected SHA-256 {blob.name}, found {digest}",
-            hint=f"remove {blob} and run again to fetch it",
-        )
-    return digest
-
-
 def _weights_file(name: str, config: dict[str, Any], options: LoadOptions) -> Path:
     """Returns the file of the model's weights in the Hugging Face hub's own cache, and fetches it if necessary.
 
@@ -279,7 +261,13 @@ def _weights_file(name: str, config: dict[str, Any], options: LoadOptions) -> Pa
             hint=f"run `imgclassify models pull timm:{name}` while online (it fetches {names[0]} of {repository})",
         )
     for file_name in names:
-        if path := _download_file(repository, file_name, revision, quiet=options.progress is None):
+        if path := download_file(
+            repository,
+            file_name,
+            revision,
+            quiet=options.progress is None,
+            hint=f"fetch the file by other means and give -m ./{file_name} --arch timm:NAME",
+        ):
             return path
     raise DownloadError(
         f"the Hugging Face repository {repository} has none of {', '.join(names)}",
@@ -297,40 +285,8 @@ def _cached_weights(config: dict[str, Any]) -> Path | None:
     if not config.get("hf_hub_id"):
         return weights.cache_path(config["url"]) if weights.is_cached(config["url"]) else None
     repository, _, revision = config["hf_hub_id"].partition("@")
-    found = (_cached_file(repository, file_name, revision) for file_name in _file_names(config))
+    found = (cached_file(repository, file_name, revision) for file_name in _file_names(config))
     return next(filter(None, found), None)
-
-
-def _cached_file(repository: str, file_name: str, revision: str) -> Path | None:
-    # Even with local_files_only, hf_hub_download sends a request, for its statistics.
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(repository, file_name, revision=revision or None)
-    return Path(found) if isinstance(found, str) else None
-
-
-def _download_file(repository: str, file_name: str, revision: str, *, quiet: bool) -> Path | None:
-    """Fetches the file and returns its path, or None if the repository does not have it."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-    from huggingface_hub.utils import disable_progress_bars
-
-    if quiet:
-        disable_progress_bars()
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    try:
-        return Path(hf_hub_download(repository, file_name, revision=revision or None))
-    except LocalEntryNotFoundError as error:  # a subclass of EntryNotFoundError: the hub cannot be reached
-        reason: Exception = error
-    except EntryNotFoundError:
-        return None
-    except Exception as error:  # noqa: BLE001 - the base of its HTTP exceptions differs between releases
-        reason = error
-    raise DownloadError(
-        f"cannot fetch {file_name} of {repository} from the Hugging Face hub: {describe_error(reason)}",
-        hint="check the network; set HF_ENDPOINT to use a mirror, and HF_TOKEN if the repository needs a token; "
-        f"or fetch the file by other means and give -m ./{file_name} --arch timm:NAME",
-    ) from reason
 
 
 def _build_network(name: str, path: Path) -> torch.nn.Module:

@@ -187,8 +187,9 @@ def resized_crop(pixels: torch.Tensor, resized: Size, spec: PreprocessSpec) -> t
         # Rounded after each step, as Pillow does.
         floats = floats.add_(0.5).floor_().clamp_(0, 255)
     crop_height, crop_width = spec.crop_size
-    # As in preprocessing.center_crop.
-    top, left = (round((side - kept) / 2.0) for side, kept in zip(resized, spec.crop_size, strict=True))
+    top, left = (
+        preprocessing.crop_start(side, kept, spec) for side, kept in zip(resized, spec.crop_size, strict=True)
+    )
     kept = floats[0, :, top : top + crop_height, left : left + crop_width].permute(1, 2, 0)
     return kept.to(torch.uint8).contiguous()
 

@@ -1,7 +1,7 @@
 """Resizes and crops an RGB image as a PreprocessSpec says: to a uint8 crop, (H, W, 3).
 
-The bytes are those that torchvision and timm compute from PIL images. `resize_and_crop_fast` gives nearly the
-same. The engines scale the crop to floats and normalise it.
+The bytes are those that torchvision, timm and transformers compute from PIL images. `resize_and_crop_fast` gives
+nearly the same. The engines scale the crop to floats and normalise it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def resize_and_crop(
             image = _resize_window(image, (height, width), spec)
         elif (image.width, image.height) != (width, height):
             image = image.resize((width, height), _RESAMPLING[spec.interpolation])
-        return _to_array(center_crop(image, spec.crop_size, _fill_color(spec)), out)
+        return _to_array(center_crop(image, spec, _fill_color(spec)), out)
 
 
 def is_approximate(size: Size, spec: PreprocessSpec) -> bool:
@@ -103,13 +103,13 @@ def resize_and_crop_fast(
     extent = _scaled_extent(image, full_size)
     with _memory_errors(full_size):
         if crop_height <= height and crop_width <= width:
-            left, right = _kept_range(extent[0], image.width, width, crop_width)
-            top, bottom = _kept_range(extent[1], image.height, height, crop_height)
+            left, right = _kept_range(extent[0], image.width, width, crop_width, spec)
+            top, bottom = _kept_range(extent[1], image.height, height, crop_height, spec)
             return _to_array(image.resize((crop_width, crop_height), resampling, (left, top, right, bottom)), out)
         if image.size == full_size:
             return resize_and_crop(image, spec, out=out)
         image = image.resize((width, height), resampling, (0, 0, *extent))
-        return _to_array(center_crop(image, spec.crop_size, _fill_color(spec)), out)
+        return _to_array(center_crop(image, spec, _fill_color(spec)), out)
 
 
 @contextmanager
@@ -134,9 +134,9 @@ def _scaled_extent(image: Image.Image, full_size: tuple[int, int]) -> tuple[floa
     return image.size
 
 
-def _kept_range(extent: float, side: int, resized: int, crop: int) -> tuple[float, float]:
+def _kept_range(extent: float, side: int, resized: int, crop: int, spec: PreprocessSpec) -> tuple[float, float]:
     """Returns the range of a side, in its own pixels, that the crop keeps after the resize."""
-    start = _crop_start(resized, crop)
+    start = crop_start(resized, crop, spec)
     begin, end = start * extent / resized, (start + crop) * extent / resized
     return begin, min(end, side)  # rounding may lead beyond the side, which Pillow rejects
 
@@ -174,17 +174,15 @@ def resized_size(size: Size, spec: PreprocessSpec) -> Size:
     return (max(1, round(height / ratio)), max(1, round(width / ratio)))
 
 
-def center_crop(image: Image.Image, size: Size, fill: tuple[int, ...]) -> Image.Image:
-    """Cuts out the centre, as torchvision.transforms.functional.center_crop does.
-
-    Pads with `fill` if the image is smaller than the crop, and rounds halves to even as Python does.
-    """
-    crop_height, crop_width = size
+def center_crop(image: Image.Image, spec: PreprocessSpec, fill: tuple[int, ...]) -> Image.Image:
+    """Cuts out the centre. Pads with `fill` if the image is smaller than the crop."""
+    crop_height, crop_width = spec.crop_size
+    top, left = crop_start(image.height, crop_height, spec), crop_start(image.width, crop_width, spec)
     if crop_width > image.width or crop_height > image.height:
         over_width, over_height = max(crop_width - image.width, 0), max(crop_height - image.height, 0)
-        border = (over_width // 2, over_height // 2, (over_width + 1) // 2, (over_height + 1) // 2)
-        image = ImageOps.expand(image, border, fill)
-    top, left = _crop_start(image.height, crop_height), _crop_start(image.width, crop_width)
+        before_x, before_y = max(-left, 0), max(-top, 0)
+        image = ImageOps.expand(image, (before_x, before_y, over_width - before_x, over_height - before_y), fill)
+        top, left = max(top, 0), max(left, 0)
     return image.crop((left, top, left + crop_width, top + crop_height))
 
 
@@ -196,15 +194,17 @@ def crop_box(size: Size, spec: PreprocessSpec) -> tuple[float, float, float, flo
     (top, bottom), (left, right) = (
         (start * side / resized, (start + crop) * side / resized)
         for side, resized, crop in zip(size, resized_size(size, spec), spec.crop_size, strict=True)
-        # As in center_crop: with half of the padding before the image, rounded down.
-        for start in [_crop_start(max(resized, crop), crop) - max(crop - resized, 0) // 2]
+        for start in [crop_start(resized, crop, spec)]
     )
     return left, top, right, bottom
 
 
-def _crop_start(side: int, crop: int) -> int:
-    """Returns the first pixel of a centre crop. Halves are rounded to even, as Python does."""
-    return round((side - crop) / 2.0)
+def crop_start(side: int, crop: int, spec: PreprocessSpec) -> int:
+    """Returns the first pixel of a centre crop of a side. It is negative where the side is padded."""
+    if spec.crop_rounding == "down":  # transformers.image_transforms.center_crop
+        return (side - crop) // 2
+    # torchvision.transforms.functional.center_crop. Python rounds halves to even.
+    return round((side - crop) / 2.0) if side >= crop else -((crop - side) // 2)
 
 
 def _resize_window(image: Image.Image, resized: Size, spec: PreprocessSpec) -> Image.Image:
@@ -216,7 +216,7 @@ def _resize_window(image: Image.Image, resized: Size, spec: PreprocessSpec) -> I
     sides = []
     for side, target, crop in zip(image.size, reversed(resized), reversed(spec.crop_size), strict=True):
         kept, scale = min(crop, target), side / target
-        begin = _crop_start(target, kept) * scale
+        begin = crop_start(target, kept, spec) * scale
         margin = math.ceil(_WIDEST_FILTER * max(scale, 1))
         first, last = max(0, int(begin) - margin), min(side, int(begin + kept * scale) + margin + 1)
         sides.append((kept, first, last, begin - first, min(begin + kept * scale, last) - first))

@@ -34,6 +34,9 @@ _COLUMNS = ("model", "weights", "", "acc@1 %", "acc@5 %", "params M", "GFLOPS", 
 _OPTIONAL = ("acc@5 %", "GFLOPS", "MiB", "params M", "acc@1 %", "")
 """The columns that a narrow terminal leaves out, the first one first."""
 
+_LOADED = ("Hugging Face", "folder", "file")
+"""The kinds of reference that `models show` loads."""
+
 References = Annotated[
     list[str],
     typer.Argument(
@@ -102,7 +105,7 @@ def show(
         typer.Argument(
             metavar="REF",
             autocompletion=complete_model,
-            help="Model: NAME, NAME@WEIGHTS, timm:NAME, or a file.",
+            help="Model: NAME, NAME@WEIGHTS, timm:NAME, hf:OWNER/REPO, a folder, or a file.",
             show_default=False,
         ),
     ],
@@ -113,15 +116,15 @@ def show(
 ) -> None:
     """Show all details of a model: weights, preprocessing, labels, accuracy, licence. Fetches nothing.
 
-    A file is loaded as `imgclassify predict` loads it, with the same options.
+    A file or folder is loaded as `imgclassify predict` loads it, with the same options.
     """
     console.configure_console(be_debug=debug)
     model = ModelReference.parse(reference)
-    if model.kind.name != "file" and (
+    if model.kind.name not in _LOADED and (
         asdict(loading) != asdict(LoadingOptions()) or asdict(preprocessing) != asdict(PreprocessingOptions())
     ):
         raise UsageError(
-            f"these options are for files, not for the model {reference!r}, which has values of its own",
+            f"these options are for files and folders, and {reference!r} has values of its own",
             hint=f"run `imgclassify models show {reference}`",
         )
     if model.kind.in_catalog:
@@ -129,9 +132,10 @@ def show(
         return
     from imgclassify import model_details
 
-    if model.kind.name == "file":
+    if model.kind.name in _LOADED:
         described = model_details.describe_file(
             reference,
+            offline=True,
             **loading.classifier_arguments(),
             **preprocessing.classifier_arguments(),
         )
@@ -223,7 +227,7 @@ def pull(
         typer.Argument(
             metavar="REF",
             autocompletion=complete_model,
-            help="Models: NAME, NAME@WEIGHTS, or timm:NAME.",
+            help="Models: NAME, NAME@WEIGHTS, timm:NAME, or hf:OWNER/REPO.",
             show_default=False,
         ),
     ],
@@ -240,7 +244,9 @@ def pull(
     models = [ModelReference.parse(reference) for reference in references]
     for model in models:
         if not model.kind.has_cached_weights:
-            raise UsageError(f"{model.text!r} has no weights to pull", hint="give a catalogued model or timm:NAME")
+            raise UsageError(
+                f"{model.text!r} has no weights to pull", hint="give a catalogued model, timm:NAME or hf:OWNER/REPO"
+            )
     failed = 0
     for model in models:
         try:
@@ -265,7 +271,8 @@ def prepare(
         typer.Argument(
             metavar="REF",
             autocompletion=complete_model,
-            help="Model that runs in torch: timm:NAME, hub:REPO/ENTRYPOINT, a file, or NAME with --crop-size.",
+            help="Model that runs in torch: timm:NAME, hf:OWNER/REPO, hub:REPO/ENTRYPOINT, a folder, a file, or "
+            "NAME with --crop-size.",
             show_default=False,
         ),
     ],
@@ -293,11 +300,14 @@ def prepare(
 
     side = parse_size("--crop-size", crop_size)
     overrides = PreprocessOverrides(crop_size=(side, side) if isinstance(side, int) else side)
+    arguments = loading.classifier_arguments()
+    activation = arguments.pop("activation")
     with console.download_progress() as progress:
         folder = prepare_model(
             ModelReference.parse(reference),
             LoadOptions(
-                **loading.classifier_arguments(),
+                **arguments,
+                activation=None if activation == "auto" else activation,
                 overrides=overrides,
                 offline=offline,
                 progress=progress,
@@ -379,7 +389,7 @@ def _find_manifest(reference: str) -> "ModelManifest":
     if not model.kind.in_catalog:
         raise UsageError(
             f"{reference!r} is not in the catalog",
-            hint="look in the Hugging Face cache (HF_HOME) for timm, in torch's cache for torch.hub",
+            hint="look in the Hugging Face cache (HF_HOME) for timm: and hf:, in torch's cache for torch.hub",
         )
     return model.loader().find_architecture(model)
 

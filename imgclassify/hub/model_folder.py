@@ -1,0 +1,65 @@
+"""Loads models from folders as timm and transformers save them: a configuration, and weights beside it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from imgclassify.errors import CheckpointError
+from imgclassify.hub import timm_folder, transformers_folder
+from imgclassify.hub.file_kind import find_folder_kind
+from imgclassify.hub.model_files import CONFIG, FolderFiles, ModelFiles, digest_of_configs, read_config
+from imgclassify.hub.network import LoadOptions, Network
+from imgclassify.hub.reference import FILE_SUFFIXES, ModelReference, ReferenceLoader
+
+
+class FolderLoader(ReferenceLoader):
+    """Loads folders; see ReferenceLoader."""
+
+    def load_network(self, reference: ModelReference, options: LoadOptions) -> Network:
+        return load_folder(_Folder(reference.text, _folder_of(reference)), options)
+
+    def cache_key(self, reference: ModelReference) -> dict[str, Any]:
+        folder = _folder_of(reference).absolute()
+        return {"reference": str(folder), "code": digest_of_configs(FolderFiles(reference.text, folder))}
+
+
+def _folder_of(reference: ModelReference) -> Path:
+    name = reference.value
+    return Path(os.path.expanduser(name))  # noqa: PTH111 - Path.expanduser raises for unknown users
+
+
+class _Folder(FolderFiles):
+    def missing(self, name: str) -> Exception:
+        error = CheckpointError(
+            f"the folder {self.reference!r} has no {name}",
+            hint="give a folder that timm or transformers has saved: config.json and model.safetensors",
+        )
+        if not self.folder.is_dir():
+            return CheckpointError(f"no such folder: {str(self.folder)!r}", hint="check the path")
+        if kind := find_folder_kind(self.folder):
+            return CheckpointError(f"{self.reference!r} is {kind.name}", hint=kind.hint)
+        held = [path for path in sorted(self.folder.iterdir()) if path.suffix.lower() in FILE_SUFFIXES]
+        if name == CONFIG and held:
+            error.hint = f"give the file itself: -m {os.path.join(self.reference, held[0].name)}"  # noqa: PTH118
+        return error
+
+
+def load_folder(files: ModelFiles, options: LoadOptions) -> Network:
+    """Loads the network of a model folder of either form.
+
+    Raises:
+        UnavailableError: a file is missing or malformed, or the model is not an image classifier.
+        UsageError: as in `from_arch.find_labels`.
+    """
+    config = read_config(files)
+    if isinstance(config.get("architecture"), str):
+        return timm_folder.load_network(files, config, options)
+    if isinstance(config.get("model_type"), str):
+        return transformers_folder.load_network(files, config, options)
+    raise CheckpointError(
+        f"{CONFIG} of {files.reference} names no network: it has neither `architecture`, as timm writes it, nor "
+        "`model_type`, as transformers writes it",
+        hint="give a folder that timm or transformers has saved; or a checkpoint in it as -m FILE --arch NAME",
+    )
