@@ -26,11 +26,13 @@ from imgclassify.graphs.onnx_file import OnnxFile
 from imgclassify.graphs.onnx_signature import find_image_input
 from imgclassify.graphs.outputs import add_outputs
 from imgclassify.graphs.session import SessionConfig
-from imgclassify.hub import architectures, backends, file_kind, from_arch
+from imgclassify.hub import architectures, backends, file_kind, from_arch, metadata, onnx_config, torchscript_config
 from imgclassify.hub.backends import Backends
-from imgclassify.hub.checkpoint_config import find_architectures, read_config
 from imgclassify.hub.checkpoint_fit import FittedCheckpoint, fit_checkpoint, suggest_architectures
+from imgclassify.hub.class_names import possible_counts
 from imgclassify.hub.file_config import FileConfig
+from imgclassify.hub.model_files import CONFIG
+from imgclassify.hub.neighbour_files import NeighbourFiles
 from imgclassify.hub.network import LoadOptions, Network, PreprocessOverrides, labels_for_manifest
 from imgclassify.hub.reference import ModelReference, ReferenceLoader
 from imgclassify.hub.reference_hints import suggest_reference
@@ -72,11 +74,19 @@ def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Networ
     if options.arch is not None and architectures.is_quantized(from_arch.find_architecture(options.arch)):
         return _load_quantized(reference, path, options)
     checkpoint = checkpoints.open_checkpoint(path)
-    found, origins = _fit_architecture(checkpoint, name, options)
+    neighbours = NeighbourFiles(path)
+    found, origins = _fit_architecture(checkpoint, neighbours, name, options)
     for note in found.notes:
         logger.warning("%s", note)
     manifest = found.manifest
-    config = read_config(checkpoint, manifest.preprocess, found.num_classes)
+    num_classes = possible_counts(found.num_classes)
+    config = metadata.read_config(
+        metadata.checkpoint_content(checkpoint),
+        path.name,
+        spec=manifest.preprocess,
+        num_classes=num_classes,
+        strict=bool(checkpoint.metadata),
+    ).combine(neighbours.read_config(options, num_classes=num_classes, spec=manifest.preprocess))
     preprocess = config.adapt_preprocess(manifest.preprocess, options.overrides)
     if manifest.preprocess.channel_order == "grey" and preprocess.channel_order != "grey":
         raise UsageError(
@@ -141,7 +151,7 @@ def _load_quantized(reference: str, path: Path, options: LoadOptions) -> Network
 
 
 def _fit_architecture(
-    checkpoint: Checkpoint, name: str, options: LoadOptions
+    checkpoint: Checkpoint, neighbours: NeighbourFiles, name: str, options: LoadOptions
 ) -> tuple[FittedCheckpoint, dict[str, str]]:
     """Fits a checkpoint to the architecture that the user names, or to that which the checkpoint names.
 
@@ -162,14 +172,22 @@ def _fit_architecture(
             )
         return fit_checkpoint(checkpoint, manifest, key=options.checkpoint_key, source_name=name), {}
     failure: CheckpointError | None = None
-    for arch, place in find_architectures(checkpoint):
+    named = [
+        (arch, f"{place} in {file}")
+        for file, places in (
+            (checkpoint.path.name, metadata.find_architectures(metadata.checkpoint_content(checkpoint))),
+            (CONFIG, neighbours.find_architectures()),
+        )
+        for arch, place in places
+    ]
+    for arch, place in named:
         if arch.startswith("timm:") and not _is_in_timm(arch.removeprefix("timm:")):
             continue
         try:
             manifest = from_arch.find_architecture(arch)
             if manifest.provider not in catalog.PROGRAMS and not architectures.is_quantized(manifest):
                 found = fit_checkpoint(checkpoint, manifest, key=options.checkpoint_key, source_name=name)
-                return found, {"arch": f"{place} in {checkpoint.path.name}: {arch}"}
+                return found, {"arch": f"{place}: {arch}"}
         except (UnknownModelError, UsageError):
             continue
         except CheckpointError as error:
@@ -230,7 +248,12 @@ def onnx_backends(file: OnnxFile) -> Backends:
 
 def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
     file = OnnxFile(path)
-    config = _read_graph_config(file, options)
+    num_classes = onnx_config.count_classes(file, options.output_name)
+    config = (
+        _read_graph_config(file, options)
+        .combine(onnx_config.read_config(file, num_classes=num_classes))
+        .combine(NeighbourFiles(path).read_config(options, num_classes=num_classes))
+    )
     preprocess, labels = from_arch.preprocess_and_labels(repr(reference), options, config)
     return Network(
         model=reference,
@@ -319,7 +342,8 @@ def _torchscript_backends(reference: str, path: Path, *, trust: bool) -> Backend
 
 def _load_torchscript(reference: str, path: Path, options: LoadOptions) -> Network:
     found = _torchscript_backends(reference, path, trust=options.trust)
-    preprocess, labels = from_arch.preprocess_and_labels(repr(reference), options)
+    config = torchscript_config.read_config(path).combine(NeighbourFiles(path).read_config(options, num_classes=()))
+    preprocess, labels = from_arch.preprocess_and_labels(repr(reference), options, config)
     return Network(
         model=reference,
         architecture="torchscript",
@@ -330,6 +354,8 @@ def _load_torchscript(reference: str, path: Path, options: LoadOptions) -> Netwo
         labels=labels,
         num_classes=None,
         backends=found,
+        activation=config.activation,
+        origins=config.origins,
     )
 
 
