@@ -238,6 +238,15 @@ def test_json_in_safetensors_is_no_json(tmp_path: Path) -> None:
     assert find_format(path, "x") == CHECKPOINT
 
 
+@pytest.mark.parametrize("description", ['{"a": 1}', "GGUF", "TFL3", "\x1f\x0b", "x" * 250 + "ustar"])
+def test_onnx_with_any_description_is_onnx(description: str, tmp_path: Path) -> None:
+    save_onnx(tmp_path / "mine.onnx")
+    model = onnx.load(tmp_path / "mine.onnx")
+    model.producer_name, model.doc_string = "", description
+    onnx.save(model, tmp_path / "mine.onnx")
+    assert find_format(tmp_path / "mine.onnx", "mine.onnx") == ONNX
+
+
 def test_onnx_with_a_long_producer_is_onnx(tmp_path: Path) -> None:
     save_onnx(tmp_path / "mine.onnx")
     model = onnx.load(tmp_path / "mine.onnx")

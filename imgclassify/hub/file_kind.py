@@ -69,7 +69,7 @@ _MAGIC = (
     (0, b"lmgg", FileKind("a GGML file, which holds weights for llama.cpp and its kind", _ORIGINAL)),
     (0, b"ftrt", _TENSORRT),
     (0, b"ptrt", _TENSORRT),
-    (4, b'{"', _TENSORRT),  # as ultralytics writes it, with a description in front
+    (2, b'\0\0{"', _TENSORRT),  # as ultralytics writes it: a length, a description in JSON
     (0, b"\x1f\x8b", FileKind("a gzip file, which is compressed", _UNPACK.format("gunzip FILE"))),
     (0, b"BZh", FileKind("a bzip2 file, which is compressed", _UNPACK.format("bunzip2 FILE"))),
     (0, b"\xfd7zXZ\x00", FileKind("an xz file, which is compressed", _UNPACK.format("unxz FILE"))),
@@ -214,11 +214,18 @@ def _identify(path: Path, head: bytes) -> str | FileKind:
         return _identify_archive(path, head)
     if _LEGACY_MAGIC in head[:64]:
         return _FASTAI if _LEARNER in head else CHECKPOINT
+    # A description at the beginning of a graph may look like anything else.
+    message = _identify_protobuf(path)
+    if message == ONNX:
+        return ONNX
     for identify in (_magic_kind, _pickle_kind, _msgpack_kind, _text_kind):
         if kind := identify(head):
             return kind
-    if found := _identify_protobuf(path):
-        return found
+    return message or _identify_name(path)
+
+
+def _identify_name(path: Path) -> str | FileKind:
+    """Tells files apart whose content tells nothing."""
     if path.suffix.lower() == ".onnx":
         return ONNX
     for pattern, kind in _BY_NAME:
@@ -300,7 +307,7 @@ def _identify_protobuf(path: Path) -> str | FileKind | None:
     first = next((field.value for field in fields if field.number == 1), None)
     if isinstance(first, memoryview):
         return _repeated_kind(first) if numbers <= _GRAPH_DEF_FIELDS else None
-    if _ONNX_GRAPH in numbers and numbers <= _ONNX_FIELDS:
+    if first is not None and _ONNX_GRAPH in numbers and numbers <= _ONNX_FIELDS:
         return ONNX
     if first is not None and any(number in _COREML_TYPES for number in numbers):
         return _COREML

@@ -79,7 +79,7 @@ class PreprocessOverrides:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the values describe a preprocessing by themselves. The channels are RGB if nothing else is said."""
+        """Whether the values are a whole preprocessing. The channels are RGB if nothing else is said."""
         return None not in (self.resize_size, self.crop_size, self.interpolation, self.mean, self.std)
 
     def combine(self, other: PreprocessOverrides) -> PreprocessOverrides:

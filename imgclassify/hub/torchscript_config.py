@@ -28,7 +28,7 @@ def read_config(path: Path) -> FileConfig:
     """
     content: dict[str, Any] = {}
     for name, value in metadata.parse_texts(_read_texts(path)).items():
-        content |= value if isinstance(value, dict) and Path(name).suffix else {Path(name).stem: value}
+        content |= {**(value if isinstance(value, dict) else {}), Path(name).stem: value}
     return ultralytics.read_config(content, path.name).combine(
         metadata.read_config(content, path.name, strict=True)
     )
