@@ -15,7 +15,7 @@ SCHEMA = "imgclassify.run/1"
 
 _HTML_MAX_ROWS = 20
 _HTML_ROW = (
-    '<tr><td style="text-align:left">{0}</td><td style="text-align:right">{1:.2f} %</td>'
+    '<tr><td style="text-align:left">{0}</td><td style="text-align:right;white-space:nowrap">{1:.2f} %</td>'
     # The bar has the colour of the text, so that it shows on a dark background too.
     '<td style="width:12em"><div style="width:{1:.1f}%;height:0.8em;background:currentColor;opacity:0.5"></div>'
     "</td></tr>"
@@ -92,7 +92,8 @@ class ImageResult:
         from html import escape  # only notebooks need it
 
         size = f"{self.width} × {self.height}, " if self.width else ""
-        head = f"<b>{escape(make_printable(self.source))}</b><br>{size}{escape(make_printable(self.model))}"
+        name = escape(make_printable(self.source))
+        head = f'<b style="overflow-wrap:anywhere">{name}</b><br>{size}{escape(make_printable(self.model))}'
         if self.error:
             reason = f"{self.error.type}: {make_printable(self.error.message)}"
             return f"<div>{head}<br>✗ {escape(reason)}</div>"
@@ -101,7 +102,7 @@ class ImageResult:
             for each in self.predictions[:_HTML_MAX_ROWS]
         ]
         if hidden := len(self.predictions) - len(rows):
-            rows.append(f"<tr><td>and {hidden} more</td><td></td><td></td></tr>")
+            rows.append(f'<tr><td style="text-align:left">and {hidden} more</td><td></td><td></td></tr>')
         return f"<div>{head}<table>{''.join(rows)}</table></div>"
 
     @classmethod

@@ -26,8 +26,13 @@ def failure(source: str) -> ImageResult:
     return ImageResult(source, "model", None, None, (), ImageFailure("corrupt_image", "damaged"))
 
 
-def compared(*answers: tuple[ImageResult, ImageResult]) -> Comparison:
-    comparison = Comparison()
+DAMAGED = {"type": "corrupt_image", "message": "damaged"}
+
+
+def compared(
+    *answers: tuple[ImageResult, ImageResult], shared: dict[int, int] | None = None, max_named: int = MAX_NAMED
+) -> Comparison:
+    comparison = Comparison({index: index for index in range(7)} if shared is None else shared, max_named)
     for exact, other in answers:
         comparison.add(exact, other)
     return comparison
@@ -56,7 +61,7 @@ def test_a_changed_answer_is_named_with_both_labels() -> None:
     comparison = compared((answer("a", np.array([0.6, 0.4])), answer("a", np.array([0.3, 0.7]))))
     [change] = comparison.to_dict()["changed"]
     assert change["source"] == "a"
-    assert (change["exact"]["label"], change["exact"]["probability"]) == ("class 0", 0.6)
+    assert (change["reference"]["label"], change["reference"]["probability"]) == ("class 0", 0.6)
     assert (change["other"]["label"], change["other"]["probability"]) == ("class 1", 0.7)
 
 
@@ -72,8 +77,14 @@ def test_a_failed_image_is_counted_and_left_out() -> None:
         "compared": 1,
         "failed": 3,
         "failed_once": 2,
+        "failures": [
+            {"source": "a", "reference": DAMAGED, "other": DAMAGED},
+            {"source": "b", "reference": None, "other": DAMAGED},
+            {"source": "c", "reference": DAMAGED, "other": None},
+        ],
         "agreed": 1,
         "agreement": 1.0,
+        "unshared": 0,
         "largest_change": 0.0,
         "largest_change_source": "good",
         "mean_change": 0.0,
@@ -94,6 +105,32 @@ def test_changed_images_are_all_counted_and_few_named() -> None:
     ]
     comparison = compared(*many)
     assert (comparison.compared, comparison.agreed, len(comparison.changed)) == (2000, 0, 10)
+    everything = compared(*many, *[(failure("a"), failure("a"))] * 20, max_named=5000)
+    assert (len(everything.changed), len(everything.failures)) == (2000, 20)
+
+
+def test_two_models_agree_where_they_choose_the_same_shared_class() -> None:
+    # Class 1 of the first model is class 0 of the second, and class 2 is class 1. The others are not shared.
+    probabilities = [
+        ([0.1, 0.7, 0.2], [0.6, 0.4], True),  # the same class
+        ([0.1, 0.2, 0.7], [0.9, 0.1], False),  # two shared classes
+        ([0.8, 0.1, 0.1], [0.7, 0.3], False),  # a class that only the first has
+        ([0.1, 0.5, 0.4], [0.2, 0.1, 0.7], False),  # a class that only the second has
+    ]
+    comparison = compared(
+        *((answer(str(n), np.array(a)), answer(str(n), np.array(b))) for n, (a, b, _) in enumerate(probabilities)),
+        shared={1: 0, 2: 1},
+    )
+    assert (comparison.compared, comparison.agreed, comparison.unshared) == (4, 1, 2)
+    assert [change.source for change in comparison.changed] == ["1", "2", "3"]
+    assert [(change.reference.class_index, change.other.class_index) for change in comparison.changed] == [
+        (2, 0),
+        (0, 0),
+        (1, 2),
+    ]
+    changes = [max(abs(a[1] - b[0]), abs(a[2] - b[1])) for a, b, _ in probabilities]
+    assert comparison.largest_change == pytest.approx(max(changes))
+    assert comparison.mean_change == pytest.approx(np.mean(changes))
 
 
 def test_the_two_answers_to_each_image_are_read_as_they_come() -> None:

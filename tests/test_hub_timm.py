@@ -155,6 +155,36 @@ def test_an_unknown_model_lists_the_nearest() -> None:
     assert "timm:resnet18" in str(error.value.hint)
 
 
+def test_a_name_of_nothing_in_timm_is_refused_without_importing_it() -> None:
+    code = """
+import sys
+from imgclassify.errors import UnknownModelError
+from imgclassify.hub.loader import load_network
+from imgclassify.hub.network import LoadOptions
+for name in ("nonsense", "resnet18x.a1_in1k"):
+    try:
+        load_network(f"timm:{name}", LoadOptions())
+    except UnknownModelError as error:
+        print(error, "|", error.hint)
+print("timm" in sys.modules or "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second, imported = done.stdout.splitlines()
+    assert first.startswith("unknown model 'timm:nonsense' | ")
+    assert "timm:resnet18" in second
+    assert imported == "False"
+
+
+def test_each_name_that_timm_takes_is_mentioned_in_its_source() -> None:
+    from timm.models import _registry
+
+    assert len(_registry._deprecated_models) > 100
+    text = "\n".join(timm_registry._source_texts())
+    for name in (*timm.list_models(pretrained=True), *_registry._deprecated_models):
+        assert name.partition(".")[0] in text
+    timm_registry._require_mentioned("tf_efficientnet_b0_ns")  # renamed
+
+
 def test_a_feature_extractor_is_refused_as_no_classifier() -> None:
     with pytest.raises(CheckpointError, match="has no classes"):
         load_network("timm:vit_small_patch14_dinov2.lvd142m", LoadOptions(offline=True))

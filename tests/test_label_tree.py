@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -52,7 +51,7 @@ def test_every_node_lies_under_the_root_and_above_a_class(imagenet1k: LabelSet) 
 
 
 def test_the_tool_reads_wordnets_own_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = _load_tool("make_tree")
+    tool = importlib.import_module("make_tree")
     # Lines of WordNet 3.0's data.noun, shortened; the first ones are its licence.
     (tmp_path / "data.noun").write_text(
         "  1 This software and database is being provided to you\n"
@@ -77,15 +76,6 @@ def test_the_tool_reads_wordnets_own_format(tmp_path: Path, monkeypatch: pytest.
     assert tool.main(["--wordnet", str(tmp_path), "--check"]) == 1
     assert not target.exists()
     assert tool.main(["--wordnet", str(tmp_path)]) == tool.main(["--wordnet", str(tmp_path), "--check"]) == 0
-
-
-def _load_tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, CHECKOUT / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 # Names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import threading
 import zipfile
@@ -288,3 +289,11 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, crops: Any) -> 
     with pytest.raises(UsageError, match="cannot write to the folder"):
         folder.save("dog.jpg", crops[0])
     folder.close()
+
+
+def test_the_crop_of_stdin_is_named_so(tmp_path: Path) -> None:
+    with CropFolder(tmp_path, model="net") as folder:
+        folder.save("-", np.zeros((4, 4, 3), np.uint8))
+    [crop] = tmp_path.glob("*.png")
+    digest = hashlib.sha256(b"-").hexdigest()[:16]
+    assert crop.name == f"stdin-{digest}.png"

@@ -503,3 +503,46 @@ def test_another_file_is_no_undo_list(tmp_path: Path, content: bytes) -> None:
         list(undo_sort(tmp_path / "x"))
     with pytest.raises(UsageError, match="No such file"):
         list(undo_sort(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("names", "common"),
+    [
+        (["a/1.jpg", "a/x/2.jpg"], "a"),
+        (["a/x/1.jpg", "a/y/2.jpg"], "a"),
+        (["./1.jpg", "./a/2.jpg"], "."),  # as `predict .` names them
+        (["a/1.jpg", "b/2.jpg"], None),
+        (["1.jpg", "2.jpg"], None),  # named one by one, or by a glob
+        (["a/1.jpg", "2.jpg"], None),
+        (["-", "https://example.org/a/1.jpg"], None),
+        (["a/1.jpg", "https://example.org/a/1.jpg"], "a"),
+    ],
+)
+def test_the_folder_that_was_classified_is_known_by_the_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], common: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.jpg").write_text("x")
+    (tmp_path / "1.jpg").write_text("x")
+    (tmp_path / "-").write_text("x")
+    plan = plan_sort([record("1.jpg"), *map(record, names)], "sorted")
+    assert plan.sources_folder is None
+    if any((tmp_path / name).exists() for name in names):
+        plan = plan_sort([record(name) for name in names], "sorted")
+        assert plan.sources_folder == (None if common is None else (tmp_path / common).resolve())
+
+
+def test_an_undo_list_that_cannot_be_made_leaves_nothing(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_file(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", no_file)
+    plan = plan_sort([record(photos / "a" / "1.jpg")], tmp_path / "sorted")
+    undo_list = UndoList(plan.folder)
+    with undo_list, pytest.raises(UsageError, match=r"cannot write the undo list in .*sorted': Permission denied"):
+        list(sort_files(plan, undo_list))
+    assert undo_list.path is None
+    assert not plan.folder.exists()

@@ -168,3 +168,18 @@ def test_the_text_is_the_same_without_colour(images: list[ImageResult], show: Sh
     bare = show(*images, width=80, no_color=True)
     assert plain(bare) == plain(show(*images, width=80))
     assert not re.search(r"\x1b\[[0-9;]*3\dm", "\n".join(bare))
+
+
+def test_in_a_pipe_a_wide_cell_widens_its_column_for_the_rows_after_it() -> None:
+    stream = io.StringIO()
+    long, far = "photos/" + "x" * 50 + ".jpg", "y" * 200
+    with open_writer("table", stream, RUN, top_k=1) as writer:
+        for name, label in ((long, LONGEST), ("a.jpg", "cat"), (far, "cat"), ("犬.jpg", "dog")):
+            writer.write(answer(name, (label, 0.5)))
+        writer.write(failure("b.jpg", "damaged"))
+    wide, *narrow, failed = stream.getvalue().splitlines()
+    name, label = cell_len(long) + 2, cell_len(LONGEST) + 1
+    assert wide == f"{long}  {LONGEST}   50.0 %"
+    assert [cell_len(line) for line in narrow if far not in line] == [name + label + len("  50.0 %")] * 2
+    assert f"{far}  cat" in narrow[1]
+    assert failed.index("✗") == name

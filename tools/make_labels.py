@@ -12,6 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from generated_file import write_or_check
 from timm.data import ImageNetInfo
 from torchvision.models import ResNet50_Weights
 
@@ -47,17 +48,7 @@ def imagenet1k() -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Regenerate labels/imagenet1k.tsv.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the file differs")
-    check = parser.parse_args(arguments).check
-    expected = imagenet1k().encode()
-    if TARGET.is_file() and TARGET.read_bytes() == expected:
-        print(f"labels/{TARGET.name} is up to date")
-        return 0
-    if check:
-        print(f"labels/{TARGET.name} differs: run python tools/make_labels.py", file=sys.stderr)
-        return 1
-    TARGET.write_bytes(expected)
-    print(f"labels/{TARGET.name} written")
-    return 0
+    return write_or_check(TARGET, imagenet1k(), check=parser.parse_args(arguments).check)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from generated_file import write_or_check
+
 from imgclassify.labels import load_labels
 
 TARGET = Path(__file__).resolve().parent.parent / "labels" / "imagenet1k.tree.tsv"
@@ -82,16 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--wordnet", type=Path, default=WORDNET, metavar="FOLDER", help="the folder of data.noun")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the file differs")
     chosen = parser.parse_args(arguments)
-    expected = tree(chosen.wordnet / "data.noun").encode()
-    if TARGET.is_file() and TARGET.read_bytes() == expected:
-        print(f"labels/{TARGET.name} is up to date")
-        return 0
-    if chosen.check:
-        print(f"labels/{TARGET.name} differs: run python tools/make_tree.py", file=sys.stderr)
-        return 1
-    TARGET.write_bytes(expected)
-    print(f"labels/{TARGET.name} written")
-    return 0
+    return write_or_check(TARGET, tree(chosen.wordnet / "data.noun"), check=chosen.check)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ COMMANDS = {
     "duplicates": "Find images that are the same file, the same pixels, or the same image changed.",
     "search": "Find the images nearest to an image, among vectors of `embed`.",
     "sort": "Put image files into folders by their predictions.",
-    "compare": "Compare a faster setting with the exact one on your own images.",
+    "compare": "Compare two models, or a faster setting with the exact one, on your own images.",
     "models": "List, show, add, fetch, prepare, verify and remove models.",
     "labels": "List, show and search label sets.",
     "cache": "Show or clear the cache of weights and graphs.",

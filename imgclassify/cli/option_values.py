@@ -67,20 +67,20 @@ def complete_labels(incomplete: str) -> list[str]:
     return names + [f"{path}/" if path.is_dir() else str(path) for path in paths if path.name[0] != "."]
 
 
-def parse_number(option: str, text: str) -> int | None:
-    """Returns a whole number of at least 1, or None for "auto".
+def parse_number(option: str, text: str, word: str = "auto", *, least: int = 1) -> int | None:
+    """Returns a whole number of at least `least`, or None for `word`.
 
     Raises:
         UsageError: the text is neither.
     """
-    if text == "auto":
+    if text == word:
         return None
     try:
         number = int(text)
     except ValueError:
-        number = 0
-    if number < 1:
-        raise UsageError(f"{option} is {text!r}", hint="give a whole number of at least 1, or auto")
+        number = least - 1
+    if number < least:
+        raise UsageError(f"{option} is {text!r}", hint=f"give a whole number of at least {least}, or {word}")
     return number
 
 

@@ -75,6 +75,17 @@ Model = Annotated[
         help=f"Model to use: {_MODEL_FORMS}, or a file. Default: efficientnet_lite0, which needs no download.",
     ),
 ]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        rich_help_panel=OUTPUT_PANEL,
+        show_default=False,
+        help="File to write to. Default: stdout.",
+    ),
+]
 Overwrite = Annotated[
     bool,
     typer.Option(
@@ -278,17 +289,7 @@ class OutputOptions:
     jsonl: Annotated[
         bool, typer.Option("--jsonl", rich_help_panel=OUTPUT_PANEL, help="Short for --format jsonl.")
     ] = False
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            rich_help_panel=OUTPUT_PANEL,
-            show_default=False,
-            help="File to write to. Default: stdout.",
-        ),
-    ] = None
+    output: Output = None
     overwrite: Overwrite = False
 
     def find_format(self, record_type: "RecordType[Any]", *, default: str) -> "OutputFormat":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -108,7 +109,7 @@ class RunStats:
         """Returns the content of the --summary file (docs/output.md).
 
         Args:
-            output: the file with the records, if there is one.
+            output: the file with the records, if there is one. The null device holds none.
         """
         return {
             "schema": SCHEMA,
@@ -124,7 +125,7 @@ class RunStats:
             "skipped_extensions": dict(self.skipped_extensions.most_common()),
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.rate, 3),
-            "output": None if output is None else str(output),
+            "output": None if output is None or str(output) == os.devnull else str(output),
             "run": self.run.to_dict() if self.run else None,
         }
 
@@ -148,3 +149,8 @@ def format_duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def format_size(num_bytes: int) -> str:
+    """Formats a number of bytes as in 3.2 KiB or 1,234.5 MiB."""
+    return f"{num_bytes / 2**20:,.1f} MiB" if num_bytes >= 2**20 else f"{num_bytes / 2**10:.1f} KiB"

@@ -45,8 +45,21 @@ def _looks_like_source(name: str) -> bool:
 
 
 def _describe_unknown_option(error: Any, ctx: Any, args: list[str]) -> tuple[str, str | None]:
-    near = error.possibilities  # the nearest first
-    return f"unknown option {error.option_name}", f"did you mean {near[0]}?" if near else None
+    from imgclassify.output.formats import FORMATS
+
+    name, near = error.option_name, error.possibilities  # the nearest first
+    word, formats = name.removeprefix("--"), _formats_of(ctx)
+    if word in formats:
+        near = [f"--format {word}"]
+    elif formats and any(word == each.name for each in FORMATS):
+        return f"unknown option {name}", f"the values of --format are {', '.join(formats)}"
+    return f"unknown option {name}", f"did you mean {near[0]}?" if near else None
+
+
+def _formats_of(ctx: Any) -> list[str]:
+    """Returns the values of the command's option --format, if it has one."""
+    option = next((each for each in ctx.command.params if "--format" in each.opts), None)
+    return [] if option is None else [item.value for item in option.shell_complete(ctx, "")]
 
 
 def _describe_option_usage(error: Any, ctx: Any, args: list[str]) -> tuple[str, str | None]:

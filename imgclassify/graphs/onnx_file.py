@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 
 from imgclassify.checkpoints.storage import MappedFile
@@ -53,8 +54,11 @@ _MAIN: _Function = (b"", b"")
 class OnnxFile:
     """An .onnx file that was checked. onnxruntime opens it by its path."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, fetch: Callable[[str], object] | None = None) -> None:
         """
+        Args:
+            fetch: called with the relative path of each file that holds weights, before it is looked for.
+
         Raises:
             CheckpointError: the file is damaged, reads weights from outside its own folder, or has more than
                 MAX_NODES nodes.
@@ -71,6 +75,8 @@ class OnnxFile:
             self.metadata = read_metadata(self._file.view(0, len(self._file)))
             """What the exporter wrote about the model, by key."""
             for name in sorted(self.external):
+                if fetch is not None:
+                    fetch(name)
                 _check_location(path, name)
         except (OSError, ValueError) as error:
             raise unreadable_onnx(path, describe_error(error)) from error

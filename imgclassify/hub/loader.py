@@ -78,6 +78,12 @@ def load_unprepared(reference: ModelReference | str, options: LoadOptions) -> Ne
             "which has its own architecture",
             hint=f"leave out --arch, or give a file: -m ./weights.pth --arch {options.arch}",
         )
+    if options.checkpoint_key is not None and not reference.kind.takes_arch:
+        raise UsageError(
+            f"checkpoint_key is for the files of checkpoints, not for the model {reference.text!r}",
+            hint="leave it out",
+            argument="checkpoint_key",
+        )
     try:
         return reference.loader().load_network(reference, options)
     except (DownloadError, OfflineError) as error:

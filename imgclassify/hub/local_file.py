@@ -36,6 +36,7 @@ from imgclassify.hub.neighbour_files import NeighbourFiles
 from imgclassify.hub.network import LoadOptions, Network, PreprocessOverrides, labels_for_manifest
 from imgclassify.hub.reference import ModelReference, ReferenceLoader
 from imgclassify.hub.reference_hints import suggest_reference
+from imgclassify.labels import Label, LabelSet
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -50,11 +51,18 @@ class FileLoader(ReferenceLoader):
     def load_network(self, reference: ModelReference, options: LoadOptions) -> Network:
         path = Path(os.path.expanduser(reference.value))  # noqa: PTH111 - Path.expanduser raises for unknown users
         _require_file(path, reference.value)
+        found = file_kind.find_format(path, reference.value)
+        if found != file_kind.CHECKPOINT and options.checkpoint_key is not None:
+            raise UsageError(
+                f"checkpoint_key is for checkpoints, but {reference.value!r} contains its own network",
+                hint="leave it out",
+                argument="checkpoint_key",
+            )
         load = {
             file_kind.ONNX: _load_onnx,
             file_kind.TORCHSCRIPT: _load_torchscript,
             file_kind.CHECKPOINT: _load_checkpoint,
-        }[file_kind.find_format(path, reference.value)]
+        }[found]
         return load(reference.value, path, options)
 
     def cache_key(self, reference: ModelReference) -> dict[str, Any]:
@@ -272,21 +280,31 @@ def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
 
 
 def _read_graph_config(file: OnnxFile, options: LoadOptions) -> FileConfig:
-    """Returns what the input of a graph says of the preprocessing.
+    """Returns what the input of a graph says of the preprocessing, and the class names of its map of probabilities.
 
     The crop size is that of the graph, but not beside `--arch`: its resize belongs to its own crop size.
     """
+    labels = None
+    # With the user's labels, the classes of the map get their order: see engines/onnx_outputs.py.
+    if file.signature.class_names and options.labels is None:
+        named = enumerate(file.signature.class_names)
+        labels = LabelSet(str(file.path), tuple(Label(index, None, name) for index, name in named))
     image = find_image_input(file.signature.inputs, file.signature.layout)
     if image is None:
-        return FileConfig()
-    unchanged = PreprocessOverrides(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    known = unchanged if image.takes_bytes else PreprocessOverrides()
+        return FileConfig(labels=labels)
+    known = PreprocessOverrides()
+    if image.takes_bytes:
+        known = PreprocessOverrides(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        for name in ("mean", "std"):
+            if getattr(options.overrides, name) not in (None, getattr(known, name)):
+                logger.warning("--%s is not used: %s takes uint8 and normalises images itself", name, file.path)
     return FileConfig(
+        labels=labels,
         preprocess=replace(
             known,
             crop_size=image.fixed_size if options.arch is None else None,
             channel_order="grey" if image.channels == 1 else None,
-        )
+        ),
     )
 
 

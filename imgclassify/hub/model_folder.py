@@ -54,9 +54,11 @@ def load_folder(files: ModelFiles, options: LoadOptions) -> Network:
         UsageError: as in `from_arch.find_labels`.
     """
     config = read_config(files)
-    if isinstance(config.get("architecture"), str):
+    model_type = config.get("model_type")
+    # transformers has a type for the models of timm, and writes timm's configuration for it.
+    if isinstance(config.get("architecture"), str) and model_type in (None, "timm_wrapper"):
         return timm_folder.load_network(files, config, options)
-    if isinstance(config.get("model_type"), str):
+    if isinstance(model_type, str):
         return transformers_folder.load_network(files, config, options)
     raise CheckpointError(
         f"{CONFIG} of {files.reference} names no network: it has neither `architecture`, as timm writes it, nor "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections.abc import Collection, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -124,11 +125,30 @@ def registered_names() -> set[str]:
 
     They are read from timm's source in a tenth of a second. Importing timm would take seconds.
     """
+    pattern = re.compile(r"^@register_model\s+def (\w+)", re.MULTILINE)
+    return {name for text in _source_texts() for name in pattern.findall(text)}
+
+
+def _source_texts() -> Iterator[str]:
+    """Yields the text of each module with models of timm. There is none if timm is not installed."""
     package = find_spec("timm")
     folders = package.submodule_search_locations if package else None
-    sources = Path(folders[0], "models").rglob("*.py") if folders else ()
-    pattern = re.compile(r"^@register_model\s+def (\w+)", re.MULTILINE)
-    return {name for path in sources for name in pattern.findall(path.read_text("utf-8"))}
+    for path in Path(folders[0], "models").rglob("*.py") if folders else ():
+        yield path.read_text("utf-8")
+
+
+def _require_mentioned(name: str) -> None:
+    """Refuses a name whose architecture timm's source mentions nowhere, without importing timm.
+
+    Names that timm has renamed, such as "tf_efficientnet_b0_ns", are mentioned but not registered.
+
+    Raises:
+        UnknownModelError: there is no such name. The nearest are listed.
+    """
+    pattern = re.compile(rf"\b{re.escape(name.partition('.')[0])}\b")
+    texts = list(_source_texts())
+    if texts and not any(map(pattern.search, texts)):
+        raise _unknown_model(name, registered_names())
 
 
 def preprocess_spec(config: dict[str, Any]) -> PreprocessSpec:
@@ -160,6 +180,7 @@ def _pretrained_cfg(name: str) -> dict[str, Any]:
     Raises:
         UnknownModelError: there is no such model, or it has no pretrained weights.
     """
+    _require_mentioned(name)
     import timm
 
     try:
@@ -167,17 +188,14 @@ def _pretrained_cfg(name: str) -> dict[str, Any]:
     except RuntimeError:
         config = None
     if config is None or not (config.hf_hub_id or config.url):
-        raise _unknown_model(name, found=config is not None)
+        raise _unknown_model(name, timm.list_models(pretrained=True), found=config is not None)
     found: dict[str, Any] = config.to_dict()
     return found
 
 
-def _unknown_model(name: str, *, found: bool) -> UnknownModelError:
-    import timm
-
-    valid = timm.list_models(pretrained=True)
+def _unknown_model(name: str, valid: Collection[str], *, found: bool = False) -> UnknownModelError:
     near = difflib.get_close_matches(name, valid, n=5, cutoff=0.4)
-    near = near or [candidate for candidate in valid if candidate.startswith(name[:4])][:5]
+    near = near or [candidate for candidate in sorted(valid) if candidate.startswith(name[:4])][:5]
     return UnknownModelError(
         f"timm has no pretrained weights for {name!r}" if found else f"unknown model 'timm:{name}'",
         hint="the nearest names are " + ", ".join(f"timm:{candidate}" for candidate in near)

@@ -145,6 +145,6 @@ class CropFolder:
 def _file_name(source: str) -> str:
     """Returns a readable part of the source's name, and a digest of all of it."""
     last = source.replace("\\", "/").replace("!", "/").partition("?")[0].rstrip("/").rpartition("/")[2]
-    stem = safe_name(os.path.splitext(last)[0])  # noqa: PTH122 - the name of any source
+    stem = "stdin" if source == "-" else safe_name(os.path.splitext(last)[0])  # noqa: PTH122 - any source's name
     digest = hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest()
     return f"{stem}-{digest[:_DIGEST_DIGITS]}.png"

@@ -203,13 +203,18 @@ def format_of_path(path: Path, record_type: RecordType[Any]) -> OutputFormat:
     return found
 
 
-def format_names(record_type: str) -> str:
+def format_names(record_type: str, *, has_vectors: bool = False) -> str:
     """Returns the names of imgclassify's own formats for a record type, for the help of an option.
 
     Args:
-        record_type: the name of the record type.
+        record_type: the name of the record type. Importing the record type itself may take long.
+        has_vectors: whether its records have a Vector.
     """
-    return ", ".join(each.name for each in FORMATS if not each.record_types or record_type in each.record_types)
+    return ", ".join(
+        each.name
+        for each in FORMATS
+        if (not each.record_types or record_type in each.record_types) and (each.holds_vectors or not has_vectors)
+    )
 
 
 def _first_match(matches: Callable[[OutputFormat], bool], record_type: RecordType[Any]) -> OutputFormat | None:

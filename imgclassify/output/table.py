@@ -24,8 +24,10 @@ _WIDTH_FOR_RUNNERS_UP = 70
 """The width in cells from which on a terminal's rows show predictions besides the best one."""
 _PIPE_WIDTH = 100
 """The width in cells that the bars are based on if there is no terminal."""
-_PIPE_SOURCE_CELLS = 33
-_PIPE_LABEL_CELLS = 26
+_PIPE_CELLS = (33, 26)
+"""The least widths in cells of the columns for names and labels in a pipe."""
+_WIDEST_PIPE_CELLS = 80
+"""A wider cell does not widen its column."""
 
 
 class TableWriter:
@@ -47,6 +49,8 @@ class TableWriter:
         self._count = 0
         self._folder = ""
         """The folder of the row before."""
+        self._pipe_cells = _PIPE_CELLS
+        """The widths of the columns so far. A wider cell widens its column for all rows after it."""
 
     def __enter__(self) -> Self:
         return self
@@ -123,7 +127,25 @@ class TableWriter:
         if self._terminal:
             self._print(_terminal_row(self._print_folder(result.source), result, self._width), cut=True)
         else:
-            self._print(_pipe_row(result))
+            self._print(self._pipe_row(result))
+
+    def _pipe_row(self, result: ImageResult) -> Line:
+        source = make_printable(result.source)
+        best, *others = result.predictions or (None,)
+        label = make_printable(best.label) if best else ""
+        first, second = (
+            max(cells, cell_len(text)) if cell_len(text) <= _WIDEST_PIPE_CELLS else cells
+            for cells, text in zip(self._pipe_cells, (source, label), strict=True)
+        )
+        self._pipe_cells = first, second
+        line = Line(pad_text(source, first) + "  ")
+        if best is None:
+            line.append(_describe_failure(result))
+            return line
+        line.append(f"{pad_text(label, second)} {_format_percent(best, 1):>8}  ")
+        runners = (f"{make_printable(other.label)} {_format_percent(other, 1)}" for other in others[:_RUNNERS_UP])
+        line.append(" · ".join(runners))
+        return line
 
     def _print_folder(self, source: str) -> tuple[str, str]:
         """Prints the folder of a source, unless it is that of the row before.
@@ -160,18 +182,6 @@ def _terminal_row(name: tuple[str, str], result: ImageResult, width: int) -> Lin
     line.append(label, style="bold")
     if width >= _WIDTH_FOR_RUNNERS_UP:
         line.append(_join_runners_up(others, width // 5 - cell_len(label), room - cell_len(label)), style="dim")
-    return line
-
-
-def _pipe_row(result: ImageResult) -> Line:
-    line = Line(pad_text(make_printable(result.source), _PIPE_SOURCE_CELLS) + "  ")
-    if result.error:
-        line.append(_describe_failure(result))
-        return line
-    best, *others = result.predictions
-    line.append(f"{pad_text(make_printable(best.label), _PIPE_LABEL_CELLS)} {_format_percent(best, 1):>8}  ")
-    runners = (f"{make_printable(other.label)} {_format_percent(other, 1)}" for other in others[:_RUNNERS_UP])
-    line.append(" · ".join(runners))
     return line
 
 

@@ -26,8 +26,8 @@ LABELINGS = ("label", "wnid")
 NO_ANSWER = "without a prediction"
 UNSURE = "not probable enough"
 REPEATED = "named more than once"
-NOT_A_FILE = "not files on disk"
-SYMBOLIC_LINK = "symbolic links, which are not moved"
+NOT_A_FILE = "not on disk as a file"
+SYMBOLIC_LINK = "not moved because of a symbolic link"
 MISSING = "missing"
 """Reasons why a record's file is left out. Only MISSING is a failure."""
 
@@ -56,6 +56,8 @@ class SortPlan:
     """The names of the other sources, by reason."""
     num_bytes: int = 0
     """The size of the files in `transfers`."""
+    sources_folder: Path | None = None
+    """The folder that was probably classified: the names of all sources begin with it. Absolute."""
 
 
 def plan_sort(
@@ -108,6 +110,7 @@ def plan_sort(
     for source, key in answers:
         planner.add(source, names[key])
     planner.require_files()
+    planner.plan.sources_folder = _common_folder([source for source, _ in answers])
     return planner.plan
 
 
@@ -225,14 +228,27 @@ class _Planner:
         return self.plan.action == "copy" and not target.is_symlink() and same_content(source, target)
 
 
+def _common_folder(names: list[str]) -> Path | None:
+    """Returns the folder with which all names begin. A name without a folder was not found in one."""
+    folders = {os.path.dirname(name) for name in names if name != "-" and not is_url(name)}  # noqa: PTH120 - names
+    try:
+        common = os.path.commonpath(folders)
+    except ValueError:  # there is none
+        return None
+    # commonpath drops the "." with which all names of `predict .` begin.
+    if "" in folders or (not common and not all(folder.startswith(os.curdir) for folder in folders)):
+        return None
+    return Path(os.path.realpath(common))
+
+
 def _require_folder(folder: str | os.PathLike[str]) -> Path:
+    """Returns the absolute path of a folder that exists or can be made."""
     try:
         real = Path(os.path.realpath(folder))
-        if real.is_dir():
-            return real
-        if os.path.lexists(real):
-            raise UsageError(f"{os.fspath(folder)!r} is not a folder", hint="choose another --into")
-        if not real.parent.is_dir():
+        nearest = next(path for path in (real, *real.parents) if os.path.lexists(path))
+        if not nearest.is_dir():
+            raise UsageError(f"{str(nearest)!r} is not a folder", hint="choose another --into")
+        if nearest not in (real, real.parent):
             raise UsageError(
                 f"the folder {str(real.parent)!r} does not exist", hint="make it, or choose another --into"
             )

@@ -86,16 +86,25 @@ class UndoList:
             ) from error
 
     def _create(self) -> None:
-        """Makes the file, and before it the folder if there is none."""
+        """Makes the file, and before it the folder if there is none. If that fails, nothing is left of them."""
         makes_folder = not self._folder.is_dir()
         if makes_folder:
             self._folder.mkdir()
         stamp = datetime.now().astimezone().strftime("%Y%m%dT%H%M%S-%f")
-        self.path = self._folder / f"{_PREFIX}{stamp}{_SUFFIX}"
-        self._stream = self.path.open("x", encoding="ascii")
-        self._stream.write(json.dumps({"schema": SCHEMA}) + "\n")
-        if makes_folder:
-            self._stream.write(json.dumps({"action": FOLDER, "target": "."}) + "\n")
+        path = self._folder / f"{_PREFIX}{stamp}{_SUFFIX}"
+        try:
+            stream = path.open("x", encoding="ascii")
+            stream.write(json.dumps({"schema": SCHEMA}) + "\n")
+            if makes_folder:
+                stream.write(json.dumps({"action": FOLDER, "target": "."}) + "\n")
+            stream.flush()
+        except OSError:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+                if makes_folder:
+                    self._folder.rmdir()
+            raise
+        self.path, self._stream = path, stream
 
 
 def draft_path(target: Path, undo_list: Path) -> Path:

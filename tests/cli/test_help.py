@@ -72,7 +72,7 @@ def test_words_that_stand_for_values_are_in_upper_case() -> None:
         for parameter in command.params:
             if not getattr(parameter, "is_flag", False):
                 word = help_text.metavar_of(parameter)
-                assert re.fullmatch(r"[A-Z,x]+(\|(auto|-|[A-Zx]+))?", word), (name, word)
+                assert re.fullmatch(r"[A-Z,x]+(\|(auto|all|-|[A-Zx]+))?", word), (name, word)
 
 
 def test_a_list_of_sources_is_shown_as_one(run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,12 @@ def test_group_may_be_given_several_times(run: Run) -> None:
     assert [each["label"] for each in found["run"]["groups"]] == ["dog", "cat", "bird", "other"]
     wrong = run("predict", CAT, "--group", "dog,cat", "--only", "bird")
     assert "hint: the labels are dog, cat, other" in wrong.err
+
+
+def test_counts_alone_have_no_output(run: Run, tmp_path: Path) -> None:
+    for option in ([], ["-o", os.devnull, "-f", "jsonl"]):
+        run("predict", CAT, "--count", "--summary", tmp_path / "summary.json", *option)
+        assert json.loads((tmp_path / "summary.json").read_bytes())["output"] is None
 
 
 def test_labels_are_counted_instead_of_written(run: Run) -> None:

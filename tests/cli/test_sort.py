@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shlex
 import signal
@@ -185,3 +186,83 @@ def test_by_group_is_by_the_label_of_a_grouped_run(
     assert run("sort", "groups.jsonl", "--into", "sorted", "--by", "group", "--copy", "--yes").status == 0
     found = {path.parent.name: path.name for path in (tmp_path / "sorted").glob("*/*.jpg")}
     assert found == {"cat": "cat.jpg", "drink": "coffee.jpg", "other": "rocket.jpg"}
+
+
+def test_an_unwritable_target_fails_before_anything_is_said(run: Run, results: Path, tmp_path: Path) -> None:
+    (tmp_path / "afile").write_text("x")
+    for into in ("afile", "afile/x", "afile/x/y"):
+        outcome = run("sort", results, "--into", into, "--yes")
+        assert (outcome.status, outcome.out) == (2, "")
+        assert f"error: {str(tmp_path / 'afile')!r} is not a folder" in outcome.err
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which not even root can write")
+def test_no_undo_is_offered_where_none_could_be_written(run: Run, results: Path) -> None:
+    outcome = run("sort", results, "--into", "/proc/self", "--yes")
+    assert (outcome.status, outcome.out) == (2, "")
+    assert outcome.err.startswith("error: cannot write the undo list in '/proc/")
+
+
+def test_a_full_disk_is_accounted_for(
+    run: Run, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "efgh":
+        (tmp_path / "photos" / f"{name}.jpg").write_text(name)
+    rows = [f"photos/{name}.jpg,net,4,3,1,,x,0.5,," for name in "efgh"]
+    results.write_text(results.read_text() + "\n".join(rows) + "\n")
+    copyfile = transfer.shutil.copyfile
+
+    def until_full(source: Path, target: Path) -> None:
+        if source.name == "f.jpg":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        copyfile(source, target)
+
+    monkeypatch.setattr(transfer.shutil, "copyfile", until_full)
+    outcome = run("sort", results, "--into", "sorted", "--yes")
+    assert outcome.status == 1
+    # 6 files: a, b and e are copied, f fails, g and h are not reached
+    assert "copied 3 files into" in outcome.err
+    assert outcome.err.endswith(", 1 failed, 2 not reached: run the same command again to go on\n")
+    monkeypatch.setattr(transfer.shutil, "copyfile", copyfile)
+    assert "copied 3 files into" in run("sort", results, "--into", "sorted", "--yes").err
+
+
+def test_where_there_is_nothing_to_do_it_says_so(run: Run, results: Path) -> None:
+    for option in ([], ["--yes"]):
+        outcome = run("sort", results, "--into", "sorted", "--min-probability", "1", *option)
+        assert outcome.status == 0
+        assert "nothing to do: there is no file to copy into" in outcome.err
+        assert "--yes" not in outcome.err
+    run("sort", results, "--into", "sorted", "--yes")
+    again = run("sort", results, "--into", "sorted")
+    assert "nothing to do" in again.err
+    assert "golden retriever" in again.out
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(run: Run, results: Path, tmp_path: Path) -> None:
+    (tmp_path / "sorted").mkdir()
+    (tmp_path / "sorted" / "tabby").write_text("not a folder")
+    outcome = run("sort", results, "--into", "sorted", "--yes")
+    assert outcome.status == 1
+    assert f"b.jpg' cannot be sorted: File exists: {str(tmp_path / 'sorted' / 'tabby')!r}" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("action", "words"), [("copy", "the copies too"), ("link", "the links too"), ("move", "the moved files again")]
+)
+def test_a_folder_within_the_images_is_warned_of(
+    run: Run, results: Path, tmp_path: Path, action: str, words: str
+) -> None:
+    for option in ([], ["--yes"]):
+        outcome = run("sort", results, "--into", "photos/by", f"--{action}", *option)
+        assert (
+            f"lies within the folder of the images; a later run over '{tmp_path / 'photos'}' classifies"
+            in outcome.err
+        )
+        assert f"classifies {words}, unless --exclude /by/ is given" in outcome.err
+    assert "warning" not in run("sort", results, "--into", "elsewhere", f"--{action}").err
+    # The option that is named does what is said.
+    example = Path(__file__).parent.parent.parent / "examples" / "cat.jpg"
+    (tmp_path / "photos" / "cat.jpg").write_bytes(example.read_bytes())
+    records = run("predict", "photos", "--exclude", "/by/", "--jsonl", "--exclude", "?.jpg").out
+    assert [json.loads(line)["source"] for line in records.splitlines()] == [f"photos{os.sep}cat.jpg"]

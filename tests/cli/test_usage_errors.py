@@ -15,6 +15,11 @@ from .conftest import Run, process
     ("line", "error", "hint"),
     [
         ("predict a.jpg --topk 3", "unknown option --topk", "did you mean --top-k?"),
+        ("predict a.jpg --csv", "unknown option --csv", "did you mean --format csv?"),
+        ("predict a.jpg --parquet", "unknown option --parquet", "did you mean --format parquet?"),
+        ("embed a.jpg --npz", "unknown option --npz", "did you mean --format npz?"),
+        ("embed a.jpg --csv", "unknown option --csv", "the values of --format are json, jsonl, parquet, npz"),
+        ("duplicates a.jpg --csv", "unknown option --csv", "did you mean --format csv?"),
         ("predict a.jpg --zzz", "unknown option --zzz", "run `imgclassify predict --help`"),
         ("predict a.jpg -x", "unknown option -x", "run `imgclassify predict --help`"),
         ("predict a.jpg --top-k abc", "--top-k is 'abc'", "give a whole number of at least 1"),

@@ -17,6 +17,7 @@ from imgclassify.cli import console
 from imgclassify.cli.app import CommandApp
 from imgclassify.cli.main import COMMANDS
 from imgclassify.cli.options import Debug, Json, Quiet
+from imgclassify.cli.stats import format_size
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import WeightsError
 
@@ -56,13 +57,13 @@ def info(json: Json = False, debug: Debug = False) -> None:
     if entries:
         typer.echo()
         rows = [
-            [entry.kind, entry.path.name, entry.model, _format_size(entry.bytes)]
+            [entry.kind, entry.path.name, entry.model, format_size(entry.bytes)]
             for entry in entries
             if entry.kind != _LOCK
         ]
         if locks := sum(entry.kind == _LOCK for entry in entries):
-            rows.append([_LOCK, f"{locks} empty", "", _format_size(0)])
-        print_table(["kind", "name", "model", "size"], [*rows, ["total", "", "", _format_size(total)]], right=[3])
+            rows.append([_LOCK, f"{locks} empty", "", format_size(0)])
+        print_table(["kind", "name", "model", "size"], [*rows, ["total", "", "", format_size(total)]], right=[3])
     else:
         console.print_message("nothing is stored")
 
@@ -91,7 +92,7 @@ def clear(
         for folder in (paths.prepared_folder(), paths.cache_folder()):
             with suppress(OSError):  # it does not exist, or holds something of somebody else
                 folder.rmdir()
-    console.print_message(f"{'would free' if dry_run else 'freed'} {_format_size(freed)}")
+    console.print_message(f"{'would free' if dry_run else 'freed'} {format_size(freed)}")
 
 
 def _cache_folders() -> dict[str, Path]:
@@ -172,7 +173,3 @@ def _remove_folder(folder: Path) -> None:
         shutil.rmtree(folder)
     except OSError as error:
         raise WeightsError(f"cannot remove {folder}: {error.strerror}", hint="remove the folder by hand") from error
-
-
-def _format_size(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:.1f} MiB" if num_bytes >= 2**20 else f"{num_bytes / 2**10:.1f} KiB"

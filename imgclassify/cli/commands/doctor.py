@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json as jsonlib
 import os
 import platform
@@ -31,11 +32,19 @@ from imgclassify.sources import IMAGE_FORMATS
 _PACKAGES = ("pillow", "numpy", "safetensors", "requests")
 _EXPORT = "pip install onnx onnxscript for `models prepare`, which exports graphs of networks that have none"
 _EXTRAS = {
-    "pillow-heif": "pip install pillow-heif to open HEIC",
-    "pyarrow": "pip install pyarrow to write Parquet",
-    "onnx": _EXPORT,
-    "onnxscript": _EXPORT,
+    ("pillow-heif",): "pip install pillow-heif to open HEIC",
+    ("pyarrow",): "pip install pyarrow to write Parquet",
+    (
+        "opencv-python-headless",
+        "opencv-python",
+        "opencv-contrib-python-headless",
+        "opencv-contrib-python",
+    ): "pip install opencv-python-headless for `duplicates`, which finds changed images with it",
+    ("usearch",): "pip install usearch for `duplicates` among more than 200,000 images",
+    ("onnx",): _EXPORT,
+    ("onnxscript",): _EXPORT,
 }
+"""Optional packages: any of the names, of which the first is proposed → what it is good for."""
 _CPU_EXTENSIONS = {
     "avx2": "AVX2",
     "avx512f": "AVX-512",
@@ -156,9 +165,11 @@ def _list_image_formats() -> Iterator[Check]:
 
 
 def _check_extras() -> Iterator[Check]:
-    for package, remedy in _EXTRAS.items():
-        found = _find_version(package)
-        yield Check(package, found) if found else Check(package, "not installed (optional)", True, remedy, True)
+    for packages, remedy in _EXTRAS.items():
+        found = {package: number for package in packages if (number := _find_version(package))}
+        yield from itertools.starmap(Check, found.items())
+        if not found:
+            yield Check(packages[0], "not installed (optional)", remedy=remedy, optional=True)
 
 
 def _find_version(package: str) -> str | None:

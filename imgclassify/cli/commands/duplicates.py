@@ -22,6 +22,7 @@ from imgclassify.cli.options import (
     ConsoleOptions,
     Model,
     Offline,
+    Output,
     Overwrite,
     SourceOptions,
 )
@@ -86,17 +87,7 @@ def duplicates(
             help=f"Output format: {', '.join(_FORMATS)}.",
         ),
     ] = "table",
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            rich_help_panel=OUTPUT_PANEL,
-            show_default=False,
-            help="File to write to. Default: stdout.",
-        ),
-    ] = None,
+    output: Output = None,
     overwrite: Overwrite = False,
     offline: Offline = False,
     console_options: ConsoleOptions,

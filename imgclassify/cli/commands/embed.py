@@ -24,8 +24,11 @@ from imgclassify.cli.options import (
     UnattendedOptions,
 )
 from imgclassify.cli.run import open_run
+from imgclassify.output.formats import format_names
 
 app = CommandApp(add_completion=False)
+
+_FORMATS = format_names("embeddings", has_vectors=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -59,11 +62,11 @@ class EmbeddingOutputOptions(OutputOptions):
         typer.Option(
             "--format",
             "-f",
-            autocompletion=complete_from(["jsonl", "json", "parquet", "npz"]),
+            autocompletion=complete_from(_FORMATS.split(", ")),
             metavar="FORMAT",
             rich_help_panel=OUTPUT_PANEL,
             show_default=False,
-            help="Output format: jsonl, json, parquet, npz. Default: from the extension of --output, else jsonl.",
+            help=f"Output format: {_FORMATS}. Default: from the extension of --output, else jsonl.",
         ),
     ] = None
 

@@ -1,6 +1,7 @@
 """imgclassify sort: puts image files into folders by their predictions."""
 
 import io
+import logging
 import os
 import shlex
 import sys
@@ -8,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -19,6 +20,7 @@ from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.option_values import complete_from
 from imgclassify.cli.options import ConsoleOptions
 from imgclassify.cli.shutdown import GracefulShutdown
+from imgclassify.cli.stats import count_of, format_size
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import ExitStatus, UsageError, describe_error
 
@@ -28,9 +30,21 @@ if TYPE_CHECKING:
 
 app = CommandApp(add_completion=False)
 
+logger = logging.getLogger("imgclassify")
+
 _ACTIONS = "Action"
 _NAMES_SHOWN = 3
 """Number of names to show of files that are left out. -v shows all."""
+
+
+class _Outcome(NamedTuple):
+    """What became of the files of a plan."""
+
+    done: Counter[str]
+    """The number of sorted files, by folder."""
+    failed: int
+    status: ExitStatus | None
+    """The status of the signal that stopped it; None if none did."""
 
 
 @app.command(
@@ -97,7 +111,7 @@ def sort(
             help="Undo an earlier sort. LIST is the undo list that it made in FOLDER.",
         ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it. Otherwise, only show what would be done.")] = (False),
+    yes: Annotated[bool, typer.Option("--yes", help="Do it. Otherwise, only show what would be done.")] = False,
     console_options: ConsoleOptions,
 ) -> None:
     """Put image files into folders by their most probable predictions.
@@ -142,33 +156,36 @@ def _read_results(path: Path) -> "Iterator[ImageResult]":
 def _sort(plan: "SortPlan", *, yes: bool) -> ExitStatus:
     from imgclassify.sorting.plan import MISSING
 
-    if not yes:
-        _print_folders(plan, Counter(transfer.target.parent.name for transfer in plan.transfers))
-        _print_left_out(plan)
-        size = f" ({_format_size(plan.num_bytes)})" if plan.action == "copy" else ""
-        print_message(f"would {plan.action} {_count(len(plan.transfers), 'file')}{size} into {str(plan.folder)!r}")
-        print_message("nothing was changed: add --yes")
-        return ExitStatus.OK
-    status, done, failed = _carry_out(plan)
-    _print_folders(plan, done)
+    outcome = _carry_out(plan) if yes and plan.transfers else None
+    files = outcome.done if outcome else Counter(transfer.target.parent.name for transfer in plan.transfers)
+    _print_folders(plan, files)
     _print_left_out(plan)
-    past = {"copy": "copied", "link": "linked", "move": "moved"}[plan.action]
-    failures = f", {failed:,} failed" if failed else ""
-    print_message(f"{past} {_count(done.total(), 'file')} into {str(plan.folder)!r}{failures}")
-    if status is not None:
-        return status
-    return ExitStatus.SOME_IMAGES_FAILED if failed or plan.left_out.get(MISSING) else ExitStatus.OK
+    if not plan.transfers:
+        print_message(f"nothing to do: there is no file to {plan.action} into {str(plan.folder)!r}")
+    else:
+        _warn_of_later_runs(plan)
+    if outcome:
+        print_message(_describe(outcome, plan))
+    elif plan.transfers:
+        size = f" ({format_size(plan.num_bytes)})" if plan.action == "copy" else ""
+        print_message(f"would {plan.action} {_count_files(len(plan.transfers))}{size} into {str(plan.folder)!r}")
+        print_message("nothing was changed: add --yes")
+    if not yes:
+        return ExitStatus.OK
+    if outcome and outcome.status is not None:
+        return outcome.status
+    incomplete = plan.left_out.get(MISSING) or (outcome and outcome.done.total() < len(plan.transfers))
+    return ExitStatus.SOME_IMAGES_FAILED if incomplete else ExitStatus.OK
 
 
-def _carry_out(plan: "SortPlan") -> tuple[ExitStatus | None, Counter[str], int]:
-    """Returns the status of a signal that stopped it, the number of sorted files by folder, and of failed ones."""
+def _carry_out(plan: "SortPlan") -> _Outcome:
     from imgclassify.sorting import UndoList, sort_files
 
     done: Counter[str] = Counter()
     failed = 0
 
     def progress() -> str:
-        return f"{done.total() + failed:,} of {_count(len(plan.transfers), 'file')}"
+        return f"{done.total() + failed:,} of {_count_files(len(plan.transfers))}"
 
     with UndoList(plan.folder) as undo_list, GracefulShutdown() as shutdown:
         try:
@@ -178,16 +195,49 @@ def _carry_out(plan: "SortPlan") -> tuple[ExitStatus | None, Counter[str], int]:
                         done[target.parent.name] += 1
                     else:
                         failed += 1
-                        print_error(f"{str(source)!r} cannot be sorted: {describe_error(error)}", None)
+                        print_error(f"{str(source)!r} cannot be sorted: {_describe_os_error(error)}", None)
                     if shutdown.stop_requested.is_set():
                         break
         finally:
             if undo_list.path:
                 print_message(f"to undo: imgclassify sort --undo {shlex.quote(str(undo_list.path))}")
-    not_reached = len(plan.transfers) - done.total() - failed
+    return _Outcome(done, failed, shutdown.status)
+
+
+def _describe(outcome: _Outcome, plan: "SortPlan") -> str:
+    """Accounts for each file of the plan."""
+    past = {"copy": "copied", "link": "linked", "move": "moved"}[plan.action]
+    account = f"{past} {_count_files(outcome.done.total())} into {str(plan.folder)!r}"
+    if outcome.failed:
+        account += f", {outcome.failed:,} failed"
+    not_reached = len(plan.transfers) - outcome.done.total() - outcome.failed
     if not_reached:
-        print_message(f"stopped; {_count(not_reached, 'file')} not reached: run the same command again to go on")
-    return shutdown.status, done, failed + (0 if shutdown.status else not_reached)
+        account += f", {not_reached:,} not reached: run the same command again to go on"
+    return account
+
+
+def _describe_os_error(error: OSError) -> str:
+    words = describe_error(error)
+    if isinstance(error, FileExistsError):  # it is not about the source
+        words += f": {str(error.filename2 or error.filename)!r}"
+    return words
+
+
+def _warn_of_later_runs(plan: "SortPlan") -> None:
+    """Warns if a later run over the same folder will classify what is put into the folder."""
+    # The results do not tell which folder was classified, or which globs, so this is no error.
+    sources = plan.sources_folder
+    if sources is None or not plan.folder.is_relative_to(sources):
+        return
+    what = {"copy": "the copies too", "link": "the links too", "move": "the moved files again"}[plan.action]
+    within = "is" if plan.folder == sources else "lies within"
+    logger.warning(
+        "%r %s the folder of the images; a later run over %r classifies %s%s",
+        *(str(plan.folder), within, str(sources), what),
+        ""
+        if plan.folder == sources
+        else f", unless --exclude /{plan.folder.relative_to(sources).as_posix()}/ is given",
+    )
 
 
 def _undo(undo_list: Path, *, yes: bool) -> ExitStatus:
@@ -195,7 +245,7 @@ def _undo(undo_list: Path, *, yes: bool) -> ExitStatus:
 
     outcomes: Counter[str] = Counter()
     kept = False
-    with GracefulShutdown() as shutdown, _show(lambda: _count(outcomes.total(), "file")):
+    with GracefulShutdown() as shutdown, _show(lambda: _count_files(outcomes.total())):
         for result in undo_sort(undo_list, dry_run=not yes):
             outcomes[result.outcome] += 1
             if not result.reverted:
@@ -205,7 +255,9 @@ def _undo(undo_list: Path, *, yes: bool) -> ExitStatus:
             if shutdown.stop_requested.is_set():
                 break
     if outcomes:
-        print_table(["outcome", "files"], [[name, f"{n:,}"] for name, n in sorted(outcomes.items())], right=[1])
+        print_table(
+            ["outcome", "files"], [[name, f"{n:,}"] for name, n in sorted(outcomes.items())], right=[1], wrapped=[0]
+        )
     if not yes:
         print_message("nothing was changed: add --yes")
         return ExitStatus.OK
@@ -221,7 +273,7 @@ def _print_folders(plan: "SortPlan", files: Counter[str]) -> None:
     names = sorted(files.keys() | plan.already_there.keys(), key=str.casefold)
     rows = [[name + os.sep, f"{files[name]:,}", f"{plan.already_there[name]:,}"] for name in names]
     if rows:
-        print_table(["folder", "files", "already there"], rows, right=[1, 2])
+        print_table(["folder", "files", "already there"], rows, right=[1, 2], wrapped=[0])
 
 
 def _print_left_out(plan: "SortPlan") -> None:
@@ -232,9 +284,5 @@ def _print_left_out(plan: "SortPlan") -> None:
             print_verbose(f"  {name!r}")
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _format_size(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:,.1f} MiB"
+def _count_files(number: int) -> str:
+    return count_of(number, "file")
