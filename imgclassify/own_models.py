@@ -18,7 +18,7 @@ from imgclassify.catalog.writing import format_manifest
 from imgclassify.errors import LabelsError, UnavailableError, UsageError
 from imgclassify.graphs.onnx_file import OnnxFile
 from imgclassify.hub import from_arch, local_file
-from imgclassify.hub.reference import ModelReference
+from imgclassify.hub.reference import ModelReference, is_path
 from imgclassify.labels import LabelSet
 from imgclassify.labels.writing import format_labels
 from imgclassify.runner import ModelRunner, load_runner
@@ -125,7 +125,7 @@ def _check_name(name: str, *, overwrite: bool) -> Path:
             f"{name!r} cannot be the name of a model",
             hint="use ASCII letters, digits, and _ . + -, and begin with a letter or digit",
         )
-    if not ModelReference.parse(name).kind.in_catalog:
+    if is_path(name):
         raise UsageError(
             f"{name!r} cannot be the name of a model: -m would take it for a file",
             hint="leave out the file extension",

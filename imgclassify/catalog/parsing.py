@@ -207,6 +207,18 @@ def _parse_file(table: _TomlTable, origin: str) -> str:
     return str(Path(origin).absolute().parent / name)
 
 
+def parse_preprocess(values: dict[str, Any], origin: str) -> PreprocessSpec:
+    """Parses what PreprocessSpec.to_dict returns.
+
+    Args:
+        origin: names the file in errors.
+
+    Raises:
+        ManifestError: a key is missing or unknown, or a value is out of its range.
+    """
+    return _parse_preprocess(_TomlTable(values, origin, "preprocess"))
+
+
 def _parse_preprocess(table: _TomlTable) -> PreprocessSpec:
     spec = PreprocessSpec(
         resize_size=_parse_resize_size(table),

@@ -70,6 +70,7 @@ class Signature(NamedTuple):
 
     inputs: list[Value]
     """Without those that have a value in the graph."""
+    outputs: list[Value]
     operators: dict[str, str]
     """Output → the operator that computes its values, such as "Softmax". Those that only change a shape, a type or
     a constant factor do not count. Empty if it is not known."""
@@ -156,10 +157,11 @@ def read_signature(model: memoryview) -> Signature:
     values = [_parse_value(value) for value in found[_GRAPH_INPUT]]
     inputs = [value for value in values if value.name not in initializers]
     nodes = _Nodes(found[_GRAPH_NODE], initializers)
-    names = [_text(value, _VALUE_NAME) for value in found[_GRAPH_OUTPUT]]
+    outputs = [_parse_value(value) for value in found[_GRAPH_OUTPUT]]
     return Signature(
         inputs,
-        {name: nodes.find_operator(name) for name in names},
+        outputs,
+        {value.name: nodes.find_operator(value.name) for value in outputs},
         nodes.find_layout(inputs[0].name) if inputs else Layout(),
         nodes.class_names,
     )

@@ -22,6 +22,8 @@ class FileConfig(NamedTuple):
     labels: LabelSet | None = None
     """The class names, in class-index order. The name of the set says where they were found."""
     preprocess: PreprocessOverrides = PreprocessOverrides()
+    spec: PreprocessSpec | None = None
+    """The preprocessing, if the files say all of it. `preprocess` and `crop_mode` change it."""
     crop_mode: str | None = None
     """One of CROP_MODES."""
     activation: str | None = None
@@ -35,6 +37,7 @@ class FileConfig(NamedTuple):
             arch=self.arch or other.arch,
             labels=self.labels or other.labels,
             preprocess=self.preprocess.combine(other.preprocess),
+            spec=self.spec or other.spec,
             crop_mode=self.crop_mode or other.crop_mode,
             activation=self.activation or other.activation,
             origins={**other.origins, **self.origins},
@@ -50,11 +53,13 @@ class FileConfig(NamedTuple):
         Raises:
             UsageError: a value is missing. Nothing is guessed.
         """
+        if self.spec:
+            return self.adapt_preprocess(self.spec, given)
         return given.combine(self.preprocess).to_spec(reference, crop_mode=self.crop_mode)
 
     def adapt_preprocess(self, spec: PreprocessSpec, given: PreprocessOverrides) -> PreprocessSpec:
         """Returns an architecture's preprocessing with the values of the files and of the user."""
-        return given.combine(self.preprocess).apply_to(spec, crop_mode=self.crop_mode)
+        return given.combine(self.preprocess).apply_to(self.spec or spec, crop_mode=self.crop_mode)
 
     def check_labels(self, given: LabelSet) -> None:
         """Compares the user's labels with the class names in the files.

@@ -30,10 +30,15 @@ def load_network(reference: ModelReference | str, options: LoadOptions) -> Netwo
     if options.output_name is not None:
         network = replace(network, output_name=options.output_name)
     if options.activation is not None:
-        # The user's activation has no origin in the files.
-        origins = {name: origin for name, origin in network.origins.items() if name != "activation"}
-        network = replace(network, activation=options.activation, origins=origins)
-    return network
+        network = replace(network, activation=options.activation)
+    # What the user gives has no origin in the files.
+    given = {
+        "activation": options.activation is not None,
+        "labels": options.labels is not None or not options.with_labels,
+        "preprocess": options.overrides.is_complete and network.preprocess.channel_order == "rgb",
+    }
+    origins = {name: origin for name, origin in network.origins.items() if not given.get(name)}
+    return replace(network, origins=origins) if origins != network.origins else network
 
 
 def _find_network(reference: ModelReference, options: LoadOptions) -> Network:

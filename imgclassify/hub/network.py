@@ -77,6 +77,11 @@ class PreprocessOverrides:
                     argument=name,
                 )
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the values are a whole preprocessing. The channels are RGB if nothing else is said."""
+        return None not in (self.resize_size, self.crop_size, self.interpolation, self.mean, self.std)
+
     def combine(self, other: PreprocessOverrides) -> PreprocessOverrides:
         """Returns the values of both. Where both have a value, this one counts."""
         return replace(other, **{name: value for name, value in self._values().items() if value is not None})
