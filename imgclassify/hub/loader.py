@@ -61,6 +61,12 @@ def load_unprepared(reference: ModelReference | str, options: LoadOptions) -> Ne
             "which has its own architecture",
             hint=f"leave out --arch, or give a file: -m ./weights.pth --arch {options.arch}",
         )
+    if options.transform_input is not None and not reference.kind.takes_arch:
+        raise UsageError(
+            f"transform_input is {options.transform_input}, but the model {reference.text!r} states its own",
+            hint="leave it out: it is for checkpoint files",
+            argument="transform_input",
+        )
     try:
         return reference.loader().load_network(reference, options)
     except (DownloadError, OfflineError) as error:

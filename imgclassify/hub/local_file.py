@@ -82,7 +82,7 @@ def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Networ
             f"{reference!r} holds weights but does not name their architecture",
             hint="give --arch NAME, such as --arch resnet18; see the names with `imgclassify models list`",
         )
-    manifest = from_arch.find_architecture(options.arch)
+    manifest = from_arch.find_architecture(options.arch, transform_input=options.transform_input)
     if manifest.provider in catalog.PROGRAMS:
         raise UnknownModelError(
             f"{options.arch!r} is a file that contains its own network, not an architecture to load weights into",
@@ -92,6 +92,7 @@ def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Networ
     preprocess = options.overrides.apply_to(manifest.preprocess)
     state_dict = architectures.read_quantized(path) if quantized else checkpoints.open_lazy(path)
     num_classes = backends.count_classes(manifest, preprocess, state_dict, source_name=repr(reference))
+    from_arch.report_transform_input(repr(reference), manifest, options)
     return Network(
         model=reference,
         architecture=manifest.architecture,
