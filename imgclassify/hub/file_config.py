@@ -6,6 +6,7 @@ The readers are elsewhere: each knows one kind of file. Here, what they found is
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from imgclassify.catalog import PreprocessSpec
@@ -55,11 +56,16 @@ class FileConfig(NamedTuple):
         """
         if self.spec:
             return self.adapt_preprocess(self.spec, given)
-        return given.combine(self.preprocess).to_spec(reference, crop_mode=self.crop_mode)
+        return self.complete_overrides(given).to_spec(reference)
 
     def adapt_preprocess(self, spec: PreprocessSpec, given: PreprocessOverrides) -> PreprocessSpec:
         """Returns an architecture's preprocessing with the values of the files and of the user."""
-        return given.combine(self.preprocess).apply_to(self.spec or spec, crop_mode=self.crop_mode)
+        return self.complete_overrides(given).apply_to(self.spec or spec)
+
+    def complete_overrides(self, given: PreprocessOverrides) -> PreprocessOverrides:
+        """Returns the user's values, and those of the files where the user gives none."""
+        found = replace(self.preprocess, crop_mode=self.crop_mode) if self.crop_mode else self.preprocess
+        return given.combine(found)
 
     def check_labels(self, given: LabelSet) -> None:
         """Compares the user's labels with the class names in the files.
