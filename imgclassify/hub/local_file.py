@@ -36,6 +36,7 @@ from imgclassify.hub.neighbour_files import NeighbourFiles
 from imgclassify.hub.network import LoadOptions, Network, PreprocessOverrides, labels_for_manifest
 from imgclassify.hub.reference import ModelReference, ReferenceLoader
 from imgclassify.hub.reference_hints import suggest_reference
+from imgclassify.hub.training_folder import read_training_folder
 from imgclassify.labels import Label, LabelSet
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Networ
         num_classes=num_classes,
         strict=bool(checkpoint.metadata),
     ).combine(neighbours.read_config(options, num_classes=num_classes, spec=manifest.preprocess))
+    if options.with_labels and not (options.labels or config.labels):
+        config = config.combine(read_training_folder(checkpoint.content, path.name, num_classes=num_classes))
     preprocess = config.adapt_preprocess(manifest.preprocess, options.overrides)
     if manifest.preprocess.channel_order == "grey" and preprocess.channel_order != "grey":
         raise UsageError(
