@@ -228,8 +228,8 @@ class ArchitectureOptions:
             "--transform-input/--no-transform-input",
             rich_help_panel=_MODEL,
             show_default=False,
-            help="A checkpoint of googlenet or inception_v3 was built with torchvision's transform_input, as the "
-            "published weights; with --no-transform-input, without it.",
+            help="Whether a checkpoint of googlenet or inception_v3 was built with torchvision's transform_input. "
+            "Default: as the published weights, with it.",
         ),
     ] = None
 
