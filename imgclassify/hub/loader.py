@@ -78,12 +78,13 @@ def load_unprepared(reference: ModelReference | str, options: LoadOptions) -> Ne
             "which has its own architecture",
             hint=f"leave out --arch, or give a file: -m ./weights.pth --arch {options.arch}",
         )
-    if options.checkpoint_key is not None and not reference.kind.takes_arch:
-        raise UsageError(
-            f"checkpoint_key is for the files of checkpoints, not for the model {reference.text!r}",
-            hint="leave it out",
-            argument="checkpoint_key",
-        )
+    for name, value in (("checkpoint_key", options.checkpoint_key), ("transform_input", options.transform_input)):
+        if value is not None and not reference.kind.takes_arch:
+            raise UsageError(
+                f"{name} is {value!r}, but it is for checkpoint files, not for the model {reference.text!r}",
+                hint="leave it out",
+                argument=name,
+            )
     try:
         return reference.loader().load_network(reference, options)
     except (DownloadError, OfflineError) as error:

@@ -104,6 +104,7 @@ def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Networ
             hint="give --channel-order grey, or leave it out",
             argument="channel_order",
         )
+    from_arch.report_transform_input(name, manifest, options)
     return Network(
         model=reference,
         architecture=manifest.architecture,
@@ -174,7 +175,7 @@ def _fit_architecture(
         CheckpointError: the checkpoint does not fit the architecture that the user names.
     """
     if options.arch is not None:
-        manifest = from_arch.find_architecture(options.arch)
+        manifest = from_arch.find_architecture(options.arch, transform_input=options.transform_input)
         if manifest.provider in catalog.PROGRAMS:
             raise UnknownModelError(
                 f"{options.arch!r} is a file that contains its own network, not an architecture for weights",
@@ -194,7 +195,7 @@ def _fit_architecture(
         if arch.startswith("timm:") and not _is_in_timm(arch.removeprefix("timm:")):
             continue
         try:
-            manifest = from_arch.find_architecture(arch)
+            manifest = from_arch.find_architecture(arch, transform_input=options.transform_input)
             if manifest.provider not in catalog.PROGRAMS and not architectures.is_quantized(manifest):
                 found = fit_checkpoint(checkpoint, manifest, key=options.checkpoint_key, source_name=name)
                 return found, {"arch": f"{place}: {arch}"}
