@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from itertools import islice
@@ -107,7 +108,7 @@ class NeighbourFiles:
     def _iter_label_files(self, names: Collection[str], num_classes: Collection[int]) -> Iterator[LabelSet]:
         for name in names:
             path = self._path.with_name(name)
-            if not path.is_file():
+            if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for names that are too long
                 continue
             try:
                 labels = label_sets.load_labels(path).labels
@@ -126,8 +127,10 @@ class NeighbourFiles:
 
     def _count_other_models(self) -> int:
         """Returns how many other models are in the folder. Files that differ only in their suffix are one model."""
-        paths = islice(self._path.parent.iterdir(), _MAX_FILES)
-        stems = {path.stem for path in paths if path.suffix.lower() in FILE_SUFFIXES}
+        stems: set[str] = set()
+        with suppress(OSError):  # the folder may be one that cannot be listed
+            paths = islice(self._path.parent.iterdir(), _MAX_FILES)
+            stems.update(path.stem for path in paths if path.suffix.lower() in FILE_SUFFIXES)
         return len(stems - {self._path.stem})
 
     def _read_processor(self, options: LoadOptions) -> FileConfig:

@@ -128,6 +128,11 @@ def test_labels_of_the_user_count_and_nothing_is_asked(tmp_path: Path, caplog: p
     assert load(path, with_labels=False).labels is None
 
 
+def test_a_model_may_have_a_name_of_the_greatest_length(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text(LINES)
+    assert names_of(load(save(tmp_path, "x" * 250 + ".onnx"))) == NAMES
+
+
 def test_wordnet_ids_beside_the_model_get_names(tmp_path: Path) -> None:
     (tmp_path / "synset.txt").write_text("n01440764\nn01443537\nn01484850\n")
     network = load(save(tmp_path))
