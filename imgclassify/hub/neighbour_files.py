@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,8 @@ class NeighbourFiles:
         """Yields class names, the likeliest first."""
         for labels in self._iter_label_files(self._own_label_files(), num_classes):
             yield _to_config(labels)
-        for labels in filter(None, (in_config, *self._iter_label_files(_LABEL_FILES, num_classes))):
+        others = self._iter_label_files(_LABEL_FILES, num_classes)
+        for labels in chain([in_config] if in_config else [], others):
             if count := self._count_other_models():
                 logger.warning(
                     "the class names are those in %s, although its folder has %d other model%s",
