@@ -65,7 +65,9 @@ def test_without_a_size_the_way_to_resize_is_kept(own: PreprocessSpec) -> None:
 
 
 def test_the_size_of_the_user_comes_before_that_of_the_files() -> None:
-    files = FileConfig(preprocess=PreprocessOverrides(**COMPLETE | {"resize_size": (40, 50)}), crop_mode="center")
+    files = FileConfig(
+        preprocess=PreprocessOverrides(**COMPLETE | {"resize_size": (40, 50), "crop_mode": "center"})
+    )
     assert files.create_preprocess(PreprocessOverrides(), "x").crop_mode == "center"
     assert files.create_preprocess(PreprocessOverrides(mean=(0.0, 0.0, 0.0)), "x").crop_mode == "center"
     assert files.create_preprocess(PreprocessOverrides(resize_size=(64, 48)), "x").crop_mode == "squash"

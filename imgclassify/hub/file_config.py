@@ -6,7 +6,6 @@ The readers are elsewhere: each knows one kind of file. Here, what they found is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 from imgclassify.catalog import PreprocessSpec
@@ -24,9 +23,7 @@ class FileConfig(NamedTuple):
     """The class names, in class-index order. The name of the set says where they were found."""
     preprocess: PreprocessOverrides = PreprocessOverrides()
     spec: PreprocessSpec | None = None
-    """The preprocessing, if the files say all of it. `preprocess` and `crop_mode` change it."""
-    crop_mode: str | None = None
-    """One of CROP_MODES."""
+    """The preprocessing, if the files say all of it. `preprocess` changes it."""
     activation: str | None = None
     """One of ACTIVATIONS."""
     origins: Mapping[str, str] = {}
@@ -39,7 +36,6 @@ class FileConfig(NamedTuple):
             labels=self.labels or other.labels,
             preprocess=self.preprocess.combine(other.preprocess),
             spec=self.spec or other.spec,
-            crop_mode=self.crop_mode or other.crop_mode,
             activation=self.activation or other.activation,
             origins={**other.origins, **self.origins},
         )
@@ -64,8 +60,7 @@ class FileConfig(NamedTuple):
 
     def complete_overrides(self, given: PreprocessOverrides) -> PreprocessOverrides:
         """Returns the user's values, and those of the files where the user gives none."""
-        found = replace(self.preprocess, crop_mode=self.crop_mode) if self.crop_mode else self.preprocess
-        return given.combine(found)
+        return given.combine(self.preprocess)
 
     def check_labels(self, given: LabelSet) -> None:
         """Compares the user's labels with the class names in the files.

@@ -41,7 +41,10 @@ _KERAS = _TO_ONNX.format(
 _TENSORFLOW = _TO_ONNX.format(
     "export it to ONNX: `python -m tf2onnx.convert --saved-model FOLDER --output model.onnx`."
 )
-_FROM_TORCH = _TO_ONNX.format("export the network from torch: torch.onnx.export(model, crops, 'model.onnx').")
+_FROM_TORCH = _TO_ONNX.format(
+    "save the state_dict of the network, and give it with --arch NAME; or export the network to ONNX: "
+    "torch.onnx.export(model, crops, 'model.onnx')."
+)
 _ORIGINAL = "use the model from which it was made: a checkpoint with --arch NAME, or an .onnx file"
 _FETCH = "fetch the file itself again, and compare its size with that on the server"
 _UNPACK = "unpack it, and give the file in it: {}"
@@ -89,9 +92,7 @@ _MAGIC = (
 _ARCHIVES: tuple[tuple[str, FileKind], ...] = (
     (
         r"(^|.*/)(serialized_exported_program\.json|archive_format)",
-        FileKind(
-            "a program that torch.export saved", f"use the state_dict, with --arch NAME, or ONNX. {_FROM_TORCH}"
-        ),
+        FileKind("a program that torch.export saved", _FROM_TORCH),
     ),
     (r"model\.weights\.h5", FileKind("a Keras model", _KERAS)),
     (r"(^|.*/)saved_model\.pb", FileKind("a zip archive with a TensorFlow SavedModel", _TENSORFLOW)),

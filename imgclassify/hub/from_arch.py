@@ -77,7 +77,7 @@ def preprocess_and_labels(
             argument="transform_input",
         )
     manifest = None if arch is None else find_architecture(arch)
-    if manifest is None:
+    if manifest is None or config.spec is not None:
         spec = config.create_preprocess(options.overrides, reference)
     else:
         spec = config.adapt_preprocess(manifest.preprocess, options.overrides)

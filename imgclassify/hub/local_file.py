@@ -67,7 +67,8 @@ class FileLoader(ReferenceLoader):
         return load(reference.value, path, options)
 
     def cache_key(self, reference: ModelReference) -> dict[str, Any]:
-        return super().cache_key(reference) | {"reference": str(Path(reference.value).absolute())}
+        path = Path(reference.value).absolute()
+        return {"reference": str(path), "code": NeighbourFiles(path).digest()}
 
 
 def _require_file(path: Path, name: str) -> None:
@@ -95,7 +96,8 @@ def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Networ
         spec=manifest.preprocess,
         num_classes=num_classes,
         strict=bool(checkpoint.metadata),
-    ).combine(neighbours.read_config(options, num_classes=num_classes, spec=manifest.preprocess))
+    )
+    config = neighbours.complete(config, options, num_classes=num_classes, spec=manifest.preprocess)
     if options.with_labels and not (options.labels or config.labels):
         config = config.combine(read_training_folder(checkpoint.content, path.name, num_classes=num_classes))
     preprocess = config.adapt_preprocess(manifest.preprocess, options.overrides)
@@ -261,11 +263,8 @@ def onnx_backends(file: OnnxFile) -> Backends:
 def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
     file = OnnxFile(path)
     num_classes = onnx_config.count_classes(file, options.output_name)
-    config = (
-        _read_graph_config(file, options)
-        .combine(onnx_config.read_config(file, num_classes=num_classes))
-        .combine(NeighbourFiles(path).read_config(options, num_classes=num_classes))
-    )
+    config = _read_graph_config(file, options).combine(onnx_config.read_config(file, num_classes=num_classes))
+    config = NeighbourFiles(path).complete(config, options, num_classes=num_classes)
     preprocess, labels = from_arch.preprocess_and_labels(repr(reference), options, config)
     return Network(
         model=reference,
@@ -364,7 +363,7 @@ def _torchscript_backends(reference: str, path: Path, *, trust: bool) -> Backend
 
 def _load_torchscript(reference: str, path: Path, options: LoadOptions) -> Network:
     found = _torchscript_backends(reference, path, trust=options.trust)
-    config = torchscript_config.read_config(path).combine(NeighbourFiles(path).read_config(options, num_classes=()))
+    config = NeighbourFiles(path).complete(torchscript_config.read_config(path), options)
     preprocess, labels = from_arch.preprocess_and_labels(repr(reference), options, config)
     return Network(
         model=reference,

@@ -116,18 +116,17 @@ def read_config(
     """
     groups = list(_iter_groups(content))
     labels, place = _find_labels(groups, num_classes, file_name, strict=strict)
-    overrides, crop_mode, places = _find_preprocessing(groups, spec)
+    overrides, places = _find_preprocessing(groups, spec)
     origins = {"labels": place} if labels else {}
     complete = _find_spec(groups, file_name)
     if complete:
-        overrides, crop_mode, places = PreprocessOverrides(), None, ["preprocess"]
+        overrides, places = PreprocessOverrides(), ["preprocess"]
     if places:
         origins["preprocess"] = ", ".join(places)
     return FileConfig(
         labels=labels,
         preprocess=overrides,
         spec=complete,
-        crop_mode=crop_mode,
         origins={name: f"{where} in {file_name}" for name, where in origins.items()},
     )
 
@@ -184,17 +183,16 @@ def _find_spec(groups: Sequence[_Group], file_name: str) -> PreprocessSpec | Non
 
 def _find_preprocessing(
     groups: Sequence[_Group], spec: PreprocessSpec | None
-) -> tuple[PreprocessOverrides, str | None, list[str]]:
-    """Returns (the values that the file has, the crop mode, the keys at which they are)."""
+) -> tuple[PreprocessOverrides, list[str]]:
+    """Returns (the values that the file has, the keys at which they are)."""
     for group in groups:
         values, names = _preprocessing_of(group.values, spec)
-        crop_mode = values.pop("crop_mode", None)
         if names:
             try:
-                return PreprocessOverrides(**values), crop_mode, [group.place(name) for name in names]
+                return PreprocessOverrides(**values), [group.place(name) for name in names]
             except UsageError:
                 continue  # the numbers mean something else
-    return PreprocessOverrides(), None, []
+    return PreprocessOverrides(), []
 
 
 def _preprocessing_of(values: Mapping[str, Any], spec: PreprocessSpec | None) -> tuple[dict[str, Any], list[str]]:
@@ -264,7 +262,10 @@ def _first_size(values: Mapping[str, Any], names: Sequence[str]) -> tuple[str, S
         value: Any = values.get(name)
         is_list = isinstance(value, list | tuple) and 1 <= len(value) <= len("CHW")
         sides: Sequence[Any] = value[-2:] if is_list else [value]
-        if all(type(side) is int and _SMALLEST <= side <= MAX_SIDE for side in sides):
+        # Of two sides that differ, it is not known which is the height.
+        if all(type(side) is int and _SMALLEST <= side <= MAX_SIDE for side in sides) and (
+            sides[0] == sides[-1] or len(value) == len("CHW")
+        ):
             return name, (sides[0], sides[-1])
     return "", None
 

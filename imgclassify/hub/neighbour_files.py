@@ -6,9 +6,12 @@ says what was taken if there are several models.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 from collections.abc import Collection, Iterator
-from itertools import islice
+from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from imgclassify.errors import CheckpointError, LabelsError
 from imgclassify.hub import image_processor, metadata
 from imgclassify.hub.class_names import name_wnids
 from imgclassify.hub.file_config import FileConfig
-from imgclassify.hub.model_files import CONFIG, FolderFiles, read_json, read_processor_config
+from imgclassify.hub.model_files import CONFIG, PROCESSOR_CONFIGS, FolderFiles, read_json, read_processor_config
 from imgclassify.hub.network import LoadOptions
 from imgclassify.hub.reference import FILE_SUFFIXES
 from imgclassify.labels import LabelSet
@@ -49,32 +52,51 @@ class NeighbourFiles:
         """Returns metadata.find_architectures of a config.json as timm writes it."""
         return [] if self._is_of_transformers else metadata.find_architectures(self._config)
 
-    def read_config(
-        self, options: LoadOptions, *, num_classes: Collection[int], spec: PreprocessSpec | None = None
+    def complete(
+        self,
+        known: FileConfig,
+        options: LoadOptions,
+        *,
+        num_classes: Collection[int] = (),
+        spec: PreprocessSpec | None = None,
     ) -> FileConfig:
-        """Reads what the files say.
+        """Adds what the files say to what the model file says.
 
         Args:
+            known: what the model file says, which counts first.
             options: class names are not read if the user gives others, or needs none.
             num_classes: how many names the classes of the network may have. Empty if it is not known.
             spec: the preprocessing of the architecture, if it is known.
         """
         found = metadata.read_config(self._config, CONFIG, spec=spec, num_classes=num_classes)
-        labels = FileConfig()
-        if options.with_labels and options.labels is None:
-            labels = next(self._iter_labels(found.labels, num_classes), labels)
+        if known.labels is None and options.with_labels and options.labels is None:
+            known = known.combine(next(self._iter_labels(found.labels, num_classes), FileConfig()))
+        known = known.combine(self._read_processor(options))
         if self._is_of_transformers:
-            # Its sizes are those of the network. How images are prepared is in another file.
-            return labels.combine(self._read_processor(options)).combine(self._read_activation())
+            # The sizes in its config.json are those of the network. How images are prepared is in another file.
+            return known.combine(self._read_activation())
         origins = {name: origin for name, origin in found.origins.items() if name != "labels"}
-        return labels.combine(found._replace(labels=None, origins=origins)).combine(self._read_processor(options))
+        return known.combine(found._replace(labels=None, origins=origins))
+
+    def digest(self) -> str:
+        """Returns a digest of which files there are, with their sizes and modification times."""
+        digest = hashlib.sha256()
+        for name in (CONFIG, *PROCESSOR_CONFIGS, *self._own_label_files(), *_LABEL_FILES):
+            with suppress(OSError):
+                status = self._path.with_name(name).stat()
+                digest.update(f"{name} {status.st_size} {status.st_mtime_ns} ".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+    def _own_label_files(self) -> list[str]:
+        """Returns the names that label files of this model alone may have."""
+        return [f"{self._path.stem}{separator}{name}" for name in _LABEL_FILES for separator in _SEPARATORS]
 
     def _iter_labels(self, in_config: LabelSet | None, num_classes: Collection[int]) -> Iterator[FileConfig]:
         """Yields class names, the likeliest first."""
-        own = [f"{self._path.stem}{separator}{name}" for name in _LABEL_FILES for separator in _SEPARATORS]
-        for labels in self._iter_label_files(own, num_classes):
+        for labels in self._iter_label_files(self._own_label_files(), num_classes):
             yield _to_config(labels)
-        for labels in filter(None, (in_config, *self._iter_label_files(_LABEL_FILES, num_classes))):
+        others = self._iter_label_files(_LABEL_FILES, num_classes)
+        for labels in chain([in_config] if in_config else [], others):
             if count := self._count_other_models():
                 logger.warning(
                     "the class names are those in %s, although its folder has %d other model%s",
@@ -87,7 +109,7 @@ class NeighbourFiles:
     def _iter_label_files(self, names: Collection[str], num_classes: Collection[int]) -> Iterator[LabelSet]:
         for name in names:
             path = self._path.with_name(name)
-            if not path.is_file():
+            if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for names that are too long
                 continue
             try:
                 labels = label_sets.load_labels(path).labels
@@ -106,8 +128,10 @@ class NeighbourFiles:
 
     def _count_other_models(self) -> int:
         """Returns how many other models are in the folder. Files that differ only in their suffix are one model."""
-        paths = islice(self._path.parent.iterdir(), _MAX_FILES)
-        stems = {path.stem for path in paths if path.suffix.lower() in FILE_SUFFIXES}
+        stems: set[str] = set()
+        with suppress(OSError):  # the folder may be one that cannot be listed
+            paths = islice(self._path.parent.iterdir(), _MAX_FILES)
+            stems.update(path.stem for path in paths if path.suffix.lower() in FILE_SUFFIXES)
         return len(stems - {self._path.stem})
 
     def _read_processor(self, options: LoadOptions) -> FileConfig:

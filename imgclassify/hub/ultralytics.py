@@ -48,8 +48,8 @@ def read_config(content: Mapping[str, Any], file_name: str, *, input_size: Size 
             interpolation="bilinear",
             mean=(0.0, 0.0, 0.0),
             std=(1.0, 1.0, 1.0),
+            crop_mode="center" if height == width else "squash",
         ),
-        crop_mode="center" if height == width else "squash",
         origins={"preprocess": f"imgsz and task in {file_name}"},
     )
 

@@ -87,6 +87,14 @@ def test_a_file_with_another_number_of_names_is_left_out(tmp_path: Path, caplog:
     assert "labels.txt, which is beside the model, has 2 class names, and the network has 3 classes" in caplog.text
 
 
+def test_files_that_are_not_needed_are_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "labels.txt").write_text("a\nb\n")
+    assert names_of(load(save(tmp_path, metadata={"names": json.dumps(NAMES)}))) == NAMES
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": dict(enumerate(NAMES))}))
+    assert names_of(load(save(tmp_path))) == NAMES
+    assert not caplog.records
+
+
 def test_a_graph_that_does_not_say_its_number_of_classes_is_checked_when_it_runs(tmp_path: Path) -> None:
     path = save(tmp_path, outputs="float[N,M] y")
     (tmp_path / "labels.txt").write_text("a\nb\n")
@@ -126,6 +134,11 @@ def test_labels_of_the_user_count_and_nothing_is_asked(tmp_path: Path, caplog: p
     assert (names_of(network), dict(network.origins)) == (NAMES, {})
     assert not caplog.records
     assert load(path, with_labels=False).labels is None
+
+
+def test_a_model_may_have_a_name_of_the_greatest_length(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text(LINES)
+    assert names_of(load(save(tmp_path, "x" * 250 + ".onnx"))) == NAMES
 
 
 def test_wordnet_ids_beside_the_model_get_names(tmp_path: Path) -> None:
