@@ -380,8 +380,8 @@ class ModelRunner:
         """Calls a function with the name and the crop of each further image, before the network runs on it.
 
         Args:
-            function: called on the threads that decode, with a crop of (H, W, 3) uint8 in RGB that it must not
-                change or keep. An exception that it raises ends the run.
+            function: called on the threads that decode, with a crop of (H, W, 3) uint8, in the network's order of
+                the channels, that it must not change or keep. An exception that it raises ends the run.
         """
         preprocess = self._preprocess
 

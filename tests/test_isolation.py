@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -174,6 +175,14 @@ def assert_same(isolated: cropping.Preprocessor, plain: cropping.Preprocessor, p
 
 
 # The same ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["bgr", "grey"])
+def test_the_channels_are_in_the_same_order(order: str) -> None:
+    picture, spec = held(encoded(noise(90, 70), "PNG")), replace(SPEC, channel_order=order)
+    isolated = IsolatedPreprocessor("exact", spec, time_limit=60)
+    assert_same(isolated, cropping.create_preprocessor("exact", spec, "cpu"), picture)
+    isolated.close()
 
 
 @pytest.mark.parametrize("decode", ["exact", "fast"])
