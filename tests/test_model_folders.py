@@ -80,7 +80,7 @@ def vit(tmp_path: Path) -> Path:
 # transformers ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "MobileViT"])
+@pytest.mark.parametrize("name", MODELS)
 def test_a_folder_of_transformers_answers_as_transformers(name: str, tmp_path: Path) -> None:
     network, processor = save_model(name, tmp_path / "model")
     shown = images(tmp_path)
