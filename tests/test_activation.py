@@ -395,6 +395,22 @@ def test_maps_of_probabilities_are_in_the_order_of_the_classes(
         np.testing.assert_allclose(found, softmax(logits(colour))[order], atol=1e-6)
 
 
+def test_the_names_in_a_map_are_the_labels_where_none_are_given(tmp_path: Path) -> None:
+    path = save_graph(
+        tmp_path / "g.onnx",
+        "string[N] label, seq(map(string, float)) probability",
+        LOGITS + "s = Softmax (g)  probability = ai.onnx.ml.ZipMap <classlabels_strings = "
+        '["zebra", "ape", "wolf"]> (s)  i = ArgMax <axis = 1, keepdims = 0> (g)  '
+        'label = ai.onnx.ml.LabelEncoder <keys_int64s = [0, 1, 2], values_strings = ["zebra", "ape", "wolf"]> (i)',
+        check=False,
+    )
+    with Classifier(str(path), top_k=3, **PREPROCESSING) as classifier:
+        result = classifier.predict(image(COLOURS[1]))
+    found = {each.label: each.probability for each in result.predictions}
+    wanted = softmax(logits(COLOURS[1]))
+    assert found == pytest.approx({"zebra": wanted[0], "ape": wanted[1], "wolf": wanted[2]}, abs=1e-6)
+
+
 # Own models -------------------------------------------------------------------------------------------------
 
 

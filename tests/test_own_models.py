@@ -106,6 +106,7 @@ CASES = {
     ),
     "program": ("program.pt", {"arch": "resnet18", "trust": True}),
     "timm": ("timm.pth", {"arch": "timm:resnet18.a1_in1k"}),
+    "without transform_input": ("googlenet.pth", {"arch": "googlenet", "transform_input": False}),
     "renamed parameters": ("old_names.pth", {"arch": "densenet121"}),
 }
 
@@ -124,6 +125,9 @@ def test_a_name_gives_what_its_file_gives(
 
         torch.manual_seed(0)
         torch.save(timm.create_model("resnet18", num_classes=3).state_dict(), folder / file)
+    elif case == "without transform_input":
+        network = get_model("googlenet", weights=None, num_classes=3, init_weights=False, transform_input=False)
+        torch.save(network.state_dict(), folder / file)
     elif case == "renamed parameters":
         # As in torchvision's own file: denselayer1.norm.1 where the network has denselayer1.norm1.
         state_dict = get_model("densenet121", weights=None, num_classes=3).state_dict()
@@ -204,7 +208,7 @@ def test_a_missing_file_is_told(folder: Path) -> None:
         ({"file": "classes.txt"}, CheckpointError, "classes.txt"),
         ({"file": "program.pt"}, UntrustedCodeError, "TorchScript program"),
         ({"file": "graph.onnx", "arch": None}, UsageError, "no preprocessing of its own"),
-        ({"mean": (1e31, 0.0, 0.0)}, UnavailableError, "mean must be three numbers"),
+        ({"mean": (124.0, 116.0, 104.0)}, UsageError, "pixels are scaled to 0"),
     ],
 )
 def test_what_predict_refuses_is_not_added(

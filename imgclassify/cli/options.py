@@ -222,6 +222,16 @@ class ArchitectureOptions:
             help="Which weights of a checkpoint file to use, if it has several: state_dict_ema, ema.module, ...",
         ),
     ] = None
+    transform_input: Annotated[
+        bool | None,
+        typer.Option(
+            "--transform-input/--no-transform-input",
+            rich_help_panel=_MODEL,
+            show_default=False,
+            help="A checkpoint of googlenet or inception_v3 was built with torchvision's transform_input, as the "
+            "published weights; with --no-transform-input, without it.",
+        ),
+    ] = None
 
     def classifier_arguments(self) -> dict[str, Any]:
         """Returns the options as keyword arguments of Classifier."""
@@ -567,7 +577,7 @@ class PreprocessingOptions:
             metavar="N|HxW",
             rich_help_panel=_PREPROCESSING,
             show_default=False,
-            help="Length of the short side after resizing, or height and width, in pixels.",
+            help="Pixels of the short side after resizing, or height and width, whatever the aspect ratio.",
         ),
     ] = None
     crop_size: Annotated[

@@ -113,6 +113,7 @@ class RecordRun:
         Raises:
             UsageError: the output cannot be written, or its earlier records are of another model or settings.
         """
+        _report_origins(producer.run)
         self._output.begin(producer.run, settings, selects)
         if count:
             for record in self._output.earlier_records():
@@ -291,3 +292,9 @@ def _print_summary(stats: RunStats, output: Output, *, overwrite: bool) -> None:
             f"{str(output.unfinished)!r}; run the same command with --resume"
             f"{' instead of --overwrite' if overwrite else ''} to continue"
         )
+
+
+def _report_origins(run: RunInfo) -> None:
+    """Prints what was found in the model's own files."""
+    if run.origins:
+        console.print_message(f"{run.model} comes with {console.format_origins(run.origins)}")

@@ -10,6 +10,7 @@ from pathlib import Path, PureWindowsPath
 from imgclassify.checkpoints.storage import MappedFile
 from imgclassify.errors import CheckpointError, describe_error, make_printable
 from imgclassify.graphs import protobuf
+from imgclassify.graphs.onnx_metadata import read_metadata
 from imgclassify.graphs.onnx_signature import read_signature
 
 MAX_NODES = 50_000
@@ -71,6 +72,8 @@ class OnnxFile:
             _check_size(calls)
             self.signature = read_signature(self._file.view(0, len(self._file)))
             """What the graph says of its inputs and outputs."""
+            self.metadata = read_metadata(self._file.view(0, len(self._file)))
+            """What the exporter wrote about the model, by key."""
             for name in sorted(self.external):
                 if fetch is not None:
                     fetch(name)

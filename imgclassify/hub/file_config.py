@@ -6,6 +6,7 @@ The readers are elsewhere: each knows one kind of file. Here, what they found is
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from imgclassify.catalog import PreprocessSpec
@@ -22,6 +23,8 @@ class FileConfig(NamedTuple):
     labels: LabelSet | None = None
     """The class names, in class-index order. The name of the set says where they were found."""
     preprocess: PreprocessOverrides = PreprocessOverrides()
+    spec: PreprocessSpec | None = None
+    """The preprocessing, if the files say all of it. `preprocess` and `crop_mode` change it."""
     crop_mode: str | None = None
     """One of CROP_MODES."""
     activation: str | None = None
@@ -35,6 +38,7 @@ class FileConfig(NamedTuple):
             arch=self.arch or other.arch,
             labels=self.labels or other.labels,
             preprocess=self.preprocess.combine(other.preprocess),
+            spec=self.spec or other.spec,
             crop_mode=self.crop_mode or other.crop_mode,
             activation=self.activation or other.activation,
             origins={**other.origins, **self.origins},
@@ -50,11 +54,18 @@ class FileConfig(NamedTuple):
         Raises:
             UsageError: a value is missing. Nothing is guessed.
         """
-        return given.combine(self.preprocess).to_spec(reference, crop_mode=self.crop_mode)
+        if self.spec:
+            return self.adapt_preprocess(self.spec, given)
+        return self.complete_overrides(given).to_spec(reference)
 
     def adapt_preprocess(self, spec: PreprocessSpec, given: PreprocessOverrides) -> PreprocessSpec:
         """Returns an architecture's preprocessing with the values of the files and of the user."""
-        return given.combine(self.preprocess).apply_to(spec, crop_mode=self.crop_mode)
+        return self.complete_overrides(given).apply_to(self.spec or spec)
+
+    def complete_overrides(self, given: PreprocessOverrides) -> PreprocessOverrides:
+        """Returns the user's values, and those of the files where the user gives none."""
+        found = replace(self.preprocess, crop_mode=self.crop_mode) if self.crop_mode else self.preprocess
+        return given.combine(found)
 
     def check_labels(self, given: LabelSet) -> None:
         """Compares the user's labels with the class names in the files.

@@ -8,6 +8,7 @@ from typing import Any
 
 from imgclassify.errors import CheckpointError
 from imgclassify.hub import timm_folder, transformers_folder
+from imgclassify.hub.file_kind import find_folder_kind
 from imgclassify.hub.model_files import CONFIG, FolderFiles, ModelFiles, digest_of_configs, read_config
 from imgclassify.hub.network import LoadOptions, Network
 from imgclassify.hub.reference import FILE_SUFFIXES, ModelReference, ReferenceLoader
@@ -37,6 +38,8 @@ class _Folder(FolderFiles):
         )
         if not self.folder.is_dir():
             return CheckpointError(f"no such folder: {str(self.folder)!r}", hint="check the path")
+        if kind := find_folder_kind(self.folder):
+            return CheckpointError(f"{self.reference!r} is {kind.name}", hint=kind.hint)
         held = [path for path in sorted(self.folder.iterdir()) if path.suffix.lower() in FILE_SUFFIXES]
         if name == CONFIG and held:
             error.hint = f"give the file itself: -m {os.path.join(self.reference, held[0].name)}"  # noqa: PTH118

@@ -18,6 +18,7 @@ from imgclassify.errors import CheckpointError, UsageError
 from imgclassify.graphs.session import SessionConfig
 from imgclassify.hub.loader import load_network
 from imgclassify.hub.network import LoadOptions, Network
+from imgclassify.own_models import add_model
 
 ARCH = "shufflenet_v2_x0_5"
 TIMM = "timm:test_vit.r160_in1k"
@@ -235,3 +236,32 @@ def test_weights_that_fit_are_not_copied_and_nothing_is_said(
     assert found.backends.open_session is not None
     assert found.backends.open_session(SessionConfig(threads=1)).held == []
     assert not caplog.records
+
+
+def test_a_key_is_for_checkpoints_alone(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="checkpoint_key is for"):
+        load_network("efficientnet_lite0", LoadOptions(checkpoint_key="model"))
+    (tmp_path / "mine.onnx").write_bytes(b"")
+    with pytest.raises(UsageError, match="checkpoint_key is for"):
+        load_network(str(tmp_path / "mine.onnx"), LoadOptions(checkpoint_key="model", arch=ARCH))
+
+
+def test_a_model_that_is_added_under_a_name_is_fitted_alike(small: nn.Module, tmp_path: Path) -> None:
+    """Its key, its channels and the size of its images are kept in the manifest."""
+    (tmp_path / "five.txt").write_text("a\nb\nc\nd\ne\n")
+    other = seeded(ARCH, num_classes=5)
+    nn.init.normal_(other.fc.weight)
+    content = {"one": {"net": other.state_dict()}, "two": {"net": under("module.", small.state_dict())}}
+    torch.save(content, tmp_path / "two.pth")
+    labels = str(tmp_path / "five.txt")
+    add_model(str(tmp_path / "two.pth"), "second", arch=ARCH, labels=labels, checkpoint_key="two.net")
+    check_same(load_network("second", LoadOptions()), small)
+    grey = seeded("resnet18", num_classes=5)
+    grey.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    torch.save(under("model.", grey.state_dict()), tmp_path / "grey.pth")
+    add_model(str(tmp_path / "grey.pth"), "grey", arch="resnet18", labels=labels)
+    check_same(load_network("grey", LoadOptions()), grey, grey=True)
+    large = timm.create_model("test_vit", img_size=96, num_classes=5)
+    torch.save({"arch": "test_vit", "state_dict": large.state_dict()}, tmp_path / "large.pth")
+    add_model(str(tmp_path / "large.pth"), "large", labels=labels)
+    check_same(load_network("large", LoadOptions()), large)
