@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def vit(tmp_path: Path) -> Path:
 # transformers ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "MobileViT"])
+@pytest.mark.parametrize("name", MODELS)
 def test_a_folder_of_transformers_answers_as_transformers(name: str, tmp_path: Path) -> None:
     network, processor = save_model(name, tmp_path / "model")
     shown = images(tmp_path)
@@ -353,6 +354,15 @@ def test_a_prepared_folder_runs_in_onnxruntime(name: str, tmp_path: Path) -> Non
     assert find_prepared(reference, LoadOptions()) is None
 
 
+def test_without_transformers_the_error_names_the_package(vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    build = load_network(str(vit), LoadOptions()).backends.build_torch
+    assert build is not None
+    with pytest.raises(UnavailableError, match="transformers, which is not installed") as error:
+        build()
+    assert error.value.hint == "pip install transformers"
+
+
 def test_features_of_a_folder(vit: Path, tmp_path: Path) -> None:
     path, image = next(iter(images(tmp_path).items()))
     network = transformers.AutoModelForImageClassification.from_pretrained(vit).eval()
@@ -432,6 +442,26 @@ def test_a_folder_of_timm_answers_as_timm(safe: bool, tmp_path: Path) -> None:
         for prediction in result.predictions:
             assert prediction.label == names[prediction.class_index]
             assert prediction.probability == pytest.approx(float(wanted[prediction.class_index]), abs=1e-5)
+
+
+def test_a_network_of_timm_that_sees_grey_images(tmp_path: Path) -> None:
+    torch.manual_seed(11)
+    network = timm.create_model(TIMM, pretrained=False, num_classes=3, in_chans=1).eval()
+    torch.nn.init.normal_(network.get_classifier().weight, std=0.5)
+    timm.models.save_for_hf(
+        network,
+        str(tmp_path / "model"),
+        model_config={"label_names": list(NAMES.values())},
+        safe_serialization=True,
+    )
+    config = resolve_data_config({}, model=network)
+    mean, std = ((sum(config[key]) / len(config[key]),) for key in ("mean", "std"))
+    transform = create_transform(**{**config, "mean": mean, "std": std})
+    for path, image in images(tmp_path).items():
+        with torch.inference_mode():
+            wanted = network(transform(image.convert("L"))[None]).softmax(dim=1)[0].numpy()
+        assert np.abs(answers(str(tmp_path / "model"), [path])[0] - wanted).max() < 1e-5
+    assert Classifier(str(tmp_path / "model"), device="cpu").embed(path).embedding is not None
 
 
 def test_the_wrapper_of_transformers_around_timm(tmp_path: Path) -> None:
