@@ -484,3 +484,33 @@ def test_a_large_file_of_another_kind_is_named_too(tmp_path: Path) -> None:
     file.write_bytes(archive("archive/data.pkl") + bytes(9 * 2**20))
     with pytest.raises(LabelsError, match="it is a PyTorch file"):
         load_labels(file)
+
+
+# Lines that are copied from a list, a dict or a table ----------------------------------------------------------
+
+COPIED = {
+    "all cells in quotes": '"2","emu, big"\n"0","cat"\n"1","dog"\n',
+    "all cells in quotes, the label first": '"emu, big";"2"\n"cat";"0"\n"dog";"1"\n',
+    "lines of a list": "'cat',\n'dog',\n'emu, big'\n",
+    "lines of a list with a last comma": '"cat",\n"dog",\n"emu, big",\n',
+    "lines of a dict": "2: 'emu, big',\n0: 'cat',\n1: 'dog',\n",
+    "lines in quotes": '"cat"\n"dog"\n"emu, big"\n',
+    "full-width colons": "2：emu, big\n0：cat\n1：dog\n",
+    "a series of pandas": ',0\n2,"emu, big"\n0,cat\n1,dog\n',
+    "JSON lines": '{"id": 2, "name": "emu, big"}\n{"id": 0, "name": "cat"}\n{"id": 1, "name": "dog"}\n',
+    "pairs of texts": '[["2", "emu, big"], ["0", "cat"], ["1", "dog"]]',
+}
+
+
+@pytest.mark.parametrize("form", COPIED)
+def test_marks_around_labels_are_no_part_of_them(form: str) -> None:
+    assert names(COPIED[form]) == ["cat", "dog", "emu, big"]
+
+
+@pytest.mark.parametrize("label", ['"quoted" cat', "dogs'", "'tis", "a, b,", '19" screen'])
+def test_marks_of_one_label_stay(label: str) -> None:
+    assert names(f"{label}\ncat\ndog\n") == [label, "cat", "dog"]
+
+
+def test_a_configuration_of_plain_values_has_no_names() -> None:
+    assert "no names of classes" in str(error_of('{"model_type": "vit", "hidden_size": 192}'))

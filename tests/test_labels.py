@@ -467,9 +467,9 @@ def test_control_characters_are_kept() -> None:
     assert names(parse_labels('["two\\nlines", "nul\\u0000l"]', "x")) == ["two\nlines", "nul\0l"]
 
 
-def test_a_quoted_label_loses_its_quotes_after_an_index_alone() -> None:
+def test_a_quoted_label_loses_its_quotes_after_an_index_or_if_all_have_them() -> None:
     assert names(parse_labels('0,"the ""Bismarck"", a ship"\n1,"\n', "x")) == ['the "Bismarck", a ship', '"']
-    assert names(parse_labels('"tench"\n"goldfish"\n', "x")) == ['"tench"', '"goldfish"']
+    assert names(parse_labels('"tench"\ngoldfish\n', "x")) == ['"tench"', "goldfish"]
 
 
 def test_a_quoted_cell_may_hold_line_breaks() -> None:

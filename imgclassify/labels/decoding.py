@@ -24,6 +24,7 @@ class _Kind(NamedTuple):
 
 
 _KINDS = (
+    _Kind(b"\x93NUMPY", "a NumPy array (.npy) of Python objects", _SAVE_LIST, b"'descr': '|O'"),
     _Kind(b"\x93NUMPY", "a NumPy array (.npy)", "in Python: json.dump(numpy.load(path).tolist(), file)"),
     _Kind(b"PK\x03\x04", "an Excel file (.xlsx)", _SAVE_SHEET, b"xl/"),
     _Kind(b"PK\x03\x04", "a Word file (.docx)", _SAVE_TEXT, b"word/"),
@@ -50,7 +51,10 @@ _KINDS = (
     _Kind(b"<!doctype html", "an HTML page", "download the file itself, not the page that shows it"),
     _Kind(b"<html", "an HTML page", "download the file itself, not the page that shows it"),
     _Kind(b"<?xml", "an XML file", _SAVE_TEXT),
-    _Kind(b"item {", "a label map of TensorFlow's detection tools (.pbtxt)", _SAVE_TEXT),
+    *(
+        _Kind(beginning, "a label map of TensorFlow's detection tools (.pbtxt)", _SAVE_TEXT)
+        for beginning in (b"item {", b"item{")
+    ),
 )
 
 _BYTE_ORDER_MARKS = (  # that of UTF-32 begins like that of UTF-16
@@ -60,7 +64,10 @@ _BYTE_ORDER_MARKS = (  # that of UTF-32 begins like that of UTF-16
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_CONVERT = "convert it to UTF-8: iconv -f ENCODING -t UTF-8, where ENCODING may be WINDOWS-1252"
+_CONVERT = (
+    "convert it to UTF-8: iconv -f ENCODING -t UTF-8, where ENCODING is that of the file, such as "
+    "WINDOWS-1252 (Western Europe), WINDOWS-1251 (Cyrillic), GB18030 (Chinese) or SHIFT_JIS (Japanese)"
+)
 
 
 def decode_text(data: bytes, name: str) -> str:

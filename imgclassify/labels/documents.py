@@ -95,7 +95,11 @@ def _find_names(
             if isinstance(names, list | dict) and names:
                 descriptions = holder.get("label_descriptions")
                 return f"{prefix}[{key!r}]", names, descriptions if isinstance(descriptions, dict) else {}
-    if any(isinstance(value, list | dict) for value in document.values()) and not any(map(_is_key, document)):
+    values = document.values()
+    is_mixed = any(isinstance(value, list | dict) for value in values) or (
+        len(set(map(type, values))) > 1 and not all(map(is_number, values))
+    )
+    if is_mixed and not any(map(_is_key, document)):
         raise LabelsError(
             f"it has no names of classes: none of its entries is {', '.join(_NAMES_KEYS)}, and its keys, such as "
             f"{short_repr(next(iter(document)))}, are not class indices",
@@ -149,9 +153,14 @@ def _read_table(rows: list[tuple[str, list[object]]], names: list[object]) -> Ro
 
 
 def _are_pairs(values: Sequence[object]) -> bool:
-    """Whether the values are pairs of a label and a number, which is not in quotes."""
+    """Whether the values are pairs of a label and a number, which may be in quotes unless the label is a wnid."""
     return bool(values) and all(
-        isinstance(value, list | tuple) and len(value) == 2 and {type(value[0]), type(value[1])} == {int, str}
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and (
+            {type(value[0]), type(value[1])} == {int, str}
+            or ({type(value[0]), type(value[1])} == {str} and not WNID.fullmatch(value[0]))
+        )
         for value in values
     )
 
@@ -207,7 +216,7 @@ def _class_values(value: object, location: str) -> dict[str, object]:
 def _parse(text: str) -> object:
     """Returns the value of the JSON document or Python literal in `text`."""
     failures = []
-    parsers: tuple[Callable[[str], object], ...] = (_parse_json, _parse_python)
+    parsers: tuple[Callable[[str], object], ...] = (_parse_json, _parse_python, _parse_json_lines)
     for evaluate in parsers:
         try:
             return evaluate(text)
@@ -226,6 +235,13 @@ def _parse_json(text: str) -> object:
         return dict(pairs)
 
     return json.loads(text, object_pairs_hook=to_dict)
+
+
+def _parse_json_lines(text: str) -> object:
+    lines = text.split("\n")
+    if len(lines) < 2:
+        raise ValueError("it is one line")
+    return [_parse_json(line) for line in lines]
 
 
 def _parse_python(text: str) -> object:

@@ -20,6 +20,9 @@ from imgclassify.labels.rows import MAX_CLASSES, NEWLINE, Rows, require_bounded
 _WNID_FIRST = re.compile(r"([nvars][0-9]{8})(?:[\s,:;]\s*|$)(.*)")
 
 
+_QUOTED = (re.compile(r'"(?:[^"]|"")+"'), re.compile(r"'.+'"))
+
+
 class _Form(NamedTuple):
     """A way to write a class index beside a label."""
 
@@ -39,14 +42,14 @@ _LOOSE = r"(?:\s*(?:->|=>|[|)=])\s*|\.\s+|\s+-\s+|\s+)"
 """Separators that labels may contain too."""
 _FORMS = (
     _Form(
-        re.compile(r"(?P<index>[0-9]+)\s*[,:;\t]\s*(?P<label>.*)"),
-        re.compile(r"(?P<index>.*?\S)\s*[,:;\t]\s*(?P<label>.*)"),
+        re.compile(r"(?P<index>[0-9]+)\s*[,:;\t，：；]\s*(?P<label>.*)"),
+        re.compile(r"(?P<index>.*?\S)\s*[,:;\t，：；]\s*(?P<label>.*)"),
         is_certain=True,
         has_separator=True,
     ),
     _Form(
-        re.compile(r"(?P<label>.*\S)\s*[,:;\t]\s*(?P<index>[0-9]+)"),
-        re.compile(r"(?P<label>.*\S)\s*[,:;\t]\s*(?P<index>.*\S)"),
+        re.compile(r"(?P<label>.*\S)\s*[,:;\t，：；]\s*(?P<index>[0-9]+)"),
+        re.compile(r"(?P<label>.*\S)\s*[,:;\t，：；]\s*(?P<index>.*\S)"),
         may_have_gaps=True,
         has_separator=True,
     ),
@@ -98,6 +101,7 @@ def read_lines(text: str) -> Rows:
             f"line {lines.index('') + 1} is blank",
             hint="remove blank lines and headings: every line must name a class",
         )
+    lines = _unwrap(lines)
     indexed = _split_off_index(lines)
     wnids, labels = _split_off_wnid(indexed.labels)
     if wnids and indexed.class_indices is None:
@@ -105,6 +109,7 @@ def read_lines(text: str) -> Rows:
         labels = indexed.labels
     if wnids and not any(labels):  # the lines contain only wnids
         labels = wnids
+    labels = _unwrap(labels)
     if indexed.class_indices is not None:
         labels = [_strip_quotes(label) for label in labels]
     columns = {"class_index": indexed.class_indices, "wnid": wnids, "label": labels}
@@ -215,6 +220,20 @@ def _split_off_wnid(lines: list[str]) -> tuple[list[str] | None, list[str]]:
             return None, lines
         matches.append(match)
     return [match[1] for match in matches], [match[2] for match in matches]
+
+
+def _unwrap(lines: list[str]) -> list[str]:
+    """Takes off commas at the ends of lines, and quotes around them, if all lines have them.
+
+    Such lines are copied from a list or dict. The last one may lack the comma.
+    """
+    if len(lines) > 1 and all(line.endswith(",") for line in lines[:-1]):
+        lines = [line.removesuffix(",").rstrip() for line in lines]
+    if len(lines) > 1:
+        for quoted in _QUOTED:
+            if all(map(quoted.fullmatch, lines)):
+                return [line[1:-1].replace('""', '"') for line in lines]
+    return lines
 
 
 def _strip_quotes(cell: str) -> str:

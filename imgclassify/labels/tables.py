@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from itertools import islice
 
 from imgclassify.errors import LabelsError
@@ -90,9 +91,9 @@ def read_other_table(text: str) -> Rows | None:
             continue
         cells = [cells for _, cells in lines]
         names, *below = cells
-        if len(below) > 1 and not any(map(is_number, names)) and _has_numbering(below):
+        if len(below) > 1 and (names[0] == "" or not any(map(is_number, names))) and _has_numbering(below):
             return _pick(find_columns(names, below, "line 1"), lines[1:])
-        if len(names) > 2 and len(cells) > 1:
+        if len(cells) > 1 and (len(names) > 2 or _are_quoted(text, delimiter)):
             if columns := find_unnamed_columns(cells):
                 if columns.first_index == 1:
                     raise counted_from_one(len(cells))
@@ -123,6 +124,14 @@ def _split(text: str, delimiter: str) -> list[_Line] | None:
     except csv.Error:
         return None
     return lines if len(lines) <= MAX_CLASSES else None
+
+
+def _are_quoted(text: str, delimiter: str) -> bool:
+    """Whether all cells of all lines are in double quotes, so that the text can only be a table."""
+    cell = r'"(?:[^"]|"")*+"'
+    return all(
+        re.fullmatch(rf"{cell}(?:\s*{delimiter}\s*{cell})+", line.strip()) for line in NEWLINE.split(text.rstrip())
+    )
 
 
 def _has_numbering(rows: list[list[str]]) -> bool:
