@@ -24,7 +24,7 @@ _WNID = re.compile(r"n\d{8}")
 _MAX_CLASSES = 10**6
 _MAX_TEXT = 2**23
 """The number of characters of a text with class names."""
-_SEPARATORS = ";|,"
+_SEPARATORS = "\t;|,"
 """What separates names in a text of one line, the most certain first."""
 
 

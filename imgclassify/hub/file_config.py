@@ -12,6 +12,7 @@ from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import LabelsError
 from imgclassify.hub.network import PreprocessOverrides
 from imgclassify.labels import LabelSet
+from imgclassify.labels.class_matching import plain_name
 
 
 class FileConfig(NamedTuple):
@@ -70,8 +71,7 @@ class FileConfig(NamedTuple):
         """
         if self.labels is None:
             return
-        found = [label.label.casefold() for label in self.labels.labels]
-        wanted = [label.label.casefold() for label in given.labels]
+        found, wanted = list(map(plain_name, self.labels.labels)), list(map(plain_name, given.labels))
         if found != wanted and sorted(found) == sorted(wanted):
             index = next(index for index in range(len(found)) if found[index] != wanted[index])
             raise LabelsError(

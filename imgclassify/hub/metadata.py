@@ -45,6 +45,8 @@ _CROP_SIZES = ("val_crop_size", "crop_size", "img_size", "image_size", "input_si
 """Keys of the side of a crop, the first preferred."""
 _RESIZE_SIZES = ("val_resize_size", "resize_size", "resize")
 _CHANNEL_ORDERS = ("channel_order", "color_order", "color_space", "color_mode", "color_format", "input_space")
+ACTIVATIONS = {"single_label_classification": "softmax", "multi_label_classification": "sigmoid"}
+"""By transformers' `problem_type`."""
 _SMALLEST = 8
 """In pixels. A smaller number under one of these keys is no size of images."""
 _LARGEST_PERCENTAGE = 2
@@ -104,7 +106,7 @@ def read_config(
     num_classes: Collection[int] = (),
     strict: bool = False,
 ) -> FileConfig:
-    """Reads class names and preprocessing.
+    """Reads class names, preprocessing and the activation.
 
     Args:
         content: the mapping. Anything else says nothing.
@@ -123,10 +125,14 @@ def read_config(
         overrides, places = PreprocessOverrides(), ["preprocess"]
     if places:
         origins["preprocess"] = ", ".join(places)
+    activation, place = _find_activation(groups)
+    if activation:
+        origins["activation"] = place
     return FileConfig(
         labels=labels,
         preprocess=overrides,
         spec=complete,
+        activation=activation,
         origins={name: f"{where} in {file_name}" for name, where in origins.items()},
     )
 
@@ -167,6 +173,14 @@ def _find_labels(
                 return labels, place
             others.append((labels, place))
     return others[0] if others and strict else (None, "")
+
+
+def _find_activation(groups: Sequence[_Group]) -> tuple[str | None, str]:
+    """Returns (activation, the key at which it is)."""
+    for group in groups:
+        if activation := ACTIVATIONS.get(str(group.values.get("problem_type"))):
+            return activation, group.place("problem_type")
+    return None, ""
 
 
 # Preprocessing ---------------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ def names_of(network: Network) -> list[str]:
         {"id2label": json.dumps(dict(enumerate(NAMES)))},
         {"labels": "rot,grün,blau"},
         {"class_names": "rot\ngrün\nblau"},
+        {"class_names": "rot\tgrün\tblau"},
         {"imgclassify.labels": json.dumps(NAMES)},
         {"config": json.dumps({"model_type": "vit", "id2label": dict(enumerate(NAMES))})},
         {"labels": "other,names", "names": "['a']", "classes": json.dumps(NAMES)},
@@ -208,3 +209,20 @@ def test_what_imgclassify_writes_is_read_back(tmp_path: Path) -> None:
     network = load(tmp_path, metadata, PreprocessOverrides())
     assert (network.preprocess, names_of(network)) == (spec, NAMES)
     assert network.origins["preprocess"] == "preprocess in g.onnx"
+
+
+PROBLEM = {"problem_type": "multi_label_classification"}
+
+
+@pytest.mark.parametrize("metadata", [PROBLEM, {"config": json.dumps(PROBLEM)}], ids=["alone", "in a config"])
+def test_the_kind_of_problem_gives_the_activation(metadata: dict[str, str], tmp_path: Path) -> None:
+    network = load(tmp_path, {"classes": json.dumps(NAMES), **metadata})
+    assert network.activation == "sigmoid"
+    assert network.origins["activation"].endswith("problem_type in g.onnx")
+
+
+def test_labels_in_another_order_are_found_whatever_the_spelling(tmp_path: Path) -> None:
+    (tmp_path / "turned.txt").write_text("Light green\ndark red\nblue\n")
+    path = save(tmp_path, {"classes": json.dumps(["dark_red", "light_green", "blue"])})
+    with pytest.raises(LabelsError, match="the same names in another order"):
+        load_network(path, LoadOptions(overrides=OVERRIDES, labels=str(tmp_path / "turned.txt")))
