@@ -450,3 +450,47 @@ def test_an_operator_that_the_file_calls_by_a_known_name_is_not_believed(labels:
     onnx.save(model, path)
     for colour, found in zip(COLOURS, predict(path, labels(*THREE)), strict=True):
         np.testing.assert_allclose(found, sigmoid(logits(colour)), atol=1e-6)
+
+
+# Forms of probabilities and of other numbers -------------------------------------------------------------------
+
+
+def test_a_sigmoid_that_is_written_out_gives_probabilities(labels: Any, tmp_path: Path) -> None:
+    nodes = LOGITS + "n = Neg (g)  e = Exp (n)  d = Add (e, one)  y = Div (one, d)"
+    path = save_graph(tmp_path / "g.onnx", "float[N,3] y", nodes, constants=CONSTANTS | {"one": np.float32(1)})
+    for colour, found in zip(COLOURS, predict(path, labels(*THREE)), strict=True):
+        np.testing.assert_allclose(found, sigmoid(logits(colour)), atol=1e-6)
+
+
+def test_pooled_scores_within_0_and_1_are_logits_as_in_squeezenet(labels: Any, tmp_path: Path) -> None:
+    nodes = "r = Relu (x)  p = GlobalAveragePool (r)  y = Flatten (p)"
+    path = save_graph(tmp_path / "g.onnx", "float[N,3] y", nodes)
+    for colour, found in zip(COLOURS, predict(path, labels(*THREE)), strict=True):
+        np.testing.assert_allclose(found, softmax(np.array(colour) / 255), atol=1e-6)
+
+
+DETECTED = "boxes = Identity (some)  scores = Reshape (g, flat)"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "nodes", "said"),
+    [
+        ("float[M,4] boxes, float[M] scores", DETECTED, "not an image classifier.*boxes"),
+        ("int8[N,3] y", "y = QuantizeLinear (g, tenth, zero_int8)", "quantized numbers.*scale"),
+        ("uint8[N,3] y", "y = QuantizeLinear (g, tenth, middle_byte)", "whole numbers.*quantized"),
+        ("int64[N,8,8] y", "y = ArgMax <axis = 1, keepdims = 0> (x)", "not an image classifier"),
+    ],
+)
+def test_numbers_of_another_kind_are_named(
+    outputs: str, nodes: str, said: str, labels: Any, tmp_path: Path
+) -> None:
+    constants = CONSTANTS | {
+        "some": np.zeros((3, 4), np.float32),
+        "flat": np.int64([-1]),
+        "tenth": np.float32(0.1),
+        "zero_int8": np.int8(0),
+        "middle_byte": np.uint8(128),
+    }
+    path = save_graph(tmp_path / "g.onnx", outputs, LOGITS + nodes, constants=constants, check=False)
+    with pytest.raises(CheckpointError, match=said):
+        Classifier(str(path), labels=labels(*THREE), **PREPROCESSING)

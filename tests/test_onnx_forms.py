@@ -406,3 +406,39 @@ def test_cuda_that_cannot_be_used_after_all_is_the_cpu_or_an_error(
     assert engine("auto").device == "cpu"
     with pytest.raises(DeviceError, match=r"cannot use 'cuda:1'.*CUDA or cuDNN"):
         engine("cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("float[N,3,8,8] x, float[N,1,8,8] mask", r"x .*, mask "),
+        ("float[N,4,8,8] x", r"x \(tensor\(float\) \['N', 4, 8, 8\]\)"),
+        ("int32[N,3,8,8] x", r"x \(tensor\(int32\)"),
+        ("float[3,8,8] x", r"x .*\[3, 8, 8\]"),
+    ],
+)
+def test_inputs_that_are_no_batch_of_images_are_named_before_anything_is_asked_for(
+    given: str, said: str, three: str, tmp_path: Path
+) -> None:
+    path = save_graph(tmp_path / "g.onnx", "float[N,3] y", LOGITS + "y = Identity (g)", given=given, check=False)
+    with pytest.raises(CheckpointError, match=f"does not take one batch of images, but {said}"):
+        Classifier(str(path), labels=three)
+
+
+def test_a_network_with_a_random_part_is_refused(three: str, tmp_path: Path) -> None:
+    nodes = LOGITS + "noise = RandomNormalLike (g)  y = Add (g, noise)"
+    path = save_graph(tmp_path / "g.onnx", "float[N,3] y", nodes)
+    with pytest.raises(CheckpointError, match="random"):
+        Classifier(str(path), labels=three, **PLAIN)
+
+
+def test_weights_that_end_too_early_are_named(three: str, tmp_path: Path) -> None:
+    path = save_graph(tmp_path / "g.onnx", "float[N,3] y", LOGITS + "y = Identity (g)")
+    model = onnx.load(path)
+    onnx.save(
+        model, path, save_as_external_data=True, all_tensors_to_one_file=True, location="w.bin", size_threshold=0
+    )
+    (tmp_path / "w.bin").write_bytes(b"12345")
+    with pytest.raises(CheckpointError, match="file with its weights ends before") as error:
+        Classifier(str(path), labels=three, **PLAIN)
+    assert "fetch that file again" in str(error.value.hint)

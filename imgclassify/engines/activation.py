@@ -36,6 +36,7 @@ _MIN_SORTED = 10
 
 _LINEAR = {
     *("Gemm", "MatMul", "Conv", "BatchNormalization", "Add"),
+    *("Relu", "GlobalAveragePool", "AveragePool", "ReduceMean"),  # SqueezeNet's logits
     *("QLinearConv", "QLinearMatMul", "MatMulInteger", "QGemm"),
 }
 """Operators that compute logits, whose values may be within 0..1 by chance."""
@@ -244,9 +245,12 @@ def _refuse_others(outputs: NDArray[np.float32], operator: str) -> None:
 
     shown = f"such as {', '.join(f'{value:.4g}' for value in outputs[0][:3])}"
     if operator in _CLASS_NUMBER or ((outputs == outputs.round()).all() and np.abs(outputs).max() > 1):
+        what, place = "class numbers or counts", ", before ArgMax"
+        if outputs.shape[1] > 1:
+            what, place = "quantized scores or counts", ", after DequantizeLinear"
         raise CheckpointError(
-            f"the outputs of the network are whole numbers, {shown}: class numbers or counts, not probabilities",
-            hint=_EXPORT_HINT.format(", before ArgMax") + _INSIST_HINT,
+            f"the outputs of the network are whole numbers, {shown}: {what}, not probabilities",
+            hint=_EXPORT_HINT.format(place) + _INSIST_HINT,
         )
     norms = np.linalg.norm(outputs, axis=1)
     if outputs.shape[1] > 1 and (abs(norms - 1) <= _NORM_TOLERANCE).all():

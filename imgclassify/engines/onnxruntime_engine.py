@@ -10,7 +10,15 @@ from imgclassify.engines.engine import LinearHead, Outputs, check_form
 from imgclassify.engines.onnx_outputs import as_array, as_rows, describe_array
 from imgclassify.engines.output_choice import choose_output, wrong_form
 from imgclassify.errors import CheckpointError, DeviceError, OutputError, describe_error
-from imgclassify.graphs.onnx_signature import FLOATS, ImageInput, Layout, Signature, Value, find_image_input
+from imgclassify.graphs.onnx_signature import (
+    FLOATS,
+    ImageInput,
+    Layout,
+    Signature,
+    Value,
+    find_image_input,
+    wrong_inputs,
+)
 from imgclassify.graphs.session import (
     HEAD_BIAS,
     HEAD_WEIGHT,
@@ -210,7 +218,9 @@ class OnnxruntimeEngine:
             height, width = images.shape[1:3] if self._input.channels_last else images.shape[2:4]
             raise CheckpointError(
                 f"{self._name} cannot process crops of {height}×{width}: {describe_error(error)}",
-                hint="give the --crop-size that the model was trained with",
+                hint="give the --crop-size that the model was trained with"
+                if self._input.fixed_size is None
+                else "export it again for onnxruntime, with outputs in float32",
             ) from error
         names = self._label_names or ()
         return {name: as_array(value, names) for name, value in zip(values, found, strict=True)}
@@ -247,11 +257,7 @@ class OnnxruntimeEngine:
         inputs = [Value(each.name, each.type, each.shape) for each in self._session.get_inputs()]
         image = find_image_input(inputs, layout)
         if image is None:
-            first = f", the first {inputs[0].type} {list(inputs[0].shape)}" if inputs else ""
-            raise CheckpointError(
-                f"{self._name} takes {len(inputs)} inputs{first}, not one batch of images",
-                hint="use a graph that takes (N, C, H, W) or (N, H, W, C), float or uint8, with 3 channels or 1",
-            )
+            raise wrong_inputs(inputs, self._name)
         crop_size = self._preprocess.crop_size
         for side, wanted in zip(image.size, crop_size, strict=True):
             if isinstance(side, int) and side != wanted:

@@ -19,6 +19,7 @@ logger = logging.getLogger("imgclassify")
 SCORES = ("float16", "float32", "float64", "bfloat16", "uint8")
 """The types of numbers that logits and probabilities have. Other integers are class numbers."""
 _INTEGERS = ("bool", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64")
+_QUANTIZED = ("int8", "int16", "uint16")
 _EXPORT_HINT = "export the network with its logits or probabilities, (N, classes), as an output"
 
 
@@ -31,6 +32,11 @@ class OutputForm(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.dtype} {self.shape}" if self.dtype in (*SCORES, *_INTEGERS) else self.dtype
+
+    @property
+    def holds_choice(self) -> bool:
+        """Whether it is the class that the network has chosen, as a number or as text."""
+        return self.dtype == "text" or (self.dtype in _INTEGERS and len(self.shape) <= 2)
 
     def count_columns(self, num_images: int) -> int | None:
         """Returns the number of values for each image, or None if the output is not a row for each image."""
@@ -70,6 +76,9 @@ def choose_output(
             hint="give --output-name one of these names" if len(forms) > 1 else "leave out --output-name",
         )
     columns = {name: form.count_columns(num_images) for name, form in forms.items()}
+    # Of a detector, the outputs are rows of boxes, and the scores of a single image look like squeezed classes.
+    if any(len(form.shape) > 1 and form.shape[0] != num_images for form in forms.values()):
+        columns |= {name: None for name, form in forms.items() if len(form.shape) == 1}
     if wanted is not None:
         if columns[wanted] is None:
             raise wrong_form({wanted: forms[wanted]}, network)
@@ -105,7 +114,12 @@ def _fits(columns: int, num_labels: int) -> bool:
 def wrong_form(forms: Mapping[str, OutputForm], network: str) -> CheckpointError:
     """Returns the error for a network of which no output is one row of numbers for each image."""
     listed = ", ".join(f"{name} ({form})" for name, form in forms.items())
-    if all(form.dtype in _INTEGERS or form.dtype == "text" for form in forms.values()):
+    if all(form.dtype in _QUANTIZED and math.prod(form.shape) > 1 for form in forms.values()):
+        return CheckpointError(
+            f"{network} returns quantized numbers, {listed}, without their scale",
+            hint=f"{_EXPORT_HINT}, in float, after DequantizeLinear",
+        )
+    if all(form.holds_choice for form in forms.values()):
         return CheckpointError(
             f"{network} returns whole numbers or text, {listed}: the class that it has chosen, not probabilities",
             hint=f"{_EXPORT_HINT}, before ArgMax",

@@ -59,7 +59,7 @@ def probe_network(engine: Engine, crop_size: tuple[int, int]) -> Probe:
     """Runs a network on made-up crops: together, and one of them again alone.
 
     Raises:
-        CheckpointError: the network rejects crops of that size, or is not a classifier.
+        CheckpointError: the network rejects crops of that size, is not a classifier, or is random.
         UsageError: it has several outputs, and the user must choose one.
     """
     crops = _probe_crops(crop_size)
@@ -70,6 +70,11 @@ def probe_network(engine: Engine, crop_size: tuple[int, int]) -> Probe:
             together = None  # it may take only one image at a time
         alone = engine.infer(crops[:1])
         if together is None or not _are_equal(together, alone, engine.dtype):
+            if not _are_equal(alone, engine.infer(crops[:1]), engine.dtype):
+                raise CheckpointError(
+                    "the network returns other numbers each time for the same image: a part of it is random",
+                    hint="export it for inference, after `network.eval()`, without dropout or noise",
+                )
             engine = _run_apart(engine, takes_batches=together is not None)
             together = engine.infer(crops)
     return Probe(engine, together.get(LOGITS))

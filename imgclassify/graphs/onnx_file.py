@@ -114,6 +114,11 @@ _REFUSALS = (
     ),
     (r"No opset import for domain '(.*?)'", "it uses operators of {!r} without their version", _OPERATOR_HINT),
     (
+        r"External initializer: (\S+) offset.*out of bounds",
+        "the file with its weights ends before {}",
+        "fetch that file again: it is not complete",
+    ),
+    (
         r"Could not find an implementation for (\S+?)\(",
         "onnxruntime cannot compute its operator {}",
         _OPERATOR_HINT,

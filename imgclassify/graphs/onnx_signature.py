@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from imgclassify.errors import CheckpointError
 from imgclassify.graphs import protobuf
 
 # onnx.proto: the numbers of the fields that are used here.
@@ -19,7 +20,11 @@ _TYPE_TENSOR = 1
 _TENSOR_ELEMENT, _TENSOR_SHAPE = 1, 2
 _SHAPE_DIM = 1
 _DIM_VALUE, _DIM_NAME = 1, 2
-_ELEMENTS = {1: "float", 2: "uint8", 10: "float16", 11: "double"}
+_ELEMENTS = (
+    *("", "float", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool", "float16", "double"),
+    *("uint32", "uint64", "complex64", "complex128", "bfloat16"),
+)
+"""The numbers of TensorProto.DataType, up to 16."""
 
 FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
 """onnxruntime's names of the float types → numpy's."""
@@ -54,7 +59,7 @@ class Value(NamedTuple):
 
     name: str
     type: str
-    """In onnxruntime's words, such as "tensor(float)". Empty if it is of another type than images."""
+    """In onnxruntime's words, such as "tensor(float)". Empty if it is no tensor."""
     shape: Sequence[Side]
 
 
@@ -138,6 +143,20 @@ def find_image_input(inputs: Sequence[Value], layout: Layout) -> ImageInput | No
     )
 
 
+def wrong_inputs(inputs: Sequence[Value], name: str) -> CheckpointError:
+    """Returns the error for a graph whose inputs are not one batch of images.
+
+    Args:
+        name: names the graph.
+    """
+    listed = ", ".join(f"{each.name} ({each.type or 'of another type'} {list(each.shape)})" for each in inputs)
+    return CheckpointError(
+        f"{name} does not take one batch of images, but {listed or 'nothing'}",
+        hint="use a graph that takes (N, C, H, W) or (N, H, W, C), float or uint8, with 3 channels or 1"
+        + (", and nothing else: make the other inputs constants when you export it" if len(inputs) > 1 else ""),
+    )
+
+
 def _names_channels(side: Side) -> bool:
     return isinstance(side, str) and (side.lower() == "c" or "chan" in side.lower())
 
@@ -209,6 +228,8 @@ class _Nodes:
                 return operator  # also if its values become probabilities later
             if not data or (operator in _BINARY and len(data) > 1):
                 return found
+            if operator == "Div" and inputs[0] in self._constants:
+                return found or "Reciprocal"  # as in 1 / (1 + exp(-x)), a sigmoid
             if operator in _PROBABILITY:
                 found = found or operator
             elif operator not in _RESHAPING and operator not in _SCALING:
@@ -258,12 +279,16 @@ def _as_plain(value: int | memoryview) -> int | bytes:
 def _parse_value(message: memoryview) -> Value:
     kind, shape = "", []
     for tensor in _messages(_messages([message], _VALUE_TYPE), _TYPE_TENSOR):
-        kind = f"tensor({_ELEMENTS.get(_number(tensor, _TENSOR_ELEMENT) or 0, '')})"
+        kind = f"tensor({_element_name(_number(tensor, _TENSOR_ELEMENT) or 0)})"
         shape = [
             _text(dim, _DIM_NAME) or _number(dim, _DIM_VALUE)
             for dim in _messages(_messages([tensor], _TENSOR_SHAPE), _SHAPE_DIM)
         ]
     return Value(_text(message, _VALUE_NAME), kind, shape)
+
+
+def _element_name(number: int) -> str:
+    return _ELEMENTS[number] if number < len(_ELEMENTS) else ""
 
 
 def _messages(messages: Iterable[memoryview], number: int) -> Iterator[memoryview]:

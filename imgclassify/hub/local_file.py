@@ -23,7 +23,7 @@ from imgclassify.errors import (
 )
 from imgclassify.graphs import onnx_file
 from imgclassify.graphs.onnx_file import OnnxFile
-from imgclassify.graphs.onnx_signature import find_image_input
+from imgclassify.graphs.onnx_signature import find_image_input, wrong_inputs
 from imgclassify.graphs.outputs import add_outputs
 from imgclassify.graphs.session import SessionConfig
 from imgclassify.hub import architectures, backends, file_kind, from_arch, metadata, onnx_config, torchscript_config
@@ -286,6 +286,9 @@ def _read_graph_config(file: OnnxFile, options: LoadOptions) -> FileConfig:
     """Returns what the input of a graph says of the preprocessing, and the class names of its map of probabilities.
 
     The crop size is that of the graph, but not beside `--arch`: its resize belongs to its own crop size.
+
+    Raises:
+        CheckpointError: the graph does not take one batch of images.
     """
     labels = None
     # With the user's labels, the classes of the map get their order: see engines/onnx_outputs.py.
@@ -294,7 +297,7 @@ def _read_graph_config(file: OnnxFile, options: LoadOptions) -> FileConfig:
         labels = LabelSet(str(file.path), tuple(Label(index, None, name) for index, name in named))
     image = find_image_input(file.signature.inputs, file.signature.layout)
     if image is None:
-        return FileConfig(labels=labels)
+        raise wrong_inputs(file.signature.inputs, repr(str(file.path)))
     known = PreprocessOverrides()
     if image.takes_bytes:
         known = PreprocessOverrides(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
