@@ -532,7 +532,7 @@ def test_a_palette_with_an_alpha_band_is_laid_on_white():
         ("L", [7, 8], 7, [(255, 255, 255), (8, 8, 8)]),
         ("RGB", [(1, 2, 3), (4, 5, 6)], (1, 2, 3), [(255, 255, 255), (4, 5, 6)]),
         ("1", [0, 255], 0, [(255, 255, 255), (255, 255, 255)]),
-        ("I;16", [257, 514], 257, [(255, 255, 255), (2, 2, 2)]),
+        ("I;16", [257, 25700], 257, [(255, 255, 255), (100, 100, 100)]),
     ],
 )
 def test_a_png_with_one_transparent_colour_is_laid_on_white(mode, values, transparent, expected):

@@ -1,0 +1,113 @@
+"""Handles samples of more than 8 bits of the formats that Pillow opens: their declared depth, and 16-bit RGB."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from typing import BinaryIO
+
+from PIL import Image, ImageFile
+
+from imgclassify.images.white_level import UNDECLARED, DeclaredLevels, Levels, scale, scale_to_bytes
+
+GREY_MODES = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
+"""Pillow's modes for grey of more than 8 bits."""
+
+_FULL = DeclaredLevels(white=65535)
+_MOST_CHUNKS = 2**10
+_CODESTREAM = b"\xff\x4f\xff\x51"
+"""SOC and SIZ, which begin every codestream of JPEG 2000."""
+_HEADER_BYTES = 2**12
+
+_LOW_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
+"""The raw modes in which Pillow takes the high byte of each 16-bit sample of a PNG, and those that take the low
+byte."""
+_MOST_LOW_BITS = 14
+"""Samples of 16 bits that all fit this many are scaled. Of others, the high bytes are the image."""
+
+
+def declare_levels(image: Image.Image, stream: BinaryIO) -> None:
+    """Stores what the file says about the levels of deep grey as `image.info["declared"]`.
+
+    Args:
+        image: as Pillow has opened it.
+        stream: the file. Its position is kept.
+    """
+    if image.mode not in GREY_MODES:
+        return
+    if image.format == "PNG":
+        image.info["declared"] = DeclaredLevels(significant_bits=significant_bits(stream))
+    elif image.format == "PPM":  # Pillow has scaled integers by the header's largest value
+        image.info["declared"] = UNDECLARED if image.mode == "F" else _FULL
+    elif image.format == "JPEG2000":  # Pillow has shifted fewer bits up to 16
+        image.info["declared"] = UNDECLARED if _jpeg2000_bits(stream) == 16 else _FULL
+
+
+def load_low_bits(
+    image: ImageFile.ImageFile, stream: BinaryIO, read: Callable[[BinaryIO], ImageFile.ImageFile]
+) -> Image.Image | None:
+    """Decodes an RGB PNG of 16 bits whose samples use only the lower ones.
+
+    Args:
+        image: as Pillow has opened it, not decoded.
+        read: opens the stream again.
+
+    Returns:
+        The image in mode RGB or RGBA, with its levels as `info["levels"]`. None for any other PNG.
+    """
+    raw_mode = image.tile[0].args if image.tile else None
+    if raw_mode not in _LOW_BYTES:
+        return None
+    import numpy as np
+
+    bits = significant_bits(stream)
+    image.load()
+    high = np.asarray(image)
+    if high[:, :, :3].max() >> (_MOST_LOW_BITS - 8):
+        return None
+    stream.seek(0)
+    again = read(stream)
+    again.tile = [tile._replace(args=_LOW_BYTES[raw_mode]) for tile in again.tile]
+    again.load()
+    values = high.astype(np.uint16) << 8 | np.asarray(again)
+    scaled, levels = scale_to_bytes(values[:, :, :3], DeclaredLevels(significant_bits=bits))
+    if image.mode == "RGBA":
+        alpha = values[:, :, 3:]
+        white = levels.white if levels and alpha.max() <= levels.white else 65535
+        scaled = np.concatenate((scaled, scale(alpha, Levels(0, white, ""))), axis=2)
+    found = Image.fromarray(scaled)
+    found.info = {**image.info, "levels": levels}
+    found.info.pop("transparency", None)
+    return found
+
+
+def significant_bits(stream: BinaryIO) -> int | None:
+    """Returns the bits that the sBIT chunk of a PNG declares: the most of its channels. None without the chunk.
+
+    The position of the stream is kept.
+    """
+    position, place = stream.tell(), 8
+    try:
+        with suppress(struct.error):
+            for _ in range(_MOST_CHUNKS):
+                stream.seek(place)
+                length, kind = struct.unpack(">I4s", stream.read(8))
+                if kind == b"sBIT":
+                    return max(stream.read(min(length, 3)), default=0) or None
+                if kind in (b"IDAT", b"PLTE", b"IEND"):  # sBIT comes before these
+                    break
+                place += 12 + length
+    finally:
+        stream.seek(position)
+    return None
+
+
+def _jpeg2000_bits(stream: BinaryIO) -> int | None:
+    """Returns the precision of the first component (ISO/IEC 15444-1, A.5.1), None if it is not found."""
+    position = stream.tell()
+    stream.seek(0)
+    header = stream.read(_HEADER_BYTES)
+    stream.seek(position)
+    start = header.find(_CODESTREAM)
+    return (header[start + 42] & 0x7F) + 1 if 0 <= start < len(header) - 42 else None
