@@ -6,12 +6,13 @@ image.
 
 from __future__ import annotations
 
-import re
+import io
 from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import Image
 
 from imgclassify.errors import CorruptImageError, ImageTooLargeError, UnsupportedImageError, describe_error
+from imgclassify.sources import MAX_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 SIGNATURES = (
     rb"FUJIFILMCCD-RAW|"  # Fujifilm: RAF
     rb".{4}ftypcrx |"  # Canon: CR3
-    rb"II[\*\x1a]\0.{4}(CR\x02|HEAPCCDR)|"  # Canon: CR2, CRW
+    rb"II\*\0.{4}CR\x02|II\x1a\0\0\0HEAPCCDR|"  # Canon: CR2, CRW
     rb"IIR[OS]|MMOR|"  # Olympus: ORF
     rb"IIU\0|"  # Panasonic, Leica: RW2, RAW, RWL
     rb"\0MRM|"  # Minolta: MRW
@@ -29,15 +30,9 @@ SIGNATURES = (
 )
 """How camera RAW files begin, except those that begin as any TIFF does: DNG, NEF, ARW, PEF and others."""
 
-_SIGNATURE = re.compile(SIGNATURES, re.DOTALL)
-
 _DNG_VERSION = 50706
 _PHOTOMETRIC = 262
 _COLOR_FILTER_ARRAY, _LINEAR_RAW = 32803, 34892
-
-
-def has_raw_signature(header: bytes) -> bool:
-    return _SIGNATURE.match(header) is not None
 
 
 def has_raw_directory(directories: Iterable[Directory]) -> bool:
@@ -62,6 +57,10 @@ def open_raw(stream: BinaryIO, max_pixels: int) -> Image.Image:
         raise UnsupportedImageError(
             "a camera RAW file needs the extra imgclassify[raw]: pip install rawpy"
         ) from error
+    if stream.seek(0, io.SEEK_END) > MAX_BYTES:
+        raise ImageTooLargeError(
+            f"the file is larger than {MAX_BYTES // 2**20} MiB, and a camera RAW must be read as a whole"
+        )
     stream.seek(0)
     try:
         with rawpy.imread(stream) as raw:

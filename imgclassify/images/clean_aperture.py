@@ -10,7 +10,6 @@ import io
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from fractions import Fraction
 from typing import BinaryIO
 
 _MOST_BOXES = 2**12
@@ -105,11 +104,11 @@ def _associations(content: bytes, item: int) -> Iterator[int]:
 
 
 def _to_box(aperture: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    shown = [Fraction(aperture[at], aperture[at + 1]) for at in range(0, 8, 2)]
+    shown = [aperture[at] / aperture[at + 1] for at in range(0, 8, 2)]
     box = []
     for side, extent, offset in zip(size, shown[:2], shown[2:], strict=True):
         # The offset is that of the centres of the two.
-        start = offset + Fraction(side - 1, 2) - (extent - 1) / 2
+        start = offset + (side - 1) / 2 - (extent - 1) / 2
         box.append((round(start), round(start + extent)))
     (left, right), (top, bottom) = box
     if 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]:

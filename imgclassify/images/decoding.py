@@ -145,6 +145,8 @@ _TRANSPOSITIONS = {
 SWAPS_AXES = tuple(_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8))
 """The transpositions that swap width and height."""
 
+_UNSUPPORTED = re.compile(r"unsupported (BMP|feature)|unable to determine J2K image mode", re.IGNORECASE)
+"""Error messages of Pillow and libheif for files that are whole, but of a kind that they do not decode."""
 _DISK_FAILURES = {errno.EIO, errno.ESTALE}
 
 _WARNING_MODULES = r"(PIL|pillow_heif)\b"
@@ -465,6 +467,8 @@ def _to_image_error(error: Exception, format_name: str, stream: BinaryIO | None)
         return UnsupportedImageError(
             f"{process} per sample is not supported, only JPEG of 8 bits that is not lossless"
         )
+    if _UNSUPPORTED.search(words):
+        return UnsupportedImageError(f"{with_article(format_name)} file of a kind that is not supported: {words}")
     if stream is not None and is_truncated(stream, format_name, words):
         return TruncatedImageError(f"damaged {format_name} file: it ends too early")
     return CorruptImageError(f"damaged {format_name} file: {_describe_failure(error)}")

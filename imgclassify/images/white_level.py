@@ -106,8 +106,8 @@ def choose_levels(values: NDArray[Any], declared: DeclaredLevels = UNDECLARED) -
     - Signed integers and floats: the smallest usual scale (1 for floats, and the depths above) that holds all
       samples but a few. If none does, they are stretched.
 
-    Stretched means that the lowest sample becomes black and the highest white, without the outermost thousandth
-    on both sides.
+    Stretched means that the lowest sample becomes black and the highest white. If the outermost thousandth on a
+    side lies far from the others, it does not count.
     """
     import numpy as np
 
@@ -182,8 +182,12 @@ def _stretch(sample: NDArray[np.float64]) -> Levels:
     import numpy as np
 
     low, high = np.quantile(sample, (_MOST_FAR, 1 - _MOST_FAR))
-    if low == high:
-        low, high = sample.min(), sample.max()
+    margin = _SLIGHTLY * (high - low)
+    lowest, highest = sample.min(), sample.max()
+    if low == high or lowest >= low - margin:
+        low = lowest
+    if low == high or highest <= high + margin:
+        high = highest
     reason = "stretched from the lowest to the highest sample"
     return Levels(float(low), float(high if high > low else low + 1), reason)
 

@@ -33,6 +33,7 @@ _PACKAGES = ("pillow", "numpy", "safetensors", "requests")
 _EXPORT = "pip install onnx onnxscript for `models prepare`, which exports graphs of networks that have none"
 _EXTRAS = {
     ("pillow-heif",): "pip install pillow-heif to open HEIC",
+    ("rawpy",): "pip install rawpy to open camera RAW",
     ("pyarrow",): "pip install pyarrow to write Parquet",
     (
         "opencv-python-headless",

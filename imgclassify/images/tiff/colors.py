@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -94,25 +95,18 @@ def _palette_colors(
 def _lab_colors(samples: NDArray[Any], layout: Layout, page: Directory) -> tuple[NDArray[np.uint8], Levels | None]:
     """Returns L* 0..255 and a*, b* in two's complement, as Pillow has them in mode LAB.
 
-    CIELab has a* and b* signed, and ICCLab with 128 (in 16 bits: 32768) added; 16 bits are 256 times 8 bits
-    (TIFF 6.0 section 23; Adobe Photoshop TIFF Technical Notes). L* of 100 is the largest value of CIELab's
-    integers, and 0xFF00 in ICCLab.
+    CIELab has a* and b* signed. ICCLab has 128, or in 16 bits 32768, added. 16 bits are 256 times 8 bits, but L* of
+    100 is 65535 in CIELab, and 0xFF00 in ICCLab (TIFF 6.0, section 23; Adobe Photoshop TIFF Technical Notes).
     """
     import numpy as np
 
     if layout.bits not in (8, 16) or layout.sample_format == FLOAT:
         raise UnsupportedImageError(f"a TIFF whose colours are Lab of {layout.bits} bits is not supported")
-    lab = samples[:, :, :3].astype(f"u{samples.dtype.itemsize}").astype(np.float32)
+    lab = samples[:, :, :3].astype(f"u{samples.dtype.itemsize}")
     if layout.bits == 16:
-        lab[:, :, 0] *= 255 / (65535 if layout.photometric == LAB else 0xFF00)
-        # Rounded, but not past the largest value.
-        offsets = samples[:, :, 1:3].astype(np.uint16)
-        if layout.photometric == LAB:
-            offsets = offsets + np.uint16(32768)
-        lab[:, :, 1:] = np.minimum((offsets.astype(np.float32) + 128) // 256, 255)
-        if layout.photometric == LAB:
-            lab[:, :, 1:] = (lab[:, :, 1:] + 128) % 256
-    colors = np.rint(lab.clip(0, 255)).astype(np.uint8)
+        lightness = lab[:, :, :1] * np.float32(255 / (65535 if layout.photometric == LAB else 0xFF00))
+        lab = np.concatenate((np.rint(lightness.clip(0, 255)).astype(np.uint16), lab[:, :, 1:] >> 8), axis=2)
+    colors = lab.astype(np.uint8)
     if layout.photometric == ICC_LAB:
         colors[:, :, 1:] ^= 0x80
     return colors, None
@@ -154,8 +148,9 @@ def _declared_levels(page: Directory, layout: Layout) -> DeclaredLevels:
     for low, high in ((S_MIN_VALUE, S_MAX_VALUE), (MIN_VALUE, MAX_VALUE)):
         whites = page.numbers(high)[: layout.colors]
         blacks = page.numbers(low)[: layout.colors]
-        if whites and max(whites) > min(blacks, default=0):
-            return declared._replace(black=float(min(blacks, default=0)), white=float(max(whites)))
+        black, white = float(min(blacks, default=0)), float(max(whites, default=0))
+        if black < white and isfinite(white - black):
+            return declared._replace(black=black, white=white)
     if layout.bits not in STORED_BITS[layout.sample_format]:
         return declared._replace(white=_full_scale(layout))
     return declared

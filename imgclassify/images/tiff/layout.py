@@ -199,7 +199,12 @@ def _check_samples(page: Directory, bits: tuple[int, ...], formats: tuple[int, .
 
 def _has_known_colors(page: Directory, photometric: int) -> bool:
     if photometric == YCBCR:
-        return page.numbers(SUBSAMPLING, (2, 2)) == (1, 1) and page.number(BITS) == 8
+        return has_whole_chroma(page) and page.number(BITS) == 8
     if photometric == SEPARATED:
         return bool(page.number(INK_SET, 1) == 1)
     return True
+
+
+def has_whole_chroma(page: Directory) -> bool:
+    """Whether a page in YCbCr has as many samples of the colour differences as of the luma."""
+    return page.numbers(SUBSAMPLING, (2, 2)) == (1, 1)

@@ -21,6 +21,7 @@ from imgclassify.images.tiff.layout import (
     NONE,
     OLD_JPEG,
     ORIENTATION,
+    PHOTOMETRIC,
     PILLOW_CODECS,
     PLANAR,
     SAMPLE_FORMAT,
@@ -28,6 +29,8 @@ from imgclassify.images.tiff.layout import (
     TILE_HEIGHT,
     TILE_WIDTH,
     UINT,
+    YCBCR,
+    has_whole_chroma,
     read_layout,
 )
 from imgclassify.images.tiff.libtiff import has_codec, silence_libtiff
@@ -108,6 +111,7 @@ def _is_plain(page: Directory) -> bool:
     compression = page.number(COMPRESSION, NONE)
     return (
         not (page.big and page.order == ">")  # which Pillow takes for a TIFF of another form
+        and not (compression == NONE and page.number(PHOTOMETRIC) == YCBCR and not has_whole_chroma(page))
         and max(page.numbers(BITS, (1,))) <= 8
         and set(page.numbers(SAMPLE_FORMAT)) <= {UINT, 4}  # 4: undefined
         and (page.number(PLANAR, 1) != 2 or page.number(SAMPLES, 1) == 1 or compression in (OLD_JPEG, JPEG))

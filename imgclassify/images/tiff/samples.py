@@ -44,9 +44,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_GROUP_BYTES = 2**26
+_GROUP_BYTES = 2**25
+_PACKED_BYTES = 2**24
 _GROUP_BLOCKS = 2**12
-"""The unpacked size and the number of the strips that are unpacked together."""
+"""The unpacked size, the packed size and the number of the strips that are unpacked together."""
 _ROW_VALUES = 2**20
 """How many values are made from bytes at once. Unpacking bits takes eight times their size."""
 _MOST_PILLOW_PIXELS = 178_000_000
@@ -120,16 +121,16 @@ def _read_blocks(stream: BinaryIO, page: Directory, layout: Layout, plane: int) 
 def _groups(blocks: Iterator[_Block], layout: Layout) -> Iterator[list[_Block]]:
     """Collects blocks that are unpacked together, because each call of libtiff takes a while."""
     group: list[_Block] = []
-    rows = 0
+    rows = packed = 0
     for block in blocks:
         group.append(block)
-        rows += block.rows
+        rows, packed = rows + block.rows, packed + len(block.data)
         separate = layout.compression not in BYTE_CODECS and layout.compression != NONE
         # Only the last strip of an image may have fewer rows than the others.
-        full = rows * layout.row_bytes >= _GROUP_BYTES or len(group) >= _GROUP_BLOCKS
+        full = rows * layout.row_bytes >= _GROUP_BYTES or packed >= _PACKED_BYTES or len(group) >= _GROUP_BLOCKS
         if separate or full or block.rows < layout.block_height:
             yield group
-            group, rows = [], 0
+            group, rows, packed = [], 0, 0
     if group:
         yield group
 
