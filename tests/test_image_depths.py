@@ -40,8 +40,8 @@ def in_bytes(values: np.ndarray, white: float) -> np.ndarray:
 
 
 def png(values: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
-    """Of uint16, (H, W) or (H, W, 3 or 4), with chunks before the pixels."""
-    kind = {1: 0, 3: 2, 4: 6}[values.shape[2] if values.ndim == 3 else 1]
+    """Of uint16, (H, W) or (H, W, 2 to 4), with chunks before the pixels."""
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[values.shape[2] if values.ndim == 3 else 1]
     header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, kind, 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
@@ -77,6 +77,15 @@ def test_rgb_that_uses_only_lower_bits_is_scaled(channels: int, bits: int, decla
         values[:, :, 3] = 2**bits - 1
     content = png(values, *([(b"sBIT", bytes([bits] * channels))] if declared else []))
     assert (decoded(content) == in_bytes(values[:, :, :3], 2**bits - 1)).all()
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+@pytest.mark.parametrize("declared", [False, True])
+def test_grey_with_alpha_that_uses_only_lower_bits_is_scaled(bits: int, declared: bool) -> None:
+    values = np.rint(UNIT[:, :, :2] * (2**bits - 1)).astype(np.uint16)
+    content = png(values, *([(b"sBIT", bytes([bits] * 2))] if declared else []))
+    grey, alpha = in_bytes(values[:, :, 0], 2**bits - 1), in_bytes(values[:, :, 1], 2**bits - 1)
+    assert np.abs(decoded(content) - np.rint(grey * (alpha / 255) + 255 - alpha)).max() <= 1
 
 
 def test_rgb_of_16_bits_keeps_its_high_bytes() -> None:

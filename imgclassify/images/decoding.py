@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 from PIL import ExifTags, Image
 
@@ -34,11 +34,7 @@ from imgclassify.errors import (
     with_article,
 )
 from imgclassify.images import MAX_PIXELS, camera_raw
-from imgclassify.images.clean_aperture import find_clean_aperture
-from imgclassify.images.deep_samples import GREY_MODES, declare_levels, load_low_bits
-from imgclassify.images.jpeg_process import name_unsupported_process
 from imgclassify.images.truncation import is_truncated
-from imgclassify.images.white_level import UNDECLARED, scale_to_bytes
 from imgclassify.sources import MAX_BYTES, Source
 
 if TYPE_CHECKING:
@@ -144,6 +140,9 @@ _TRANSPOSITIONS = {
 
 SWAPS_AXES = tuple(_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8))
 """The transpositions that swap width and height."""
+
+_GREY_MODES = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
+"""Pillow's modes for grey of more than 8 bits."""
 
 _UNSUPPORTED = re.compile(r"unsupported (BMP|feature)|unable to determine J2K image mode", re.IGNORECASE)
 """Error messages of Pillow and libheif for files that are whole, but of a kind that they do not decode."""
@@ -337,12 +336,28 @@ def _open_image(stream: BinaryIO, max_pixels: int) -> Iterator[Image.Image]:
         _check_pixels(image, max_pixels)
         if image.format == "JPEG":
             _limit_scans(image, stream)
-        elif image.format == "PNG":
-            image = load_low_bits(image, stream, read) or image
-        elif image.format == "AVIF" and (shown := find_clean_aperture(stream, image.size)):
-            image = _crop(image, shown)
-        declare_levels(image, stream)
+        else:
+            image = _apply_declarations(image, stream, read)
         yield image
+
+
+def _apply_declarations(image: Any, stream: BinaryIO, read: Callable[..., Any]) -> Image.Image:
+    """Applies what a file says about its pixels, if Pillow does not.
+
+    Args:
+        image: as `read` has opened it.
+    """
+    # Not at the top of the file, because an ordinary JPEG needs none of it.
+    from imgclassify.images.clean_aperture import find_clean_aperture
+    from imgclassify.images.deep_samples import declare_levels, load_low_bits
+
+    if image.mode in _GREY_MODES:
+        declare_levels(image, stream)
+    elif image.format == "PNG":
+        image = load_low_bits(image, stream, read) or image
+    elif image.format == "AVIF" and (shown := find_clean_aperture(stream, image.size)):
+        image = _crop(image, shown)
+    return cast(Image.Image, image)
 
 
 def _crop(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
@@ -463,7 +478,7 @@ def _to_image_error(error: Exception, format_name: str, stream: BinaryIO | None)
         return ImageTooLargeError("not enough memory to decode it", out_of_memory=True)
     if isinstance(error, OSError) and error.errno in _DISK_FAILURES:
         return ImageUnreadableError(f"cannot read the file: {error.strerror}")
-    if stream is not None and format_name == "JPEG" and (process := name_unsupported_process(stream)):
+    if stream is not None and format_name == "JPEG" and (process := _name_process(stream)):
         return UnsupportedImageError(
             f"{process} per sample is not supported, only JPEG of 8 bits that is not lossless"
         )
@@ -472,6 +487,12 @@ def _to_image_error(error: Exception, format_name: str, stream: BinaryIO | None)
     if stream is not None and is_truncated(stream, format_name, words):
         return TruncatedImageError(f"damaged {format_name} file: it ends too early")
     return CorruptImageError(f"damaged {format_name} file: {_describe_failure(error)}")
+
+
+def _name_process(stream: BinaryIO) -> str | None:
+    from imgclassify.images.jpeg_process import name_unsupported_process
+
+    return name_unsupported_process(stream)
 
 
 def _describe_failure(error: Exception) -> str:
@@ -513,7 +534,7 @@ def exif_transposition(image: Image.Image) -> Image.Transpose | None:
 
 def _convert_mode(image: Image.Image) -> Image.Image:
     """Returns the same pixels in mode RGB."""
-    if image.mode in GREY_MODES:
+    if image.mode in _GREY_MODES:
         return _scale_grey(image)
     if image.has_transparency_data:
         return _composite_on_white(image)
@@ -533,6 +554,8 @@ def _composite_on_white(image: Image.Image) -> Image.Image:
 def _scale_grey(image: Image.Image) -> Image.Image:
     """Converts deep grey to RGB, as `white_level.choose_levels` says. One colour may be declared transparent."""
     import numpy as np
+
+    from imgclassify.images.white_level import UNDECLARED, scale_to_bytes
 
     values = np.asarray(image)
     grey, levels = scale_to_bytes(values, image.info.get("declared", UNDECLARED))
