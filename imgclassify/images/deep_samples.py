@@ -66,17 +66,19 @@ def load_low_bits(image: ImageFile.ImageFile, stream: BinaryIO, read: _Reader) -
     bits = significant_bits(stream)
     image.load()
     high = np.asarray(image)
-    colors = 1 if raw_mode == _GREY_ALPHA else 3
+    colors, mode = 3, image.mode
+    if raw_mode == _GREY_ALPHA:  # of which Pillow makes RGBA
+        high, colors, mode = high[:, :, [0, 3]], 1, "LA"
     if high[:, :, :colors].max() >> (_MOST_LOW_BITS - 8):
         return None
     low = _grey_alpha_low_bytes(stream, read) if raw_mode == _GREY_ALPHA else _low_bytes(stream, read, raw_mode)
     values = high.astype(np.uint16) << 8 | low
     scaled, levels = scale_to_bytes(values[:, :, :colors], DeclaredLevels(significant_bits=bits))
-    if image.mode.endswith("A"):
+    if mode.endswith("A"):
         alpha = values[:, :, -1:]
         white = levels.white if levels and alpha.max() <= levels.white else 65535
         scaled = np.concatenate((scaled, scale(alpha, Levels(0, white, ""))), axis=2)
-    found = Image.frombytes(image.mode, image.size, scaled.tobytes())
+    found = Image.frombytes(mode, image.size, scaled.tobytes())
     found.info = {**image.info, "levels": levels}
     found.info.pop("transparency", None)
     return found
