@@ -281,7 +281,7 @@ def test_the_activation_can_be_chosen(labels: Any, tmp_path: Path, caplog: pytes
     np.testing.assert_allclose(found, sigmoid(logits(COLOURS[0])), atol=1e-6)
     with pytest.raises(CheckpointError, match="not a probability"):
         Classifier(str(path), labels=labels(*THREE), activation="none", **PREPROCESSING)
-    with pytest.raises(UsageError, match="unknown activation 'relu'"):
+    with pytest.raises(UsageError, match="activation is 'relu'"):
         Classifier(str(path), labels=labels(*THREE), activation="relu", **PREPROCESSING)
     with pytest.raises(UsageError, match="groups add probabilities"):
         Classifier(str(path), labels=labels(*THREE), activation="sigmoid", groups="red", **PREPROCESSING)

@@ -28,6 +28,7 @@ _SHOWN, _SHOWN_CHARACTERS = 3, 100
 """The number of names that a note shows, and of characters of each."""
 _SUGGESTED = 3
 """The number of architectures that an error suggests."""
+NO_ARCHITECTURE_FITS = f"no catalogued architecture fits: {SAVED_FROM_HINT}, such as timm:NAME; {EXPORT_HINT}"
 _IMAGE_SIZE = {"torchvision": "image_size", "timm": "img_size"}
 """The option of each provider for the size of images, of networks with position embeddings."""
 
@@ -217,7 +218,7 @@ def _explain(
     if names := [name for name in suggest_architectures(candidate.state_dict) if name != manifest.name]:
         hint = f"it fits --arch {' or --arch '.join(names)}"
     elif misfit.hint == SAVED_FROM_HINT:
-        hint = f"no catalogued architecture fits: {SAVED_FROM_HINT}, such as timm:NAME; {EXPORT_HINT}"
+        hint = NO_ARCHITECTURE_FITS
     else:
         hint = misfit.hint
     return misfit.to_error(source_name, manifest.name, hint=hint)

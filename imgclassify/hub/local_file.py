@@ -28,7 +28,12 @@ from imgclassify.graphs.outputs import add_outputs
 from imgclassify.graphs.session import SessionConfig
 from imgclassify.hub import architectures, backends, file_kind, from_arch, metadata, onnx_config, torchscript_config
 from imgclassify.hub.backends import Backends
-from imgclassify.hub.checkpoint_fit import FittedCheckpoint, fit_checkpoint, suggest_architectures
+from imgclassify.hub.checkpoint_fit import (
+    NO_ARCHITECTURE_FITS,
+    FittedCheckpoint,
+    fit_checkpoint,
+    suggest_architectures,
+)
 from imgclassify.hub.class_names import possible_counts
 from imgclassify.hub.file_config import FileConfig
 from imgclassify.hub.model_files import CONFIG
@@ -220,11 +225,7 @@ def _is_in_timm(name: str) -> bool:
 def _unnamed_architecture(checkpoint: Checkpoint, name: str, key: str | None) -> UsageError:
     candidates = find_candidates(checkpoint.content, checkpoint.path, key)
     fitting = suggest_architectures(max(candidates, key=lambda each: len(each.state_dict)).state_dict)
-    hint = (
-        f"it fits --arch {' or --arch '.join(fitting)}"
-        if fitting
-        else "give --arch NAME, such as --arch resnet18; see the names with `imgclassify models list`"
-    )
+    hint = f"it fits --arch {' or --arch '.join(fitting)}" if fitting else NO_ARCHITECTURE_FITS
     return UsageError(f"{name} holds weights but does not name their architecture", hint=hint)
 
 

@@ -55,11 +55,7 @@ class PreprocessOverrides:
             ("crop_mode", self.crop_mode, CROP_MODES),
         ):
             if word is not None and word not in words:
-                raise UsageError(
-                    f"unknown {name.replace('_', ' ')} {word!r}",
-                    hint=f"use one of {', '.join(words)}",
-                    argument=name,
-                )
+                raise UsageError(f"{name} is {word!r}", hint=f"use one of {', '.join(words)}", argument=name)
         for name, channels in (("mean", self.mean), ("std", self.std)):
             if channels is not None and not _is_rgb(channels):
                 raise UsageError(
@@ -197,7 +193,7 @@ class LoadOptions:
     def __post_init__(self) -> None:
         if self.activation is not None and self.activation not in ACTIVATIONS:
             raise UsageError(
-                f"unknown activation {self.activation!r}",
+                f"activation is {self.activation!r}",
                 hint=f"use one of auto, {', '.join(ACTIVATIONS)}",
                 argument="activation",
             )
