@@ -40,6 +40,8 @@ class FittedCheckpoint(NamedTuple):
     """The architecture, with the options and the preprocessing for this checkpoint."""
     state_dict: StateDict
     num_classes: int
+    key: str = ""
+    """The key of the state_dict in the checkpoint, if there are others that fit, or if the user names it."""
     notes: Sequence[str] = ()
     """What the user should know, as sentences: which of several state_dicts is used, and what is left out."""
 
@@ -60,7 +62,7 @@ def fit_checkpoint(
     """
     candidates = find_candidates(checkpoint.content, checkpoint.path, key)
     wanted = find_wanted(manifest)
-    found, notes = _choose(candidates, wanted, source_name, by_key=bool(key))
+    found, chosen_key, notes = _choose(candidates, wanted, source_name, by_key=bool(key))
     if found is None and not key and len(candidates) > 1:
         joined = fit_names(flatten(checkpoint.content).state_dict, wanted)
         found = joined if isinstance(joined, Fit) else None
@@ -69,7 +71,7 @@ def fit_checkpoint(
     notes += [*found.notes, *_describe_left_out(found.left_out)]
     manifest = _adapt_manifest(manifest, found, notes)
     return FittedCheckpoint(
-        manifest, found.state_dict, found.num_classes, [f"{source_name}: {note}" for note in notes]
+        manifest, found.state_dict, found.num_classes, chosen_key, [f"{source_name}: {note}" for note in notes]
     )
 
 
@@ -95,8 +97,8 @@ def find_wanted(manifest: ModelManifest) -> Wanted:
 
 def _choose(
     candidates: list[Candidate], wanted: Wanted, source_name: str, *, by_key: bool
-) -> tuple[Fit | None, list[str]]:
-    """Returns (the fit of the first candidate that fits, notes about the choice).
+) -> tuple[Fit | None, str, list[str]]:
+    """Returns (the fit of the first candidate that fits, FittedCheckpoint.key, notes about the choice).
 
     Raises:
         CheckpointError: another candidate fits that is as good.
@@ -115,7 +117,7 @@ def _choose(
         elif candidate.is_averaged and not fits:
             notes.append(f"the averaged weights under {candidate.key!r} do not fit, and are not used")
     if not fits:
-        return None, []
+        return None, "", []
     chosen, fit = fits[0]
     others = [candidate for candidate, _ in fits[1:]]
     rivals = [each.key for each in others if preference(each) == preference(chosen)]
@@ -127,7 +129,7 @@ def _choose(
     elif others:
         unused = ", ".join(repr(each.key) for each in others)
         notes.append(f"the weights under {chosen.key!r} are used, not those under {unused}")
-    return fit, notes
+    return fit, chosen.key if by_key or others else "", notes
 
 
 def _describe_left_out(tensors: Mapping[str, Any]) -> list[str]:

@@ -22,6 +22,7 @@ from imgclassify.errors import (
     describe_error,
 )
 from imgclassify.graphs import onnx_file
+from imgclassify.graphs.graph import TRANSFORM_INPUT
 from imgclassify.graphs.onnx_file import OnnxFile
 from imgclassify.graphs.onnx_signature import find_image_input
 from imgclassify.graphs.outputs import add_outputs
@@ -133,10 +134,19 @@ def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Networ
         activation=options.activation or config.activation,
         output_name=options.output_name,
         origins={**config.origins, **origins},
+        options=_chosen_options(found),
         gmacs=manifest.gmacs,
         manifest=replace(manifest, checkpoint_key=options.checkpoint_key or ""),
         layers=manifest.layers,
     )
+
+
+def _chosen_options(found: FittedCheckpoint) -> dict[str, Any]:
+    """Returns Network.options of a checkpoint."""
+    options: dict[str, Any] = {"checkpoint_key": found.key} if found.key else {}
+    if TRANSFORM_INPUT in found.manifest.options:
+        options[TRANSFORM_INPUT] = bool(found.manifest.options[TRANSFORM_INPUT])
+    return options
 
 
 def _load_quantized(reference: str, path: Path, options: LoadOptions) -> Network:

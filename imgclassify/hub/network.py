@@ -226,6 +226,8 @@ class Network:
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where labels, preprocessing, activation and architecture were found, if the model's files say them:
     FileConfig.origins. An activation without an origin is the user's."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What else was chosen of what the file may mean: `checkpoint_key`, `transform_input`."""
     quantized: bool = False
     """Whether the network is quantized, and so runs only on the CPU and in its own types."""
     gmacs: float | None = None
