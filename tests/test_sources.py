@@ -810,7 +810,7 @@ def test_hidden_members_are_skipped(folder, kind):
     selection = Selection()
     (name,) = names(f"a{kind}", selection=selection)
     assert name.endswith("a.jpg")
-    assert selection.skipped == {"hidden": 4}
+    assert selection.skipped == {"hidden": 3, "system_folder": 1}
     assert len(names(f"a{kind}", selection=Selection(hidden=True))) == 5
 
 
@@ -1513,6 +1513,53 @@ def test_an_excluded_folder_is_not_looked_into(folder, monkeypatch):
 @pytest.mark.parametrize("how", HOWS)
 def test_hidden_ones_can_be_taken(folder, how):
     assert selected(how, hidden=True)[0] == ALL | {".hidden.jpg"}
+
+
+SYSTEM_FOLDERS = [
+    "@eaDir",
+    "#recycle",
+    "#snapshot",
+    "@Recycle",
+    "$Recycle.Bin",
+    "System Volume Information",
+    "LOST+FOUND",
+    "__MACOSX",
+]
+
+
+@pytest.mark.parametrize("how", ["folder", "glob", ".zip", ".tar.gz"])
+def test_system_folders_are_skipped_at_any_depth_and_counted(folder, how):
+    photos = ["a.jpg", "lost and found/b.jpg", "sub/c.jpg"]
+    litter = [f"{above}{name}/a.jpg/d.jpg" for name in SYSTEM_FOLDERS for above in ("", "sub/")]
+    make(*(f"top/{path}" for path in photos + litter))
+    if how not in ("folder", "glob"):
+        make_archive(f"top{how}", dict.fromkeys(photos + litter, b""))
+    given = {"folder": "top", "glob": "top/*"}.get(how, f"top{how}")
+    selection = Selection()
+    assert {name[len(given.rstrip("*/")) + 1 :] for name in names(given, selection=selection)} == set(
+        map(native, photos)
+    )
+    assert selection.skipped == {"system_folder": len(litter)}
+    assert len(names(given, selection=Selection(hidden=True))) == len(photos) + len(litter)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("top/@eaDir", ["top/@eaDir/b.jpg"]),
+        ("top/@eaDir/b.jpg", ["top/@eaDir/b.jpg"]),
+        ("top/@eaDir/*.jpg", ["top/@eaDir/b.jpg"]),
+        ("top/*/@eaDir/*.jpg", ["top/sub/@eaDir/c.jpg"]),
+        ("top/**/@eaDir/*.jpg", ["top/@eaDir/b.jpg", "top/sub/@eaDir/c.jpg"]),
+        ("top/**/*.jpg", ["top/a.jpg"]),
+        ("top/*/*.jpg", []),
+        ("top/@*", []),
+        ("top/lost+found", ["top/lost+found"]),
+    ],
+)
+def test_a_system_folder_that_is_named_is_read(folder, given, found):
+    make("top/a.jpg", "top/@eaDir/b.jpg", "top/sub/@eaDir/c.jpg", "top/lost+found")
+    assert names(given) == list(map(native, found))
 
 
 @pytest.mark.parametrize("how", ["folder", ".zip", ".tar"])

@@ -112,8 +112,8 @@ def no_images_error(selection: Selection) -> NoImagesError:
     raw = sorted(RAW_SUFFIXES & selection.skipped_extensions.keys())
     if raw:
         hints.append(f"camera raw files ({', '.join(raw)}) are not decoded: convert them to JPEG or TIFF first")
-    if selection.skipped["hidden"]:
-        hints.append("add --hidden to read hidden files")
+    if selection.skipped["hidden"] or selection.skipped["system_folder"]:
+        hints.append("add --hidden to read hidden files and system folders")
     if selection.skipped["subfolder"]:
         hints.append("leave out --no-recursive to look into subfolders")
     hints.append("`imgclassify doctor` lists the file extensions that are looked for")

@@ -183,7 +183,9 @@ class SourceOptions:
     hidden: Annotated[
         bool,
         typer.Option(
-            "--hidden", rich_help_panel=SOURCES_PANEL, help="Also take files and folders that begin with a dot."
+            "--hidden",
+            rich_help_panel=SOURCES_PANEL,
+            help="Also take files and folders that begin with a dot, and system folders such as @eaDir.",
         ),
     ] = False
 
