@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import tarfile
@@ -1416,6 +1417,114 @@ def test_an_image_of_a_shard_that_breaks_does_not_shift_its_neighbours(folder, m
     assert isinstance(found.pop("shard.tar.zst!train/1/000010.jpg"), ImageTooLargeError)
     assert len(found) == 59
     assert all(members[name.partition("!")[2]] == content for name, content in found.items())
+
+
+# Names in zip archives --------------------------------------------------------------------------------------
+
+UTF8_FLAG = 1 << 11
+WINDOWS, UNIX = 0, 3
+
+
+class PackedName(zipfile.ZipInfo):
+    """An entry whose name is written as the bytes `packed`, with the flags `name_flags`."""
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        return self.packed, self.name_flags
+
+
+def zip_of_names(*names: bytes, flags: int = 0, system: int = UNIX, extra: bytes = b"") -> None:
+    """Writes a.zip. Each member's content is the bytes of its name."""
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        for number, name in enumerate(names):
+            info = PackedName(str(number))
+            info.packed, info.name_flags, info.create_system, info.extra = name, flags, system, extra
+            archive.writestr(info, name)
+
+
+def members() -> dict[str, bytes]:
+    return {source.name.removeprefix("a.zip!"): read(source) for source in expand(["a.zip"])}
+
+
+def unicode_path(name: str, packed: bytes) -> bytes:
+    """The extra field of Info-ZIP with the name in UTF-8 (appnote.txt, 4.6.9)."""
+    field = struct.pack("<BL", 1, zlib.crc32(packed)) + name.encode()
+    return struct.pack("<HH", 0x7075, len(field)) + field
+
+
+@pytest.mark.parametrize("flags", [0, UTF8_FLAG])
+def test_a_zips_names_are_utf_8_with_and_without_the_flag(folder, flags):
+    names = ["Ka\u0308fer.jpg", "Käfer.jpg", "фото/снимок.jpg", "🐕.jpg", "plain.jpg"]
+    zip_of_names(*(name.encode() for name in names), flags=flags)
+    assert members() == {name: name.encode() for name in names}
+    for name in names:
+        assert read(only(f"a.zip!{name}")) == name.encode()
+
+
+@pytest.mark.parametrize("flags", [0, UTF8_FLAG])
+@pytest.mark.parametrize("encoding", ["shift-jis", "gbk", "big5", "cp866", "latin-1"])
+def test_a_name_in_another_encoding_refuses_no_archive(folder, encoding, flags):
+    bad = {
+        "shift-jis": "写真.jpg",
+        "gbk": "照片.jpg",
+        "big5": "相片.jpg",
+        "cp866": "фото.jpg",
+        "latin-1": "café.jpg",
+    }
+    packed = bad[encoding].encode(encoding)
+    zip_of_names(b"first.jpg", packed, "zuletzt-ä.jpg".encode(), flags=flags)
+    assert members() == {
+        "first.jpg": b"first.jpg",
+        packed.decode("cp437"): packed,
+        "zuletzt-ä.jpg": "zuletzt-ä.jpg".encode(),
+    }
+
+
+def test_names_in_extra_fields_are_taken_if_they_are_for_the_name(folder):
+    zip_of_names(b"????.jpg", extra=b"UT\x01\0\x07" + unicode_path("写真/犬.jpg", b"????.jpg"))
+    assert list(members()) == ["写真/犬.jpg"]
+    zip_of_names(b"renamed.jpg", extra=unicode_path("写真/犬.jpg", b"????.jpg"))
+    assert list(members()) == ["renamed.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("packed", "system", "name"),
+    [
+        (rb"photos\dogs\rex.jpg", WINDOWS, "photos/dogs/rex.jpg"),
+        (rb"photos\dogs\rex.jpg", 10, "photos/dogs/rex.jpg"),
+        (rb"photos/dogs\rex.jpg", WINDOWS, "photos/dogs/rex.jpg"),
+        ("фото\\rex.jpg".encode(), WINDOWS, "фото/rex.jpg"),
+        (rb"dogs\rex.jpg", UNIX, r"dogs\rex.jpg"),
+        # The second byte of these characters is a backslash.
+        ("ソ.jpg".encode("shift-jis"), WINDOWS, "ソ.jpg".encode("shift-jis").decode("cp437")),
+        ("表\\a.jpg".encode("shift-jis"), WINDOWS, "表/a.jpg".encode("shift-jis").decode("cp437")),
+    ],
+)
+def test_backslashes_are_separators_in_a_zip_from_windows(folder, packed, system, name):
+    zip_of_names(packed, system=system)
+    assert members() == {name: packed}
+
+
+def test_a_windows_zips_folders_are_told_by_backslashes(folder):
+    zip_of_names(b"dogs.jpg\\", rb"dogs.jpg\a.jpg", rb".git\b.jpg", rb"$RECYCLE.BIN\c.jpg", system=WINDOWS)
+    assert list(members()) == ["dogs.jpg/a.jpg"]
+
+
+def test_a_member_that_looks_like_a_zips_contents_is_read_as_it_is(folder):
+    content = b"PK\1\2" + b"\xff" * 100
+    make_archive("a.zip", {"a.jpg": content})
+    with zipfile.ZipFile("b.zip", "w") as archive:
+        archive.writestr("a.jpg", content)
+    assert read(only("a.zip!a.jpg")) == read(only("b.zip!a.jpg")) == content
+
+
+def test_names_in_a_tar_do_not_depend_on_the_locale(folder):
+    name = b"caf\xe9/k\xc3\xa4fer.jpg"
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT):
+        with tarfile.open("a.tar", "w", format=form) as archive:
+            info = tarfile.TarInfo(os.fsdecode(name))
+            info.size = 1
+            archive.addfile(info, io.BytesIO(b"x"))
+        assert names("a.tar") == [os.fsdecode(b"a.tar!" + name)]
 
 
 # Selections -------------------------------------------------------------------------------------------------
