@@ -481,7 +481,7 @@ def pdf() -> bytes:
     return b"%PDF-1.7\n1 0 obj\n<< /OpenAction << /S /JavaScript >> >>\n"
 
 
-@hostile("not_an_image")
+@hostile("unsupported_image")
 def svg() -> bytes:
     return b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><svg>&b;</svg>'
 

@@ -1419,6 +1419,154 @@ def test_an_image_of_a_shard_that_breaks_does_not_shift_its_neighbours(folder, m
     assert all(members[name.partition("!")[2]] == content for name, content in found.items())
 
 
+# Addresses --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "s3://bucket/a.jpg",
+        "S3://bucket/*.jpg",
+        "gs://bucket/a.jpg",
+        "ftp://example.org/a.jpg",
+        "azure-blob+x://a/b?c=[d]",
+        "data:image/png;base64,iVBORw==",
+        "data:image/png;base64," + "A" * 100_000,
+    ],
+)
+@pytest.mark.parametrize("listed", [False, True])
+def test_an_address_that_is_not_fetched_says_which_are(name, listed):
+    source = only(name, from_file=listed)
+    assert source.name == name
+    with pytest.raises(ImageUnreadableError, match="only http and https URLs are fetched") as raised:
+        source.open()
+    assert len(str(raised.value)) < 200
+    assert not expansion.is_collection(name)
+
+
+@unix
+def test_a_file_with_the_name_of_an_address_is_read(folder):
+    make("data:image", "s3:/a.jpg")
+    assert names("data:image", "s3://a.jpg") == ["data:image", "s3://a.jpg"]
+    assert read(only("s3://a.jpg")) == b"s3:/a.jpg"
+
+
+@unix
+def test_a_file_url_is_a_path(folder):
+    make("a b.jpg", "f/c.jpg", "100%.jpg", "[x].jpg")
+    make_archive("d.zip", {"e.jpg": b"e"})
+    for url, content in {
+        f"file://{folder}/a%20b.jpg": b"a b.jpg",
+        f"file://{folder}/a b.jpg": b"a b.jpg",
+        f"FILE://localhost{folder}/100%25.jpg": b"100%.jpg",
+        f"file://{folder}/[x].jpg": b"[x].jpg",
+    }.items():
+        source = only(url)
+        assert (source.name, read(source)) == (url, content)
+        assert source.path
+        assert not expansion.is_collection(url)
+    assert names(f"file://{folder}/f", f"file://{folder}/d.zip") == [f"{folder}/f/c.jpg", f"{folder}/d.zip!e.jpg"]
+    assert expansion.is_collection(f"file://{folder}/f")
+    with pytest.raises(ImageNotFoundError):
+        only(f"file://{folder}/missing.jpg").open()
+    with pytest.raises(ImageUnreadableError, match="does not name a file on this machine"):
+        only("file://server/share/a.jpg").open()
+
+
+PASSWORDS = [
+    ("http://user:secret@{}/a.jpg", "http://{}/a.jpg"),
+    ("http://secret@{}/a.jpg", "http://{}/a.jpg"),
+    ("http://us%40er:se@cret@{}/@user/a@2x.jpg?by=a@b", "http://{}/@user/a@2x.jpg?by=a@b"),
+    ("http://user:secret/@{}/a.jpg", "http://{}/a.jpg"),
+    ("http://user:sec?ret#@{}/a.jpg", "http://{}/a.jpg"),
+    ("http://{}/@user/a.jpg", "http://{}/@user/a.jpg"),
+]
+
+
+@pytest.mark.parametrize(("given", "shown"), PASSWORDS)
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "localhost:1", "[::1]:1", "nowhere.invalid"])
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_password_stands_in_no_name_and_no_error(given, shown, host, offline, monkeypatch):
+    monkeypatch.setattr(client, "BACKOFF_SECONDS", 0.0)
+    monkeypatch.setenv("no_proxy", "*")
+    source = only(given.format(host), offline=offline)
+    assert source.name == shown.format(host)
+    with pytest.raises(ImageUnreadableError) as raised:
+        source.open()
+    assert "sec" not in str(raised.value)
+    assert "user:" not in str(raised.value)
+
+
+@pytest.mark.parametrize("scheme", ["s3", "ftp", "file"])
+def test_a_password_stands_in_no_address_that_is_not_fetched(scheme):
+    source = only(f"{scheme}://user:secret@host/a.jpg")
+    assert source.name == f"{scheme}://host/a.jpg"
+    with pytest.raises(ImageUnreadableError) as raised:
+        source.open()
+    assert "secret" not in str(raised.value)
+
+
+def test_a_password_is_sent_to_the_server(server):
+    address = server.url("a.jpg")
+    source = only(address.replace("//", "//user:secret@"))
+    assert (source.name, read(source)) == (address, b"content of a")
+    server.always = status(503)
+    with pytest.raises(ImageUnreadableError, match="503") as raised:
+        only(address.replace("//", "//user:secret@")).open()
+    assert "secret" not in str(raised.value)
+
+
+# Lists in UTF-16 --------------------------------------------------------------------------------------------
+
+WIDE_NAMES = ["photos\\a.jpg", "käfer/猫.jpg", "🐕 ਅĊ.jpg", " b "]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("mark", ["\ufeff", ""])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("last_end", [True, False])
+def test_a_list_in_utf_16_is_read(encoding, mark, end, last_end):
+    text = mark + end.join(["a.jpg", "", *WIDE_NAMES]) + end * last_end
+    assert list(read_names(io.BytesIO(text.encode(encoding)), null=False)) == ["a.jpg", *WIDE_NAMES]
+
+
+def test_a_list_in_utf_16_from_a_pipe_is_read_in_pieces():
+    content = "\n".join(["\ufeffa.jpg", *WIDE_NAMES]).encode("utf-16-le")
+    reader, writer = os.pipe()
+
+    def write() -> None:
+        with os.fdopen(writer, "wb", buffering=0) as pipe:
+            for byte in content:
+                pipe.write(bytes([byte]))
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    with os.fdopen(reader, "rb") as pipe:
+        assert list(read_names(pipe, null=False)) == ["a.jpg", *WIDE_NAMES]
+    thread.join()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfea\0\n\0b", b"\xff\xfe\0\xd8\n\0b\0", b"\xff\xfe", b"a\0b\n"])
+def test_a_damaged_list_ends(content):
+    assert len(list(read_names(io.BytesIO(content), null=False))) <= 2
+
+
+# Files with other names -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["folder", ".zip", ".tar"])
+def test_files_with_any_name_are_taken_on_request(folder, how):
+    files = ["0a1b2c", "b.jpg_large", "c.jpg?w=9", "d.dat", "sub/e", "f.jpg", ".g", "@eaDir/h"]
+    make(*(f"top/{path}" for path in files))
+    if how != "folder":
+        make_archive(f"top{how}", dict.fromkeys(files, b""))
+    given = "top" if how == "folder" else f"top{how}"
+    selection = Selection(any_name=True, exclude=["*.dat"])
+    assert len(names(given, selection=selection)) == 5
+    assert selection.skipped == {"hidden": 1, "system_folder": 1, "excluded": 1}
+    assert len(names(given, selection=Selection(any_name=True, include=["sub/"]))) == 1
+
+
 # Names in zip archives --------------------------------------------------------------------------------------
 
 UTF8_FLAG = 1 << 11

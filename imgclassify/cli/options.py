@@ -188,6 +188,14 @@ class SourceOptions:
             help="Also take files and folders that begin with a dot, and system folders such as @eaDir.",
         ),
     ] = False
+    any_name: Annotated[
+        bool,
+        typer.Option(
+            "--any-name",
+            rich_help_panel=SOURCES_PANEL,
+            help="In folders and archives, also take files without the extension of an image.",
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

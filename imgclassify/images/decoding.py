@@ -26,7 +26,6 @@ from imgclassify.errors import (
     ImageError,
     ImageTooLargeError,
     ImageUnreadableError,
-    NotAnImageError,
     TruncatedImageError,
     UnsupportedImageError,
     describe_error,
@@ -355,17 +354,31 @@ def _choose_scale(image: ImageFile.ImageFile, resized_size: Callable[[Size], Siz
 
 
 def _identify_format(stream: BinaryIO) -> _Decoder:
-    try:
-        header = stream.read(_HEADER_BYTES)
-        stream.seek(0)
-    except OSError as error:
-        raise ImageUnreadableError(f"cannot read the file: {error.strerror or error}") from error
+    header = _read_start(stream, _HEADER_BYTES)
     if not header:
         raise ImageEmptyError("the file is empty")
     for decoder in _DECODERS:
         if decoder.signature.match(header):
             return decoder
-    raise NotAnImageError(f"not an image in a supported format: the file begins with {header[:12]!r}")
+    raise _describe_foreign(stream)
+
+
+def _describe_foreign(stream: BinaryIO) -> ImageError:
+    # Imported only now, because a run over images needs neither table.
+    from imgclassify.file_kinds import HEAD_BYTES
+    from imgclassify.images.foreign_formats import describe_foreign
+
+    return describe_foreign(_read_start(stream, HEAD_BYTES))
+
+
+def _read_start(stream: BinaryIO, size: int) -> bytes:
+    """Reads the first bytes of a stream that is at its start, and leaves it there."""
+    try:
+        start = stream.read(size)
+        stream.seek(0)
+    except OSError as error:
+        raise ImageUnreadableError(f"cannot read the file: {error.strerror or error}") from error
+    return start
 
 
 def _find_reader(decoder: _Decoder) -> Callable[[BinaryIO], ImageFile.ImageFile]:

@@ -30,7 +30,9 @@ _SYSTEM_FOLDERS = frozenset(
 )
 """The folders in which a system keeps thumbnails, deleted files and metadata, in lower case. Those that begin with
 a dot (.Trash-1000, .thumbnails) are hidden anyway."""
-_OTHERS, _NO_EXTENSION = "others", "no extension"
+NO_EXTENSION = "no extension"
+"""Counts the files without an extension among the extensions."""
+_OTHERS = "others"
 
 # In a regular expression, a dot does not match a newline, and a dollar sign also matches before one. Some of
 # pathspec's back ends reject lone surrogates, which stand for bytes that are not text. Private-use characters
@@ -48,10 +50,12 @@ class Selection:
     first wildcard.
 
     Args:
-        include: patterns of the files to take, among those with an image's suffix. Empty: all of them.
+        include: patterns of the files to take, among those with an image's suffix, unless `any_name`. Empty: all
+            of them.
         exclude: patterns of what to leave out, even if it is included. An excluded folder is not entered.
         recursive: whether to take files in subfolders.
         hidden: whether to take names that begin with a dot, and system folders such as @eaDir and $RECYCLE.BIN.
+        any_name: whether to take files without the suffix of an image too.
 
     Raises:
         UsageError: a pattern is invalid, or cannot match anything.
@@ -63,11 +67,13 @@ class Selection:
         exclude: Sequence[str] = (),
         recursive: bool = True,
         hidden: bool = False,
+        any_name: bool = False,
     ) -> None:
         self._include = _compile_patterns(include) if include else None
         self._exclude = _compile_patterns(exclude) if exclude else None
         self.recursive = recursive
         self.hidden = hidden
+        self.any_name = any_name
         self.skipped: Counter[str] = Counter()
         """Number of names left out, by reason: "hidden", "system_folder", "not_an_image_name", "excluded" (or not
         included), "subfolder". A folder that is left out counts as one."""
@@ -83,7 +89,7 @@ class Selection:
         """
         if self._is_hidden(name):
             return self._skip("hidden")
-        if (suffix := file_suffix(name)) not in IMAGE_SUFFIXES:
+        if (suffix := file_suffix(name)) not in IMAGE_SUFFIXES and not self.any_name:
             return self._skip_extension(suffix)
         path = relative_dir + name
         return (self._is_included(path) and not self._is_excluded(path)) or self._skip("excluded")
@@ -110,7 +116,7 @@ class Selection:
             return self._skip("system_folder")
         if len(parts) > 1 and not self.recursive:
             return self._skip("subfolder")
-        if (suffix := file_suffix(member)) not in IMAGE_SUFFIXES:
+        if (suffix := file_suffix(member)) not in IMAGE_SUFFIXES and not self.any_name:
             return self._skip_extension(suffix)
         path = "/".join(parts)
         return (self._is_included(path) and not self._is_below_excluded(path)) or self._skip("excluded")
@@ -133,7 +139,7 @@ class Selection:
 
     def _skip_extension(self, suffix: str) -> bool:
         counted = self.skipped_extensions
-        name = suffix or _NO_EXTENSION
+        name = suffix or NO_EXTENSION
         counted[name if name in counted or len(counted) < _MAX_EXTENSIONS else _OTHERS] += 1
         return self._skip("not_an_image_name")
 

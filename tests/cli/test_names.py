@@ -122,6 +122,49 @@ def test_pythons_own_options_lead_to_no_loop(options: list[str]) -> None:
     assert done.stdout.startswith(b"imgclassify ")
 
 
+# Files without an extension ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def browser_cache(tmp_path: Path) -> Path:
+    """Five images without an extension, one with, and a saved page."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    for index in range(5):
+        noise(30 + index, 30, seed=index).save(folder / f"f_00000{index}", "PNG")
+    (folder / "page").write_bytes(b"<!doctype html><title>x</title>")
+    return folder
+
+
+def test_a_folder_of_files_without_extension_says_how_many_and_how_to_take_them(
+    run: Run, browser_cache: Path
+) -> None:
+    done = run("predict", browser_cache)
+    assert done.status == 4
+    assert "6 skipped (no extension 6)" in done.err
+    assert "add --any-name" in done.err
+    noise(9, 9).save(browser_cache / "a.png")
+    done = run("predict", browser_cache, "--jsonl")
+    assert len(done.out.splitlines()) == 1
+    assert "6 files without a file extension were left out; --any-name" in done.err
+
+
+@pytest.mark.parametrize("isolate", [[], ["--isolate"]])
+def test_any_name_reads_every_file(run: Run, browser_cache: Path, isolate: list[str]) -> None:
+    done = run("predict", browser_cache, "--any-name", "--jsonl", *isolate)
+    assert done.status == 1
+    records = [json.loads(line) for line in done.out.splitlines()]
+    assert [bool(record["predictions"]) for record in records] == [True] * 5 + [False]
+    assert records[-1]["error"]["type"] == "not_an_image"
+    assert "HTML page" in records[-1]["error"]["message"]
+    assert "--any-name looks" not in done.err
+
+
+def test_a_few_files_without_extension_are_not_mentioned(run: Run, photos: Path) -> None:
+    (photos / "LICENSE").write_bytes(b"x")
+    assert "--any-name" not in run("predict", photos, "--jsonl").err
+
+
 # The byte order mark ----------------------------------------------------------------------------------------
 
 
