@@ -120,10 +120,10 @@ def test_avif_that_calls_itself_mif1_is_told_from_heic():
 
 def test_what_a_folder_is_searched_for_is_what_can_be_opened():
     Image.init()
-    heif = {".heic", ".heics", ".heif", ".heifs", ".hif"}
+    extras = {".heic", ".heics", ".heif", ".heifs", ".hif", ".jxl", ".dcm", ".dicom"}
     formats = {*decoding.IMAGE_FORMATS, "MPO"}  # an MPO is a JPEG with more images behind it
     registered = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
-    assert registered | heif == IMAGE_SUFFIXES
+    assert registered | extras == IMAGE_SUFFIXES
 
 
 def test_a_source_is_loaded_and_its_stream_closed(tmp_path, monkeypatch):
