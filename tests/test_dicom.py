@@ -148,7 +148,8 @@ def test_the_limit_on_pixels_holds_before_any_is_decoded() -> None:
 
 def test_what_is_not_decoded_is_named() -> None:
     report = dicom_dataset(VALUES)
-    del report.PixelData
+    del report.PixelData, report.Rows
+    report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = pydicom.uid.BasicTextSRStorage
     with pytest.raises(UnsupportedImageError, match="without an image"):
         decoded(report)
     deflated = dicom_dataset(VALUES)
@@ -161,6 +162,14 @@ def test_what_is_not_decoded_is_named() -> None:
     packed["PixelData"].VR = "OB"
     with pytest.raises(ImageError, match=r"JPEG-LS.*pip install pylibjpeg|damaged"):
         decoded(packed)
+
+
+def test_a_file_that_ends_before_its_pixels_is_truncated() -> None:
+    content = written(dicom_dataset(VALUES))
+    start = len(content) - VALUES.nbytes
+    for length in (140, 300, start - 100, start - 20, start, start + 9, len(content) - 1):
+        with pytest.raises(TruncatedImageError):
+            decoding.decode_image(io.BytesIO(content[:length]))
 
 
 def test_a_cut_file_is_an_error_without_a_word_on_stderr(tmp_path) -> None:

@@ -80,7 +80,7 @@ def test_a_codestream_in_small_parts_has_its_size() -> None:
 def test_damage_and_truncation_are_errors() -> None:
     content = encoded(noise(200, 200), "JPEGXL", lossless=True)
     for length in (2, 3, 10, 100, len(content) // 2, len(content) - 100):
-        with pytest.raises(CorruptImageError):
+        with pytest.raises(CorruptImageError, match="codestream"):
             decoded(content[:length])
     generator = np.random.default_rng(3)
     for _ in range(50):

@@ -14,7 +14,7 @@ from PIL import Image, ImageFile
 from pydicom import dcmread
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 
-from imgclassify.errors import UnsupportedImageError
+from imgclassify.errors import TruncatedImageError, UnsupportedImageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +25,7 @@ logging.getLogger("pydicom").addHandler(logging.NullHandler())  # its messages w
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 """The transfer syntax whose whole content is compressed, without a limit on what it unpacks to."""
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_TRUNCATED = "damaged DICOM file: it ends too early"
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
@@ -42,6 +43,9 @@ class DicomImageFile(ImageFile.ImageFile):
             )
         self._dataset: Dataset | None = dcmread(BytesIO(content))
         if not any(name in self._dataset for name in _PIXELS):
+            kind = self._dataset.file_meta.get("MediaStorageSOPClassUID")
+            if kind is None or "Image Storage" in kind.name or "Rows" in self._dataset:
+                raise TruncatedImageError(_TRUNCATED)
             raise UnsupportedImageError("a DICOM file without an image, such as a report or a directory")
         self._size = int(self._dataset.Columns), int(self._dataset.Rows)
         self._mode = "RGB" if self._dataset.get("SamplesPerPixel", 1) == 3 else "L"
@@ -68,6 +72,10 @@ def _to_bytes(dataset: Dataset) -> NDArray[np.uint8]:
         raise UnsupportedImageError(
             f"DICOM compressed as {syntax.name} needs another package: pip install pylibjpeg[all]"
         ) from error
+    except ValueError as error:
+        if "less than expected" in str(error):
+            raise TruncatedImageError(_TRUNCATED) from error
+        raise
     interpretation = str(dataset.PhotometricInterpretation)
     if interpretation == "PALETTE COLOR":
         colours = apply_color_lut(values, dataset)

@@ -35,7 +35,13 @@ class JpegXlImageFile(ImageFile.ImageFile):
 
     def load(self) -> Any:
         if self._content is not None:
-            decoded = JXLImageFile(BytesIO(self._content))
+            try:
+                decoded = JXLImageFile(BytesIO(self._content))
+            except RuntimeError as error:
+                if "Generic Error" not in str(error):
+                    raise
+                # The plugin's own text is advice on how to build libjxl.
+                raise ValueError("its codestream is damaged or ends too early") from error
             self._content = None
             # libjxl turns the image upright.
             if sorted(decoded.size) != sorted(self.size):
