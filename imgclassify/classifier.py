@@ -82,6 +82,7 @@ class Classifier:
         activation: str = "auto",
         output_name: str | None = None,
         checkpoint_key: str | None = None,
+        transform_input: bool | None = None,
         offline: bool | None = None,
         trust: bool = False,
         groups: str | os.PathLike[str] | Mapping[str, Iterable[str]] | None = None,
@@ -115,7 +116,7 @@ class Classifier:
             time_limit: seconds for one image, used only with `isolate`.
             num_images: expected number of images, if known. It helps "auto" to choose the engine and the
                 device.
-            resize_size: pixels of the short side, or (height, width).
+            resize_size: pixels of the short side, or (height, width), whatever the aspect ratio.
             crop_size: pixels of a square, or (height, width).
             interpolation: "nearest", "box", "bilinear", "hamming", "bicubic" or "lanczos".
             mean, std: for the channels in `channel_order`, of pixels scaled to 0..1. One number is used for all
@@ -127,6 +128,8 @@ class Classifier:
             output_name: the output to use, of a network with several.
             checkpoint_key: the key of the state_dict in a checkpoint with several, such as "state_dict_ema". Dots
                 lead deeper: "ema.module".
+            transform_input: torchvision's argument of this name, for a checkpoint of googlenet or inception_v3.
+                None means True, as for the published weights. Networks trained from scratch usually have False.
             offline: never open a socket. None reads the environment variable IMGCLASSIFY_OFFLINE.
             trust: let a torch.hub repository or a TorchScript file run its own code.
             groups: add the probabilities of the classes of each group, and predict groups instead of classes; not
@@ -165,6 +168,7 @@ class Classifier:
             activation=activation,
             output_name=output_name,
             checkpoint_key=checkpoint_key,
+            transform_input=transform_input,
             offline=offline,
             trust=trust,
             progress=progress,

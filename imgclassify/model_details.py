@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from imgclassify import labels as label_sets
 from imgclassify.engines import FEATURES
 from imgclassify.errors import LabelsError, OutputError, UsageError
-from imgclassify.hub import from_arch
-from imgclassify.hub.loader import load_network
-from imgclassify.hub.network import LoadOptions, labels_for_manifest
+from imgclassify.hub.network import LoadOptions
 from imgclassify.hub.reference import ModelReference
 from imgclassify.runner import load_runner
 
@@ -19,31 +18,30 @@ if TYPE_CHECKING:
 __all__ = ["describe_file", "describe_timm"]
 
 
-def describe_file(
-    reference: str, *, arch: str | None = None, labels: str | None = None, **loading: Any
-) -> dict[str, Any]:
+def describe_file(reference: str, *, labels: str | None = None, **loading: Any) -> dict[str, Any]:
     """Loads a file or folder as `predict` does, and describes the model in plain values for JSON.
 
     Args:
-        arch, labels, loading: as for Classifier.
+        labels, loading: as for Classifier.
 
     Returns:
-        `name`, `architecture`, `num_classes`, `label_set` (None if `arch` has labels for another number of
-        classes), `preprocess`, `path`, `bytes`, `sha256`, `engines` (Backends.engines), and `features`:
-        whether `embed` can be used.
+        `name`, `architecture`, `num_classes`, `label_set` (None if there are no labels for this number of classes),
+        `preprocess`, `origins` (where the model's files say these), `path`, `bytes`, `sha256`, `engines`
+        (Backends.engines), and `features`: whether `embed` can be used.
 
     Raises:
         UsageError, UnavailableError: as for Classifier.
     """
-    runner = load_runner(reference, arch=arch, with_labels=False, device="cpu", num_images=1, **loading)
+    runner = _load_runner(reference, labels, **loading)
     network = runner.network
     assert network.path is not None
     return {
         "name": network.model,
         "architecture": network.architecture,
         "num_classes": runner.num_classes,
-        "label_set": _find_label_set(reference, arch, labels, runner.num_classes),
+        "label_set": network.labels.name if network.labels else None,
         "preprocess": network.preprocess.to_dict(),
+        "origins": dict(network.origins),
         "path": str(network.path.absolute()),
         "bytes": network.path.stat().st_size,
         "sha256": network.sha256,
@@ -71,17 +69,19 @@ def describe_timm(reference: ModelReference) -> dict[str, Any]:
     return described | {"engines": ["onnxruntime", "torch"] if prepared else ["torch"], "features": True}
 
 
-def _find_label_set(reference: str, arch: str | None, labels: str | None, num_classes: int) -> str | None:
-    if labels is not None:
-        return label_sets.load_labels(labels, num_classes=num_classes).name
-    try:
-        if arch is None:
-            found = load_network(reference, LoadOptions(offline=True)).labels
-        else:
-            found = labels_for_manifest(from_arch.find_architecture(arch), LoadOptions(), num_classes)
-    except (LabelsError, UsageError):
-        return None
-    return found.name if found else None
+def _load_runner(reference: str, labels: str | None, **loading: Any) -> ModelRunner:
+    """Loads a model with its labels, or without any if it has none that fit."""
+    options = {**loading, "device": "cpu", "num_images": 1}
+    if labels is None:
+        with suppress(LabelsError, UsageError):
+            runner = load_runner(reference, **options)
+            assert runner.network.labels is not None
+            runner.network.labels.require_num_classes(runner.num_classes)
+            return runner
+        return load_runner(reference, with_labels=False, **options)
+    runner = load_runner(reference, labels=labels, **options)
+    label_sets.load_labels(labels, num_classes=runner.num_classes)
+    return runner
 
 
 def _has_features(runner: ModelRunner) -> bool:

@@ -18,7 +18,7 @@ from imgclassify.catalog.writing import format_manifest
 from imgclassify.errors import LabelsError, UnavailableError, UsageError
 from imgclassify.graphs.onnx_file import OnnxFile
 from imgclassify.hub import from_arch, local_file
-from imgclassify.hub.reference import ModelReference
+from imgclassify.hub.reference import ModelReference, is_path
 from imgclassify.labels import LabelSet
 from imgclassify.labels.writing import format_labels
 from imgclassify.runner import ModelRunner, load_runner
@@ -53,7 +53,7 @@ def add_model(
     target = _check_name(name, overwrite=overwrite)
     # Any machine can run the network on the CPU, and loading it there takes the least time.
     runner = load_runner(reference, arch=arch, device="cpu", num_images=1, **loading)
-    manifest = _describe_model(name, runner, arch, target)
+    manifest = _describe_model(name, runner, arch, target, transform_input=loading.get("transform_input"))
     label_set = runner.network.labels
     assert label_set is not None  # load_runner is called with with_labels=True
     with _explained_errors(target):
@@ -125,7 +125,7 @@ def _check_name(name: str, *, overwrite: bool) -> Path:
             f"{name!r} cannot be the name of a model",
             hint="use ASCII letters, digits, and _ . + -, and begin with a letter or digit",
         )
-    if not ModelReference.parse(name).kind.in_catalog:
+    if is_path(name):
         raise UsageError(
             f"{name!r} cannot be the name of a model: -m would take it for a file",
             hint="leave out the file extension",
@@ -153,7 +153,9 @@ def _check_name(name: str, *, overwrite: bool) -> Path:
     return target
 
 
-def _describe_model(name: str, runner: ModelRunner, arch: str | None, target: Path) -> ModelManifest:
+def _describe_model(
+    name: str, runner: ModelRunner, arch: str | None, target: Path, *, transform_input: bool | None
+) -> ModelManifest:
     network = runner.network
     assert network.path is not None
     assert network.labels is not None
@@ -189,7 +191,7 @@ def _describe_model(name: str, runner: ModelRunner, arch: str | None, target: Pa
     source = network.manifest
     if source is None:  # of a graph of `models prepare`
         assert arch is not None
-        source = from_arch.find_architecture(arch)
+        source = from_arch.find_architecture(arch, transform_input=transform_input)
     return ModelManifest(
         provider=source.provider,
         options=source.options,

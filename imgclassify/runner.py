@@ -110,9 +110,11 @@ def load_runner(
     mean: float | RGB | None = None,
     std: float | RGB | None = None,
     channel_order: str | None = None,
+    crop_mode: str | None = None,
     activation: str = "auto",
     output_name: str | None = None,
     checkpoint_key: str | None = None,
+    transform_input: bool | None = None,
     offline: bool | None = None,
     trust: bool = False,
     progress: Progress | None = None,
@@ -127,6 +129,7 @@ def load_runner(
         with_labels: whether labels are needed. If False, a model without labels can be loaded.
         running: fields of RunnerOptions: `device`, `dtype`, `engine`, `batch_size`, `workers`, `max_pixels`,
             `isolate`, `time_limit` and `num_images`.
+        crop_mode: PreprocessSpec.crop_mode. None keeps the model's, or is what `resize_size` says.
 
     `Classifier` explains the other arguments.
 
@@ -150,10 +153,12 @@ def load_runner(
                 mean=mean,
                 std=std,
                 channel_order=channel_order,
+                crop_mode=crop_mode,
             ),
             activation=None if activation == "auto" else activation,
             output_name=output_name,
             checkpoint_key=checkpoint_key,
+            transform_input=transform_input,
             offline=offline,
             trust=trust,
             progress=progress,
@@ -175,6 +180,7 @@ def preprocess_overrides(
     mean: float | RGB | None,
     std: float | RGB | None,
     channel_order: str | None = None,
+    crop_mode: str | None = None,
 ) -> PreprocessOverrides:
     """Converts the arguments of `Classifier` that change the preprocessing.
 
@@ -188,6 +194,7 @@ def preprocess_overrides(
         mean=(mean, mean, mean) if isinstance(mean, float | int) else mean,
         std=(std, std, std) if isinstance(std, float | int) else std,
         channel_order=channel_order,
+        crop_mode=crop_mode,
     )
 
 
@@ -380,8 +387,8 @@ class ModelRunner:
         """Calls a function with the name and the crop of each further image, before the network runs on it.
 
         Args:
-            function: called on the threads that decode, with a crop of (H, W, 3) uint8 in RGB that it must not
-                change or keep. An exception that it raises ends the run.
+            function: called on the threads that decode, with a crop of (H, W, 3) uint8, in the network's order of
+                the channels, that it must not change or keep. An exception that it raises ends the run.
         """
         preprocess = self._preprocess
 
@@ -493,7 +500,14 @@ def _describe_run(network: Network, selection: EngineSelection, decode_mode: str
         activation=activation.name if activation else None,
         multi_label=activation is not None and activation.multi_label,
         origins=dict(network.origins) or None,
+        options={**network.options, **({"output_name": network.output_name} if network.output_name else {})}
+        or None,
     )
+
+
+def _chosen_options(network: Network) -> dict[str, Any]:
+    """Returns RunInfo.options."""
+    return {**network.options, **({"output_name": network.output_name} if network.output_name else {})}
 
 
 def require_positive(**numbers: int | None) -> None:

@@ -43,7 +43,7 @@ def save_graph(
     check: bool = True,
 ) -> Path:
     """Saves a graph with those of the constants that it names."""
-    head = '<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 1]>'
+    head = '<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 2]>'
     model = onnx.parser.parse_model(f"{head} classifier ({given}) => ({outputs}) {{ {nodes} }}")
     used = {name for node in model.graph.node for name in node.input}
     for name in sorted(constants.keys() & used):

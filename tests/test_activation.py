@@ -281,7 +281,7 @@ def test_the_activation_can_be_chosen(labels: Any, tmp_path: Path, caplog: pytes
     np.testing.assert_allclose(found, sigmoid(logits(COLOURS[0])), atol=1e-6)
     with pytest.raises(CheckpointError, match="not a probability"):
         Classifier(str(path), labels=labels(*THREE), activation="none", **PREPROCESSING)
-    with pytest.raises(UsageError, match="unknown activation 'relu'"):
+    with pytest.raises(UsageError, match="activation is 'relu'"):
         Classifier(str(path), labels=labels(*THREE), activation="relu", **PREPROCESSING)
     with pytest.raises(UsageError, match="groups add probabilities"):
         Classifier(str(path), labels=labels(*THREE), activation="sigmoid", groups="red", **PREPROCESSING)
@@ -393,6 +393,22 @@ def test_maps_of_probabilities_are_in_the_order_of_the_classes(
     )
     for colour, found in zip(COLOURS, predict(path, labels(*names)), strict=True):
         np.testing.assert_allclose(found, softmax(logits(colour))[order], atol=1e-6)
+
+
+def test_the_names_in_a_map_are_the_labels_where_none_are_given(tmp_path: Path) -> None:
+    path = save_graph(
+        tmp_path / "g.onnx",
+        "string[N] label, seq(map(string, float)) probability",
+        LOGITS + "s = Softmax (g)  probability = ai.onnx.ml.ZipMap <classlabels_strings = "
+        '["zebra", "ape", "wolf"]> (s)  i = ArgMax <axis = 1, keepdims = 0> (g)  '
+        'label = ai.onnx.ml.LabelEncoder <keys_int64s = [0, 1, 2], values_strings = ["zebra", "ape", "wolf"]> (i)',
+        check=False,
+    )
+    with Classifier(str(path), top_k=3, **PREPROCESSING) as classifier:
+        result = classifier.predict(image(COLOURS[1]))
+    found = {each.label: each.probability for each in result.predictions}
+    wanted = softmax(logits(COLOURS[1]))
+    assert found == pytest.approx({"zebra": wanted[0], "ape": wanted[1], "wolf": wanted[2]}, abs=1e-6)
 
 
 # Own models -------------------------------------------------------------------------------------------------

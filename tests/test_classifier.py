@@ -357,7 +357,7 @@ def test_images_that_cannot_be_read_are_image_errors(classifier: Classifier) -> 
 
 def test_logits_that_are_not_finite_are_never_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(imgclassify.ImgclassifyError, match="not finite") as error:
-        Classifier(mean=1e39).predict(noise(9, 9))
+        Classifier(std=1e-40).predict(noise(9, 9))
     assert "float32" in str(error.value)
 
 

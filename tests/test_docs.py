@@ -128,7 +128,8 @@ def test_the_manifest_in_the_docs_parses_and_each_key_is_described() -> None:
     described = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
     assert described == {
         "name", "weights", "default", "architecture", "provider", "url", "sha256", "num_classes", "label_set",
-        "preprocess", "options", "rename", "layers", "metadata", "file", "gflops",
+        "preprocess", "options", "rename", "layers", "metadata", "file", "gflops", "activation", "output_name",
+        "checkpoint_key",
     }  # fmt: skip
 
 

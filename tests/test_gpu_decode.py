@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -109,6 +110,22 @@ def test_squashed_and_progressive_images_are_decoded_there_too() -> None:
     content = jpeg(noise(200, 90), progressive=True)
     assert_close(GpuDecoder(how, "cpu", decode_batch=decode).load_crop(source(content))[0], exactly(content, how))
     assert decode.sizes == [1]
+
+
+@pytest.mark.parametrize("order", ["bgr", "grey"])
+@pytest.mark.parametrize("mode", ["center", "squash"])
+def test_the_channels_are_those_of_the_network(order: str, mode: str) -> None:
+    decode, how = Decoder(), replace(spec(mode=mode), channel_order=order)
+    content = jpeg(noise(160, 100))
+    assert_close(GpuDecoder(how, "cpu", decode_batch=decode).load_crop(source(content))[0], exactly(content, how))
+    assert decode.sizes == [1]
+
+
+def test_grey_is_pillow_s() -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    how = replace(spec(resize=64, crop=64), channel_order="grey")
+    crop = gpu_decoding.resized_crop(torch.from_numpy(colours).permute(2, 0, 1), (64, 64), how)
+    np.testing.assert_array_equal(crop[..., 1], np.asarray(Image.fromarray(colours).convert("L")))
 
 
 @pytest.mark.parametrize("orientation", range(10))

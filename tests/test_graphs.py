@@ -246,7 +246,7 @@ def test_other_crops_and_options_have_no_graph() -> None:
     manifest = catalog.find_model("googlenet")
     for side in ((225, 225), (224, 192)):
         assert find_graph(manifest, replace(manifest.preprocess, crop_size=side)) is None
-    other = replace(manifest, options={**manifest.options, "transform_input": False})
+    other = replace(manifest, options={**manifest.options, "init_weights": True})
     assert find_graph(other, manifest.preprocess) is None
     assert find_graph(replace(manifest, architecture="../../x"), manifest.preprocess) is None
 

@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import encoded, noise
+from conftest import AVAILABLE_FORMATS, encoded, noise
 from PIL import Image
 
 from imgclassify import Classifier, ImageResult, sources
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import ImageTooLargeError
-from imgclassify.images import decoding, inputs
+from imgclassify.images import inputs
 from imgclassify.images.isolation import _BYTES_PER_PIXEL
 from imgclassify.sources import Source
 
@@ -538,7 +538,7 @@ def pdf() -> bytes:
     return b"%PDF-1.7\n1 0 obj\n<< /OpenAction << /S /JavaScript >> >>\n"
 
 
-@hostile("not_an_image")
+@hostile("unsupported_image")
 def svg() -> bytes:
     return b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><svg>&b;</svg>'
 
@@ -729,7 +729,7 @@ def test_a_file_that_is_removed_or_replaced_has_its_error_or_its_new_content(tmp
     assert results[7].width == 67
 
 
-@pytest.mark.parametrize("format_name", decoding.IMAGE_FORMATS)
+@pytest.mark.parametrize("format_name", AVAILABLE_FORMATS)
 def test_a_file_that_is_cut_while_it_is_decoded_harms_nobody(format_name: str, tmp_path: Path) -> None:
     """At every stage: once it was told, once its header was read. In a process of its own, which a file that was
     mapped into memory would take down."""

@@ -25,6 +25,7 @@ from torchvision.models import get_model_weights
 
 from imgclassify import Classifier, catalog, checkpoints
 from imgclassify.errors import CheckpointError, LabelsError, UnavailableError, UsageError
+from imgclassify.hub.file_kind import find_format
 from imgclassify.hub.loader import load_network
 from imgclassify.hub.network import LoadOptions
 
@@ -170,8 +171,8 @@ def test_a_missing_file_is_named() -> None:
     [
         ("hf-hub:timm/resnet18.a1_in1k", "timm:resnet18.a1_in1k"),
         ("timm/resnet18.a1_in1k", "timm:resnet18.a1_in1k"),
-        ("hf-hub:google/vit-base-patch16-224", "-m FILE --arch NAME"),
-        ("google/vit-base-patch16-224", "-m FILE --arch NAME"),
+        ("hf-hub:google/vit-base-patch16-224", "hf:google/vit-base-patch16-224"),
+        ("google/vit-base-patch16-224", "hf:google/vit-base-patch16-224"),
     ],
 )
 def test_a_name_of_the_hugging_face_hub_is_told_how_to_be_used(reference: str, hint: str) -> None:
@@ -350,7 +351,8 @@ def test_a_mutated_checkpoint_is_read_or_refused_and_nothing_else(
     ):
         content[position] = value
     path.write_bytes(content[: data.draw(st.integers(1, len(content)))])
-    checkpoints.is_torchscript(path)
+    with suppress(CheckpointError):
+        find_format(path, path.name)
     with suppress(CheckpointError):
         assert checkpoints.load_arrays(path)
 
@@ -430,6 +432,77 @@ def test_a_scripted_network_with_auxiliary_answers(tmp_path: Path) -> None:
     classifier = Classifier(str(tmp_path / "scripted.pt"), arch="googlenet", trust=True)
     for prediction in classifier.predict(image).predictions:
         assert prediction.probability == pytest.approx(float(expected[prediction.class_index]), abs=1e-5)
+
+
+def sensitive(network: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:
+    """The network with statistics of batch norm that are its own, so that its logits differ by the input."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        network.train()(images)
+        network.eval().fc.weight *= 2 / network(images).std()
+    return network
+
+
+@pytest.mark.parametrize("architecture", ["googlenet", "inception_v3"])
+def test_a_network_without_transform_input_answers_in_both_engines(
+    architecture: str, letters: str, tmp_path: Path
+) -> None:
+    """onnxruntime runs it in the published graph, which has the option."""
+    options = {"aux_logits": True, "init_weights": False, "num_classes": 10}
+    prepare, image = get_model_weights(architecture).DEFAULT.transforms(), noise(400, 350, seed=2)
+    pixels = prepare(image)
+    others = [prepare(noise(400, 350, seed)) for seed in (3, 4, 5)]
+    network = sensitive(seeded(architecture, transform_input=False, **options), torch.stack([pixels, *others]))
+    torch.save(network.state_dict(), tmp_path / "mine.pth")
+    expected = probabilities(network, pixels)
+    network.transform_input = True
+    assert (probabilities(network, pixels) - expected).abs().max() > 1e-2  # or the test would show nothing
+    for engine in ("onnxruntime", "torch"):
+        classifier = Classifier(
+            str(tmp_path / "mine.pth"),
+            arch=architecture,
+            labels=letters,
+            top_k=10,
+            engine=engine,
+            device="cpu",
+            transform_input=False,
+        )
+        found = {each.class_index: each.probability for each in classifier.predict(image).predictions}
+        assert [found[index] for index in range(10)] == pytest.approx(expected.tolist(), abs=1e-4)
+        # The preprocessing in the record is the user's, not what the graph gets.
+        assert classifier.run.preprocess["mean"] == [0.485, 0.456, 0.406]
+
+
+def test_transform_input_that_is_assumed_is_named(
+    letters: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = seeded("googlenet", aux_logits=False, init_weights=False, num_classes=10)
+    torch.save(network.state_dict(), tmp_path / "mine.pth")
+    load_network(str(tmp_path / "mine.pth"), LoadOptions(arch="googlenet", labels=letters))
+    assert "is run with transform_input=True, as googlenet was published" in caplog.text
+    assert "--no-transform-input" in caplog.text
+    caplog.clear()
+    for given_value in (True, False):
+        options = LoadOptions(arch="googlenet", labels=letters, transform_input=given_value)
+        load_network(str(tmp_path / "mine.pth"), options)
+    assert caplog.text == ""
+
+
+def test_transform_input_where_there_is_none_is_refused(
+    ten_classes: torch.nn.Module, three: str, letters: str, tmp_path: Path
+) -> None:
+    torch.save(ten_classes.state_dict(), tmp_path / "mine.pth")
+    with pytest.raises(UsageError, match="resnet18 has no such option"):
+        load_network(
+            str(tmp_path / "mine.pth"), LoadOptions(arch="resnet18", labels=letters, transform_input=False)
+        )
+    with pytest.raises(UsageError, match="not for the model 'googlenet'"):
+        load_network("googlenet", LoadOptions(transform_input=False))
+    graph(tmp_path / "mine.onnx", shape=["N", 3, 32, 32])
+    with pytest.raises(UsageError, match="contains its own network"):
+        Classifier(str(tmp_path / "mine.onnx"), labels=three, transform_input=True, **OVERRIDES)
 
 
 def test_an_onnx_graph_with_external_data_has_no_digest_and_may_not_reach_outside(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import noise
+from PIL import Image
 
 pytest.importorskip("transformers")
 
@@ -128,6 +129,42 @@ def test_a_repository_of_pickles_and_one_of_parts(huggingface: type[HubHandler],
     assert parts["path"].endswith("model.safetensors.index.json")
     assert parts["sha256"] is None
     assert load("hf:owner/pickle", "hf:owner/parts", offline=True) == [pickle, parts]
+
+
+def test_a_graph_with_weights_in_another_file(huggingface: type[HubHandler], tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnx.parser")
+    save_model("ViT", tmp_path / "model")
+    (tmp_path / "model/model.safetensors").unlink()
+    weights = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
+    graph = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        means (float[N, 3, 32, 32] pixel_values) => (float[N, 3] logits)
+        {
+            m = ReduceMean <axes = [2, 3], keepdims = 0> (pixel_values)
+            logits = MatMul (m, weights)
+        }
+    """)
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(weights, "weights"))
+    (tmp_path / "model/onnx").mkdir()
+    onnx.save_model(
+        graph, tmp_path / "model/onnx/model.onnx", save_as_external_data=True, location="model.onnx_data",
+        size_threshold=0,
+    )  # fmt: skip
+    publish(huggingface, "owner/graph", tmp_path / "model")
+    image = noise(101, 70, seed=2)
+    image.save(tmp_path / "image.png")
+    command = ["-m", "imgclassify", "predict", tmp_path / "image.png", "-m", "hf:owner/graph", "--format", "json"]
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["run"]["engine"] == "onnxruntime"
+    crop = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)) / 255
+    logits = ((crop - 0.5) / 0.5).mean(axis=(0, 1)) @ weights
+    wanted = np.exp(logits) / np.exp(logits).sum()
+    found = sorted(document["results"][0]["predictions"], key=lambda each: each["class_index"])
+    assert np.abs(np.array([each["probability"] for each in found]) - wanted).max() < 1e-5
+    assert "model.onnx_data" in {request.rpartition("/")[2] for request in huggingface.asked}
 
 
 def test_what_the_hub_refuses_is_said_in_words(huggingface: type[HubHandler]) -> None:

@@ -15,12 +15,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import encoded, noise
+from conftest import AVAILABLE_FORMATS, encoded, noise
 from PIL import Image
 
 from imgclassify import Classifier, catalog, sources
@@ -38,7 +39,7 @@ from imgclassify.errors import (
     UsageError,
 )
 from imgclassify.hub.network import LoadOptions
-from imgclassify.images import cropping, decoding, inputs, isolation
+from imgclassify.images import cropping, inputs, isolation
 from imgclassify.images.inputs import ImageInput
 from imgclassify.images.isolation import IsolatedPreprocessor
 from imgclassify.runner import ModelRunner, RunnerOptions
@@ -176,6 +177,14 @@ def assert_same(isolated: cropping.Preprocessor, plain: cropping.Preprocessor, p
 # The same ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("order", ["bgr", "grey"])
+def test_the_channels_are_in_the_same_order(order: str) -> None:
+    picture, spec = held(encoded(noise(90, 70), "PNG")), replace(SPEC, channel_order=order)
+    isolated = IsolatedPreprocessor("exact", spec, time_limit=60)
+    assert_same(isolated, cropping.create_preprocessor("exact", spec, "cpu"), picture)
+    isolated.close()
+
+
 @pytest.mark.parametrize("decode", ["exact", "fast"])
 def test_every_format_is_cropped_to_the_same_bytes(decode: str, tmp_path: Path) -> None:
     isolated = IsolatedPreprocessor(decode, SPEC)
@@ -183,7 +192,7 @@ def test_every_format_is_cropped_to_the_same_bytes(decode: str, tmp_path: Path) 
     image = noise(500, 333)
     exif = Image.Exif()
     exif[0x0112] = 6
-    contents = {name: encoded(image, name) for name in decoding.IMAGE_FORMATS}
+    contents = {name: encoded(image, name) for name in AVAILABLE_FORMATS}
     contents |= {"turned": encoded(image, "JPEG", exif=exif), "small": encoded(image.resize((7, 5)), "PNG")}
     contents |= {"transparent": encoded(image.convert("RGBA"), "PNG")}
     for name, content in contents.items():

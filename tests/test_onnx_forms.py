@@ -136,12 +136,16 @@ def test_a_crop_size_that_the_graph_fixes_need_not_be_typed(three: str, tmp_path
         Classifier(str(path), arch="resnet18")
 
 
-def test_bytes_need_no_mean_and_no_std(three: str, tmp_path: Path) -> None:
+def test_bytes_need_no_mean_and_no_std(three: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = save_graph(tmp_path / "g.onnx", "float[N,3] y", FROM_BYTES + HEAD, given="uint8[N,3,8,8] given")
     classifier = Classifier(str(path), labels=three, **SIZES)
     np.testing.assert_allclose(
         in_order(classifier.predict(image(COLOURS[1]))), softmax(logits(COLOURS[1])), atol=1e-5
     )
+
+    assert not caplog.records
+    Classifier(str(path), labels=three, **SIZES, mean=0.5, std=1.0)
+    assert [record.getMessage().partition(" is")[0] for record in caplog.records] == ["--mean"]
 
 
 GREY = "float[N,1,8,8] x"

@@ -39,14 +39,14 @@ def state_dict() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def folder(tmp_path: Path, state_dict: dict[str, torch.Tensor]) -> Path:
-    """A folder with mine.pth, a squeezenet1_1 of three classes, and classes.txt."""
+    """A folder with mine.pth, a squeezenet1_1 of three classes, and kinds.txt."""
     torch.save(state_dict, tmp_path / "mine.pth")
-    (tmp_path / "classes.txt").write_text("\n".join(LABELS), "utf-8")
+    (tmp_path / "kinds.txt").write_text("\n".join(LABELS), "utf-8")
     return tmp_path
 
 
 def add(folder: Path, name: str = "birds", file: str = "mine.pth", **options: Any) -> catalog.ModelManifest:
-    options = {"arch": ARCH, "labels": str(folder / "classes.txt")} | options
+    options = {"arch": ARCH, "labels": str(folder / "kinds.txt")} | options
     return add_model(str(folder / file), name, **options)
 
 
@@ -106,6 +106,7 @@ CASES = {
     ),
     "program": ("program.pt", {"arch": "resnet18", "trust": True}),
     "timm": ("timm.pth", {"arch": "timm:resnet18.a1_in1k"}),
+    "without transform_input": ("googlenet.pth", {"arch": "googlenet", "transform_input": False}),
     "renamed parameters": ("old_names.pth", {"arch": "densenet121"}),
 }
 
@@ -124,13 +125,16 @@ def test_a_name_gives_what_its_file_gives(
 
         torch.manual_seed(0)
         torch.save(timm.create_model("resnet18", num_classes=3).state_dict(), folder / file)
+    elif case == "without transform_input":
+        network = get_model("googlenet", weights=None, num_classes=3, init_weights=False, transform_input=False)
+        torch.save(network.state_dict(), folder / file)
     elif case == "renamed parameters":
         # As in torchvision's own file: denselayer1.norm.1 where the network has denselayer1.norm1.
         state_dict = get_model("densenet121", weights=None, num_classes=3).state_dict()
         old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", name): x for name, x in state_dict.items()}
         assert old.keys() != state_dict.keys()
         torch.save(old, folder / file)
-    before = Classifier(folder / file, labels=folder / "classes.txt", **options)
+    before = Classifier(folder / file, labels=folder / "kinds.txt", **options)
     expected = before.predict(photo)
 
     manifest = add(folder, file=file, **options)
@@ -154,7 +158,7 @@ def test_labels_are_copied_and_the_file_is_not(folder: Path) -> None:
     manifest = add(folder)
     assert Path(manifest.origin) == catalog.user_models_folder() / "birds.toml"
     assert manifest.file == str(folder / "mine.pth")
-    (folder / "classes.txt").unlink()
+    (folder / "kinds.txt").unlink()
     copy = catalog.user_models_folder() / manifest.label_set
     assert json.loads(copy.read_text("utf-8")) == LABELS
     assert written() == {"birds.toml", copy.name}
@@ -201,10 +205,10 @@ def test_a_missing_file_is_told(folder: Path) -> None:
         ({"arch": "alexnet"}, CheckpointError, "does not fit"),
         ({"labels": None}, LabelsError, "imagenet1k has 1000 classes, the network has 3"),
         ({"file": "absent.pth"}, CheckpointError, "no such model file"),
-        ({"file": "classes.txt"}, CheckpointError, "classes.txt"),
+        ({"file": "kinds.txt"}, CheckpointError, "kinds.txt"),
         ({"file": "program.pt"}, UntrustedCodeError, "TorchScript program"),
         ({"file": "graph.onnx", "arch": None}, UsageError, "no preprocessing of its own"),
-        ({"mean": (1e31, 0.0, 0.0)}, UnavailableError, "mean must be three numbers"),
+        ({"mean": (124.0, 116.0, 104.0)}, UsageError, "pixels are scaled to 0"),
     ],
 )
 def test_what_predict_refuses_is_not_added(
@@ -229,7 +233,7 @@ def test_a_parameter_of_another_shape_is_not_added(folder: Path, state_dict: dic
 
 def test_a_graph_with_weights_in_other_files_is_not_added(folder: Path) -> None:
     save_graph(folder, external=True)
-    assert Classifier(folder / "graph.onnx", arch=ARCH, labels=folder / "classes.txt")
+    assert Classifier(folder / "graph.onnx", arch=ARCH, labels=folder / "kinds.txt")
     with pytest.raises(CheckpointError, match=r"weights in other files, such as 'weights\.bin'"):
         add(folder, file="graph.onnx")
     assert not written()
@@ -295,7 +299,7 @@ def test_remove_takes_the_manifest_and_the_copy_of_the_labels_alone(folder: Path
     assert remove_model(manifest) == Path(manifest.origin)
     assert written() == kept
     assert (folder / "mine.pth").is_file()
-    assert (folder / "classes.txt").is_file()
+    assert (folder / "kinds.txt").is_file()
     with pytest.raises(UnknownModelError, match="birds"):
         catalog.find_model("birds")
 
@@ -321,6 +325,6 @@ def test_a_path_that_is_no_folder_is_named(folder: Path) -> None:
 def test_a_file_in_the_current_folder_may_have_any_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "mine.pth").rename(folder / "weights")
     monkeypatch.chdir(folder)
-    assert add_model("weights", "birds", arch=ARCH, labels="classes.txt").file == str(folder / "weights")
+    assert add_model("weights", "birds", arch=ARCH, labels="kinds.txt").file == str(folder / "weights")
     with pytest.raises(UsageError, match="'resnet18' is not a model file"):
         add_model("resnet18", "owls")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import noise
+from conftest import encoded, noise
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -204,6 +205,94 @@ def test_only_an_enlarged_strip_is_approximate() -> None:
         assert preprocessing.is_approximate(size, spec)
     for size in ((1, 200), (12_000, 16_000), (232, 70_000), (2000, 3000)):
         assert not preprocessing.is_approximate(size, spec)
+
+
+# Other channels ---------------------------------------------------------------------------------------------
+
+
+def in_grey(content: bytes, resize: tuple[int, int], crop: tuple[int, int]) -> NDArray[np.uint8]:
+    """The grey crop, computed by Pillow alone from the file: (H, W)."""
+    grey = Image.open(io.BytesIO(content)).convert("L").resize(resize[::-1], Image.Resampling.BICUBIC)
+    top, left = (resize[0] - crop[0]) // 2, (resize[1] - crop[1]) // 2
+    return np.asarray(grey.crop((left, top, left + crop[1], top + crop[0])))
+
+
+@pytest.mark.parametrize(
+    ("mode", "format_name"),
+    [(mode, "PNG") for mode in ("RGB", "L", "P", "1")] + [(mode, "JPEG") for mode in ("RGB", "L", "CMYK", "YCbCr")],
+)
+@pytest.mark.parametrize("fast_decode", [False, True])
+def test_grey_is_pillow_s_grey_of_the_file(mode: str, format_name: str, fast_decode: bool) -> None:
+    content = encoded(noise(90, 70).convert(mode), format_name)
+    spec = PreprocessSpec((40, 60), (30, 44), "bicubic", True, (0.5,) * 3, (0.5,) * 3, "squash", "grey")
+    image = decoding.decode_image(io.BytesIO(content))
+    crop = (
+        preprocessing.resize_and_crop_fast(image, image.size, spec)
+        if fast_decode
+        else preprocessing.resize_and_crop(image, spec)
+    )
+    wanted = in_grey(content, (40, 60), (30, 44))
+    assert (crop == crop[..., :1]).all()
+    if fast_decode:
+        near(crop[..., 0], wanted, 1.0)
+    else:
+        np.testing.assert_array_equal(crop[..., 0], wanted)
+    assert (crop.shape, crop.flags.c_contiguous) == ((30, 44, 3), True)
+
+
+def test_grey_of_a_grey_file_is_its_own_bytes() -> None:
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    spec = PreprocessSpec(16, (16, 16), "bilinear", True, (0.5,) * 3, (0.5,) * 3, channel_order="grey")
+    crop = preprocessing.resize_and_crop(decoding.image_from_memory(pixels), spec)
+    np.testing.assert_array_equal(crop, np.stack([pixels] * 3, axis=2))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    width=st.integers(1, 300),
+    height=st.integers(1, 300),
+    resize_size=st.one_of(st.integers(1, 80), st.tuples(st.integers(1, 80), st.integers(1, 80))),
+    crop_mode=st.sampled_from(catalog.CROP_MODES),
+    interpolation=st.sampled_from(FILTERS),
+    fast_decode=st.booleans(),
+)
+def test_bgr_is_rgb_in_the_other_order(
+    width: int,
+    height: int,
+    resize_size: int | tuple[int, int],
+    crop_mode: str,
+    interpolation: str,
+    fast_decode: bool,
+) -> None:
+    """The padding too, of which the mean is in the order of the channels."""
+    crops = []
+    for order, mean in (("rgb", (0.1, 0.2, 0.9)), ("bgr", (0.9, 0.2, 0.1))):
+        spec = PreprocessSpec(resize_size, (50, 60), interpolation, True, mean, (0.5,) * 3, crop_mode, order)
+        image = noise(width, height)
+        crops.append(
+            preprocessing.resize_and_crop_fast(image, image.size, spec)
+            if fast_decode
+            else preprocessing.resize_and_crop(image, spec)
+        )
+    np.testing.assert_array_equal(crops[0], crops[1][..., ::-1])
+    assert crops[1].flags.c_contiguous
+
+
+def test_a_grey_border_has_the_mean() -> None:
+    spec = PreprocessSpec(40, (40, 40), "bilinear", True, (0.2,) * 3, (0.5,) * 3, "border", "grey")
+    crop = preprocessing.resize_and_crop(noise(80, 40), spec)
+    assert (crop[:10] == 51).all()
+    assert (crop[-10:] == 51).all()
+
+
+@pytest.mark.parametrize("order", ["grey", "bgr"])
+def test_an_extremely_long_image_has_other_channels_too(order: str) -> None:
+    spec = PreprocessSpec(256, (224, 224), "bilinear", True, (0.5,) * 3, (0.5,) * 3, channel_order=order)
+    strip = noise(1, 70_000)
+    assert preprocessing.is_approximate((70_000, 1), spec)
+    wanted = preprocessing.resize_and_crop(strip, replace(spec, channel_order="rgb"))
+    wanted = wanted[..., ::-1] if order == "bgr" else np.asarray(Image.fromarray(wanted).convert("L"))[..., None]
+    assert np.abs(preprocessing.resize_and_crop(strip, spec).astype(int) - wanted).max() <= 1
 
 
 # The fast way -----------------------------------------------------------------------------------------------

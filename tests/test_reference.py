@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from imgclassify.errors import UnknownModelError
 from imgclassify.hub.reference import KINDS, ModelReference, ReferenceLoader, reference_forms
+from imgclassify.hub.reference_hints import suggest_reference
 
 
 @pytest.mark.parametrize(
@@ -36,6 +39,65 @@ from imgclassify.hub.reference import KINDS, ModelReference, ReferenceLoader, re
 def test_a_text_is_of_one_kind(text: str, kind: str, value: str) -> None:
     reference = ModelReference.parse(text)
     assert (reference.text, reference.kind.name, reference.value) == (text, kind, value)
+
+
+@pytest.mark.parametrize("name", ["weights.model", "best", "a:b", "resnet", "efficientnet_lite", "mine@V1"])
+def test_an_existing_file_is_a_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).touch()
+    reference = ModelReference.parse(name)
+    assert (reference.kind.name, reference.value) == ("file", name)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet50@IMAGENET1K_V1", "efficientnet_lite0"])
+def test_a_catalogued_name_is_not_that_of_a_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).touch()
+    assert ModelReference.parse(name).kind.name == "catalogued"
+    assert ModelReference.parse(f"./{name}").kind.name == "file"
+
+
+def test_a_folder_without_a_slash_is_a_model_if_it_has_a_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "best").mkdir()
+    assert ModelReference.parse("best").kind.name == "catalogued"
+    (tmp_path / "best" / "config.json").touch()
+    assert ModelReference.parse("best").kind.name == "folder"
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("google/vit-base-patch16-224", "hf:google/vit-base-patch16-224"),
+        ("google/vit-base@main", "hf:google/vit-base"),
+        ("timm/resnet18.a1_in1k", "timm:resnet18.a1_in1k"),
+        ("hf-hub:timm/resnet18.a1_in1k", "timm:resnet18.a1_in1k"),
+        ("hf_hub:google/vit", "hf:google/vit"),
+        ("https://huggingface.co/google/vit-base", "hf:google/vit-base"),
+        ("http://www.huggingface.co/google/vit-base/tree/main", "hf:google/vit-base"),
+        ("huggingface.co/timm/resnet18.a1_in1k", "timm:resnet18.a1_in1k"),
+        ("https://hf.co/google/vit/resolve/main/model.safetensors", "hf:google/vit, or fetch the file"),
+        ("https://github.com/owner/repo.git", "hub:owner/repo/ENTRYPOINT"),
+        ("https://example.org/{x}.onnx", "fetch the file"),
+        ("torchvision/resnet50", "write resnet50"),
+    ],
+)
+def test_what_other_tools_write_is_told_how_it_is_written_here(text: str, hint: str) -> None:
+    assert hint in suggest_reference(text)
+
+
+def test_a_path_with_a_file_extension_is_no_repository() -> None:
+    assert suggest_reference("models/mine.pth") == "check the path"
+    assert "have no suffix: resnet50, " in suggest_reference("models/resnet50.pth")
+
+
+@given(st.text())
+def test_any_text_has_a_hint(text: str) -> None:
+    assert suggest_reference(text)
 
 
 @pytest.mark.parametrize("text", ["zoo:resnet50", "https:x", "TIMM:resnet18", ":x"])

@@ -442,6 +442,14 @@ def test_vectors_of_another_crop_are_searched_with_that_crop(tmp_path: Path) -> 
     assert found["matches"][0]["similarity"] == pytest.approx(1, abs=1e-5)
 
 
+def test_vectors_of_another_preprocessing_are_searched_with_that_preprocessing(tmp_path: Path) -> None:
+    options = ["--resize-size", "224x260", "--channel-order", "bgr"]
+    run("embed", EXAMPLES, "-o", tmp_path / "v.npz", *options)
+    [found] = json.loads(run("search", tmp_path / "v.npz", PHOTOS[0], "--json").stdout)
+    assert found["matches"][0]["source"] == str(PHOTOS[0])
+    assert found["matches"][0]["similarity"] == pytest.approx(1, abs=1e-5)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 broken"])
 def test_a_file_that_holds_no_vectors_is_a_usage_error(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "v.npz").write_bytes(content)

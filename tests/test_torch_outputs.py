@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from imgclassify import Classifier
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.engines import LOGITS
 from imgclassify.engines.probing import OneAtATime, probe_network
@@ -118,3 +121,33 @@ def test_rows_that_depend_on_each_other_are_computed_apart() -> None:
     np.testing.assert_array_equal(probe.engine.infer(crops(3))[LOGITS], np.zeros((3, 3)))
     plain = TorchEngine(lambda: Returning(FORMS["a tensor"]), SPEC, device="cpu")
     assert probe_network(plain, (24, 24)).engine is plain
+
+
+class Tagger(torch.nn.Module):
+    """Says of each channel by itself whether it is bright."""
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        scores = (images.mean(dim=(2, 3)) * 10 - 5).sigmoid()
+        return {"scores": scores, "maps": images}
+
+
+def test_a_torchscript_program_of_independent_classes(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(Tagger()), tmp_path / "tags.pt")
+    (tmp_path / "tags.txt").write_text("red\ngreen\nblue\n")
+    classifier = Classifier(
+        str(tmp_path / "tags.pt"),
+        labels=str(tmp_path / "tags.txt"),
+        trust=True,
+        resize_size=8,
+        crop_size=8,
+        interpolation="bilinear",
+        mean=0.0,
+        std=1.0,
+    )
+    assert (classifier.run.activation, classifier.run.multi_label) == ("none", True)
+    result = classifier.predict(np.full((9, 9, 3), (255, 204, 51), np.uint8))
+    found = {each.label: each.probability for each in result.predictions}
+    for name, level in (("red", 1.0), ("green", 0.8), ("blue", 0.2)):
+        assert found[name] == pytest.approx(1 / (1 + np.exp(5 - 10 * level)), abs=1e-5)

@@ -21,7 +21,7 @@ from imgclassify.catalog.manifest import (
     PreprocessSpec,
     Size,
 )
-from imgclassify.catalog.parsing import parse_manifests
+from imgclassify.catalog.parsing import parse_manifests, parse_preprocess
 
 __all__ = [
     "ACTIVATIONS",
@@ -44,5 +44,6 @@ __all__ = [
     "find_model",
     "load_manifests",
     "parse_manifests",
+    "parse_preprocess",
     "user_models_folder",
 ]

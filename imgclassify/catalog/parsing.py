@@ -207,6 +207,18 @@ def _parse_file(table: _TomlTable, origin: str) -> str:
     return str(Path(origin).absolute().parent / name)
 
 
+def parse_preprocess(values: dict[str, Any], origin: str) -> PreprocessSpec:
+    """Parses what PreprocessSpec.to_dict returns.
+
+    Args:
+        origin: names the file in errors.
+
+    Raises:
+        ManifestError: a key is missing or unknown, or a value is out of its range.
+    """
+    return _parse_preprocess(_TomlTable(values, origin, "preprocess"))
+
+
 def _parse_preprocess(table: _TomlTable) -> PreprocessSpec:
     spec = PreprocessSpec(
         resize_size=_parse_resize_size(table),
@@ -221,8 +233,21 @@ def _parse_preprocess(table: _TomlTable) -> PreprocessSpec:
     )
     if min(spec.std) <= 0:
         table.reject("std", "three numbers above zero")
+    for key, values in (("mean", spec.mean), ("std", spec.std)):
+        if max(map(abs, values)) > 1:
+            table.reject(key, _for_unit_scale(key, spec))
     table.check_empty()
     return spec
+
+
+def _for_unit_scale(key: str, spec: PreprocessSpec) -> str:
+    from imgclassify.catalog.pixel_scale import to_unit_scale
+
+    scaled = to_unit_scale(spec.mean, spec.std)
+    if not scaled.fits:
+        return "for pixels scaled to 0..1"
+    numbers = ", ".join(f"{value:.6g}" for value in getattr(scaled, key))
+    return f"for pixels scaled to 0..1; divided by 255: [{numbers}]"
 
 
 def _parse_resize_size(table: _TomlTable) -> int | Size:

@@ -145,14 +145,14 @@ def _iter_candidates(content: Any) -> Iterator[Candidate]:
             pending += [
                 (_join(key, name), each, depth + 1)
                 for name, each in reversed(children)
-                if isinstance(each, Mapping | Placeholder | list | tuple) and not isinstance(each, Tensor)
+                if type(each) is not Tensor and isinstance(each, (dict, Placeholder, list, tuple))
             ]
 
 
 def _as_state_dict(entries: Mapping[Any, Any], children: list[tuple[str, Any]]) -> StateDict:
     # Without the mappings beside the tensors: they are candidates of their own.
     state_dict: StateDict = OrderedDict(
-        (name, value) for name, value in children if not isinstance(value, Mapping) and name != COUNT_OF_AVERAGED
+        (name, value) for name, value in children if not isinstance(value, dict) and name != COUNT_OF_AVERAGED
     )
     copy_metadata(entries, state_dict)
     return state_dict

@@ -31,6 +31,11 @@ _DTYPES = {
 }
 
 
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file that begins with these bytes, at least nine, is in this format."""
+    return head[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{" and head[_LENGTH_BYTES - 2 : _LENGTH_BYTES] == b"\0\0"
+
+
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Returns the tensors of a file by name, and the texts beside them.
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from imgclassify.checkpoints.candidates import StateDict, copy_metadata, find_candidates
-from imgclassify.checkpoints.safetensors import read_safetensors
+from imgclassify.checkpoints.safetensors import is_safetensors, read_safetensors
 from imgclassify.checkpoints.storage import Tensor
-from imgclassify.checkpoints.torch_files import list_archive, read_torch_file, unreadable_checkpoint
+from imgclassify.checkpoints.torch_files import read_torch_file, unreadable_checkpoint
 from imgclassify.errors import CheckpointError, describe_error
 
 logger = logging.getLogger("imgclassify")
@@ -21,6 +21,9 @@ logger = logging.getLogger("imgclassify")
 BATCH_COUNTER_SUFFIX = ".num_batches_tracked"
 """Batch norm counts batches in training. Inference does not use the counter, and older checkpoints lack it."""
 
+_HEAD_BYTES = 16
+_TORCH_HEADS = (b"PK\3\4", b"\x80")
+"""The first bytes of PyTorch's formats: of a zip archive, and of a pickle."""
 _PREFIX = "module."
 """DataParallel and DistributedDataParallel put this before every name."""
 _MAX_SHARED = 4
@@ -47,7 +50,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {str(path)!r}", hint="check the path")
-    if path.suffix.lower() == ".safetensors":
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    is_torch = head.startswith(_TORCH_HEADS)
+    # The suffix counts only if the content is of neither format.
+    if is_safetensors(head) or (path.suffix.lower() == ".safetensors" and not is_torch):
         return Checkpoint(path, *read_safetensors(path))
     return Checkpoint(path, read_torch_file(path), {})
 
@@ -128,14 +135,6 @@ def _check_amount(state_dict: StateDict) -> None:
     size = max((len(tensor.storage.file) for tensor in tensors if tensor.storage.file), default=0)
     if numbers > _MAX_SHARED * (size + _MAX_SMALL):
         raise ValueError(f"its tensors have {numbers:,} numbers in total, but the file has {size:,} bytes")
-
-
-def is_torchscript(path: Path) -> bool:
-    """Whether the file is a TorchScript archive, which holds a program rather than a state_dict."""
-    try:
-        return any(record.filename.split("/")[1:2] == ["code"] for record in list_archive(path))
-    except Exception:  # noqa: BLE001 - zipfile raises many kinds of exception for damaged archives
-        return False
 
 
 def renamer(rules: Sequence[tuple[str, str]]) -> Callable[[str], str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -13,6 +13,8 @@ from imgclassify.errors import make_printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_ORIGINS = {"arch": "architecture", "labels": "class names", "preprocess": "preprocessing"}
 
 debug = False
 quiet = False
@@ -63,6 +65,11 @@ def print_message(message: str) -> None:
     """Prints a line, unless -q was given."""
     if not quiet:
         _print_line("", message)
+
+
+def format_origins(origins: Mapping[str, str]) -> str:
+    """Returns RunInfo.origins in words: "class names (labels.txt), preprocessing (config.json)"."""
+    return ", ".join(f"{_ORIGINS.get(name, name)} ({origin})" for name, origin in origins.items())
 
 
 def print_verbose(message: str) -> None:

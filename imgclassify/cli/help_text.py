@@ -69,7 +69,7 @@ def form_of(parameter: Any) -> str:
     """Returns how a parameter is written, such as "-k, --top-k N" or "SOURCE..."."""
     if parameter.param_type_name == "argument":
         return name_of(parameter) + ("..." if parameter.nargs == -1 else "")
-    names = ", ".join(sorted(parameter.opts, key=len))
+    names = ", ".join([*sorted(parameter.opts, key=len), *parameter.secondary_opts])
     return names if parameter.is_flag else f"{names} {metavar_of(parameter)}"
 
 

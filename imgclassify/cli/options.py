@@ -183,7 +183,17 @@ class SourceOptions:
     hidden: Annotated[
         bool,
         typer.Option(
-            "--hidden", rich_help_panel=SOURCES_PANEL, help="Also take files and folders that begin with a dot."
+            "--hidden",
+            rich_help_panel=SOURCES_PANEL,
+            help="Also take files and folders that begin with a dot, and system folders such as @eaDir.",
+        ),
+    ] = False
+    any_name: Annotated[
+        bool,
+        typer.Option(
+            "--any-name",
+            rich_help_panel=SOURCES_PANEL,
+            help="In folders and archives, also take files without the extension of an image.",
         ),
     ] = False
 
@@ -220,6 +230,16 @@ class ArchitectureOptions:
             rich_help_panel=_MODEL,
             show_default=False,
             help="Which weights of a checkpoint file to use, if it has several: state_dict_ema, ema.module, ...",
+        ),
+    ] = None
+    transform_input: Annotated[
+        bool | None,
+        typer.Option(
+            "--transform-input/--no-transform-input",
+            rich_help_panel=_MODEL,
+            show_default=False,
+            help="Whether a checkpoint of googlenet or inception_v3 was built with torchvision's transform_input. "
+            "Default: as the published weights, with it.",
         ),
     ] = None
 
@@ -567,7 +587,7 @@ class PreprocessingOptions:
             metavar="N|HxW",
             rich_help_panel=_PREPROCESSING,
             show_default=False,
-            help="Length of the short side after resizing, or height and width, in pixels.",
+            help="Pixels of the short side after resizing, or height and width, whatever the aspect ratio.",
         ),
     ] = None
     crop_size: Annotated[

@@ -113,6 +113,7 @@ class RecordRun:
         Raises:
             UsageError: the output cannot be written, or its earlier records are of another model or settings.
         """
+        _report_origins(producer.run)
         self._output.begin(producer.run, settings, selects)
         if count:
             for record in self._output.earlier_records():
@@ -279,6 +280,11 @@ def _print_summary(stats: RunStats, output: Output, *, overwrite: bool) -> None:
         console.print_message(stats.summary_line())
     else:
         console.print_verbose(stats.summary_line())
+    if stats.answered and stats.num_without_extension > stats.images:
+        console.print_message(
+            f"{count_of(stats.num_without_extension, 'file')} without a file extension were left out; "
+            "--any-name looks into every file"
+        )
     if stats.resumed_failed and stats.status is ExitStatus.SOME_IMAGES_FAILED and not stats.failures:
         each = "it" if stats.resumed_failed == 1 else "them"
         console.print_message(
@@ -291,3 +297,9 @@ def _print_summary(stats: RunStats, output: Output, *, overwrite: bool) -> None:
             f"{str(output.unfinished)!r}; run the same command with --resume"
             f"{' instead of --overwrite' if overwrite else ''} to continue"
         )
+
+
+def _report_origins(run: RunInfo) -> None:
+    """Prints what was found in the model's own files."""
+    if run.origins:
+        console.print_message(f"{run.model} comes with {console.format_origins(run.origins)}")

@@ -58,7 +58,8 @@ class Engine(Protocol):
         """Runs the network on a batch.
 
         Args:
-            crops: (N, H, W, 3) uint8, 0..255, RGB, C-contiguous. The engine scales and normalises them.
+            crops: (N, H, W, 3) uint8, 0..255, C-contiguous, with the channels in the order that the network takes.
+                The engine scales and normalises them.
 
         Returns:
             The outputs by name, all float32: LOGITS, unless the network has no classifier, and the other outputs

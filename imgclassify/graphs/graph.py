@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,6 +32,9 @@ METADATA_KEY = "imgclassify"
 """The entry of the graph's metadata that holds its description, as JSON."""
 SCALE, BIAS = "normalize.scale", "normalize.bias"
 """The parameters of the normalisation: float32, (1, 3, 1, 1)."""
+TRANSFORM_INPUT = "transform_input"
+"""torchvision's option of GoogLeNet and Inception."""
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _METADATA_KEYS = {"architecture", "provider", "crop_size", "options", "heads", "unused"}
 
 # onnx.proto: the numbers of the fields of ModelProto, GraphProto and TensorProto that are used here.
@@ -254,7 +257,10 @@ class _ParameterSources:
 
 
 def find_graph(manifest: ModelManifest, preprocess: PreprocessSpec) -> Graph | None:
-    """Returns the shipped graph of a manifest's architecture with the same options and crop size, or None."""
+    """Returns the shipped graph of a manifest's architecture with the same options and crop size, or None.
+
+    A graph with `transform_input` also serves a network without: see `undo_transform_input`.
+    """
     height, width = preprocess.crop_size
     if height != width:
         return None
@@ -264,7 +270,10 @@ def find_graph(manifest: ModelManifest, preprocess: PreprocessSpec) -> Graph | N
         if "/" not in manifest.architecture and file.is_file():
             graph = read_graph(Path(str(file)))
             description = graph.description
-            if (description["provider"], description["options"]) == (manifest.provider, dict(manifest.options)):
+            wanted = dict(manifest.options)
+            if TRANSFORM_INPUT in wanted:
+                wanted[TRANSFORM_INPUT] = True
+            if (description["provider"], description["options"]) == (manifest.provider, wanted):
                 return graph
     return None
 
@@ -282,6 +291,20 @@ def read_graph(path: Path) -> Graph:
             f"cannot read the graph {path}: {describe_error(error)}",
             hint="reinstall imgclassify: pip install --force-reinstall --no-deps imgclassify",
         ) from error
+
+
+def undo_transform_input(preprocess: PreprocessSpec) -> PreprocessSpec:
+    """Returns a preprocessing whose result is that of the given one after a graph's `transform_input`.
+
+    With this option, torchvision's GoogLeNet and Inception begin with `a * x + b` for each channel, where a is
+    std / 0.5 and b is (mean - 0.5) / 0.5 for ImageNet's mean and std.
+    """
+    factors = [std / 0.5 for std in _IMAGENET_STD]
+    terms = [(mean - 0.5) / 0.5 for mean in _IMAGENET_MEAN]
+    channels = list(zip(preprocess.mean, preprocess.std, factors, terms, strict=True))
+    # (p - mean) / std = a * x + b, solved for x = (p - other_mean) / other_std.
+    red, green, blue = ((mean + std * b, std * a) for mean, std, a, b in channels)
+    return replace(preprocess, mean=(red[0], green[0], blue[0]), std=(red[1], green[1], blue[1]))
 
 
 def normalization_parameters(preprocess: PreprocessSpec) -> dict[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 
 from imgclassify.checkpoints.storage import MappedFile
 from imgclassify.errors import CheckpointError, describe_error, make_printable
 from imgclassify.graphs import protobuf
+from imgclassify.graphs.onnx_metadata import read_metadata
 from imgclassify.graphs.onnx_signature import read_signature
 
 MAX_NODES = 50_000
@@ -52,8 +54,11 @@ _MAIN: _Function = (b"", b"")
 class OnnxFile:
     """An .onnx file that was checked. onnxruntime opens it by its path."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, fetch: Callable[[str], object] | None = None) -> None:
         """
+        Args:
+            fetch: called with the relative path of each file that holds weights, before it is looked for.
+
         Raises:
             CheckpointError: the file is damaged, reads weights from outside its own folder, or has more than
                 MAX_NODES nodes.
@@ -67,7 +72,11 @@ class OnnxFile:
             _check_size(calls)
             self.signature = read_signature(self._file.view(0, len(self._file)))
             """What the graph says of its inputs and outputs."""
+            self.metadata = read_metadata(self._file.view(0, len(self._file)))
+            """What the exporter wrote about the model, by key."""
             for name in sorted(self.external):
+                if fetch is not None:
+                    fetch(name)
                 _check_location(path, name)
         except (OSError, ValueError) as error:
             raise unreadable_onnx(path, describe_error(error)) from error
@@ -203,22 +212,28 @@ def _check_location(path: Path, name: str) -> None:
     shown = repr(make_printable(name, _SHOWN))
     # Paths that lead elsewhere in POSIX or Windows notation are refused on every system.
     elsewhere = PureWindowsPath(name)
-    target = (path.parent / name).resolve()
-    # If the graph itself is a link, as in the cache of the Hugging Face hub, its folder is that of its target too.
-    folders = {path.parent.resolve(), path.resolve().parent}
     if (
         elsewhere.anchor
         or ".." in elsewhere.parts
         or "\0" in name
         or _IN_MEMORY in name
-        or not any(target.is_relative_to(folder) for folder in folders)
+        or not _is_within_folder(path, name)
     ):
         raise CheckpointError(
             f"{str(path)!r} reads its weights from {shown}, outside its own folder",
             hint="export the graph again, with the weights in its own folder",
         )
-    if not target.is_file():
+    if not (path.parent / name).is_file():
         raise CheckpointError(
             f"{str(path)!r} reads its weights from {shown}, which is not a file in its folder",
             hint="fetch or export that file too",
         )
+
+
+def _is_within_folder(path: Path, name: str) -> bool:
+    """Whether a location leads to the folder of the graph.
+
+    If the graph itself is a link, as in the cache of the Hugging Face hub, its folder is that of its target too.
+    """
+    target = (path.parent / name).resolve()
+    return any(target.is_relative_to(folder) for folder in (path.parent.resolve(), path.resolve().parent))

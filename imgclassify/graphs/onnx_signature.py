@@ -11,7 +11,7 @@ from imgclassify.graphs import protobuf
 _MODEL_GRAPH = 7
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
-_ATTRIBUTE_NAME, _ATTRIBUTE_INTS = 1, 8
+_ATTRIBUTE_NAME, _ATTRIBUTE_INTS, _ATTRIBUTE_STRINGS = 1, 8, 9
 _GRAPH_FIELDS = (_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT)
 _TENSOR_DIMS, _TENSOR_NAME = 1, 8
 _VALUE_NAME, _VALUE_TYPE = 1, 2
@@ -70,10 +70,13 @@ class Signature(NamedTuple):
 
     inputs: list[Value]
     """Without those that have a value in the graph."""
+    outputs: list[Value]
     operators: dict[str, str]
     """Output → the operator that computes its values, such as "Softmax". Those that only change a shape, a type or
     a constant factor do not count. Empty if it is not known."""
     layout: Layout
+    class_names: list[str]
+    """The classes that ZipMap names, in order. Empty if there are none, or if they are numbers."""
 
 
 class ImageInput(NamedTuple):
@@ -154,11 +157,13 @@ def read_signature(model: memoryview) -> Signature:
     values = [_parse_value(value) for value in found[_GRAPH_INPUT]]
     inputs = [value for value in values if value.name not in initializers]
     nodes = _Nodes(found[_GRAPH_NODE], initializers)
-    names = [_text(value, _VALUE_NAME) for value in found[_GRAPH_OUTPUT]]
+    outputs = [_parse_value(value) for value in found[_GRAPH_OUTPUT]]
     return Signature(
         inputs,
-        {name: nodes.find_operator(name) for name in names},
+        outputs,
+        {value.name: nodes.find_operator(value.name) for value in outputs},
         nodes.find_layout(inputs[0].name) if inputs else Layout(),
+        nodes.class_names,
     )
 
 
@@ -171,6 +176,7 @@ class _Nodes:
         self._producers: dict[str, tuple[str, list[str]]] = {}
         self._users: dict[str, tuple[str, list[str], list[str], memoryview]] = {}
         """Value → (operator, inputs, outputs, node) of the first node that takes it."""
+        self.class_names: list[str] = []
         for node in nodes:
             inputs, outputs, operator, domain = [], [], "", ""
             for field in protobuf.iter_fields(node):
@@ -184,6 +190,8 @@ class _Nodes:
                     operator = str(field.value, "utf-8")
                 elif field.number == _NODE_DOMAIN:
                     domain = str(field.value, "utf-8")
+            if operator == "ZipMap":
+                self.class_names = _find_texts(node, "classlabels_strings")
             if operator == "Constant":
                 self._constants.update(outputs)
             elif domain in _KNOWN_DOMAINS:
@@ -231,6 +239,11 @@ def _find_perm(node: memoryview) -> list[int]:
         if _text(attribute, _ATTRIBUTE_NAME) == "perm":
             return _find_numbers(attribute, _ATTRIBUTE_INTS)
     return []
+
+
+def _find_texts(node: memoryview, attribute: str) -> list[str]:
+    found = (each for each in _messages([node], _NODE_ATTRIBUTE) if _text(each, _ATTRIBUTE_NAME) == attribute)
+    return [text for each in found for text in _texts(each, _ATTRIBUTE_STRINGS)]
 
 
 def _find_numbers(message: memoryview, number: int) -> list[int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from imgclassify import checkpoints
 from imgclassify.catalog import PROGRAMS, ModelManifest, PreprocessSpec
 from imgclassify.checkpoints import StateDict
-from imgclassify.graphs.graph import Graph, find_graph
+from imgclassify.graphs.graph import TRANSFORM_INPUT, Graph, find_graph, undo_transform_input
 from imgclassify.graphs.session import SessionConfig
 from imgclassify.hub import architectures
 
@@ -97,6 +97,8 @@ def _open_session(
     num_classes: int,
 ) -> onnxruntime.InferenceSession:
     state_dict = checkpoints.rename_parameters(read(), manifest.rename)
+    if manifest.options.get(TRANSFORM_INPUT) is False:
+        preprocess = undo_transform_input(preprocess)  # the graph has it
     return graph.open_session(
         state_dict, preprocess, source_name=source_name, num_classes=num_classes, config=config
     )

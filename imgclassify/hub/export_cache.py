@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from imgclassify import checkpoints, files, paths, weights
 from imgclassify import labels as label_sets
 from imgclassify._version import __version__
-from imgclassify.catalog import PreprocessSpec
+from imgclassify.catalog import PROGRAMS, PreprocessSpec
 from imgclassify.errors import (
     CheckpointError,
     OutputError,
@@ -34,6 +34,7 @@ from imgclassify.errors import (
 from imgclassify.graphs.graph import read_graph
 from imgclassify.graphs.session import FEATURE_MAP, FEATURES, SessionConfig, value_name
 from imgclassify.graphs.timm_features import has_timm_methods, timm_outputs
+from imgclassify.hub import from_arch
 from imgclassify.hub.backends import Backends
 from imgclassify.hub.loader import load_unprepared
 from imgclassify.hub.network import LoadOptions, Network
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-_FORMAT = 3
+_FORMAT = 4
 """Version of the cached files. Increase it when their format or content changes."""
 _BUILDERS = ("torch", "torchvision", "timm", "transformers")
 """The packages whose versions may change what a network computes."""
@@ -211,6 +212,7 @@ def _key_fields(reference: ModelReference, options: LoadOptions) -> dict[str, An
         "arch": options.arch,
         "checkpoint_key": options.checkpoint_key,
         "crop_size": list(options.overrides.crop_size) if options.overrides.crop_size else None,
+        "transform_input": options.transform_input,
         "manifests": [
             repr(model.loader().find_architecture(model)) if model.kind.in_catalog else "" for model in models
         ],
@@ -242,7 +244,10 @@ def _read_network(folder: Path, reference: ModelReference, options: LoadOptions)
         raise ValueError(f"{path} has changed since the graph was made")
     spec: dict[str, Any] = described["preprocess"]
     tuples = {name: tuple(value) for name, value in spec.items() if isinstance(value, list)}
-    preprocess = options.overrides.apply_to(PreprocessSpec(**(spec | tuples)))
+    own = PreprocessSpec(**(spec | tuples))
+    preprocess = options.overrides.apply_to(own)
+    if options.arch and (reference.kind.name == "hub" or described["architecture"] in PROGRAMS):
+        from_arch.report_lent(reference.text, options.arch, own, options.overrides)
     return Network(
         model=described["model"],
         architecture=described["architecture"],
@@ -259,6 +264,7 @@ def _read_network(folder: Path, reference: ModelReference, options: LoadOptions)
         activation=described["activation"],
         output_name=described["output_name"],
         origins=described["origins"],
+        options=described["options"],
         gmacs=described["gmacs"],
     )
 
@@ -433,6 +439,7 @@ def _describe_network(network: Network) -> dict[str, Any]:
         "activation": network.activation,
         "output_name": network.output_name,
         "origins": dict(network.origins),
+        "options": dict(network.options),
         "gmacs": network.gmacs,
     }
 

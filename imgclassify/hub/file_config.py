@@ -22,8 +22,8 @@ class FileConfig(NamedTuple):
     labels: LabelSet | None = None
     """The class names, in class-index order. The name of the set says where they were found."""
     preprocess: PreprocessOverrides = PreprocessOverrides()
-    crop_mode: str | None = None
-    """One of CROP_MODES."""
+    spec: PreprocessSpec | None = None
+    """The preprocessing, if the files say all of it. `preprocess` changes it."""
     activation: str | None = None
     """One of ACTIVATIONS."""
     origins: Mapping[str, str] = {}
@@ -35,7 +35,7 @@ class FileConfig(NamedTuple):
             arch=self.arch or other.arch,
             labels=self.labels or other.labels,
             preprocess=self.preprocess.combine(other.preprocess),
-            crop_mode=self.crop_mode or other.crop_mode,
+            spec=self.spec or other.spec,
             activation=self.activation or other.activation,
             origins={**other.origins, **self.origins},
         )
@@ -50,11 +50,17 @@ class FileConfig(NamedTuple):
         Raises:
             UsageError: a value is missing. Nothing is guessed.
         """
-        return given.combine(self.preprocess).to_spec(reference, crop_mode=self.crop_mode)
+        if self.spec:
+            return self.adapt_preprocess(self.spec, given)
+        return self.complete_overrides(given).to_spec(reference)
 
     def adapt_preprocess(self, spec: PreprocessSpec, given: PreprocessOverrides) -> PreprocessSpec:
         """Returns an architecture's preprocessing with the values of the files and of the user."""
-        return given.combine(self.preprocess).apply_to(spec, crop_mode=self.crop_mode)
+        return self.complete_overrides(given).apply_to(self.spec or spec)
+
+    def complete_overrides(self, given: PreprocessOverrides) -> PreprocessOverrides:
+        """Returns the user's values, and those of the files where the user gives none."""
+        return given.combine(self.preprocess)
 
     def check_labels(self, given: LabelSet) -> None:
         """Compares the user's labels with the class names in the files.

@@ -307,7 +307,7 @@ def to_spec(
     Raises:
         CheckpointError: a value is malformed, or a PreprocessSpec cannot describe the processor.
     """
-    if _is_complete(given):
+    if given.is_complete:
         return given.to_spec(source)
     name = _processor_name(config, model_type)
     if name not in _PROCESSORS:
@@ -332,10 +332,6 @@ def to_spec(
         crop_rounding="down",
     )
     return given.apply_to(spec)
-
-
-def _is_complete(given: PreprocessOverrides) -> bool:
-    return None not in (given.resize_size, given.crop_size, given.interpolation, given.mean, given.std)
 
 
 def _processor_name(config: Mapping[str, Any], model_type: str) -> str:

@@ -30,10 +30,15 @@ def load_network(reference: ModelReference | str, options: LoadOptions) -> Netwo
     if options.output_name is not None:
         network = replace(network, output_name=options.output_name)
     if options.activation is not None:
-        # The user's activation has no origin in the files.
-        origins = {name: origin for name, origin in network.origins.items() if name != "activation"}
-        network = replace(network, activation=options.activation, origins=origins)
-    return network
+        network = replace(network, activation=options.activation)
+    # What the user gives has no origin in the files.
+    given = {
+        "activation": options.activation is not None,
+        "labels": options.labels is not None or not options.with_labels,
+        "preprocess": options.overrides.is_complete and network.preprocess.channel_order == "rgb",
+    }
+    origins = {name: origin for name, origin in network.origins.items() if not given.get(name)}
+    return replace(network, origins=origins) if origins != network.origins else network
 
 
 def _find_network(reference: ModelReference, options: LoadOptions) -> Network:
@@ -73,6 +78,13 @@ def load_unprepared(reference: ModelReference | str, options: LoadOptions) -> Ne
             "which has its own architecture",
             hint=f"leave out --arch, or give a file: -m ./weights.pth --arch {options.arch}",
         )
+    for name, value in (("checkpoint_key", options.checkpoint_key), ("transform_input", options.transform_input)):
+        if value is not None and not reference.kind.takes_arch:
+            raise UsageError(
+                f"{name} is {value!r}, but it is for checkpoint files, not for the model {reference.text!r}",
+                hint="leave it out",
+                argument=name,
+            )
     try:
         return reference.loader().load_network(reference, options)
     except (DownloadError, OfflineError) as error:

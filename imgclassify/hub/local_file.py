@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,17 +22,28 @@ from imgclassify.errors import (
     describe_error,
 )
 from imgclassify.graphs import onnx_file
+from imgclassify.graphs.graph import TRANSFORM_INPUT
 from imgclassify.graphs.onnx_file import OnnxFile
 from imgclassify.graphs.onnx_signature import find_image_input
 from imgclassify.graphs.outputs import add_outputs
 from imgclassify.graphs.session import SessionConfig
-from imgclassify.hub import architectures, backends, from_arch
+from imgclassify.hub import architectures, backends, file_kind, from_arch, metadata, onnx_config, torchscript_config
 from imgclassify.hub.backends import Backends
-from imgclassify.hub.checkpoint_config import find_architectures, read_config
-from imgclassify.hub.checkpoint_fit import FittedCheckpoint, fit_checkpoint, suggest_architectures
+from imgclassify.hub.checkpoint_fit import (
+    NO_ARCHITECTURE_FITS,
+    FittedCheckpoint,
+    fit_checkpoint,
+    suggest_architectures,
+)
+from imgclassify.hub.class_names import possible_counts
 from imgclassify.hub.file_config import FileConfig
+from imgclassify.hub.model_files import CONFIG
+from imgclassify.hub.neighbour_files import NeighbourFiles
 from imgclassify.hub.network import LoadOptions, Network, PreprocessOverrides, labels_for_manifest
-from imgclassify.hub.reference import FILE_SUFFIXES, ModelReference, ReferenceLoader
+from imgclassify.hub.reference import ModelReference, ReferenceLoader
+from imgclassify.hub.reference_hints import suggest_reference
+from imgclassify.hub.training_folder import read_training_folder
+from imgclassify.labels import Label, LabelSet
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -43,19 +53,28 @@ logger = logging.getLogger("imgclassify")
 
 
 class FileLoader(ReferenceLoader):
-    """Loads files; see ReferenceLoader. The suffix and the content decide which kind of file it is."""
+    """Loads files; see ReferenceLoader. The content of a file decides of which format it is."""
 
     def load_network(self, reference: ModelReference, options: LoadOptions) -> Network:
         path = Path(os.path.expanduser(reference.value))  # noqa: PTH111 - Path.expanduser raises for unknown users
         _require_file(path, reference.value)
-        if path.suffix.lower() == ".onnx":
-            return _load_onnx(reference.value, path, options)
-        if checkpoints.is_torchscript(path):
-            return _load_torchscript(reference.value, path, options)
-        return _load_checkpoint(reference.value, path, options)
+        found = file_kind.find_format(path, reference.value)
+        if found != file_kind.CHECKPOINT and options.checkpoint_key is not None:
+            raise UsageError(
+                f"checkpoint_key is for checkpoints, but {reference.value!r} contains its own network",
+                hint="leave it out",
+                argument="checkpoint_key",
+            )
+        load = {
+            file_kind.ONNX: _load_onnx,
+            file_kind.TORCHSCRIPT: _load_torchscript,
+            file_kind.CHECKPOINT: _load_checkpoint,
+        }[found]
+        return load(reference.value, path, options)
 
     def cache_key(self, reference: ModelReference) -> dict[str, Any]:
-        return super().cache_key(reference) | {"reference": str(Path(reference.value).absolute())}
+        path = Path(reference.value).absolute()
+        return {"reference": str(path), "code": NeighbourFiles(path).digest()}
 
 
 def _require_file(path: Path, name: str) -> None:
@@ -63,28 +82,7 @@ def _require_file(path: Path, name: str) -> None:
         return
     if path.exists():
         raise CheckpointError(f"{name!r} is a folder, pipe or device", hint="give the path of a file")
-    raise CheckpointError(
-        f"no such model file: {name!r}", hint=f"check the path{_hub_hint(name) or _catalog_hint(path.stem)}"
-    )
-
-
-def _hub_hint(name: str) -> str:
-    """Returns what to give instead, if the name may be that of a repository on the Hugging Face hub."""
-    found = re.fullmatch(r"(?:hf[-_]hub:|hf:)?([\w-]+)/([\w.-]+)", name)
-    if not found or name.lower().endswith(FILE_SUFFIXES):
-        return ""
-    owner, repository = found.groups()
-    if owner == "timm":
-        return f"; this model of the Hugging Face hub is named timm:{repository}"
-    return (
-        "; of the models on the Hugging Face hub, timm's are named timm:NAME, and of others, the weights can be "
-        "fetched by hand and given as -m FILE --arch NAME"
-    )
-
-
-def _catalog_hint(stem: str) -> str:
-    near = ", ".join(manifest.name for manifest in catalog.filter_models(catalog.load_manifests(), stem)[:3])
-    return f"; names of catalogued models have no suffix: {near}" if near else ""
+    raise CheckpointError(f"no such model file: {name!r}", hint=suggest_reference(name))
 
 
 def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Network:
@@ -92,11 +90,22 @@ def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Networ
     if options.arch is not None and architectures.is_quantized(from_arch.find_architecture(options.arch)):
         return _load_quantized(reference, path, options)
     checkpoint = checkpoints.open_checkpoint(path)
-    found, origins = _fit_architecture(checkpoint, name, options)
+    neighbours = NeighbourFiles(path)
+    found, origins = _fit_architecture(checkpoint, neighbours, name, options)
     for note in found.notes:
         logger.warning("%s", note)
     manifest = found.manifest
-    config = read_config(checkpoint, manifest.preprocess, found.num_classes)
+    num_classes = possible_counts(found.num_classes)
+    config = metadata.read_config(
+        metadata.checkpoint_content(checkpoint),
+        path.name,
+        spec=manifest.preprocess,
+        num_classes=num_classes,
+        strict=bool(checkpoint.metadata),
+    )
+    config = neighbours.complete(config, options, num_classes=num_classes, spec=manifest.preprocess)
+    if options.with_labels and not (options.labels or config.labels):
+        config = config.combine(read_training_folder(checkpoint.content, path.name, num_classes=num_classes))
     preprocess = config.adapt_preprocess(manifest.preprocess, options.overrides)
     if manifest.preprocess.channel_order == "grey" and preprocess.channel_order != "grey":
         raise UsageError(
@@ -104,6 +113,7 @@ def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Networ
             hint="give --channel-order grey, or leave it out",
             argument="channel_order",
         )
+    from_arch.report_transform_input(name, manifest, options)
     return Network(
         model=reference,
         architecture=manifest.architecture,
@@ -124,10 +134,19 @@ def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Networ
         activation=options.activation or config.activation,
         output_name=options.output_name,
         origins={**config.origins, **origins},
+        options=_chosen_options(found),
         gmacs=manifest.gmacs,
         manifest=replace(manifest, checkpoint_key=options.checkpoint_key or ""),
         layers=manifest.layers,
     )
+
+
+def _chosen_options(found: FittedCheckpoint) -> dict[str, Any]:
+    """Returns Network.options of a checkpoint."""
+    options: dict[str, Any] = {"checkpoint_key": found.key} if found.key else {}
+    if TRANSFORM_INPUT in found.manifest.options:
+        options[TRANSFORM_INPUT] = bool(found.manifest.options[TRANSFORM_INPUT])
+    return options
 
 
 def _load_quantized(reference: str, path: Path, options: LoadOptions) -> Network:
@@ -161,7 +180,7 @@ def _load_quantized(reference: str, path: Path, options: LoadOptions) -> Network
 
 
 def _fit_architecture(
-    checkpoint: Checkpoint, name: str, options: LoadOptions
+    checkpoint: Checkpoint, neighbours: NeighbourFiles, name: str, options: LoadOptions
 ) -> tuple[FittedCheckpoint, dict[str, str]]:
     """Fits a checkpoint to the architecture that the user names, or to that which the checkpoint names.
 
@@ -174,7 +193,7 @@ def _fit_architecture(
         CheckpointError: the checkpoint does not fit the architecture that the user names.
     """
     if options.arch is not None:
-        manifest = from_arch.find_architecture(options.arch)
+        manifest = from_arch.find_architecture(options.arch, transform_input=options.transform_input)
         if manifest.provider in catalog.PROGRAMS:
             raise UnknownModelError(
                 f"{options.arch!r} is a file that contains its own network, not an architecture for weights",
@@ -182,14 +201,22 @@ def _fit_architecture(
             )
         return fit_checkpoint(checkpoint, manifest, key=options.checkpoint_key, source_name=name), {}
     failure: CheckpointError | None = None
-    for arch, place in find_architectures(checkpoint):
+    named = [
+        (arch, f"{place} in {file}")
+        for file, places in (
+            (checkpoint.path.name, metadata.find_architectures(metadata.checkpoint_content(checkpoint))),
+            (CONFIG, neighbours.find_architectures()),
+        )
+        for arch, place in places
+    ]
+    for arch, place in named:
         if arch.startswith("timm:") and not _is_in_timm(arch.removeprefix("timm:")):
             continue
         try:
-            manifest = from_arch.find_architecture(arch)
+            manifest = from_arch.find_architecture(arch, transform_input=options.transform_input)
             if manifest.provider not in catalog.PROGRAMS and not architectures.is_quantized(manifest):
                 found = fit_checkpoint(checkpoint, manifest, key=options.checkpoint_key, source_name=name)
-                return found, {"arch": f"{place} in {checkpoint.path.name}: {arch}"}
+                return found, {"arch": f"{place}: {arch}"}
         except (UnknownModelError, UsageError):
             continue
         except CheckpointError as error:
@@ -208,11 +235,7 @@ def _is_in_timm(name: str) -> bool:
 def _unnamed_architecture(checkpoint: Checkpoint, name: str, key: str | None) -> UsageError:
     candidates = find_candidates(checkpoint.content, checkpoint.path, key)
     fitting = suggest_architectures(max(candidates, key=lambda each: len(each.state_dict)).state_dict)
-    hint = (
-        f"it fits --arch {' or --arch '.join(fitting)}"
-        if fitting
-        else "give --arch NAME, such as --arch resnet18; see the names with `imgclassify models list`"
-    )
+    hint = f"it fits --arch {' or --arch '.join(fitting)}" if fitting else NO_ARCHITECTURE_FITS
     return UsageError(f"{name} holds weights but does not name their architecture", hint=hint)
 
 
@@ -250,7 +273,9 @@ def onnx_backends(file: OnnxFile) -> Backends:
 
 def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
     file = OnnxFile(path)
-    config = _read_graph_config(file, options)
+    num_classes = onnx_config.count_classes(file, options.output_name)
+    config = _read_graph_config(file, options).combine(onnx_config.read_config(file, num_classes=num_classes))
+    config = NeighbourFiles(path).complete(config, options, num_classes=num_classes)
     preprocess, labels = from_arch.preprocess_and_labels(repr(reference), options, config)
     return Network(
         model=reference,
@@ -269,21 +294,31 @@ def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
 
 
 def _read_graph_config(file: OnnxFile, options: LoadOptions) -> FileConfig:
-    """Returns what the input of a graph says of the preprocessing.
+    """Returns what the input of a graph says of the preprocessing, and the class names of its map of probabilities.
 
     The crop size is that of the graph, but not beside `--arch`: its resize belongs to its own crop size.
     """
+    labels = None
+    # With the user's labels, the classes of the map get their order: see engines/onnx_outputs.py.
+    if file.signature.class_names and options.labels is None:
+        named = enumerate(file.signature.class_names)
+        labels = LabelSet(str(file.path), tuple(Label(index, None, name) for index, name in named))
     image = find_image_input(file.signature.inputs, file.signature.layout)
     if image is None:
-        return FileConfig()
-    unchanged = PreprocessOverrides(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    known = unchanged if image.takes_bytes else PreprocessOverrides()
+        return FileConfig(labels=labels)
+    known = PreprocessOverrides()
+    if image.takes_bytes:
+        known = PreprocessOverrides(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        for name in ("mean", "std"):
+            if getattr(options.overrides, name) not in (None, getattr(known, name)):
+                logger.warning("--%s is not used: %s takes uint8 and normalises images itself", name, file.path)
     return FileConfig(
+        labels=labels,
         preprocess=replace(
             known,
             crop_size=image.fixed_size if options.arch is None else None,
             channel_order="grey" if image.channels == 1 else None,
-        )
+        ),
     )
 
 
@@ -339,7 +374,8 @@ def _torchscript_backends(reference: str, path: Path, *, trust: bool) -> Backend
 
 def _load_torchscript(reference: str, path: Path, options: LoadOptions) -> Network:
     found = _torchscript_backends(reference, path, trust=options.trust)
-    preprocess, labels = from_arch.preprocess_and_labels(repr(reference), options)
+    config = NeighbourFiles(path).complete(torchscript_config.read_config(path), options)
+    preprocess, labels = from_arch.preprocess_and_labels(repr(reference), options, config)
     return Network(
         model=reference,
         architecture="torchscript",
@@ -350,6 +386,8 @@ def _load_torchscript(reference: str, path: Path, options: LoadOptions) -> Netwo
         labels=labels,
         num_classes=None,
         backends=found,
+        activation=config.activation,
+        origins=config.origins,
     )
 
 

@@ -94,14 +94,17 @@ class Weights(NamedTuple):
         return digests[0] if self.parts == (self.path,) else None
 
     def read(self) -> StateDict:
-        """Reads the state_dict.
+        """Reads the arrays of the state_dict. Other values in a file are left out.
 
         Raises:
             CheckpointError: a file is damaged, or is not a checkpoint.
         """
+        import numpy as np
+
         state_dict: StateDict = OrderedDict()
         for part in self.parts:
-            state_dict.update(checkpoints.load_arrays(part))
+            found = checkpoints.load_arrays(part).items()
+            state_dict.update((name, value) for name, value in found if isinstance(value, np.ndarray))
         return state_dict
 
 
@@ -141,12 +144,9 @@ def find_graph(files: ModelFiles) -> OnnxFile | None:
     path = files.find_first(_GRAPHS)
     if path is None:
         return None
-    graph = OnnxFile(path)
     folder = "onnx/" if path.parent.name == "onnx" else ""
-    for name in sorted(graph.external):
-        if files.find(folder + name) is None:
-            raise files.missing(folder + name)
-    return graph
+    # A graph names the file itself, and could name one of another folder, which OnnxFile refuses.
+    return OnnxFile(path, fetch=lambda name: Path(name).name == name and files.find(folder + name))
 
 
 def read_config(files: ModelFiles) -> dict[str, Any]:
@@ -199,8 +199,9 @@ def digest_of_configs(files: ModelFiles) -> str:
     for name in (CONFIG, *PROCESSOR_CONFIGS):
         path = files.find_local(name)
         digest.update(f"{name} ".encode() + (path.read_bytes() if path else b"-"))
-    found = next(filter(None, map(files.find_local, _WEIGHTS)), None)
-    for part in sorted(found.parent.glob(f"*{found.name.partition('.')[2]}")) if found else []:
-        status = part.stat()
-        digest.update(f"{part.name} {status.st_size} {status.st_mtime_ns} ".encode())
+    config = files.find_local(CONFIG)
+    for path in sorted(config.parent.iterdir()) if config else []:
+        if path.suffix in (".safetensors", ".bin"):
+            status = path.stat()
+            digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns} ".encode())
     return digest.hexdigest()

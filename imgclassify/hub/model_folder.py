@@ -8,6 +8,7 @@ from typing import Any
 
 from imgclassify.errors import CheckpointError
 from imgclassify.hub import timm_folder, transformers_folder
+from imgclassify.hub.file_kind import find_folder_kind
 from imgclassify.hub.model_files import CONFIG, FolderFiles, ModelFiles, digest_of_configs, read_config
 from imgclassify.hub.network import LoadOptions, Network
 from imgclassify.hub.reference import FILE_SUFFIXES, ModelReference, ReferenceLoader
@@ -37,6 +38,8 @@ class _Folder(FolderFiles):
         )
         if not self.folder.is_dir():
             return CheckpointError(f"no such folder: {str(self.folder)!r}", hint="check the path")
+        if kind := find_folder_kind(self.folder):
+            return CheckpointError(f"{self.reference!r} is {kind.name}", hint=kind.hint)
         held = [path for path in sorted(self.folder.iterdir()) if path.suffix.lower() in FILE_SUFFIXES]
         if name == CONFIG and held:
             error.hint = f"give the file itself: -m {os.path.join(self.reference, held[0].name)}"  # noqa: PTH118
@@ -51,9 +54,11 @@ def load_folder(files: ModelFiles, options: LoadOptions) -> Network:
         UsageError: as in `from_arch.find_labels`.
     """
     config = read_config(files)
-    if isinstance(config.get("architecture"), str):
+    model_type = config.get("model_type")
+    # transformers has a type for the models of timm, and writes timm's configuration for it.
+    if isinstance(config.get("architecture"), str) and model_type in (None, "timm_wrapper"):
         return timm_folder.load_network(files, config, options)
-    if isinstance(config.get("model_type"), str):
+    if isinstance(model_type, str):
         return transformers_folder.load_network(files, config, options)
     raise CheckpointError(
         f"{CONFIG} of {files.reference} names no network: it has neither `architecture`, as timm writes it, nor "

@@ -36,7 +36,7 @@ logger = logging.getLogger("imgclassify")
 
 @dataclass(frozen=True, slots=True)
 class PreprocessOverrides:
-    """The user's replacements for values of a model's own preprocessing. None keeps the model's value."""
+    """Replacements for values of a model's own preprocessing. None keeps the model's value."""
 
     resize_size: int | Size | None = None
     crop_size: Size | None = None
@@ -44,18 +44,18 @@ class PreprocessOverrides:
     mean: RGB | None = None
     std: RGB | None = None
     channel_order: str | None = None
+    crop_mode: str | None = None
+    """One of CROP_MODES. By default, it follows from `resize_size`: a short side keeps the aspect ratio ("center"),
+    and (height, width) does not ("squash")."""
 
     def __post_init__(self) -> None:
         for name, word, words in (
             ("interpolation", self.interpolation, INTERPOLATIONS),
             ("channel_order", self.channel_order, CHANNEL_ORDERS),
+            ("crop_mode", self.crop_mode, CROP_MODES),
         ):
             if word is not None and word not in words:
-                raise UsageError(
-                    f"unknown {name.replace('_', ' ')} {word!r}",
-                    hint=f"use one of {', '.join(words)}",
-                    argument=name,
-                )
+                raise UsageError(f"{name} is {word!r}", hint=f"use one of {', '.join(words)}", argument=name)
         for name, channels in (("mean", self.mean), ("std", self.std)):
             if channels is not None and not _is_rgb(channels):
                 raise UsageError(
@@ -76,49 +76,59 @@ class PreprocessOverrides:
                     hint=f"give 1 to {MAX_SIDE} pixels, or a height and a width",
                     argument=name,
                 )
+        for name, channels in (("mean", self.mean), ("std", self.std)):
+            if channels is not None and max(map(abs, channels)) > 1:
+                raise _not_in_unit_scale(name, channels, self.mean, self.std)
+        if self.crop_mode is None and self.resize_size is not None:
+            crop_mode = "center" if isinstance(self.resize_size, int) else "squash"
+            object.__setattr__(self, "crop_mode", crop_mode)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the values are a whole preprocessing. The channels are RGB if nothing else is said."""
+        return None not in (self.resize_size, self.crop_size, self.interpolation, self.mean, self.std)
 
     def combine(self, other: PreprocessOverrides) -> PreprocessOverrides:
         """Returns the values of both. Where both have a value, this one counts."""
         return replace(other, **{name: value for name, value in self._values().items() if value is not None})
 
-    def apply_to(self, spec: PreprocessSpec, *, crop_mode: str | None = None) -> PreprocessSpec:
+    def apply_to(self, spec: PreprocessSpec) -> PreprocessSpec:
         """Returns the model's preprocessing with the user's changes.
 
         Logs a warning if there are changes and the crop is larger than the resized image.
         """
-        changed = replace(
-            spec,
-            **{name: value for name, value in self._values().items() if value is not None},
-            crop_mode=crop_mode or spec.crop_mode,
-        )
-        if (
-            changed != spec
-            and isinstance(changed.resize_size, int)
-            and max(changed.crop_size) > changed.resize_size
-        ):
-            logger.warning(
-                "the crop of %d×%d is larger than the resize to %d: images are padded with black; "
-                "give a larger --resize-size to avoid this",
-                *changed.crop_size,
-                changed.resize_size,
-            )
+        changed = replace(spec, **{name: value for name, value in self._values().items() if value is not None})
+        if changed != spec and changed.crop_mode != "border":
+            size = changed.resize_size
+            height, width = (size, size) if isinstance(size, int) else size
+            if changed.crop_size[0] > height or changed.crop_size[1] > width:
+                logger.warning(
+                    "the crop of %d×%d is larger than the resize to %s: images are padded with black; "
+                    "give a larger --resize-size to avoid this",
+                    *changed.crop_size,
+                    size if isinstance(size, int) else f"{height}×{width}",
+                )
         return changed
 
-    def to_spec(self, reference: str, *, crop_mode: str | None = None) -> PreprocessSpec:
+    def to_spec(self, reference: str) -> PreprocessSpec:
         """Returns a complete preprocessing made of the overrides, for a model that has none.
 
         Raises:
             UsageError: an override is missing. Nothing is guessed.
         """
-        values = self._values() | {"channel_order": self.channel_order or CHANNEL_ORDERS[0]}
-        missing = [f"--{name.replace('_', '-')}" for name, value in values.items() if value is None]
-        if missing:
+        if missing := self.missing():
             raise UsageError(
                 f"{reference} has no preprocessing of its own",
                 hint="give --arch NAME to use the preprocessing and labels of a catalogued model, or give "
-                + ", ".join(missing),
+                + ", ".join(f"--{name.replace('_', '-')}" for name in missing),
             )
-        return PreprocessSpec(**values, antialias=True, crop_mode=crop_mode or CROP_MODES[0])
+        values = self._values() | {"channel_order": self.channel_order or CHANNEL_ORDERS[0]}
+        return PreprocessSpec(**values, antialias=True)
+
+    def missing(self) -> list[str]:
+        """Returns the fields without a value that a complete preprocessing needs."""
+        optional = ("channel_order", "crop_mode")  # nearly always "rgb", and what resize_size says
+        return [name for name, value in self._values().items() if value is None and name not in optional]
 
     def _values(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in PreprocessOverrides.__slots__}
@@ -130,6 +140,24 @@ def _is_rgb(value: object) -> bool:
         and len(value) == 3
         and all(isinstance(channel, int | float) and math.isfinite(channel) for channel in value)
     )
+
+
+def _not_in_unit_scale(name: str, channels: RGB, mean: RGB | None, std: RGB | None) -> UsageError:
+    """Returns the error for a mean or std beyond 1. Its hint has both, for pixels scaled to 0..1."""
+    from imgclassify.catalog.pixel_scale import format_channels, is_factor, to_unit_scale
+
+    scaled = to_unit_scale(mean, std)
+    hint = "give the mean and std of pixels in 0..1"
+    if scaled.fits:
+        options = [
+            f"--{option} {format_channels(values)}"
+            for option, values in (("mean", scaled.mean), ("std", scaled.std))
+            if values is not None
+        ]
+        hint = f"numbers for pixels in 0..255 are divided by 255: {' '.join(options)}"
+        if name == "mean" and std is not None and is_factor(std):
+            hint += f", if {format_channels(std)} multiplies"
+    return UsageError(f"{name} is {channels!r}, but pixels are scaled to 0..1 first", hint=hint, argument=name)
 
 
 def _is_size(value: object) -> bool:
@@ -154,6 +182,8 @@ class LoadOptions:
     """The output to use, of a network with several."""
     checkpoint_key: str | None = None
     """The key of the state_dict in a checkpoint with several, such as "state_dict_ema". Dots lead deeper."""
+    transform_input: bool | None = None
+    """For a checkpoint of an architecture that has torchvision's option of this name. None means as published."""
     offline: bool = False
     """Never open a socket."""
     trust: bool = False
@@ -163,7 +193,7 @@ class LoadOptions:
     def __post_init__(self) -> None:
         if self.activation is not None and self.activation not in ACTIVATIONS:
             raise UsageError(
-                f"unknown activation {self.activation!r}",
+                f"activation is {self.activation!r}",
                 hint=f"use one of auto, {', '.join(ACTIVATIONS)}",
                 argument="activation",
             )
@@ -196,6 +226,8 @@ class Network:
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where labels, preprocessing, activation and architecture were found, if the model's files say them:
     FileConfig.origins. An activation without an origin is the user's."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What else was chosen of what the file may mean: `checkpoint_key`, `transform_input`."""
     quantized: bool = False
     """Whether the network is quantized, and so runs only on the CPU and in its own types."""
     gmacs: float | None = None

@@ -9,6 +9,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from imgclassify import catalog
 from imgclassify.errors import UnknownModelError
 from imgclassify.plugins import load_plugins
 
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "ModelReference", "ReferenceKind", "ReferenceLoader", "reference_forms"]
 
-FILE_SUFFIXES = (".pth", ".pt", ".safetensors", ".onnx", ".bin", ".ckpt", ".tar")
-"""A reference that ends in one of these, in lower or upper case, is a file."""
+FILE_SUFFIXES = (
+    *(".pth", ".pt", ".safetensors", ".onnx", ".bin", ".ckpt", ".tar", ".th", ".pt2", ".pkl"),
+    *(".h5", ".hdf5", ".keras", ".tflite", ".pb", ".gguf", ".mlmodel", ".gz", ".zip"),
+)
+"""A reference that ends in one of these, in lower or upper case, is a file, whether it exists or not."""
 
 PLUGIN_GROUP = "imgclassify.model_references"
 """The entry point group in which other packages add a ReferenceKind. Theirs must have a scheme."""
@@ -139,7 +143,7 @@ class ModelReference(NamedTuple):
                 return cls(text, _TIMM_SOURCES[source], name)
             return cls(text, kind, rest)
         # Paths come before unknown schemes, since a path may contain a colon.
-        if "/" in text or "\\" in text or text.lower().endswith(FILE_SUFFIXES) or text in (".", ".."):
+        if is_path(text) or _is_other_path(text):
             return cls(text, FOLDER if _is_folder(text) else FILE, text)
         if colon:
             raise UnknownModelError(
@@ -183,6 +187,26 @@ class ReferenceLoader:
         The values must be JSON values.
         """
         return {"reference": reference.text, "code": ""}
+
+
+def is_path(text: str) -> bool:
+    """Whether a reference without a scheme can only be a path, whether anything is there or not."""
+    return "/" in text or "\\" in text or text.lower().endswith(FILE_SUFFIXES) or text in (".", "..")
+
+
+def _is_other_path(name: str) -> bool:
+    """Whether there is a file or a model folder of this name in the current folder, and no catalogued model."""
+    # os.path's functions take any text, also with a null byte. The embedded model costs no look at the disk.
+    if name == catalog.EMBEDDED_MODEL or not (
+        os.path.isfile(name) or os.path.isfile(os.path.join(name, "config.json"))  # noqa: PTH113, PTH118
+    ):
+        return False
+    model, at, weights = name.partition("@")
+    try:
+        catalog.find_model(model, weights if at else None)
+    except UnknownModelError:
+        return True
+    return False
 
 
 def reference_forms() -> list[str]:

@@ -136,7 +136,9 @@ def _find_preprocess(config: _Config) -> PreprocessSpec:
     try:
         spec = timm_registry.preprocess_spec(config.fields)
         if config.num_channels == 1:
-            return dataclasses.replace(spec, mean=spec.mean[:1] * 3, std=spec.std[:1] * 3, channel_order="grey")
+            # Three values are averaged, as in timm.data.loader.adapt_to_chs.
+            mean, std = sum(spec.mean) / len(spec.mean), sum(spec.std) / len(spec.std)
+            return dataclasses.replace(spec, mean=(mean,) * 3, std=(std,) * 3, channel_order="grey")
     except (TypeError, ValueError, KeyError, IndexError) as error:
         raise config.malformed(f"pretrained_cfg cannot be used: {describe_error(error)}") from error
     return spec
@@ -192,4 +194,14 @@ def _build_network(config: _Config, weights: Weights) -> torch.nn.Module:
             f"{weights.path.name} of {config.reference} does not fit {CONFIG}: {describe_error(error)}",
             hint="the two files should come from the same model: save it again, or fetch it again",
         ) from error
+    if config.num_channels == 1:
+        _take_first_channel(network)
     return network
+
+
+def _take_first_channel(network: torch.nn.Module) -> None:
+    """Makes a network of one channel accept the three equal channels of a crop."""
+    import torch
+
+    first = next(module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
+    first.register_forward_pre_hook(lambda _module, inputs: (inputs[0][:, :1],))

@@ -7,13 +7,14 @@ optimum writes it, needs neither transformers nor torch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from imgclassify import weights
+from imgclassify import checkpoints, weights
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import CheckpointError, LabelsError, UnavailableError, describe_error
 from imgclassify.hub import architectures, from_arch, image_processor, local_file
@@ -268,26 +269,36 @@ def _load_pretrained(config: Mapping[str, Any], found: Weights, reference: str) 
         ) from error
     import torch
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     model_class, network_config = _find_class(config, reference)
     state_dict = architectures.to_tensors(found.read())
-    state_dict = type(state_dict)(
-        (name, value) for name, value in state_dict.items() if isinstance(value, torch.Tensor)
-    )
     try:
-        network, report = model_class.from_pretrained(
-            None,
-            config=network_config,
-            state_dict=state_dict,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
+        with _silence(transformers.logging):
+            network, report = model_class.from_pretrained(
+                None,
+                config=network_config,
+                state_dict=state_dict,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
     except Exception as error:  # transformers raises almost any exception for values it did not expect
         raise _misfit(found, reference, describe_error(error)) from error
     _check_report(report, network, found, reference)
     return network
+
+
+@contextmanager
+def _silence(log: Any) -> Iterator[None]:
+    """Stops the messages and the progress bars of transformers, whose report is checked instead."""
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
 
 
 def _find_class(config: Mapping[str, Any], reference: str) -> tuple[Any, Any]:
@@ -322,12 +333,12 @@ def _find_class(config: Mapping[str, Any], reference: str) -> tuple[Any, Any]:
 
 
 def _check_report(report: Mapping[str, Any], network: Any, found: Weights, reference: str) -> None:
-    """Checks that each parameter of the network was in the file, and nothing else was.
+    """Checks that each parameter of the network was in the file. Logs a warning if there was more in it.
 
     Raises:
         CheckpointError: the file does not fit the network.
     """
-    missing = sorted(report["missing_keys"])
+    missing = sorted(name for name in report["missing_keys"] if not name.endswith(checkpoints.BATCH_COUNTER_SUFFIX))
     body = f"{network.base_model_prefix}."
     if missing and not any(name.startswith(body) for name in missing):
         raise CheckpointError(
@@ -337,12 +348,19 @@ def _check_report(report: Mapping[str, Any], network: Any, found: Weights, refer
     reasons = [
         *(f"{name} is missing" for name in missing),
         *(f"{name[0]} has the shape {tuple(name[1])}, not {tuple(name[2])}" for name in report["mismatched_keys"]),
-        *(f"{name} is not part of it" for name in sorted(report["unexpected_keys"])),
         *map(str, report.get("error_msgs") or ()),
     ]
     if reasons:
         more = f" and {len(reasons) - 4} more" if len(reasons) > 4 else ""
         raise _misfit(found, reference, ", ".join(reasons[:4]) + more)
+    if unexpected := sorted(report["unexpected_keys"]):
+        logger.warning(
+            "%s of %s has %d tensors that are not part of the network, such as %s: they are left out",
+            found.path.name,
+            reference,
+            len(unexpected),
+            unexpected[0],
+        )
 
 
 def _misfit(found: Weights, reference: str, reason: str) -> CheckpointError:

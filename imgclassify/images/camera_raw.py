@@ -7,6 +7,7 @@ image.
 from __future__ import annotations
 
 import io
+import re
 from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import Image
@@ -19,16 +20,20 @@ if TYPE_CHECKING:
 
     from imgclassify.images.tiff.directories import Directory
 
-SIGNATURES = (
-    rb"FUJIFILMCCD-RAW|"  # Fujifilm: RAF
-    rb".{4}ftypcrx |"  # Canon: CR3
-    rb"II\*\0.{4}CR\x02|II\x1a\0\0\0HEAPCCDR|"  # Canon: CR2, CRW
-    rb"IIR[OS]|MMOR|"  # Olympus: ORF
-    rb"IIU\0|"  # Panasonic, Leica: RW2, RAW, RWL
-    rb"\0MRM|"  # Minolta: MRW
-    rb"FOVb"  # Sigma: X3F
+_KINDS = (
+    (rb"FUJIFILMCCD-RAW", "Fujifilm RAF"),
+    (rb"IIU\0", "Panasonic RW2"),
+    (rb"IIR[OS]|MMOR", "Olympus ORF"),
+    (rb".{4}ftypcrx ", "Canon CR3"),
+    (rb"II\*\0.{4}CR\x02", "Canon CR2"),
+    (rb"II\x1a\0\0\0HEAPCCDR", "Canon CRW"),
+    (rb"FOVb", "Sigma X3F"),
+    (rb"\0MRM", "Minolta MRW"),
 )
 """How camera RAW files begin, except those that begin as any TIFF does: DNG, NEF, ARW, PEF and others."""
+_HEADER_BYTES = 16
+
+SIGNATURES = b"|".join(pattern for pattern, _ in _KINDS)
 
 _DNG_VERSION = 50706
 _PHOTOMETRIC = 262
@@ -55,7 +60,7 @@ def open_raw(stream: BinaryIO, max_pixels: int) -> Image.Image:
         import rawpy
     except ImportError as error:
         raise UnsupportedImageError(
-            "a camera RAW file needs the extra imgclassify[raw]: pip install rawpy"
+            f"{_describe_kind(stream)}, which needs the extra imgclassify[raw]: pip install rawpy"
         ) from error
     if stream.seek(0, io.SEEK_END) > MAX_BYTES:
         raise ImageTooLargeError(
@@ -75,6 +80,13 @@ def open_raw(stream: BinaryIO, max_pixels: int) -> Image.Image:
         raise UnsupportedImageError("a camera RAW file of a kind that LibRaw does not know") from error
     except (rawpy.LibRawError, rawpy.NotSupportedError) as error:
         raise CorruptImageError(f"damaged camera RAW file: {_first_words(error)}") from error
+
+
+def _describe_kind(stream: BinaryIO) -> str:
+    stream.seek(0)
+    header = stream.read(_HEADER_BYTES)
+    name = next((name for pattern, name in _KINDS if re.match(pattern, header, re.DOTALL)), None)
+    return f"a camera RAW file ({name})" if name else "a camera RAW file"
 
 
 def _first_words(error: Exception) -> str:

@@ -31,7 +31,10 @@ _DIGEST_DIGITS = 16
 
 
 def encode_png(pixels: NDArray[np.uint8] | Image.Image) -> bytes:
-    """Returns a PNG file of an RGB image or of (H, W, 3) uint8 in RGB. Equal pixels give equal bytes."""
+    """Returns a PNG file of an RGB image or of (H, W, 3) uint8. Equal pixels give equal bytes.
+
+    The channels of an array are taken as they are: those of a network that takes BGR look swapped.
+    """
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     stream = BytesIO()
     image.save(stream, "PNG", compress_level=1)  # a third of the time of the usual level, for a few more bytes
@@ -74,7 +77,7 @@ class CropFolder:
 
         Args:
             name: the name of the source.
-            crop: (H, W, 3) in RGB. It may change after the call.
+            crop: (H, W, 3) uint8. It may change after the call.
 
         Raises:
             UsageError: the file cannot be written.

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Preprocessor: TypeAlias = "Callable[[ImageInput, NDArray[np.uint8]], tuple[int, int]]"
 """Writes an image's crop, (H, W, 3) uint8, into the array and returns the image's upright (width, height).
 
+The channels of the crop are in the order that the network takes: PreprocessSpec.channel_order.
+
 Raises ImageError if the image cannot be decoded or cropped."""
 
 

@@ -26,7 +26,6 @@ from imgclassify.errors import (
     ImageError,
     ImageTooLargeError,
     ImageUnreadableError,
-    NotAnImageError,
     TruncatedImageError,
     UnsupportedImageError,
     describe_error,
@@ -92,11 +91,11 @@ _DECODERS = (
     _define_decoder("BMP", rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "PIL.BmpImagePlugin", "BmpImageFile"),
     _define_decoder("PPM", rb"P[1-6f]\s+[#\d]", "PIL.PpmImagePlugin", "PpmImageFile"),
     _define_decoder(
-        "AVIF", rb".{4}ftyp(.{4})*?avi[fs]", "PIL.AvifImagePlugin", "AvifImageFile", reads_whole_file=True
+        "AVIF", rb".{4}ftyp(.{4}){0,13}?avi[fs]", "PIL.AvifImagePlugin", "AvifImageFile", reads_whole_file=True
     ),
     _define_decoder(
         "HEIF",
-        rb".{4}ftyp(.{4})*?(he[iv][cxms]|mif[12]|msf1)",
+        rb".{4}ftyp(.{4}){0,13}?(he[iv][cxms]|mif[12]|msf1)",
         "pillow_heif",
         "HeifImageFile",
         reads_whole_file=True,
@@ -104,6 +103,22 @@ _DECODERS = (
     ),
     _define_decoder(
         "JPEG2000", rb"\xff\x4f\xff\x51|\0{3}\x0cjP  \r\n\x87\n", "PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile"
+    ),
+    _define_decoder(
+        "JPEGXL",
+        rb"\xff\x0a|\0{3}\x0cJXL \r\n\x87\n",
+        "imgclassify.images.jpeg_xl",
+        "JpegXlImageFile",
+        reads_whole_file=True,
+        missing="JPEG XL needs the extra imgclassify[jxl]: pip install pillow-jxl-plugin",
+    ),
+    _define_decoder(
+        "DICOM",
+        rb".{128}DICM",
+        "imgclassify.images.dicom",
+        "DicomImageFile",
+        reads_whole_file=True,
+        missing="DICOM needs the extra imgclassify[dicom]: pip install pydicom",
     ),
 )
 
@@ -119,7 +134,8 @@ REDUCED_MARGIN = 2
 """The smallest size of a reduced image, as a multiple of the size to which it is resized. With 2, the resize
 still averages over several pixels, as it does with the full image."""
 
-_HEADER_BYTES = 64
+_HEADER_BYTES = 132
+"""How many of the first bytes the signatures need. A DICOM file has its own after 128 others."""
 _START_OF_SCAN = b"\xff\xda"
 _LIBHEIF_LIMIT = "Security limit exceeded: "
 """Part of libheif's error messages for files beyond its own limits."""
@@ -148,7 +164,7 @@ _UNSUPPORTED = re.compile(r"unsupported (BMP|feature)|unable to determine J2K im
 """Error messages of Pillow and libheif for files that are whole, but of a kind that they do not decode."""
 _DISK_FAILURES = {errno.EIO, errno.ESTALE}
 
-_WARNING_MODULES = r"(PIL|pillow_heif)\b"
+_WARNING_MODULES = r"(PIL|pillow_heif|pillow_jxl|pydicom|imgclassify\.images\.dicom)\b"
 # The entry that `warnings.filterwarnings` adds to `warnings.filters`. It shows whether the filter is still
 # there.
 _WARNING_FILTER = ("ignore", None, Warning, re.compile(_WARNING_MODULES), 0)
@@ -392,17 +408,31 @@ def _choose_scale(image: Image.Image, resized_size: Callable[[Size], Size]) -> t
 
 
 def _identify_format(stream: BinaryIO) -> _Decoder:
-    try:
-        header = stream.read(_HEADER_BYTES)
-        stream.seek(0)
-    except OSError as error:
-        raise ImageUnreadableError(f"cannot read the file: {error.strerror or error}") from error
+    header = _read_start(stream, _HEADER_BYTES)
     if not header:
         raise ImageEmptyError("the file is empty")
     for decoder in (_RAW_DECODER, *_DECODERS):
         if decoder.signature.match(header):
             return decoder
-    raise NotAnImageError(f"not an image in a supported format: the file begins with {header[:12]!r}")
+    raise _describe_foreign(stream)
+
+
+def _describe_foreign(stream: BinaryIO) -> ImageError:
+    # Imported only now, because a run over images needs neither table.
+    from imgclassify.file_kinds import HEAD_BYTES
+    from imgclassify.images.foreign_formats import describe_foreign
+
+    return describe_foreign(_read_start(stream, HEAD_BYTES))
+
+
+def _read_start(stream: BinaryIO, size: int) -> bytes:
+    """Reads the first bytes of a stream that is at its start, and leaves it there."""
+    try:
+        start = stream.read(size)
+        stream.seek(0)
+    except OSError as error:
+        raise ImageUnreadableError(f"cannot read the file: {error.strerror or error}") from error
+    return start
 
 
 def _find_reader(decoder: _Decoder) -> Callable[..., Any]:

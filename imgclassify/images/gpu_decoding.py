@@ -116,8 +116,8 @@ class GpuDecoder:
         """Decodes an image and returns the part that the network sees.
 
         Returns:
-            (crop, size). The crop is (crop height, crop width, 3) uint8, 0..255, C-contiguous. The size is the
-            image's upright (width, height).
+            (crop, size). The crop is (crop height, crop width, 3) uint8, 0..255, C-contiguous, with the channels
+            in the order of the spec. The size is the image's upright (width, height).
 
         Raises:
             ImageError: as in `decoding.load_image` and `preprocessing.resize_and_crop`, which have the final
@@ -172,15 +172,17 @@ def resized_crop(pixels: torch.Tensor, resized: Size, spec: PreprocessSpec) -> t
     """Resizes pixels and cuts the centre crop.
 
     Args:
-        pixels: (3, H, W) uint8.
+        pixels: (3, H, W) uint8, RGB.
         resized: (height, width) before the crop.
 
     Returns:
-        (crop height, crop width, 3) uint8, contiguous.
+        (crop height, crop width, 3) uint8, contiguous, with the channels in `spec.channel_order`.
     """
     import torch
 
     size = pixels.shape[1], pixels.shape[2]
+    if spec.channel_order == "grey":
+        pixels = _to_grey(pixels)
     floats = pixels[None].to(torch.float32)
     for step in _resize_steps(size, resized):
         floats = torch.nn.functional.interpolate(floats, step, mode=spec.interpolation, antialias=True)
@@ -191,7 +193,19 @@ def resized_crop(pixels: torch.Tensor, resized: Size, spec: PreprocessSpec) -> t
         preprocessing.crop_start(side, kept, spec) for side, kept in zip(resized, spec.crop_size, strict=True)
     )
     kept = floats[0, :, top : top + crop_height, left : left + crop_width].permute(1, 2, 0)
-    return kept.to(torch.uint8).contiguous()
+    if spec.channel_order == "bgr":
+        kept = kept.flip(-1)
+    return kept.to(torch.uint8).expand(-1, -1, 3).contiguous()
+
+
+def _to_grey(pixels: torch.Tensor) -> torch.Tensor:
+    """Converts (3, H, W) uint8 to (1, H, W), with the integers of Pillow's conversion from RGB to L."""
+    import torch
+
+    total = torch.full(pixels.shape[1:], 2**15, dtype=torch.int32, device=pixels.device)
+    for channel, weight in zip(pixels, (19595, 38470, 7471), strict=True):
+        total += channel.to(torch.int32).mul_(weight)
+    return (total >> 16).to(torch.uint8)[None]
 
 
 def _resize_steps(size: Size, resized: Size) -> list[Size]:

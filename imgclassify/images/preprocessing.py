@@ -1,7 +1,8 @@
 """Resizes and crops an RGB image as a PreprocessSpec says: to a uint8 crop, (H, W, 3).
 
 The bytes are those that torchvision, timm and transformers compute from PIL images. `resize_and_crop_fast` gives
-nearly the same. The engines scale the crop to floats and normalise it.
+nearly the same. The channels of a crop are in the order that the network takes. The engines scale the crop to
+floats and normalise it.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ def resize_and_crop(
             new one.
 
     Returns:
-        `out`, or a new array of its shape, C-contiguous, 0..255. The bytes are those of the model's own
-        pipeline before it scales to floats, unless `is_approximate` returns True.
+        `out`, or a new array of its shape, C-contiguous, 0..255, with the channels in `spec.channel_order`. The
+        bytes are those of the model's own pipeline before it scales to floats, unless `is_approximate` returns
+        True.
 
     Raises:
         ImageTooLargeError: this machine does not have enough memory.
@@ -58,11 +60,12 @@ def resize_and_crop(
     size = (image.height, image.width)
     height, width = resized_size(size, spec)
     with _memory_errors(image.size):
+        image = _convert_mode(image, spec)
         if is_approximate(size, spec):
             image = _resize_window(image, (height, width), spec)
         elif (image.width, image.height) != (width, height):
             image = image.resize((width, height), _RESAMPLING[spec.interpolation])
-        return _to_array(center_crop(image, spec, _fill_color(spec)), out)
+        return _to_array(center_crop(image, spec, _fill_color(spec)), spec, out)
 
 
 def is_approximate(size: Size, spec: PreprocessSpec) -> bool:
@@ -101,15 +104,19 @@ def resize_and_crop_fast(
     crop_height, crop_width = spec.crop_size
     resampling = _RESAMPLING[spec.interpolation]
     extent = _scaled_extent(image, full_size)
+    fills_crop = crop_height <= height and crop_width <= width
+    if not fills_crop and image.size == full_size:
+        return resize_and_crop(image, spec, out=out)
     with _memory_errors(full_size):
-        if crop_height <= height and crop_width <= width:
+        image = _convert_mode(image, spec)
+        if fills_crop:
             left, right = _kept_range(extent[0], image.width, width, crop_width, spec)
             top, bottom = _kept_range(extent[1], image.height, height, crop_height, spec)
-            return _to_array(image.resize((crop_width, crop_height), resampling, (left, top, right, bottom)), out)
-        if image.size == full_size:
-            return resize_and_crop(image, spec, out=out)
-        image = image.resize((width, height), resampling, (0, 0, *extent))
-        return _to_array(center_crop(image, spec, _fill_color(spec)), out)
+            image = image.resize((crop_width, crop_height), resampling, (left, top, right, bottom))
+        else:
+            image = image.resize((width, height), resampling, (0, 0, *extent))
+            image = center_crop(image, spec, _fill_color(spec))
+        return _to_array(image, spec, out)
 
 
 @contextmanager
@@ -141,16 +148,36 @@ def _kept_range(extent: float, side: int, resized: int, crop: int, spec: Preproc
     return begin, min(end, side)  # rounding may lead beyond the side, which Pillow rejects
 
 
-def _fill_color(spec: PreprocessSpec) -> tuple[int, ...]:
-    return tuple(round(255 * channel) for channel in spec.mean) if spec.crop_mode == "border" else (0, 0, 0)
+def _convert_mode(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
+    """Converts an RGB image to grey, mode L, if the network takes grey.
+
+    Grey that was decoded to RGB becomes the same grey again: Pillow's weights add up to 1.
+    """
+    return image.convert("L") if spec.channel_order == "grey" else image
 
 
-def _to_array(image: Image.Image, out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+def _fill_color(spec: PreprocessSpec) -> int | tuple[int, ...]:
+    """Returns the color of the padding, for an image of mode L if the network takes grey, else of mode RGB."""
+    red, green, blue = (
+        (0, 0, 0) if spec.crop_mode != "border" else tuple(round(255 * channel) for channel in spec.mean)
+    )
+    if spec.channel_order == "grey":
+        return red
+    return (blue, green, red) if spec.channel_order == "bgr" else (red, green, blue)
+
+
+def _to_array(image: Image.Image, spec: PreprocessSpec, out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    """Copies an image of mode L or RGB to an array of three channels, in the order of the network."""
     import numpy as np
 
+    pixels = np.asarray(image)
+    if spec.channel_order == "grey":
+        pixels = pixels[..., None]
+    elif spec.channel_order == "bgr":
+        pixels = pixels[..., ::-1]
     if out is None:
-        return np.array(image)
-    out[...] = np.asarray(image)
+        out = np.empty((*pixels.shape[:2], 3), np.uint8)
+    out[...] = pixels
     return out
 
 
@@ -174,7 +201,7 @@ def resized_size(size: Size, spec: PreprocessSpec) -> Size:
     return (max(1, round(height / ratio)), max(1, round(width / ratio)))
 
 
-def center_crop(image: Image.Image, spec: PreprocessSpec, fill: tuple[int, ...]) -> Image.Image:
+def center_crop(image: Image.Image, spec: PreprocessSpec, fill: int | tuple[int, ...]) -> Image.Image:
     """Cuts out the centre. Pads with `fill` if the image is smaller than the crop."""
     crop_height, crop_width = spec.crop_size
     top, left = crop_start(image.height, crop_height, spec), crop_start(image.width, crop_width, spec)

@@ -41,7 +41,7 @@ class ImagePreview(NamedTuple):
     approximate: bool
     """Whether the image is such a long strip that the crop differs from that of the model's own pipeline."""
     crop: NDArray[np.uint8]
-    """(H, W, 3) in RGB, 0..255: bit for bit what the engine gets."""
+    """(H, W, 3), 0..255, with the channels in the order of the network: bit for bit what the engine gets."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all but the crop, as plain values for JSON."""

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from imgclassify.errors import LabelsError
 from imgclassify.labels.label_set import Label, LabelSet
-from imgclassify.labels.parsing import FORMS_HINT, parse_labels
+from imgclassify.labels.parsing import parse_labels
+from imgclassify.labels.rows import FORMS_HINT
 from imgclassify.paths import REINSTALL_HINT, data_folder
 
 MAX_FILE_BYTES = 8 * 2**20
@@ -72,6 +73,14 @@ def _parse_shipped(text: str, name: str) -> tuple[Label, ...]:
 
 
 def read_label_text(name: str) -> str:
+    """Returns the text of the user's file at this path.
+
+    Raises:
+        LabelsError: there is no such file, or it is too large, cannot be read or is not text.
+    """
+    # Only a user's file needs it, not a shipped label set.
+    from imgclassify.labels.decoding import decode_text, refuse_other_kinds
+
     try:
         data = _read_bytes(Path(name))
     except FileNotFoundError as error:
@@ -85,6 +94,7 @@ def read_label_text(name: str) -> str:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise LabelsError(f"cannot read {name!r}: {reason}", hint="give a readable label file") from error
     if len(data) > MAX_FILE_BYTES:
+        refuse_other_kinds(data, name)
         raise LabelsError(f"{name}: more than {MAX_FILE_BYTES:,} bytes, not a label file", hint=FORMS_HINT)
     return decode_text(data, name)
 
@@ -124,14 +134,3 @@ def _read_pipe(path: Path) -> bytes:
                 break
             data += piece or b""
     return bytes(data)
-
-
-def decode_text(data: bytes, name: str) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise LabelsError(
-            f"{name}: not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}, in line {line}",
-            hint="convert it to UTF-8: iconv -f ENCODING -t UTF-8, where ENCODING may be WINDOWS-1252",
-        ) from error

@@ -125,16 +125,16 @@ def test_what_is_not_catalogued_is_said_to_lie_elsewhere(command: str, run: Run)
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A squeezenet1_1 of three classes, and classes.txt beside it."""
+    """A squeezenet1_1 of three classes, and kinds.txt beside it."""
     path = tmp_path / "mine.pth"
     torch.save(seeded("squeezenet1_1", num_classes=3).state_dict(), path)
-    (tmp_path / "classes.txt").write_text("cat\ndog\nbird\n")
+    (tmp_path / "kinds.txt").write_text("cat\ndog\nbird\n")
     return path
 
 
 def test_add_use_list_show_remove(run: Run, checkpoint: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(checkpoint.parent)
-    options = ["--arch", "squeezenet1_1", "--labels", "classes.txt", "--crop-size", "160"]
+    options = ["--arch", "squeezenet1_1", "--labels", "kinds.txt", "--crop-size", "160"]
     expected = run("predict", photo, "-m", checkpoint.name, *options, "--jsonl")
     added = run("models", "add", checkpoint.name, "--name", "birds", *options)
     manifest = catalog.user_models_folder() / "birds.toml"
@@ -187,7 +187,7 @@ def test_show_describes_a_file(run: Run, checkpoint: Path) -> None:
     assert shown["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert (shown["preprocess"]["resize_size"], shown["preprocess"]["std"]) == (256, [0.25] * 3)
     assert (shown["engines"], shown["features"]) == (["onnxruntime", "torch"], True)
-    labels = checkpoint.with_name("classes.txt")
+    labels = checkpoint.with_name("kinds.txt")
     table = run("models", "show", checkpoint, *options, "--labels", labels).out
     for part in (f"{labels}, 3 classes", "2.8 MiB", "onnxruntime; torch on a GPU", "0.25, 0.25, 0.25"):
         assert part in table

@@ -15,6 +15,7 @@ from inspect import signature
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 from conftest import noise
 from graphs_by_text import LOGITS, logits, save_graph, sigmoid
@@ -149,6 +150,24 @@ def test_the_models_preprocessing_can_be_overridden(run: Run, photo: Path) -> No
     }
     plain = json.loads(run("predict", photo, "--json").out)
     assert plain["results"][0]["predictions"] != document["results"][0]["predictions"]
+
+
+def test_the_network_sees_the_image_squashed_and_in_its_order_of_channels(
+    run: Run, photo: Path, tmp_path: Path
+) -> None:
+    options = ["--resize-size", "240x250", "--channel-order", "bgr", "--save-input", tmp_path / "inputs"]
+    document = json.loads(run("predict", photo, "--json", *options).out)
+    jsonschema.validate(document, SCHEMA)
+    preprocess = document["run"]["preprocess"]
+    assert (preprocess["resize_size"], preprocess["crop_mode"]) == ([240, 250], "squash")
+    assert preprocess["channel_order"] == "bgr"
+    [saved] = (tmp_path / "inputs").glob("*.png")
+    whole = Image.open(photo).resize((250, 240), Image.Resampling.BICUBIC)
+    crop = np.asarray(whole.crop((13, 8, 13 + 224, 8 + 224)))
+    np.testing.assert_array_equal(np.asarray(Image.open(saved)), crop[..., ::-1])
+    preview = run("preview", photo, *options[:4], "-o", tmp_path / "crop.png")
+    assert "channels" in preview.out
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "crop.png")), crop[..., ::-1])
 
 
 def test_a_crop_larger_than_the_resize_is_warned_of(run: Run, photo: Path) -> None:

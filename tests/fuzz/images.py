@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pillow_heif
 import tifffile
+from conftest import AVAILABLE_FORMATS, dicom_dataset, encoded
 from fuzz.harness import FindingError, Input, Target, main
 from fuzz.mutations import Field, mutated
 from PIL import Image, PngImagePlugin
@@ -77,6 +78,14 @@ def seeds() -> dict[str, bytes]:
             container.add_from_pillow(page)
         container.save(buffer, **options)
         found[f"HEIF {index}"] = buffer.getvalue()
+    if "JPEGXL" in AVAILABLE_FORMATS:
+        found |= {f"JPEGXL {index}": encoded(image, "JPEGXL") for index, image in enumerate((colour, clear, grey))}
+    if "DICOM" in AVAILABLE_FORMATS:
+        found["DICOM 0"] = encoded(colour, "DICOM")
+        buffer = io.BytesIO()
+        window = {"WindowCenter": [30000, 1], "WindowWidth": [9000, 1], "RescaleSlope": 2, "RescaleIntercept": -9}
+        dicom_dataset(np.asarray(deep), **window).save_as(buffer, enforce_file_format=True)
+        found["DICOM 1"] = buffer.getvalue()
     return found
 
 
@@ -241,6 +250,20 @@ def _bitmap(content: bytes) -> list[Field]:
     return [*four, Field(26, 2, "little"), Field(28, 2, "little")]
 
 
+def _dicom(content: bytes) -> list[Field]:
+    """The length of every element, and the value of those that are numbers."""
+    found = []
+    position = 132
+    while position + 12 <= len(content) and len(found) < 100:
+        kind = content[position + 4 : position + 6]
+        place, width = (position + 8, 4) if kind in (b"OB", b"OW", b"SQ", b"UN") else (position + 6, 2)
+        found.append(Field(place, width, "little"))
+        position = place + width + int.from_bytes(content[place : place + width], "little")
+        if kind == b"US":
+            found.append(Field(place + width, 2, "little"))
+    return found
+
+
 _FINDERS: tuple[tuple[bytes, Callable[[bytes], list[Field]]], ...] = (
     (b"\x89PNG", _png),
     (b"\xff\xd8", _jpeg),
@@ -252,6 +275,7 @@ _FINDERS: tuple[tuple[bytes, Callable[[bytes], list[Field]]], ...] = (
     (b"\xff\x4f", _jpeg2000),
     (b"\0\0\0\x0c", _jpeg2000),
     (b"BM", _bitmap),
+    (bytes(128) + b"DICM", _dicom),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from functools import cache
 
 from fuzz import harness, texts
@@ -10,7 +11,7 @@ from fuzz.harness import FindingError, Target
 
 from imgclassify import labels, paths
 from imgclassify.errors import LabelsError
-from imgclassify.labels import LabelSet, lookup
+from imgclassify.labels import LabelSet, decoding
 
 WORDS = [b"\n", b"\r\n", b",", b"\t", b";", b":", b"label", b"class_index", b"synonyms", b'"', b"'", b"''", b'""']
 WORDS += [
@@ -29,6 +30,7 @@ WORDS += [
     b"1e999",
     b"NaN",
 ]
+WORDS += [b" 0", b" 1", b"- ", b"names:", b"id2label", b"id", b"name", b"\xff\xfe"]
 WORDS += [
     b"None",
     b"f'{",
@@ -63,15 +65,27 @@ def seeds() -> list[bytes]:
             [{"label": "tench", "wnid": "n01440764"}, {"label": "goldfish", "synonyms": ["a", "b"]}], indent=1
         ),
         json.dumps({"tench": 0, "goldfish": 1}),
+        "tench, Tinca tinca,1\ngoldfish,0\n",
+        "1 tench\n0 goldfish\n",
+        "Name: Nr\ntench: 1\ngoldfish: 0\n",
+        "Nr;Name;Zahl\n1;tench;7\n2;goldfish;8\n",
+        "tench\t1\tn01440764\ngoldfish\t0\tn01443537\n",
+        "nc: 2\nnames:\n  0: tench # a fish\n  1: 'goldfish'\n",
+        '# fish\nnames: [tench, "gold fish"]\n',
+        json.dumps({"model_type": "vit", "id2label": {"1": "tench", "0": "goldfish"}}),
+        json.dumps(
+            {"pretrained_cfg": {"label_names": ["tench", "goldfish"], "label_descriptions": {"tench": "a"}}}
+        ),
+        json.dumps([["tench", 1], ["goldfish", 0]]),
         "# classes\n{0: 'tench, Tinca tinca',\n 1: \"goldfish\", # one\n 2: ('n01443537', 'it\\'s' 'a fish')}\n",
     ]
-    return [text.encode() for text in texts]
+    return [*(text.encode() for text in texts), texts[0].encode("utf-16")]
 
 
 def attempt(content: bytes) -> str:
     """What becomes of a label file: "labels" or "refused". Whatever else is raised is a finding."""
     try:
-        label_set = LabelSet("it", labels.parse_labels(lookup.decode_text(content, "it"), "it"))
+        label_set = LabelSet("it", labels.parse_labels(decoding.decode_text(content, "it"), "it"))
     except LabelsError as error:
         if not str(error).startswith("it: ") or len(str(error)) > 2000:
             raise FindingError(f"an error of {len(str(error))} characters: {str(error)[:80]}") from error
@@ -89,4 +103,5 @@ def target() -> Target:
 
 
 if __name__ == "__main__":
+    logging.disable()  # notes about the columns of every second file
     harness.main(target())

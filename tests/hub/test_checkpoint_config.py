@@ -21,7 +21,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from imgclassify import Classifier, catalog
 from imgclassify.errors import LabelsError, UsageError
-from imgclassify.hub.checkpoint_config import parse_class_names
+from imgclassify.hub.class_names import parse_class_names
 from imgclassify.hub.loader import load_network
 from imgclassify.hub.network import LoadOptions, Network
 

@@ -464,6 +464,7 @@ def _fact_rows(described: dict[str, Any]) -> list[list[str]]:
     size, engines = facts.pop("bytes"), facts.pop("engines")
     spec, features, path = facts.pop("preprocess"), facts.pop("features"), facts.pop("path")
     facts.pop("cached", None)
+    origins = facts.pop("origins", {})
     if "license" in facts:
         facts["licence"] = facts.pop("license") or "none stated by the publisher"
     classes = facts.pop("num_classes")
@@ -472,6 +473,7 @@ def _fact_rows(described: dict[str, Any]) -> list[list[str]]:
         *([name, str(value)] for name, value in facts.items() if value is not None),
         ["file", f"{path} ({size / 2**20:.1f} MiB)" if path else "not fetched yet"],
         *([name, _format_value(value)] for name, value in spec.items()),
+        *([["of its files", console.format_origins(origins)]] if origins else []),
         ["engines", _format_engines(engines)],
         ["features", "yes" if features else "cannot be found"],
     ]

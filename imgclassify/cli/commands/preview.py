@@ -177,6 +177,7 @@ def _rows(shown: "ImagePreview", facts: dict[str, Any]) -> list[list[str]]:
         ["image", f"{shown.width}×{shown.height}{turned}"],
         ["resized to", f"{width}×{height}, {spec['interpolation']}"],
         ["crop", f"{crop_width}×{crop_height}, {spec['crop_mode']}"],
+        *([["channels", spec["channel_order"]]] if "channel_order" in spec else []),
         ["crop in image", f"x {x0:.1f} to {x1:.1f}, y {y0:.1f} to {y1:.1f}: {_describe_part(shown)}"],
         ["mean", ", ".join(f"{value:g}" for value in spec["mean"])],
         ["std", ", ".join(f"{value:g}" for value in spec["std"])],

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 app = CommandApp(add_completion=False)
 
-_OVERRIDES = ("resize_size", "crop_size", "interpolation", "mean", "std")
+_OVERRIDES = ("resize_size", "crop_size", "crop_mode", "interpolation", "mean", "std", "channel_order")
 
 
 @app.command(
@@ -107,10 +107,7 @@ def _create_embedder(
         return tuple(value) if isinstance(value, list) else value
 
     # The preprocessing of the vectors. Whether anything else differs is checked afterwards.
-    overrides = {
-        name: as_tuple(preprocess.get(name))
-        for name in ("resize_size", "crop_size", "interpolation", "mean", "std")
-    }
+    overrides = {name: as_tuple(preprocess.get(name)) for name in _OVERRIDES}
     with download_progress() as progress:
         runner = load_runner(
             model or str(run.get("model")),
