@@ -176,6 +176,11 @@ GRAPHS: dict[str, tuple[str, str, Any]] = {
         LOGITS + "n = Neg (g)  e = Exp (n)  o = Add (e, one)  y = Reciprocal (o)",
         sigmoid,
     ),
+    "sigmoid by hand, as a division": (
+        "float[N,3] y",
+        LOGITS + "n = Neg (g)  e = Exp (n)  o = Add (e, one)  y = Div (one, o)",
+        sigmoid,
+    ),
     "a mean of sigmoids": (
         "float[N,3] y",
         LOGITS + "a = Sigmoid (g)  b = Sigmoid (g)  c = Add (a, b)  y = Mul (c, half)",

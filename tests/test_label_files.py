@@ -484,3 +484,25 @@ def test_a_large_file_of_another_kind_is_named_too(tmp_path: Path) -> None:
     file.write_bytes(archive("archive/data.pkl") + bytes(9 * 2**20))
     with pytest.raises(LabelsError, match="it is a PyTorch file"):
         load_labels(file)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"cat"\n"dog"\n"emu"\n',
+        "'cat'\n'dog'\n'emu'\n",
+        "'cat',\n'dog',\n'emu',\n",
+        '"2","emu"\n"0","cat"\n"1","dog"\n',
+        '"emu";"2"\n"cat";"0"\n"dog";"1"\n',
+        '2,"emu"\n0,"cat"\n1,"dog"\n',
+        "2: 'emu',\n0: 'cat',\n1: 'dog',\n",
+        "sep=;\nindex;name\n2;emu\n0;cat\n1;dog\n",
+        "SEP=,\r\nindex,name\r\n2,emu\r\n0,cat\r\n1,dog\r\n",
+    ],
+)
+def test_quotes_that_all_lines_have_and_excels_first_line_are_no_part_of_the_labels(text: str) -> None:
+    assert names(text) == ["cat", "dog", "emu"]
+
+
+def test_quotes_that_only_some_lines_have_stay() -> None:
+    assert names("'cat'\ndog\nemu's\n") == ["'cat'", "dog", "emu's"]

@@ -2207,7 +2207,7 @@ def test_a_refused_connection_is_told_in_the_systems_words(monkeypatch, waits):
         "https://a:b/x.jpg",
         "HTTP:///x",
         "http://" + "a" * 70 + ".org/x",
-        "http://☃[::1]@x",
+        "http://☃[::1]x",
         "http://%/",
     ],
 )

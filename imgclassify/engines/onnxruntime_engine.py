@@ -10,7 +10,15 @@ from imgclassify.engines.engine import LinearHead, Outputs, check_form
 from imgclassify.engines.onnx_outputs import as_array, as_rows, describe_array
 from imgclassify.engines.output_choice import choose_output, wrong_form
 from imgclassify.errors import CheckpointError, DeviceError, OutputError, describe_error
-from imgclassify.graphs.onnx_signature import FLOATS, ImageInput, Layout, Signature, Value, find_image_input
+from imgclassify.graphs.onnx_signature import (
+    FLOATS,
+    ImageInput,
+    Layout,
+    Signature,
+    Value,
+    find_image_input,
+    no_image_input,
+)
 from imgclassify.graphs.session import (
     HEAD_BIAS,
     HEAD_WEIGHT,
@@ -247,11 +255,7 @@ class OnnxruntimeEngine:
         inputs = [Value(each.name, each.type, each.shape) for each in self._session.get_inputs()]
         image = find_image_input(inputs, layout)
         if image is None:
-            first = f", the first {inputs[0].type} {list(inputs[0].shape)}" if inputs else ""
-            raise CheckpointError(
-                f"{self._name} takes {len(inputs)} inputs{first}, not one batch of images",
-                hint="use a graph that takes (N, C, H, W) or (N, H, W, C), float or uint8, with 3 channels or 1",
-            )
+            raise no_image_input(self._name, inputs)
         crop_size = self._preprocess.crop_size
         for side, wanted in zip(image.size, crop_size, strict=True):
             if isinstance(side, int) and side != wanted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from imgclassify.errors import CheckpointError
 from imgclassify.graphs import protobuf
 
 # onnx.proto: the numbers of the fields that are used here.
@@ -102,6 +103,19 @@ class ImageInput(NamedTuple):
         """(height, width), if both are fixed."""
         height, width = self.size
         return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def no_image_input(name: str, inputs: Sequence[Value]) -> CheckpointError:
+    """Returns the error for a graph that `find_image_input` finds no image input of.
+
+    Args:
+        name: names the graph.
+    """
+    first = f", the first {inputs[0].type} {list(inputs[0].shape)}" if inputs else ""
+    return CheckpointError(
+        f"{name} takes {len(inputs)} inputs{first}, not one batch of images",
+        hint="use a graph that takes (N, C, H, W) or (N, H, W, C), float or uint8, with 3 channels or 1",
+    )
 
 
 def find_image_input(inputs: Sequence[Value], layout: Layout) -> ImageInput | None:
@@ -209,6 +223,8 @@ class _Nodes:
                 return operator  # also if its values become probabilities later
             if not data or (operator in _BINARY and len(data) > 1):
                 return found
+            if operator == "Div" and inputs[0] in self._constants:  # such as 1 / (1 + exp(-x))
+                return found or operator
             if operator in _PROBABILITY:
                 found = found or operator
             elif operator not in _RESHAPING and operator not in _SCALING:

@@ -70,8 +70,7 @@ class FileConfig(NamedTuple):
         """
         if self.labels is None:
             return
-        found = [label.label.casefold() for label in self.labels.labels]
-        wanted = [label.label.casefold() for label in given.labels]
+        found, wanted = ([_plain(label.label) for label in each.labels] for each in (self.labels, given))
         if found != wanted and sorted(found) == sorted(wanted):
             index = next(index for index in range(len(found)) if found[index] != wanted[index])
             raise LabelsError(
@@ -79,3 +78,8 @@ class FileConfig(NamedTuple):
                 f"{self.labels[index].label!r} in {self.labels.name}, which has the same names in another order",
                 hint="leave out --labels: the model has its own class names",
             )
+
+
+def _plain(name: str) -> str:
+    """Returns a name without what differs between ways to write it: "Golden_retriever", "golden retriever"."""
+    return name.casefold().replace("_", " ").replace("-", " ")

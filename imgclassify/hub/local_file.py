@@ -22,9 +22,8 @@ from imgclassify.errors import (
     describe_error,
 )
 from imgclassify.graphs import onnx_file
-from imgclassify.graphs.graph import TRANSFORM_INPUT
 from imgclassify.graphs.onnx_file import OnnxFile
-from imgclassify.graphs.onnx_signature import find_image_input
+from imgclassify.graphs.onnx_signature import find_image_input, no_image_input
 from imgclassify.graphs.outputs import add_outputs
 from imgclassify.graphs.session import SessionConfig
 from imgclassify.hub import architectures, backends, file_kind, from_arch, metadata, onnx_config, torchscript_config
@@ -39,7 +38,7 @@ from imgclassify.hub.class_names import possible_counts
 from imgclassify.hub.file_config import FileConfig
 from imgclassify.hub.model_files import CONFIG
 from imgclassify.hub.neighbour_files import NeighbourFiles
-from imgclassify.hub.network import LoadOptions, Network, PreprocessOverrides, labels_for_manifest
+from imgclassify.hub.network import LoadOptions, Network, PreprocessOverrides, chosen_options, labels_for_manifest
 from imgclassify.hub.reference import ModelReference, ReferenceLoader
 from imgclassify.hub.reference_hints import suggest_reference
 from imgclassify.hub.training_folder import read_training_folder
@@ -134,19 +133,11 @@ def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Networ
         activation=options.activation or config.activation,
         output_name=options.output_name,
         origins={**config.origins, **origins},
-        options=_chosen_options(found),
+        options=chosen_options(found.key, manifest),
         gmacs=manifest.gmacs,
-        manifest=replace(manifest, checkpoint_key=options.checkpoint_key or ""),
+        manifest=replace(manifest, checkpoint_key=found.key),
         layers=manifest.layers,
     )
-
-
-def _chosen_options(found: FittedCheckpoint) -> dict[str, Any]:
-    """Returns Network.options of a checkpoint."""
-    options: dict[str, Any] = {"checkpoint_key": found.key} if found.key else {}
-    if TRANSFORM_INPUT in found.manifest.options:
-        options[TRANSFORM_INPUT] = bool(found.manifest.options[TRANSFORM_INPUT])
-    return options
 
 
 def _load_quantized(reference: str, path: Path, options: LoadOptions) -> Network:
@@ -305,7 +296,7 @@ def _read_graph_config(file: OnnxFile, options: LoadOptions) -> FileConfig:
         labels = LabelSet(str(file.path), tuple(Label(index, None, name) for index, name in named))
     image = find_image_input(file.signature.inputs, file.signature.layout)
     if image is None:
-        return FileConfig(labels=labels)
+        raise no_image_input(repr(str(file.path)), file.signature.inputs)
     known = PreprocessOverrides()
     if image.takes_bytes:
         known = PreprocessOverrides(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

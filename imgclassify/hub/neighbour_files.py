@@ -34,8 +34,6 @@ _LABEL_FILES = (
 )
 """Names of label files, the first preferred. The model's name may be in front: birds.labels.txt of birds.onnx."""
 _SEPARATORS = "._-"
-_ACTIVATIONS = {"single_label_classification": "softmax", "multi_label_classification": "sigmoid"}
-"""By transformers' `problem_type`."""
 _MAX_FILES = 1000
 """Files of a folder that are looked at for other models."""
 
@@ -154,7 +152,7 @@ class NeighbourFiles:
         return FileConfig(spec=spec, origins={"preprocess": name})
 
     def _read_activation(self) -> FileConfig:
-        activation = _ACTIVATIONS.get(str(self._config.get("problem_type")))
+        activation = metadata.ACTIVATION_OF_PROBLEM.get(str(self._config.get("problem_type")))
         return FileConfig(
             activation=activation,
             origins={"activation": f"problem_type in {CONFIG}"} if activation else {},

@@ -23,6 +23,7 @@ from imgclassify.catalog import (
     Size,
 )
 from imgclassify.errors import UsageError
+from imgclassify.graphs.graph import TRANSFORM_INPUT
 from imgclassify.hub.backends import Backends
 from imgclassify.labels import LabelSet
 
@@ -236,6 +237,19 @@ class Network:
     """The architecture of a user's checkpoint, with the options and the preprocessing that it needs."""
     layers: FeatureLayers | None = None
     """The layers that features come from, for torch. None if they are not known."""
+
+
+def chosen_options(checkpoint_key: str, manifest: ModelManifest) -> dict[str, Any]:
+    """Returns Network.options of a user's checkpoint.
+
+    Args:
+        checkpoint_key: the key of its state_dict, if it was chosen among several.
+        manifest: its architecture, with the options that were chosen for it.
+    """
+    found: dict[str, Any] = {"checkpoint_key": checkpoint_key} if checkpoint_key else {}
+    if TRANSFORM_INPUT in manifest.options:
+        found[TRANSFORM_INPUT] = bool(manifest.options[TRANSFORM_INPUT])
+    return found
 
 
 def labels_for_manifest(manifest: ModelManifest, options: LoadOptions, num_classes: int | None) -> LabelSet | None:

@@ -35,6 +35,12 @@ class _Form(NamedTuple):
     """Whether the separator is one that rarely stands between a word and its number."""
 
 
+_QUOTED = (
+    (re.compile(r"""(["'])((?:(?!\1).)+)\1,?"""), r"\2"),
+    (re.compile(r'"([^"]*)"\s*([,;\t])\s*"?([^"]*?)"?'), r"\1\2\3"),
+    (re.compile(r'([^",;\t]*)([,;\t])\s*"([^"]*)"'), r"\1\2\3"),
+)
+"""Quotes that all lines have, and what is left of a line without them."""
 _LOOSE = r"(?:\s*(?:->|=>|[|)=])\s*|\.\s+|\s+-\s+|\s+)"
 """Separators that labels may contain too."""
 _FORMS = (
@@ -91,7 +97,7 @@ def read_lines(text: str) -> Rows:
     Raises:
         LabelsError: a line is blank, or it is unclear what the numbers are.
     """
-    lines = [line.strip() for line in NEWLINE.split(text.rstrip(), MAX_CLASSES + 1)]
+    lines = _unquote([line.strip() for line in NEWLINE.split(text.rstrip(), MAX_CLASSES + 1)])
     require_bounded(len(lines))
     if "" in lines:
         raise LabelsError(
@@ -106,7 +112,7 @@ def read_lines(text: str) -> Rows:
     if wnids and not any(labels):  # the lines contain only wnids
         labels = wnids
     if indexed.class_indices is not None:
-        labels = [_strip_quotes(label) for label in labels]
+        labels = [_strip_quotes(label) for label in _unquote(labels)]
     columns = {"class_index": indexed.class_indices, "wnid": wnids, "label": labels}
     rows = [
         (
@@ -116,6 +122,14 @@ def read_lines(text: str) -> Rows:
         for place in range(len(labels))
     ]
     return Rows(rows, indexed.note)
+
+
+def _unquote(lines: list[str]) -> list[str]:
+    """Returns the lines without quotes, if all have them: around the line, or around one or both of two cells."""
+    for pattern, replacement in _QUOTED:
+        if all(map(pattern.fullmatch, lines)):
+            return [pattern.sub(replacement, line) for line in lines]
+    return lines
 
 
 def _split_off_index(lines: list[str]) -> _Indexed:
