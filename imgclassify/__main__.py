@@ -6,6 +6,10 @@ import sys
 def main() -> None:
     """Runs the command line. An interrupt ends it without a traceback, even during the imports."""
     try:
+        if sys.getfilesystemencoding() != "utf-8":
+            from imgclassify.cli.utf8_mode import restart_in_utf8_mode
+
+            restart_in_utf8_mode()
         from imgclassify.cli.main import main as run
 
         run()

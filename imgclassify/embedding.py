@@ -114,7 +114,7 @@ EMBEDDINGS: RecordType[ImageEmbedding] = RecordType(
     fields=(SOURCE, MODEL, WIDTH, HEIGHT, Vector("embedding", dtype="embedding_dtype"), ERROR),
     setting_names=("embedding_dtype", "norm"),
     # Engine and device are left out: like the batch, they change only the last digits.
-    must_match=("model", "architecture", "weights", "weights_sha256", "preprocess", "decode", "dtype"),
+    must_match=("model", "architecture", "weights", "weights_sha256", "preprocess", "decode", "dtype", "options"),
 )
 """The records that the command `embed` writes."""
 

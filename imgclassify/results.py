@@ -181,6 +181,9 @@ class RunInfo:
     """Whether each class is predicted by itself, so that the probabilities of all classes do not sum to 1."""
     origins: dict[str, str] | None = None
     """Where the model's files say its labels, preprocessing, activation or architecture. None if they do not."""
+    options: dict[str, Any] | None = None
+    """What was chosen of what the model's file may mean, if there was a choice: `checkpoint_key`, `output_name`,
+    `transform_input`."""
     groups: list[dict[str, Any]] | None = None
     """If classes are grouped: the `label`, `wnid` and `class_indices` of each group, in order."""
 
@@ -204,6 +207,7 @@ class RunInfo:
             "activation": self.activation,
             "multi_label": self.multi_label or None,
             "origins": self.origins,
+            "options": self.options,
             "groups": self.groups,
         }
         return described | {name: value for name, value in optional.items() if value is not None}

@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 from servers import HubHandler
+
+from imgclassify.images import decoding
 
 # A busy machine is slow, which is no fault. CI tries the same examples each time, so that only a change fails it;
 # everywhere else new ones are looked for.
@@ -71,14 +74,47 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
+_OPTIONAL_FORMATS = {"HEIF": "pillow_heif", "JPEGXL": "pillow_jxl", "DICOM": "pydicom"}
+AVAILABLE_FORMATS = [name for name in decoding.IMAGE_FORMATS if find_spec(_OPTIONAL_FORMATS.get(name, "PIL"))]
+"""The formats whose package is installed."""
+
+
 def encoded(image: Image.Image, format_name: str, **options: object) -> bytes:
     """The bytes of an image file; `options` are the encoder's."""
     buffer = io.BytesIO()
     if format_name == "HEIF":
         pytest.importorskip("pillow_heif").from_pillow(image).save(buffer, **options)
+    elif format_name == "JPEGXL":
+        pytest.importorskip("pillow_jxl")
+        image.save(buffer, "JXL", **options)
+    elif format_name == "DICOM":
+        dicom_dataset(np.asarray(image.convert("RGB")), **options).save_as(buffer, enforce_file_format=True)
     else:
         image.save(buffer, format_name, **options)
     return buffer.getvalue()
+
+
+def dicom_dataset(pixels: np.ndarray, **elements: object) -> Any:
+    """A pydicom.Dataset with uint8, int16 or uint16 pixels (H, W) or (H, W, 3), and these elements."""
+    pydicom = pytest.importorskip("pydicom")
+    dataset = pydicom.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset.Rows, dataset.Columns = pixels.shape[:2]
+    dataset.SamplesPerPixel = 3 if pixels.ndim == 3 else 1
+    dataset.PhotometricInterpretation = "RGB" if pixels.ndim == 3 else "MONOCHROME2"
+    if pixels.ndim == 3:
+        dataset.PlanarConfiguration = 0
+    dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.dtype.itemsize
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    content = pixels.tobytes()
+    dataset.PixelData = content + bytes(len(content) % 2)
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    return dataset
 
 
 @pytest.fixture

@@ -176,6 +176,11 @@ GRAPHS: dict[str, tuple[str, str, Any]] = {
         LOGITS + "n = Neg (g)  e = Exp (n)  o = Add (e, one)  y = Reciprocal (o)",
         sigmoid,
     ),
+    "sigmoid by hand, as a division": (
+        "float[N,3] y",
+        LOGITS + "n = Neg (g)  e = Exp (n)  o = Add (e, one)  y = Div (one, o)",
+        sigmoid,
+    ),
     "a mean of sigmoids": (
         "float[N,3] y",
         LOGITS + "a = Sigmoid (g)  b = Sigmoid (g)  c = Add (a, b)  y = Mul (c, half)",
@@ -281,7 +286,7 @@ def test_the_activation_can_be_chosen(labels: Any, tmp_path: Path, caplog: pytes
     np.testing.assert_allclose(found, sigmoid(logits(COLOURS[0])), atol=1e-6)
     with pytest.raises(CheckpointError, match="not a probability"):
         Classifier(str(path), labels=labels(*THREE), activation="none", **PREPROCESSING)
-    with pytest.raises(UsageError, match="unknown activation 'relu'"):
+    with pytest.raises(UsageError, match="activation is 'relu'"):
         Classifier(str(path), labels=labels(*THREE), activation="relu", **PREPROCESSING)
     with pytest.raises(UsageError, match="groups add probabilities"):
         Classifier(str(path), labels=labels(*THREE), activation="sigmoid", groups="red", **PREPROCESSING)

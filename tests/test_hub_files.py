@@ -498,7 +498,7 @@ def test_transform_input_where_there_is_none_is_refused(
         load_network(
             str(tmp_path / "mine.pth"), LoadOptions(arch="resnet18", labels=letters, transform_input=False)
         )
-    with pytest.raises(UsageError, match="'googlenet' states its own"):
+    with pytest.raises(UsageError, match="not for the model 'googlenet'"):
         load_network("googlenet", LoadOptions(transform_input=False))
     graph(tmp_path / "mine.onnx", shape=["N", 3, 32, 32])
     with pytest.raises(UsageError, match="contains its own network"):

@@ -120,10 +120,10 @@ def test_avif_that_calls_itself_mif1_is_told_from_heic():
 
 def test_what_a_folder_is_searched_for_is_what_can_be_opened():
     Image.init()
-    heif = {".heic", ".heics", ".heif", ".heifs", ".hif"}
+    extras = {".heic", ".heics", ".heif", ".heifs", ".hif", ".jxl", ".dcm", ".dicom"}
     formats = {*decoding.IMAGE_FORMATS, "MPO"}  # an MPO is a JPEG with more images behind it
     registered = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
-    assert registered | heif == IMAGE_SUFFIXES
+    assert registered | extras == IMAGE_SUFFIXES
 
 
 def test_a_source_is_loaded_and_its_stream_closed(tmp_path, monkeypatch):
@@ -532,7 +532,7 @@ def test_a_palette_with_an_alpha_band_is_laid_on_white():
         ("L", [7, 8], 7, [(255, 255, 255), (8, 8, 8)]),
         ("RGB", [(1, 2, 3), (4, 5, 6)], (1, 2, 3), [(255, 255, 255), (4, 5, 6)]),
         ("1", [0, 255], 0, [(255, 255, 255), (255, 255, 255)]),
-        ("I;16", [257, 514], 257, [(255, 255, 255), (2, 2, 2)]),
+        ("I;16", [257, 25700], 257, [(255, 255, 255), (100, 100, 100)]),
     ],
 )
 def test_a_png_with_one_transparent_colour_is_laid_on_white(mode, values, transparent, expected):
@@ -774,25 +774,20 @@ def test_an_empty_file_is_empty():
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "named"),
     [
-        b"x",
-        b"<!DOCTYPE html><html>",
-        b"%PDF-1.7\n",
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
-        b"BMW builds cars, and this is a text about them, which begins like a bitmap",
-        b"P1 is the magic number of a bitmap, and this is a text",
-        b"RIFF\x24\0\0\0WAVEfmt ",
-        b"\0\0\0\x20ftypisom\0\0\x02\0isomiso2avc1mp41",
-        b"8BPS\0\x01" + bytes(20),
-        b"\0\0\x01\0\x01\0\x10\x10" + bytes(30),  # an icon
-        bytes(1000),
+        (b"x", "a text file"),
+        (b"BMW builds cars, and this is a text about them, which begins like a bitmap", "a text file"),
+        (b"P1 is the magic number of a bitmap, and this is a text", "a text file"),
+        (b"RIFF\x24\0\0\0WAVEfmt ", "an audio file"),
+        (b"RIFF\x24\0\0\0ACONanih", repr(b"RIFF\x24\0\0\0ACON")),
+        (b"\xfe\xfe" * 40, repr(b"\xfe\xfe" * 6)),
     ],
 )
-def test_what_begins_like_no_known_format_is_not_an_image(content):
+def test_what_begins_like_no_known_format_is_not_an_image(content, named):
     with pytest.raises(NotAnImageError) as caught:
         decoded(content)
-    assert repr(content[:12]) in str(caught.value)
+    assert named in str(caught.value)
 
 
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000"]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import encoded, noise
+from conftest import AVAILABLE_FORMATS, encoded, noise
 from PIL import Image
 
 from imgclassify import Classifier, catalog, sources
@@ -39,7 +39,7 @@ from imgclassify.errors import (
     UsageError,
 )
 from imgclassify.hub.network import LoadOptions
-from imgclassify.images import cropping, decoding, inputs, isolation
+from imgclassify.images import cropping, inputs, isolation
 from imgclassify.images.inputs import ImageInput
 from imgclassify.images.isolation import IsolatedPreprocessor
 from imgclassify.runner import ModelRunner, RunnerOptions
@@ -192,7 +192,7 @@ def test_every_format_is_cropped_to_the_same_bytes(decode: str, tmp_path: Path) 
     image = noise(500, 333)
     exif = Image.Exif()
     exif[0x0112] = 6
-    contents = {name: encoded(image, name) for name in decoding.IMAGE_FORMATS}
+    contents = {name: encoded(image, name) for name in AVAILABLE_FORMATS}
     contents |= {"turned": encoded(image, "JPEG", exif=exif), "small": encoded(image.resize((7, 5)), "PNG")}
     contents |= {"transparent": encoded(image.convert("RGBA"), "PNG")}
     for name, content in contents.items():

@@ -514,3 +514,25 @@ def test_marks_of_one_label_stay(label: str) -> None:
 
 def test_a_configuration_of_plain_values_has_no_names() -> None:
     assert "no names of classes" in str(error_of('{"model_type": "vit", "hidden_size": 192}'))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"cat"\n"dog"\n"emu"\n',
+        "'cat'\n'dog'\n'emu'\n",
+        "'cat',\n'dog',\n'emu',\n",
+        '"2","emu"\n"0","cat"\n"1","dog"\n',
+        '"emu";"2"\n"cat";"0"\n"dog";"1"\n',
+        '2,"emu"\n0,"cat"\n1,"dog"\n',
+        "2: 'emu',\n0: 'cat',\n1: 'dog',\n",
+        "sep=;\nindex;name\n2;emu\n0;cat\n1;dog\n",
+        "SEP=,\r\nindex,name\r\n2,emu\r\n0,cat\r\n1,dog\r\n",
+    ],
+)
+def test_quotes_that_all_lines_have_and_excels_first_line_are_no_part_of_the_labels(text: str) -> None:
+    assert names(text) == ["cat", "dog", "emu"]
+
+
+def test_quotes_that_only_some_lines_have_stay() -> None:
+    assert names("'cat'\ndog\nemu's\n") == ["'cat'", "dog", "emu's"]

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import tarfile
@@ -810,7 +811,7 @@ def test_hidden_members_are_skipped(folder, kind):
     selection = Selection()
     (name,) = names(f"a{kind}", selection=selection)
     assert name.endswith("a.jpg")
-    assert selection.skipped == {"hidden": 4}
+    assert selection.skipped == {"hidden": 3, "system_folder": 1}
     assert len(names(f"a{kind}", selection=Selection(hidden=True))) == 5
 
 
@@ -1418,6 +1419,262 @@ def test_an_image_of_a_shard_that_breaks_does_not_shift_its_neighbours(folder, m
     assert all(members[name.partition("!")[2]] == content for name, content in found.items())
 
 
+# Addresses --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "s3://bucket/a.jpg",
+        "S3://bucket/*.jpg",
+        "gs://bucket/a.jpg",
+        "ftp://example.org/a.jpg",
+        "azure-blob+x://a/b?c=[d]",
+        "data:image/png;base64,iVBORw==",
+        "data:image/png;base64," + "A" * 100_000,
+    ],
+)
+@pytest.mark.parametrize("listed", [False, True])
+def test_an_address_that_is_not_fetched_says_which_are(name, listed):
+    source = only(name, from_file=listed)
+    assert source.name == name
+    with pytest.raises(ImageUnreadableError, match="only http and https URLs are fetched") as raised:
+        source.open()
+    assert len(str(raised.value)) < 200
+    assert not expansion.is_collection(name)
+
+
+@unix
+def test_a_file_with_the_name_of_an_address_is_read(folder):
+    make("data:image", "s3:/a.jpg")
+    assert names("data:image", "s3://a.jpg") == ["data:image", "s3://a.jpg"]
+    assert read(only("s3://a.jpg")) == b"s3:/a.jpg"
+
+
+@unix
+def test_a_file_url_is_a_path(folder):
+    make("a b.jpg", "f/c.jpg", "100%.jpg", "[x].jpg")
+    make_archive("d.zip", {"e.jpg": b"e"})
+    for url, content in {
+        f"file://{folder}/a%20b.jpg": b"a b.jpg",
+        f"file://{folder}/a b.jpg": b"a b.jpg",
+        f"FILE://localhost{folder}/100%25.jpg": b"100%.jpg",
+        f"file://{folder}/[x].jpg": b"[x].jpg",
+    }.items():
+        source = only(url)
+        assert (source.name, read(source)) == (url, content)
+        assert source.path
+        assert not expansion.is_collection(url)
+    assert names(f"file://{folder}/f", f"file://{folder}/d.zip") == [f"{folder}/f/c.jpg", f"{folder}/d.zip!e.jpg"]
+    assert expansion.is_collection(f"file://{folder}/f")
+    with pytest.raises(ImageNotFoundError):
+        only(f"file://{folder}/missing.jpg").open()
+    with pytest.raises(ImageUnreadableError, match="does not name a file on this machine"):
+        only("file://server/share/a.jpg").open()
+
+
+PASSWORDS = [
+    ("http://user:secret@{}/a.jpg", "http://{}/a.jpg"),
+    ("http://secret@{}/a.jpg", "http://{}/a.jpg"),
+    ("http://us%40er:se@cret@{}/@user/a@2x.jpg?by=a@b", "http://{}/@user/a@2x.jpg?by=a@b"),
+    ("http://user:secret/@{}/a.jpg", "http://{}/a.jpg"),
+    ("http://user:sec?ret#@{}/a.jpg", "http://{}/a.jpg"),
+    ("http://{}/@user/a.jpg", "http://{}/@user/a.jpg"),
+]
+
+
+@pytest.mark.parametrize(("given", "shown"), PASSWORDS)
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "localhost:1", "[::1]:1", "nowhere.invalid"])
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_password_stands_in_no_name_and_no_error(given, shown, host, offline, monkeypatch):
+    monkeypatch.setattr(client, "BACKOFF_SECONDS", 0.0)
+    monkeypatch.setenv("no_proxy", "*")
+    source = only(given.format(host), offline=offline)
+    assert source.name == shown.format(host)
+    with pytest.raises(ImageUnreadableError) as raised:
+        source.open()
+    assert "sec" not in str(raised.value)
+    assert "user:" not in str(raised.value)
+
+
+@pytest.mark.parametrize("scheme", ["s3", "ftp", "file"])
+def test_a_password_stands_in_no_address_that_is_not_fetched(scheme):
+    source = only(f"{scheme}://user:secret@host/a.jpg")
+    assert source.name == f"{scheme}://host/a.jpg"
+    with pytest.raises(ImageUnreadableError) as raised:
+        source.open()
+    assert "secret" not in str(raised.value)
+
+
+def test_a_password_is_sent_to_the_server(server):
+    address = server.url("a.jpg")
+    source = only(address.replace("//", "//user:secret@"))
+    assert (source.name, read(source)) == (address, b"content of a")
+    server.always = status(503)
+    with pytest.raises(ImageUnreadableError, match="503") as raised:
+        only(address.replace("//", "//user:secret@")).open()
+    assert "secret" not in str(raised.value)
+
+
+# Lists in UTF-16 --------------------------------------------------------------------------------------------
+
+WIDE_NAMES = ["photos\\a.jpg", "käfer/猫.jpg", "🐕 ਅĊ.jpg", " b "]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("mark", ["\ufeff", ""])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("last_end", [True, False])
+def test_a_list_in_utf_16_is_read(encoding, mark, end, last_end):
+    text = mark + end.join(["a.jpg", "", *WIDE_NAMES]) + end * last_end
+    assert list(read_names(io.BytesIO(text.encode(encoding)), null=False)) == ["a.jpg", *WIDE_NAMES]
+
+
+def test_a_list_in_utf_16_from_a_pipe_is_read_in_pieces():
+    content = "\n".join(["\ufeffa.jpg", *WIDE_NAMES]).encode("utf-16-le")
+    reader, writer = os.pipe()
+
+    def write() -> None:
+        with os.fdopen(writer, "wb", buffering=0) as pipe:
+            for byte in content:
+                pipe.write(bytes([byte]))
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    with os.fdopen(reader, "rb") as pipe:
+        assert list(read_names(pipe, null=False)) == ["a.jpg", *WIDE_NAMES]
+    thread.join()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfea\0\n\0b", b"\xff\xfe\0\xd8\n\0b\0", b"\xff\xfe", b"a\0b\n"])
+def test_a_damaged_list_ends(content):
+    assert len(list(read_names(io.BytesIO(content), null=False))) <= 2
+
+
+# Files with other names -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["folder", ".zip", ".tar"])
+def test_files_with_any_name_are_taken_on_request(folder, how):
+    files = ["0a1b2c", "b.jpg_large", "c.jpg?w=9", "d.dat", "sub/e", "f.jpg", ".g", "@eaDir/h"]
+    make(*(f"top/{path}" for path in files))
+    if how != "folder":
+        make_archive(f"top{how}", dict.fromkeys(files, b""))
+    given = "top" if how == "folder" else f"top{how}"
+    selection = Selection(any_name=True, exclude=["*.dat"])
+    assert len(names(given, selection=selection)) == 5
+    assert selection.skipped == {"hidden": 1, "system_folder": 1, "excluded": 1}
+    assert len(names(given, selection=Selection(any_name=True, include=["sub/"]))) == 1
+
+
+# Names in zip archives --------------------------------------------------------------------------------------
+
+UTF8_FLAG = 1 << 11
+WINDOWS, UNIX = 0, 3
+
+
+class PackedName(zipfile.ZipInfo):
+    """An entry whose name is written as the bytes `packed`, with the flags `name_flags`."""
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        return self.packed, self.name_flags
+
+
+def zip_of_names(*names: bytes, flags: int = 0, system: int = UNIX, extra: bytes = b"") -> None:
+    """Writes a.zip. Each member's content is the bytes of its name."""
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        for number, name in enumerate(names):
+            info = PackedName(str(number))
+            info.packed, info.name_flags, info.create_system, info.extra = name, flags, system, extra
+            archive.writestr(info, name)
+
+
+def members() -> dict[str, bytes]:
+    return {source.name.removeprefix("a.zip!"): read(source) for source in expand(["a.zip"])}
+
+
+def unicode_path(name: str, packed: bytes) -> bytes:
+    """The extra field of Info-ZIP with the name in UTF-8 (appnote.txt, 4.6.9)."""
+    field = struct.pack("<BL", 1, zlib.crc32(packed)) + name.encode()
+    return struct.pack("<HH", 0x7075, len(field)) + field
+
+
+@pytest.mark.parametrize("flags", [0, UTF8_FLAG])
+def test_a_zips_names_are_utf_8_with_and_without_the_flag(folder, flags):
+    names = ["Ka\u0308fer.jpg", "Käfer.jpg", "фото/снимок.jpg", "🐕.jpg", "plain.jpg"]
+    zip_of_names(*(name.encode() for name in names), flags=flags)
+    assert members() == {name: name.encode() for name in names}
+    for name in names:
+        assert read(only(f"a.zip!{name}")) == name.encode()
+
+
+@pytest.mark.parametrize("flags", [0, UTF8_FLAG])
+@pytest.mark.parametrize("encoding", ["shift-jis", "gbk", "big5", "cp866", "latin-1"])
+def test_a_name_in_another_encoding_refuses_no_archive(folder, encoding, flags):
+    bad = {
+        "shift-jis": "写真.jpg",
+        "gbk": "照片.jpg",
+        "big5": "相片.jpg",
+        "cp866": "фото.jpg",
+        "latin-1": "café.jpg",
+    }
+    packed = bad[encoding].encode(encoding)
+    zip_of_names(b"first.jpg", packed, "zuletzt-ä.jpg".encode(), flags=flags)
+    assert members() == {
+        "first.jpg": b"first.jpg",
+        packed.decode("cp437"): packed,
+        "zuletzt-ä.jpg": "zuletzt-ä.jpg".encode(),
+    }
+
+
+def test_names_in_extra_fields_are_taken_if_they_are_for_the_name(folder):
+    zip_of_names(b"????.jpg", extra=b"UT\x01\0\x07" + unicode_path("写真/犬.jpg", b"????.jpg"))
+    assert list(members()) == ["写真/犬.jpg"]
+    zip_of_names(b"renamed.jpg", extra=unicode_path("写真/犬.jpg", b"????.jpg"))
+    assert list(members()) == ["renamed.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("packed", "system", "name"),
+    [
+        (rb"photos\dogs\rex.jpg", WINDOWS, "photos/dogs/rex.jpg"),
+        (rb"photos\dogs\rex.jpg", 10, "photos/dogs/rex.jpg"),
+        (rb"photos/dogs\rex.jpg", WINDOWS, "photos/dogs/rex.jpg"),
+        ("фото\\rex.jpg".encode(), WINDOWS, "фото/rex.jpg"),
+        (rb"dogs\rex.jpg", UNIX, r"dogs\rex.jpg"),
+        # The second byte of these characters is a backslash.
+        ("ソ.jpg".encode("shift-jis"), WINDOWS, "ソ.jpg".encode("shift-jis").decode("cp437")),
+        ("表\\a.jpg".encode("shift-jis"), WINDOWS, "表/a.jpg".encode("shift-jis").decode("cp437")),
+    ],
+)
+def test_backslashes_are_separators_in_a_zip_from_windows(folder, packed, system, name):
+    zip_of_names(packed, system=system)
+    assert members() == {name: packed}
+
+
+def test_a_windows_zips_folders_are_told_by_backslashes(folder):
+    zip_of_names(b"dogs.jpg\\", rb"dogs.jpg\a.jpg", rb".git\b.jpg", rb"$RECYCLE.BIN\c.jpg", system=WINDOWS)
+    assert list(members()) == ["dogs.jpg/a.jpg"]
+
+
+def test_a_member_that_looks_like_a_zips_contents_is_read_as_it_is(folder):
+    content = b"PK\1\2" + b"\xff" * 100
+    make_archive("a.zip", {"a.jpg": content})
+    with zipfile.ZipFile("b.zip", "w") as archive:
+        archive.writestr("a.jpg", content)
+    assert read(only("a.zip!a.jpg")) == read(only("b.zip!a.jpg")) == content
+
+
+def test_names_in_a_tar_do_not_depend_on_the_locale(folder):
+    name = b"caf\xe9/k\xc3\xa4fer.jpg"
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT):
+        with tarfile.open("a.tar", "w", format=form) as archive:
+            info = tarfile.TarInfo(os.fsdecode(name))
+            info.size = 1
+            archive.addfile(info, io.BytesIO(b"x"))
+        assert names("a.tar") == [os.fsdecode(b"a.tar!" + name)]
+
+
 # Selections -------------------------------------------------------------------------------------------------
 
 TREE = {
@@ -1513,6 +1770,53 @@ def test_an_excluded_folder_is_not_looked_into(folder, monkeypatch):
 @pytest.mark.parametrize("how", HOWS)
 def test_hidden_ones_can_be_taken(folder, how):
     assert selected(how, hidden=True)[0] == ALL | {".hidden.jpg"}
+
+
+SYSTEM_FOLDERS = [
+    "@eaDir",
+    "#recycle",
+    "#snapshot",
+    "@Recycle",
+    "$Recycle.Bin",
+    "System Volume Information",
+    "LOST+FOUND",
+    "__MACOSX",
+]
+
+
+@pytest.mark.parametrize("how", ["folder", "glob", ".zip", ".tar.gz"])
+def test_system_folders_are_skipped_at_any_depth_and_counted(folder, how):
+    photos = ["a.jpg", "lost and found/b.jpg", "sub/c.jpg"]
+    litter = [f"{above}{name}/a.jpg/d.jpg" for name in SYSTEM_FOLDERS for above in ("", "sub/")]
+    make(*(f"top/{path}" for path in photos + litter))
+    if how not in ("folder", "glob"):
+        make_archive(f"top{how}", dict.fromkeys(photos + litter, b""))
+    given = {"folder": "top", "glob": "top/*"}.get(how, f"top{how}")
+    selection = Selection()
+    assert {name[len(given.rstrip("*/")) + 1 :] for name in names(given, selection=selection)} == set(
+        map(native, photos)
+    )
+    assert selection.skipped == {"system_folder": len(litter)}
+    assert len(names(given, selection=Selection(hidden=True))) == len(photos) + len(litter)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("top/@eaDir", ["top/@eaDir/b.jpg"]),
+        ("top/@eaDir/b.jpg", ["top/@eaDir/b.jpg"]),
+        ("top/@eaDir/*.jpg", ["top/@eaDir/b.jpg"]),
+        ("top/*/@eaDir/*.jpg", ["top/sub/@eaDir/c.jpg"]),
+        ("top/**/@eaDir/*.jpg", ["top/@eaDir/b.jpg", "top/sub/@eaDir/c.jpg"]),
+        ("top/**/*.jpg", ["top/a.jpg"]),
+        ("top/*/*.jpg", []),
+        ("top/@*", []),
+        ("top/lost+found", ["top/lost+found"]),
+    ],
+)
+def test_a_system_folder_that_is_named_is_read(folder, given, found):
+    make("top/a.jpg", "top/@eaDir/b.jpg", "top/sub/@eaDir/c.jpg", "top/lost+found")
+    assert names(given) == list(map(native, found))
 
 
 @pytest.mark.parametrize("how", ["folder", ".zip", ".tar"])
@@ -1903,7 +2207,7 @@ def test_a_refused_connection_is_told_in_the_systems_words(monkeypatch, waits):
         "https://a:b/x.jpg",
         "HTTP:///x",
         "http://" + "a" * 70 + ".org/x",
-        "http://☃[::1]@x",
+        "http://☃[::1]x",
         "http://%/",
     ],
 )

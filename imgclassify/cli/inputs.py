@@ -71,6 +71,7 @@ class SourceInputs:
             exclude=self._options.exclude or [],
             recursive=not self._options.no_recursive,
             hidden=self._options.hidden,
+            any_name=self._options.any_name,
         )
 
     def _validate(self) -> None:
@@ -112,10 +113,12 @@ def no_images_error(selection: Selection) -> NoImagesError:
     raw = sorted(RAW_SUFFIXES & selection.skipped_extensions.keys())
     if raw:
         hints.append(f"camera raw files ({', '.join(raw)}) are not decoded: convert them to JPEG or TIFF first")
-    if selection.skipped["hidden"]:
-        hints.append("add --hidden to read hidden files")
+    if selection.skipped["hidden"] or selection.skipped["system_folder"]:
+        hints.append("add --hidden to read hidden files and system folders")
     if selection.skipped["subfolder"]:
         hints.append("leave out --no-recursive to look into subfolders")
+    if selection.skipped["not_an_image_name"]:
+        hints.append("add --any-name to look into every file, whatever its name")
     hints.append("`imgclassify doctor` lists the file extensions that are looked for")
     return NoImagesError("no image was found", hint="; ".join(hints))
 

@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
@@ -16,6 +16,8 @@ from imgclassify.errors import UsageError
 if TYPE_CHECKING:
     from imgclassify.cli.options import OutputOptions
     from imgclassify.results import ImageResult
+
+_Options = TypeVar("_Options", bound="OutputOptions")
 
 
 class LabelCounts:
@@ -49,7 +51,7 @@ class LabelCounts:
             )
 
 
-def separate_counts(output: OutputOptions) -> tuple[OutputOptions, bool]:
+def separate_counts(output: _Options) -> tuple[_Options, bool]:
     """Returns the options for the records beside --count, and whether the counts are printed as JSON.
 
     The counts go to stdout, and the records to --output. Without it, the records are discarded.

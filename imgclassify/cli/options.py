@@ -183,7 +183,17 @@ class SourceOptions:
     hidden: Annotated[
         bool,
         typer.Option(
-            "--hidden", rich_help_panel=SOURCES_PANEL, help="Also take files and folders that begin with a dot."
+            "--hidden",
+            rich_help_panel=SOURCES_PANEL,
+            help="Also take files and folders that begin with a dot, and system folders such as @eaDir.",
+        ),
+    ] = False
+    any_name: Annotated[
+        bool,
+        typer.Option(
+            "--any-name",
+            rich_help_panel=SOURCES_PANEL,
+            help="In folders and archives, also take files without the extension of an image.",
         ),
     ] = False
 

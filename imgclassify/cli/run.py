@@ -280,6 +280,11 @@ def _print_summary(stats: RunStats, output: Output, *, overwrite: bool) -> None:
         console.print_message(stats.summary_line())
     else:
         console.print_verbose(stats.summary_line())
+    if stats.answered and stats.num_without_extension > stats.images:
+        console.print_message(
+            f"{count_of(stats.num_without_extension, 'file')} without a file extension were left out; "
+            "--any-name looks into every file"
+        )
     if stats.resumed_failed and stats.status is ExitStatus.SOME_IMAGES_FAILED and not stats.failures:
         each = "it" if stats.resumed_failed == 1 else "them"
         console.print_message(

@@ -89,6 +89,13 @@ class RunStats:
         """Images per second."""
         return self.images / max(self.seconds, 1e-9)
 
+    @property
+    def num_without_extension(self) -> int:
+        """Files that were left out because their names have no extension."""
+        from imgclassify.sources import NO_EXTENSION
+
+        return self.skipped_extensions[NO_EXTENSION]
+
     def summary_line(self) -> str:
         """Returns the summary line (docs/output.md)."""
         from imgclassify.sources import describe_skipped

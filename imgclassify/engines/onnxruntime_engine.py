@@ -17,7 +17,7 @@ from imgclassify.graphs.onnx_signature import (
     Signature,
     Value,
     find_image_input,
-    wrong_inputs,
+    no_image_input,
 )
 from imgclassify.graphs.session import (
     HEAD_BIAS,
@@ -257,7 +257,7 @@ class OnnxruntimeEngine:
         inputs = [Value(each.name, each.type, each.shape) for each in self._session.get_inputs()]
         image = find_image_input(inputs, layout)
         if image is None:
-            raise wrong_inputs(inputs, self._name)
+            raise no_image_input(self._name, inputs)
         crop_size = self._preprocess.crop_size
         for side, wanted in zip(image.size, crop_size, strict=True):
             if isinstance(side, int) and side != wanted:

@@ -217,22 +217,28 @@ def _check_location(path: Path, name: str) -> None:
     shown = repr(make_printable(name, _SHOWN))
     # Paths that lead elsewhere in POSIX or Windows notation are refused on every system.
     elsewhere = PureWindowsPath(name)
-    target = (path.parent / name).resolve()
-    # If the graph itself is a link, as in the cache of the Hugging Face hub, its folder is that of its target too.
-    folders = {path.parent.resolve(), path.resolve().parent}
     if (
         elsewhere.anchor
         or ".." in elsewhere.parts
         or "\0" in name
         or _IN_MEMORY in name
-        or not any(target.is_relative_to(folder) for folder in folders)
+        or not _is_within_folder(path, name)
     ):
         raise CheckpointError(
             f"{str(path)!r} reads its weights from {shown}, outside its own folder",
             hint="export the graph again, with the weights in its own folder",
         )
-    if not target.is_file():
+    if not (path.parent / name).is_file():
         raise CheckpointError(
             f"{str(path)!r} reads its weights from {shown}, which is not a file in its folder",
             hint="fetch or export that file too",
         )
+
+
+def _is_within_folder(path: Path, name: str) -> bool:
+    """Whether a location leads to the folder of the graph.
+
+    If the graph itself is a link, as in the cache of the Hugging Face hub, its folder is that of its target too.
+    """
+    target = (path.parent / name).resolve()
+    return any(target.is_relative_to(folder) for folder in (path.parent.resolve(), path.resolve().parent))

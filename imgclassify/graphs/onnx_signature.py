@@ -24,7 +24,7 @@ _ELEMENTS = (
     *("", "float", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool", "float16", "double"),
     *("uint32", "uint64", "complex64", "complex128", "bfloat16"),
 )
-"""The numbers of TensorProto.DataType, up to 16."""
+"""The types of TensorProto.DataType, by their numbers."""
 
 FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
 """onnxruntime's names of the float types → numpy's."""
@@ -109,6 +109,20 @@ class ImageInput(NamedTuple):
         return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
+def no_image_input(name: str, inputs: Sequence[Value]) -> CheckpointError:
+    """Returns the error for a graph that `find_image_input` finds no image input of.
+
+    Args:
+        name: names the graph.
+    """
+    listed = ", ".join(f"{each.name} ({each.type or 'of another type'} {list(each.shape)})" for each in inputs)
+    return CheckpointError(
+        f"{name} does not take one batch of images, but {listed or 'nothing'}",
+        hint="use a graph that takes (N, C, H, W) or (N, H, W, C), float or uint8, with 3 channels or 1"
+        + (", and nothing else: make the other inputs constants when you export it" if len(inputs) > 1 else ""),
+    )
+
+
 def find_image_input(inputs: Sequence[Value], layout: Layout) -> ImageInput | None:
     """Returns the only input, if it is a batch of images: (N, C, H, W) or (N, H, W, C), with one or three channels.
 
@@ -140,20 +154,6 @@ def find_image_input(inputs: Sequence[Value], layout: Layout) -> ImageInput | No
         channels=1 if channels == 1 else 3,
         batch_size=batch if isinstance(batch, int) else None,
         size=(sides[0], sides[1]),
-    )
-
-
-def wrong_inputs(inputs: Sequence[Value], name: str) -> CheckpointError:
-    """Returns the error for a graph whose inputs are not one batch of images.
-
-    Args:
-        name: names the graph.
-    """
-    listed = ", ".join(f"{each.name} ({each.type or 'of another type'} {list(each.shape)})" for each in inputs)
-    return CheckpointError(
-        f"{name} does not take one batch of images, but {listed or 'nothing'}",
-        hint="use a graph that takes (N, C, H, W) or (N, H, W, C), float or uint8, with 3 channels or 1"
-        + (", and nothing else: make the other inputs constants when you export it" if len(inputs) > 1 else ""),
     )
 
 
@@ -228,8 +228,8 @@ class _Nodes:
                 return operator  # also if its values become probabilities later
             if not data or (operator in _BINARY and len(data) > 1):
                 return found
-            if operator == "Div" and inputs[0] in self._constants:
-                return found or "Reciprocal"  # as in 1 / (1 + exp(-x)), a sigmoid
+            if operator == "Div" and inputs[0] in self._constants:  # such as 1 / (1 + exp(-x))
+                return found or operator
             if operator in _PROBABILITY:
                 found = found or operator
             elif operator not in _RESHAPING and operator not in _SCALING:

@@ -13,7 +13,7 @@ from imgclassify.checkpoints import StateDict
 from imgclassify.errors import UnknownModelError
 from imgclassify.hub import architectures
 from imgclassify.hub.backends import Backends, backends_for
-from imgclassify.hub.network import LoadOptions, Network, labels_for_manifest
+from imgclassify.hub.network import LoadOptions, Network, chosen_options, labels_for_manifest
 from imgclassify.hub.reference import ModelReference, ReferenceLoader
 
 
@@ -50,6 +50,7 @@ class CataloguedLoader(ReferenceLoader):
             num_classes=None if manifest.provider in catalog.PROGRAMS else manifest.num_classes,
             activation=manifest.activation or None,
             output_name=manifest.output_name or None,
+            options=chosen_options(manifest.checkpoint_key, manifest) if manifest.file else {},
             quantized=architectures.is_quantized(manifest),
             gmacs=manifest.gmacs,
             layers=manifest.layers,

@@ -28,6 +28,7 @@ _SHOWN, _SHOWN_CHARACTERS = 3, 100
 """The number of names that a note shows, and of characters of each."""
 _SUGGESTED = 3
 """The number of architectures that an error suggests."""
+NO_ARCHITECTURE_FITS = f"no catalogued architecture fits: {SAVED_FROM_HINT}, such as timm:NAME; {EXPORT_HINT}"
 _IMAGE_SIZE = {"torchvision": "image_size", "timm": "img_size"}
 """The option of each provider for the size of images, of networks with position embeddings."""
 
@@ -39,6 +40,8 @@ class FittedCheckpoint(NamedTuple):
     """The architecture, with the options and the preprocessing for this checkpoint."""
     state_dict: StateDict
     num_classes: int
+    key: str = ""
+    """The key of the state_dict in the checkpoint, if there are others that fit, or if the user names it."""
     notes: Sequence[str] = ()
     """What the user should know, as sentences: which of several state_dicts is used, and what is left out."""
 
@@ -59,7 +62,7 @@ def fit_checkpoint(
     """
     candidates = find_candidates(checkpoint.content, checkpoint.path, key)
     wanted = find_wanted(manifest)
-    found, notes = _choose(candidates, wanted, source_name, by_key=bool(key))
+    found, chosen_key, notes = _choose(candidates, wanted, source_name, by_key=bool(key))
     if found is None and not key and len(candidates) > 1:
         joined = fit_names(flatten(checkpoint.content).state_dict, wanted)
         found = joined if isinstance(joined, Fit) else None
@@ -68,7 +71,7 @@ def fit_checkpoint(
     notes += [*found.notes, *_describe_left_out(found.left_out)]
     manifest = _adapt_manifest(manifest, found, notes)
     return FittedCheckpoint(
-        manifest, found.state_dict, found.num_classes, [f"{source_name}: {note}" for note in notes]
+        manifest, found.state_dict, found.num_classes, chosen_key, [f"{source_name}: {note}" for note in notes]
     )
 
 
@@ -94,8 +97,8 @@ def find_wanted(manifest: ModelManifest) -> Wanted:
 
 def _choose(
     candidates: list[Candidate], wanted: Wanted, source_name: str, *, by_key: bool
-) -> tuple[Fit | None, list[str]]:
-    """Returns (the fit of the first candidate that fits, notes about the choice).
+) -> tuple[Fit | None, str, list[str]]:
+    """Returns (the fit of the first candidate that fits, FittedCheckpoint.key, notes about the choice).
 
     Raises:
         CheckpointError: another candidate fits that is as good.
@@ -114,7 +117,7 @@ def _choose(
         elif candidate.is_averaged and not fits:
             notes.append(f"the averaged weights under {candidate.key!r} do not fit, and are not used")
     if not fits:
-        return None, []
+        return None, "", []
     chosen, fit = fits[0]
     others = [candidate for candidate, _ in fits[1:]]
     rivals = [each.key for each in others if preference(each) == preference(chosen)]
@@ -126,7 +129,7 @@ def _choose(
     elif others:
         unused = ", ".join(repr(each.key) for each in others)
         notes.append(f"the weights under {chosen.key!r} are used, not those under {unused}")
-    return fit, notes
+    return fit, chosen.key if by_key or others else "", notes
 
 
 def _describe_left_out(tensors: Mapping[str, Any]) -> list[str]:
@@ -217,7 +220,7 @@ def _explain(
     if names := [name for name in suggest_architectures(candidate.state_dict) if name != manifest.name]:
         hint = f"it fits --arch {' or --arch '.join(names)}"
     elif misfit.hint == SAVED_FROM_HINT:
-        hint = f"no catalogued architecture fits: {SAVED_FROM_HINT}, such as timm:NAME; {EXPORT_HINT}"
+        hint = NO_ARCHITECTURE_FITS
     else:
         hint = misfit.hint
     return misfit.to_error(source_name, manifest.name, hint=hint)

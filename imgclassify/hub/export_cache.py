@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-_FORMAT = 3
+_FORMAT = 4
 """Version of the cached files. Increase it when their format or content changes."""
 _BUILDERS = ("torch", "torchvision", "timm", "transformers")
 """The packages whose versions may change what a network computes."""
@@ -264,6 +264,7 @@ def _read_network(folder: Path, reference: ModelReference, options: LoadOptions)
         activation=described["activation"],
         output_name=described["output_name"],
         origins=described["origins"],
+        options=described["options"],
         gmacs=described["gmacs"],
     )
 
@@ -438,6 +439,7 @@ def _describe_network(network: Network) -> dict[str, Any]:
         "activation": network.activation,
         "output_name": network.output_name,
         "origins": dict(network.origins),
+        "options": dict(network.options),
         "gmacs": network.gmacs,
     }
 

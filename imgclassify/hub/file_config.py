@@ -12,7 +12,6 @@ from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import LabelsError
 from imgclassify.hub.network import PreprocessOverrides
 from imgclassify.labels import LabelSet
-from imgclassify.labels.class_matching import plain_name
 
 
 class FileConfig(NamedTuple):
@@ -71,7 +70,7 @@ class FileConfig(NamedTuple):
         """
         if self.labels is None:
             return
-        found, wanted = list(map(plain_name, self.labels.labels)), list(map(plain_name, given.labels))
+        found, wanted = ([_plain(label.label) for label in each.labels] for each in (self.labels, given))
         if found != wanted and sorted(found) == sorted(wanted):
             index = next(index for index in range(len(found)) if found[index] != wanted[index])
             raise LabelsError(
@@ -79,3 +78,8 @@ class FileConfig(NamedTuple):
                 f"{self.labels[index].label!r} in {self.labels.name}, which has the same names in another order",
                 hint="leave out --labels: the model has its own class names",
             )
+
+
+def _plain(name: str) -> str:
+    """Returns a name without what differs between ways to write it: "Golden_retriever", "golden retriever"."""
+    return name.casefold().replace("_", " ").replace("-", " ")

@@ -23,17 +23,22 @@ from imgclassify.errors import (
 )
 from imgclassify.graphs import onnx_file
 from imgclassify.graphs.onnx_file import OnnxFile
-from imgclassify.graphs.onnx_signature import find_image_input, wrong_inputs
+from imgclassify.graphs.onnx_signature import find_image_input, no_image_input
 from imgclassify.graphs.outputs import add_outputs
 from imgclassify.graphs.session import SessionConfig
 from imgclassify.hub import architectures, backends, file_kind, from_arch, metadata, onnx_config, torchscript_config
 from imgclassify.hub.backends import Backends
-from imgclassify.hub.checkpoint_fit import FittedCheckpoint, fit_checkpoint, suggest_architectures
+from imgclassify.hub.checkpoint_fit import (
+    NO_ARCHITECTURE_FITS,
+    FittedCheckpoint,
+    fit_checkpoint,
+    suggest_architectures,
+)
 from imgclassify.hub.class_names import possible_counts
 from imgclassify.hub.file_config import FileConfig
 from imgclassify.hub.model_files import CONFIG
 from imgclassify.hub.neighbour_files import NeighbourFiles
-from imgclassify.hub.network import LoadOptions, Network, PreprocessOverrides, labels_for_manifest
+from imgclassify.hub.network import LoadOptions, Network, PreprocessOverrides, chosen_options, labels_for_manifest
 from imgclassify.hub.reference import ModelReference, ReferenceLoader
 from imgclassify.hub.reference_hints import suggest_reference
 from imgclassify.hub.training_folder import read_training_folder
@@ -128,8 +133,9 @@ def _load_checkpoint(reference: str, path: Path, options: LoadOptions) -> Networ
         activation=options.activation or config.activation,
         output_name=options.output_name,
         origins={**config.origins, **origins},
+        options=chosen_options(found.key, manifest),
         gmacs=manifest.gmacs,
-        manifest=replace(manifest, checkpoint_key=options.checkpoint_key or ""),
+        manifest=replace(manifest, checkpoint_key=found.key),
         layers=manifest.layers,
     )
 
@@ -220,11 +226,7 @@ def _is_in_timm(name: str) -> bool:
 def _unnamed_architecture(checkpoint: Checkpoint, name: str, key: str | None) -> UsageError:
     candidates = find_candidates(checkpoint.content, checkpoint.path, key)
     fitting = suggest_architectures(max(candidates, key=lambda each: len(each.state_dict)).state_dict)
-    hint = (
-        f"it fits --arch {' or --arch '.join(fitting)}"
-        if fitting
-        else "give --arch NAME, such as --arch resnet18; see the names with `imgclassify models list`"
-    )
+    hint = f"it fits --arch {' or --arch '.join(fitting)}" if fitting else NO_ARCHITECTURE_FITS
     return UsageError(f"{name} holds weights but does not name their architecture", hint=hint)
 
 
@@ -286,9 +288,6 @@ def _read_graph_config(file: OnnxFile, options: LoadOptions) -> FileConfig:
     """Returns what the input of a graph says of the preprocessing, and the class names of its map of probabilities.
 
     The crop size is that of the graph, but not beside `--arch`: its resize belongs to its own crop size.
-
-    Raises:
-        CheckpointError: the graph does not take one batch of images.
     """
     labels = None
     # With the user's labels, the classes of the map get their order: see engines/onnx_outputs.py.
@@ -297,7 +296,7 @@ def _read_graph_config(file: OnnxFile, options: LoadOptions) -> FileConfig:
         labels = LabelSet(str(file.path), tuple(Label(index, None, name) for index, name in named))
     image = find_image_input(file.signature.inputs, file.signature.layout)
     if image is None:
-        raise wrong_inputs(file.signature.inputs, repr(str(file.path)))
+        raise no_image_input(repr(str(file.path)), file.signature.inputs)
     known = PreprocessOverrides()
     if image.takes_bytes:
         known = PreprocessOverrides(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

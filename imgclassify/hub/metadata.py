@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from imgclassify.catalog import (
+    ACTIVATIONS,
     CHANNEL_ORDERS,
     CROP_MODES,
     INTERPOLATIONS,
@@ -45,8 +46,10 @@ _CROP_SIZES = ("val_crop_size", "crop_size", "img_size", "image_size", "input_si
 """Keys of the side of a crop, the first preferred."""
 _RESIZE_SIZES = ("val_resize_size", "resize_size", "resize")
 _CHANNEL_ORDERS = ("channel_order", "color_order", "color_space", "color_mode", "color_format", "input_space")
-ACTIVATIONS = {"single_label_classification": "softmax", "multi_label_classification": "sigmoid"}
+ACTIVATION_OF_PROBLEM = {"single_label_classification": "softmax", "multi_label_classification": "sigmoid"}
 """By transformers' `problem_type`."""
+_ACTIVATION_KEYS = ("output_activation", "final_activation")
+"""Keys of the activation of the outputs. Within options, "activation" alone may be that of inner layers."""
 _SMALLEST = 8
 """In pixels. A smaller number under one of these keys is no size of images."""
 _LARGEST_PERCENTAGE = 2
@@ -106,7 +109,7 @@ def read_config(
     num_classes: Collection[int] = (),
     strict: bool = False,
 ) -> FileConfig:
-    """Reads class names, preprocessing and the activation.
+    """Reads class names and preprocessing.
 
     Args:
         content: the mapping. Anything else says nothing.
@@ -119,15 +122,15 @@ def read_config(
     groups = list(_iter_groups(content))
     labels, place = _find_labels(groups, num_classes, file_name, strict=strict)
     overrides, places = _find_preprocessing(groups, spec)
+    activation, activation_place = _find_activation(groups)
     origins = {"labels": place} if labels else {}
+    if activation:
+        origins["activation"] = activation_place
     complete = _find_spec(groups, file_name)
     if complete:
         overrides, places = PreprocessOverrides(), ["preprocess"]
     if places:
         origins["preprocess"] = ", ".join(places)
-    activation, place = _find_activation(groups)
-    if activation:
-        origins["activation"] = place
     return FileConfig(
         labels=labels,
         preprocess=overrides,
@@ -176,10 +179,14 @@ def _find_labels(
 
 
 def _find_activation(groups: Sequence[_Group]) -> tuple[str | None, str]:
-    """Returns (activation, the key at which it is)."""
+    """Returns (the activation, the key at which it is)."""
     for group in groups:
-        if activation := ACTIVATIONS.get(str(group.values.get("problem_type"))):
-            return activation, group.place("problem_type")
+        if found := ACTIVATION_OF_PROBLEM.get(str(group.values.get("problem_type"))):
+            return found, group.place("problem_type")
+        for name in _ACTIVATION_KEYS if group.key else ("activation", *_ACTIVATION_KEYS):
+            word = group.values.get(name)
+            if isinstance(word, str) and word.lower() in ACTIVATIONS:
+                return word.lower(), group.place(name)
     return None, ""
 
 

@@ -152,7 +152,7 @@ class NeighbourFiles:
         return FileConfig(spec=spec, origins={"preprocess": name})
 
     def _read_activation(self) -> FileConfig:
-        activation = metadata.ACTIVATIONS.get(str(self._config.get("problem_type")))
+        activation = metadata.ACTIVATION_OF_PROBLEM.get(str(self._config.get("problem_type")))
         return FileConfig(
             activation=activation,
             origins={"activation": f"problem_type in {CONFIG}"} if activation else {},

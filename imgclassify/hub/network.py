@@ -23,6 +23,7 @@ from imgclassify.catalog import (
     Size,
 )
 from imgclassify.errors import UsageError
+from imgclassify.graphs.graph import TRANSFORM_INPUT
 from imgclassify.hub.backends import Backends
 from imgclassify.labels import LabelSet
 
@@ -55,11 +56,7 @@ class PreprocessOverrides:
             ("crop_mode", self.crop_mode, CROP_MODES),
         ):
             if word is not None and word not in words:
-                raise UsageError(
-                    f"unknown {name.replace('_', ' ')} {word!r}",
-                    hint=f"use one of {', '.join(words)}",
-                    argument=name,
-                )
+                raise UsageError(f"{name} is {word!r}", hint=f"use one of {', '.join(words)}", argument=name)
         for name, channels in (("mean", self.mean), ("std", self.std)):
             if channels is not None and not _is_rgb(channels):
                 raise UsageError(
@@ -197,7 +194,7 @@ class LoadOptions:
     def __post_init__(self) -> None:
         if self.activation is not None and self.activation not in ACTIVATIONS:
             raise UsageError(
-                f"unknown activation {self.activation!r}",
+                f"activation is {self.activation!r}",
                 hint=f"use one of auto, {', '.join(ACTIVATIONS)}",
                 argument="activation",
             )
@@ -230,6 +227,8 @@ class Network:
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where labels, preprocessing, activation and architecture were found, if the model's files say them:
     FileConfig.origins. An activation without an origin is the user's."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What else was chosen of what the file may mean: `checkpoint_key`, `transform_input`."""
     quantized: bool = False
     """Whether the network is quantized, and so runs only on the CPU and in its own types."""
     gmacs: float | None = None
@@ -238,6 +237,19 @@ class Network:
     """The architecture of a user's checkpoint, with the options and the preprocessing that it needs."""
     layers: FeatureLayers | None = None
     """The layers that features come from, for torch. None if they are not known."""
+
+
+def chosen_options(checkpoint_key: str, manifest: ModelManifest) -> dict[str, Any]:
+    """Returns Network.options of a user's checkpoint.
+
+    Args:
+        checkpoint_key: the key of its state_dict, if it was chosen among several.
+        manifest: its architecture, with the options that were chosen for it.
+    """
+    found: dict[str, Any] = {"checkpoint_key": checkpoint_key} if checkpoint_key else {}
+    if TRANSFORM_INPUT in manifest.options:
+        found[TRANSFORM_INPUT] = bool(manifest.options[TRANSFORM_INPUT])
+    return found
 
 
 def labels_for_manifest(manifest: ModelManifest, options: LoadOptions, num_classes: int | None) -> LabelSet | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from imgclassify import checkpoints, weights
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import CheckpointError, LabelsError, UnavailableError, describe_error
-from imgclassify.hub import architectures, from_arch, image_processor, local_file, metadata
+from imgclassify.hub import architectures, from_arch, image_processor, local_file
 from imgclassify.hub.backends import PREPARE_HINT, Backends
 from imgclassify.hub.file_config import FileConfig
 from imgclassify.hub.model_files import (
@@ -49,6 +49,8 @@ _NOT_OF_THE_NETWORK = (
     "transformers_weights",
 )
 """Fields of config.json that would load code or other weights, or change only how the network is computed."""
+_ACTIVATIONS = {"single_label_classification": "softmax", "multi_label_classification": "sigmoid"}
+"""By `problem_type`."""
 
 
 def load_network(files: ModelFiles, config: dict[str, Any], options: LoadOptions) -> Network:
@@ -119,7 +121,7 @@ def _find_program(files: ModelFiles, config: dict[str, Any], architecture: str, 
             None if graph.external else weights.sha256_of(graph.path),
             local_file.onnx_backends(graph),
             # Only what the file says: a graph may end in softmax.
-            metadata.ACTIVATIONS.get(config.get("problem_type") or ""),
+            _ACTIVATIONS.get(config.get("problem_type") or ""),
             None,
         )
     found = found or find_weights(files)
@@ -192,7 +194,7 @@ def _warn_of_placeholders(labels: LabelSet, reference: str) -> None:
 
 def _find_activation(config: Mapping[str, Any], num_classes: int) -> str:
     """Returns what transformers' pipeline applies to the logits: see transformers.ImageClassificationPipeline."""
-    return "sigmoid" if num_classes == 1 else metadata.ACTIVATIONS.get(config.get("problem_type") or "", "softmax")
+    return "sigmoid" if num_classes == 1 else _ACTIVATIONS.get(config.get("problem_type") or "", "softmax")
 
 
 def _find_preprocess(files: ModelFiles, config: Mapping[str, Any], options: LoadOptions) -> PreprocessSpec:

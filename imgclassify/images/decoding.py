@@ -16,9 +16,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image
 
 from imgclassify.errors import (
     CorruptImageError,
@@ -26,22 +26,22 @@ from imgclassify.errors import (
     ImageError,
     ImageTooLargeError,
     ImageUnreadableError,
-    NotAnImageError,
     TruncatedImageError,
     UnsupportedImageError,
     describe_error,
     name_type,
     with_article,
 )
-from imgclassify.images import MAX_PIXELS
+from imgclassify.images import MAX_PIXELS, camera_raw
 from imgclassify.images.truncation import is_truncated
 from imgclassify.sources import MAX_BYTES, Source
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from imgclassify.catalog import Size
+
+logger = logging.getLogger("imgclassify")
 
 MAX_SCANS = 100
 """Limit on the scans of a JPEG. Encoders write ten. Each scan takes as long to decode as the whole image, but
@@ -63,11 +63,18 @@ class _Decoder(NamedTuple):
     """The error message if the class cannot be used."""
     reads_whole_file: bool = False
     """Whether the class reads the whole file before it looks at the header."""
+    checks_pixels: bool = False
+    """Whether `reader` is a function of this package, which takes the limit on pixels as its second argument."""
 
 
 def _define_decoder(format_name: str, signature: bytes, module: str, reader: str, **more: Any) -> _Decoder:
     return _Decoder(format_name, re.compile(signature, re.DOTALL), module, reader, **more)
 
+
+_RAW_DECODER = _define_decoder(
+    "camera RAW", camera_raw.SIGNATURES, "imgclassify.images.camera_raw", "open_raw", checks_pixels=True
+)
+"""Checked before _DECODERS, because some camera RAW files begin as a TIFF does."""
 
 # AVIF comes before HEIF: files of both may have the brand "mif1", and only AVIF's own brands tell them apart.
 _DECODERS = (
@@ -76,17 +83,19 @@ _DECODERS = (
     _define_decoder("PNG", rb"\x89PNG\r\n\x1a\n", "PIL.PngImagePlugin", "PngImageFile"),
     _define_decoder("WEBP", rb"RIFF.{4}WEBP", "PIL.WebPImagePlugin", "WebPImageFile", reads_whole_file=True),
     _define_decoder("GIF", rb"GIF8[79]a", "PIL.GifImagePlugin", "GifImageFile"),
-    _define_decoder("TIFF", rb"II[*+]\0|MM\0[*+]|II\0\*|MM\*\0", "PIL.TiffImagePlugin", "TiffImageFile"),
+    _define_decoder(
+        "TIFF", rb"II[*+]\0|MM\0[*+]|II\0\*|MM\*\0", "imgclassify.images.tiff", "open_tiff", checks_pixels=True
+    ),
     # Includes the length of the second header. Otherwise every text that begins with "BM" would be a damaged
     # bitmap.
     _define_decoder("BMP", rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "PIL.BmpImagePlugin", "BmpImageFile"),
     _define_decoder("PPM", rb"P[1-6f]\s+[#\d]", "PIL.PpmImagePlugin", "PpmImageFile"),
     _define_decoder(
-        "AVIF", rb".{4}ftyp(.{4})*?avi[fs]", "PIL.AvifImagePlugin", "AvifImageFile", reads_whole_file=True
+        "AVIF", rb".{4}ftyp(.{4}){0,13}?avi[fs]", "PIL.AvifImagePlugin", "AvifImageFile", reads_whole_file=True
     ),
     _define_decoder(
         "HEIF",
-        rb".{4}ftyp(.{4})*?(he[iv][cxms]|mif[12]|msf1)",
+        rb".{4}ftyp(.{4}){0,13}?(he[iv][cxms]|mif[12]|msf1)",
         "pillow_heif",
         "HeifImageFile",
         reads_whole_file=True,
@@ -94,6 +103,22 @@ _DECODERS = (
     ),
     _define_decoder(
         "JPEG2000", rb"\xff\x4f\xff\x51|\0{3}\x0cjP  \r\n\x87\n", "PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile"
+    ),
+    _define_decoder(
+        "JPEGXL",
+        rb"\xff\x0a|\0{3}\x0cJXL \r\n\x87\n",
+        "imgclassify.images.jpeg_xl",
+        "JpegXlImageFile",
+        reads_whole_file=True,
+        missing="JPEG XL needs the extra imgclassify[jxl]: pip install pillow-jxl-plugin",
+    ),
+    _define_decoder(
+        "DICOM",
+        rb".{128}DICM",
+        "imgclassify.images.dicom",
+        "DicomImageFile",
+        reads_whole_file=True,
+        missing="DICOM needs the extra imgclassify[dicom]: pip install pydicom",
     ),
 )
 
@@ -109,16 +134,14 @@ REDUCED_MARGIN = 2
 """The smallest size of a reduced image, as a multiple of the size to which it is resized. With 2, the resize
 still averages over several pixels, as it does with the full image."""
 
-_HEADER_BYTES = 64
+_HEADER_BYTES = 132
+"""How many of the first bytes the signatures need. A DICOM file has its own after 128 others."""
 _START_OF_SCAN = b"\xff\xda"
-_TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _LIBHEIF_LIMIT = "Security limit exceeded: "
 """Part of libheif's error messages for files beyond its own limits."""
 _OUT_OF_MEMORY = re.compile(r"out of memory|memory allocation|error -9$", re.IGNORECASE)
 """Error messages of decoders that cannot allocate memory and raise something other than MemoryError. For
 libtiff, Pillow reports only the number."""
-_BLOCK_VALUES = 2**20
-"""How many values `_row_blocks` puts into one block."""
 
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -134,20 +157,14 @@ _TRANSPOSITIONS = {
 SWAPS_AXES = tuple(_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8))
 """The transpositions that swap width and height."""
 
-_WHITE_LEVELS: dict[str, tuple[float, ...]] = {
-    "I;16": (65535,),
-    "I;16L": (65535,),
-    "I;16B": (65535,),
-    "I;16N": (65535,),
-    "I": (65535,),
-    "F": (1, 255, 65535),
-}
-"""The grey modes of more than 8 bits, and the values that may stand for white in each. The first level that no
-pixel exceeds is used."""
+_GREY_MODES = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
+"""Pillow's modes for grey of more than 8 bits."""
 
+_UNSUPPORTED = re.compile(r"unsupported (BMP|feature)|unable to determine J2K image mode", re.IGNORECASE)
+"""Error messages of Pillow and libheif for files that are whole, but of a kind that they do not decode."""
 _DISK_FAILURES = {errno.EIO, errno.ESTALE}
 
-_WARNING_MODULES = r"(PIL|pillow_heif)\b"
+_WARNING_MODULES = r"(PIL|pillow_heif|pillow_jxl|pydicom|imgclassify\.images\.dicom)\b"
 # The entry that `warnings.filterwarnings` adds to `warnings.filters`. It shows whether the filter is still
 # there.
 _WARNING_FILTER = ("ignore", None, Warning, re.compile(_WARNING_MODULES), 0)
@@ -164,7 +181,9 @@ def load_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ImageError: one of its subclasses. No other exception is raised.
     """
     with source.open() as stream:
-        return decode_image(stream, max_pixels=max_pixels)
+        image = decode_image(stream, max_pixels=max_pixels)
+    _report_levels(source, image)
+    return image
 
 
 def decode_image(stream: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -209,7 +228,15 @@ def load_reduced_image(
         ImageError: one of its subclasses. No other exception is raised.
     """
     with source.open() as stream:
-        return decode_reduced_image(stream, resized_size, max_pixels=max_pixels)
+        image, full_size = decode_reduced_image(stream, resized_size, max_pixels=max_pixels)
+    _report_levels(source, image)
+    return image, full_size
+
+
+def _report_levels(source: Source, image: Image.Image) -> None:
+    """Says which values of a deep image became black and white. Shown with --verbose."""
+    if levels := image.info.get("levels"):
+        logger.info("%s: %s", source.name, levels)
 
 
 def decode_reduced_image(
@@ -294,10 +321,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
         rgb = _convert_mode(image)
     except (ValueError, ImportError) as error:
         raise UnsupportedImageError(f"colour mode {image.mode} cannot be converted to RGB: {error}") from error
+    levels = rgb.info.get("levels") or image.info.get("levels")
     if transposition is not None:
         rgb = rgb.transpose(transposition)
     if rgb is not image:
-        rgb.info = {}  # the orientation has been applied; left here, it would be applied a second time
+        # The orientation has been applied; left here, it would be applied a second time.
+        rgb.info = {"levels": levels} if levels else {}
     return rgb
 
 
@@ -305,8 +334,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _open_image(stream: BinaryIO, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
-    """Yields the image, of which only the header has been read.
+def _open_image(stream: BinaryIO, max_pixels: int) -> Iterator[Image.Image]:
+    """Yields the image, of which only the header has been read if Pillow knows its layout.
 
     Any exception raised while the image is open becomes an ImageError.
     """
@@ -319,22 +348,46 @@ def _open_image(stream: BinaryIO, max_pixels: int) -> Iterator[ImageFile.ImageFi
             raise ImageTooLargeError(
                 f"the file is larger than {MAX_BYTES // 2**20} MiB, and its format must be read as a whole"
             )
-        # libtiff would map a file into memory. If another program truncated the file meanwhile, this process
-        # would be killed.
-        read_first = decoder.format == "TIFF" and size <= MAX_BYTES
-        image = read(io.BytesIO(stream.read()) if read_first else stream)
+        image = read(stream, max_pixels) if decoder.checks_pixels else read(stream)
         _check_pixels(image, max_pixels)
         if image.format == "JPEG":
             _limit_scans(image, stream)
+        else:
+            image = _apply_declarations(image, stream, read)
         yield image
 
 
-def _decode_opened(image: ImageFile.ImageFile) -> Image.Image:
+def _apply_declarations(image: Any, stream: BinaryIO, read: Callable[..., Any]) -> Image.Image:
+    """Applies what a file says about its pixels, if Pillow does not.
+
+    Args:
+        image: as `read` has opened it.
+    """
+    # Not at the top of the file, because an ordinary JPEG needs none of it.
+    from imgclassify.images.clean_aperture import find_clean_aperture
+    from imgclassify.images.deep_samples import declare_levels, load_low_bits
+
+    if image.mode in _GREY_MODES:
+        declare_levels(image, stream)
+    elif image.format == "PNG":
+        image = load_low_bits(image, stream, read) or image
+    elif image.format == "AVIF" and (shown := find_clean_aperture(stream, image.size)):
+        image = _crop(image, shown)
+    return cast(Image.Image, image)
+
+
+def _crop(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    cropped = image.crop(box)
+    cropped.info = image.info  # with the orientation, which is applied after the crop
+    return cropped
+
+
+def _decode_opened(image: Image.Image) -> Image.Image:
     image.load()
     return to_rgb(image)
 
 
-def _choose_scale(image: ImageFile.ImageFile, resized_size: Callable[[Size], Size]) -> tuple[int, int] | None:
+def _choose_scale(image: Image.Image, resized_size: Callable[[Size], Size]) -> tuple[int, int] | None:
     """Makes a JPEG that is not decoded yet decode at a smaller scale, if one is large enough.
 
     Returns:
@@ -355,27 +408,41 @@ def _choose_scale(image: ImageFile.ImageFile, resized_size: Callable[[Size], Siz
 
 
 def _identify_format(stream: BinaryIO) -> _Decoder:
+    header = _read_start(stream, _HEADER_BYTES)
+    if not header:
+        raise ImageEmptyError("the file is empty")
+    for decoder in (_RAW_DECODER, *_DECODERS):
+        if decoder.signature.match(header):
+            return decoder
+    raise _describe_foreign(stream)
+
+
+def _describe_foreign(stream: BinaryIO) -> ImageError:
+    # Imported only now, because a run over images needs neither table.
+    from imgclassify.file_kinds import HEAD_BYTES
+    from imgclassify.images.foreign_formats import describe_foreign
+
+    return describe_foreign(_read_start(stream, HEAD_BYTES))
+
+
+def _read_start(stream: BinaryIO, size: int) -> bytes:
+    """Reads the first bytes of a stream that is at its start, and leaves it there."""
     try:
-        header = stream.read(_HEADER_BYTES)
+        start = stream.read(size)
         stream.seek(0)
     except OSError as error:
         raise ImageUnreadableError(f"cannot read the file: {error.strerror or error}") from error
-    if not header:
-        raise ImageEmptyError("the file is empty")
-    for decoder in _DECODERS:
-        if decoder.signature.match(header):
-            return decoder
-    raise NotAnImageError(f"not an image in a supported format: the file begins with {header[:12]!r}")
+    return start
 
 
-def _find_reader(decoder: _Decoder) -> Callable[[BinaryIO], ImageFile.ImageFile]:
+def _find_reader(decoder: _Decoder) -> Callable[..., Any]:
     try:
         module = import_module(decoder.module)
     except ImportError as error:
         raise UnsupportedImageError(decoder.missing) from error
     if not getattr(module, "SUPPORTED", True):
         raise UnsupportedImageError(decoder.missing)
-    reader: Callable[[BinaryIO], ImageFile.ImageFile] = getattr(module, decoder.reader)
+    reader: Callable[..., Any] = getattr(module, decoder.reader)
     return reader
 
 
@@ -386,19 +453,13 @@ def _stream_size(stream: BinaryIO) -> int:
     return size
 
 
-def _check_pixels(image: ImageFile.ImageFile, max_pixels: int) -> None:
-    tags = getattr(image, "tag_v2", {})  # only a TIFF has them; its tiles may be larger than the image
-    for what, width, height in (
-        ("", image.width, image.height),
-        ("a tile of ", tags.get(_TILE_WIDTH, 0), tags.get(_TILE_HEIGHT, 0)),
-    ):
-        if width * height > max_pixels:
-            raise ImageTooLargeError(
-                f"{what}{width} × {height} is {width * height} pixels, and the limit is {max_pixels}"
-            )
+def _check_pixels(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageTooLargeError(f"{width} × {height} is {width * height} pixels, and the limit is {max_pixels}")
 
 
-def _limit_scans(image: ImageFile.ImageFile, stream: BinaryIO) -> None:
+def _limit_scans(image: Image.Image, stream: BinaryIO) -> None:
     """Makes a JPEG fail at the first scan beyond MAX_SCANS, while its data is read for decoding.
 
     Otherwise a progressive image of a few kilobytes could take hours.
@@ -447,9 +508,21 @@ def _to_image_error(error: Exception, format_name: str, stream: BinaryIO | None)
         return ImageTooLargeError("not enough memory to decode it", out_of_memory=True)
     if isinstance(error, OSError) and error.errno in _DISK_FAILURES:
         return ImageUnreadableError(f"cannot read the file: {error.strerror}")
+    if stream is not None and format_name == "JPEG" and (process := _name_process(stream)):
+        return UnsupportedImageError(
+            f"{process} per sample is not supported, only JPEG of 8 bits that is not lossless"
+        )
+    if _UNSUPPORTED.search(words):
+        return UnsupportedImageError(f"{with_article(format_name)} file of a kind that is not supported: {words}")
     if stream is not None and is_truncated(stream, format_name, words):
         return TruncatedImageError(f"damaged {format_name} file: it ends too early")
     return CorruptImageError(f"damaged {format_name} file: {_describe_failure(error)}")
+
+
+def _name_process(stream: BinaryIO) -> str | None:
+    from imgclassify.images.jpeg_process import name_unsupported_process
+
+    return name_unsupported_process(stream)
 
 
 def _describe_failure(error: Exception) -> str:
@@ -491,7 +564,7 @@ def exif_transposition(image: Image.Image) -> Image.Transpose | None:
 
 def _convert_mode(image: Image.Image) -> Image.Image:
     """Returns the same pixels in mode RGB."""
-    if image.mode in _WHITE_LEVELS:
+    if image.mode in _GREY_MODES:
         return _scale_grey(image)
     if image.has_transparency_data:
         return _composite_on_white(image)
@@ -509,46 +582,15 @@ def _composite_on_white(image: Image.Image) -> Image.Image:
 
 
 def _scale_grey(image: Image.Image) -> Image.Image:
-    """Converts grey in one of the modes of _WHITE_LEVELS to RGB.
-
-    0 becomes black, and the mode's white level becomes white. If the values fit no white level of the mode,
-    they are stretched: the lowest becomes black, the highest white. NaN and infinities count as 0.
-    """
+    """Converts deep grey to RGB, as `white_level.choose_levels` says. One colour may be declared transparent."""
     import numpy as np
+
+    from imgclassify.images.white_level import UNDECLARED, scale_to_bytes
 
     values = np.asarray(image)
-    low, high = _value_range(values)
-    white = next((white for white in _WHITE_LEVELS[image.mode] if low >= 0 and high <= white), None)
-    black = 0.0
-    if white is None:
-        # From here on `white` is the distance from black. It is not 0, so that uniform images can be divided by
-        # it.
-        black, white = low, (high - low) or 1
-    grey = np.empty(values.shape, np.uint8)
-    transparent = image.info.get("transparency")
-    for rows in _row_blocks(values):
-        part = _finite_values(values[rows])
-        grey[rows] = np.rint((part - black) * (255 / white))
-        if isinstance(transparent, int):
-            grey[rows][values[rows] == transparent] = 255
-    return Image.fromarray(grey).convert("RGB")
-
-
-def _row_blocks(values: NDArray[Any]) -> Iterator[slice]:
-    """Splits the rows into blocks, because float64 takes eight times the memory of the resulting bytes."""
-    rows = max(1, _BLOCK_VALUES // values.shape[1])
-    return (slice(start, start + rows) for start in range(0, len(values), rows))
-
-
-def _value_range(values: NDArray[Any]) -> tuple[float, float]:
-    extremes = [(part.min(), part.max()) for part in (_finite_values(values[rows]) for rows in _row_blocks(values))]
-    return float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
-
-
-def _finite_values(values: NDArray[Any]) -> NDArray[np.float64]:
-    import numpy as np
-
-    with np.errstate(invalid="ignore"):  # a signalling NaN would cause a warning
-        exact = values.astype(np.float64)
-    exact[~np.isfinite(exact)] = 0
-    return exact
+    grey, levels = scale_to_bytes(values, image.info.get("declared", UNDECLARED))
+    if isinstance(transparent := image.info.get("transparency"), int):
+        grey[values == transparent] = 255
+    rgb = Image.fromarray(grey).convert("RGB")
+    rgb.info["levels"] = levels
+    return rgb

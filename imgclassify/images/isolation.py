@@ -10,6 +10,7 @@ this process.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import struct
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from imgclassify.images.cropping import Preprocessor
     from imgclassify.images.inputs import ImageInput
 
+logger = logging.getLogger("imgclassify")
+
 _BYTES_PER_PIXEL = 32
 """Part of a worker's memory limit: bytes for each pixel that is allowed. The decoder that needs most (JPEG
 2000, four channels) takes 24."""
@@ -67,6 +70,8 @@ _SHUTDOWN_TIMEOUT_S = 5.0
 _HEADER_BYTES = 2**16
 """The largest JSON object that a frame may have."""
 _LENGTH = struct.Struct(">I")
+_NOTE_CHARACTERS = 2**12
+"""The longest note about an image that a worker sends."""
 
 # The worker searches for modules where this process does. By default `python -c` would also search the current
 # folder.
@@ -155,7 +160,7 @@ def _make_request(source: Source) -> tuple[dict[str, Any], bytes]:
         with suppress(OSError):  # the current folder may have been deleted
             return {"path": source.path, "folder": os.getcwd()}, b""  # noqa: PTH109
     with source.open() as stream:
-        return {}, stream.read()
+        return {"name": source.name[:_NOTE_CHARACTERS]}, stream.read()
 
 
 def _describe_exit(status: int) -> str:
@@ -297,6 +302,8 @@ class _Worker:
         self.usable = False  # until the whole reply is read; an interruption would leave part of it in the pipe
         reply = self._exchange(request, content)
         try:
+            for note in reply.get("notes", ()):
+                logger.info("%s", note)
             if "error" in reply:
                 error = error_of_type(reply["error"], reply["message"])
             else:
@@ -370,6 +377,7 @@ def _serve_requests(requests: IO[bytes], replies: IO[bytes]) -> None:
     }
     spec = PreprocessSpec(**fields)
     preprocess = create_preprocessor(setup["decode"], spec, "cpu", max_pixels=setup["max_pixels"])
+    notes = _collect_notes()
     out = np.empty((*spec.crop_size, 3), np.uint8)
     _set_limits(setup["max_pixels"])
     _send_frame(replies, {}, b"")
@@ -387,7 +395,18 @@ def _serve_requests(requests: IO[bytes], replies: IO[bytes]) -> None:
         if out_of_memory and not fresh:
             return
         fresh = False
-        _send_frame(replies, reply, b"" if "error" in reply else out.data.cast("B"))
+        _send_frame(replies, {**reply, "notes": notes}, b"" if "error" in reply else out.data.cast("B"))
+        notes.clear()
+
+
+def _collect_notes() -> list[str]:
+    """Returns a list that receives what the decoders of this process report about an image."""
+    notes: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: notes.append(record.getMessage()[:_NOTE_CHARACTERS])  # type: ignore[method-assign]
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    return notes
 
 
 def _handle_request(
@@ -406,7 +425,7 @@ def _handle_request(
 
 def _source_of_request(request: dict[str, Any], content: bytes) -> Source:
     if "path" not in request:
-        return Source("", partial(BytesIO, content))
+        return Source(request["name"], partial(BytesIO, content))
     if request["folder"] != os.getcwd():  # noqa: PTH109
         os.chdir(request["folder"])
     return sources.file_source(request["path"])

@@ -16,10 +16,10 @@ def match_classes(first: LabelSet, second: LabelSet) -> dict[int, int]:
     known which class is meant. But if the sets have the same labels in the same order, all their classes match.
     """
     pairs = list(zip(first.labels, second.labels, strict=False))
-    if len(first) == len(second) and all(plain_name(a) == plain_name(b) and not _differ(a, b) for a, b in pairs):
+    if len(first) == len(second) and all(_name(a) == _name(b) and not _differ(a, b) for a, b in pairs):
         return {index: index for index in range(len(first))}
     shared: dict[int, int] = {}
-    for key in (_wnid, plain_name):
+    for key in (_wnid, _name):
         found = _by_key(second, key)
         taken = set(shared.values())
         for text, label in _by_key(first, key).items():
@@ -40,8 +40,7 @@ def _wnid(label: Label) -> str:
     return label.wnid or ""
 
 
-def plain_name(label: Label) -> str:
-    """Returns the label without what does not count when names are compared."""
+def _name(label: Label) -> str:
     return " ".join(label.label.replace("_", " ").casefold().split())
 
 

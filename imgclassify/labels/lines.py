@@ -20,9 +20,6 @@ from imgclassify.labels.rows import MAX_CLASSES, NEWLINE, Rows, require_bounded
 _WNID_FIRST = re.compile(r"([nvars][0-9]{8})(?:[\s,:;]\s*|$)(.*)")
 
 
-_QUOTED = (re.compile(r'"(?:[^"]|"")+"'), re.compile(r"'.+'"))
-
-
 class _Form(NamedTuple):
     """A way to write a class index beside a label."""
 
@@ -38,6 +35,8 @@ class _Form(NamedTuple):
     """Whether the separator is one that rarely stands between a word and its number."""
 
 
+_QUOTED = (re.compile(r'"(?:[^"]|"")+"'), re.compile(r"'.+'"))
+"""A line in quotes."""
 _LOOSE = r"(?:\s*(?:->|=>|[|)=])\s*|\.\s+|\s+-\s+|\s+)"
 """Separators that labels may contain too."""
 _FORMS = (

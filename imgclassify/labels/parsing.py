@@ -61,10 +61,15 @@ def parse_labels(text: str, name: str) -> tuple[Label, ...]:
     return labels
 
 
+_EXCEL_SEPARATOR = re.compile(r"\Asep=[^\n]\r?\n", re.IGNORECASE)
+"""A first line that tells Excel the separator. The separator is found without it."""
+
+
 def _read_rows(text: str) -> Rows:
     # Only a user's file needs these. A shipped label set, which most runs load, is read without them.
     from imgclassify.labels import documents, lines, tables, yaml_names
 
+    text = _EXCEL_SEPARATOR.sub("", text, count=1)
     if document := documents.find_document(text):
         return documents.read_document(document)
     if delimiter := tables.header_delimiter(NEWLINE.split(text, maxsplit=1)[0]):

@@ -12,6 +12,7 @@ from imgclassify.output.provenance import Provenance
 from imgclassify.output.records import R, Ranked, Record, RecordType, Scalar, Struct
 from imgclassify.output.rows import column_names, row_values
 
+_BYTE_ORDER_MARK = "\ufeff"
 _LONGEST_FIELD = 2**31 - 1
 """Limit for csv.field_size_limit. A URL may be longer than the csv module's default limit."""
 
@@ -67,6 +68,18 @@ class TsvWriter(CsvWriter):
     delimiter = "\t"
 
 
+class CsvBomWriter(CsvWriter):
+    """Like CsvWriter, but begins with a byte order mark. Without it, Excel does not read the file as UTF-8."""
+
+    def __enter__(self) -> Self:
+        self._stream.write(_BYTE_ORDER_MARK)
+        return super().__enter__()
+
+
+class TsvBomWriter(CsvBomWriter, TsvWriter):
+    """Like TsvWriter, but begins with a byte order mark."""
+
+
 def _read_delimited(stream: TextIO, record_type: RecordType[R], delimiter: str) -> Iterator[R]:
     csv.field_size_limit(_LONGEST_FIELD)
     rows = csv.DictReader(_whole_lines(stream), delimiter=delimiter, strict=True)
@@ -86,8 +99,8 @@ def _read_delimited(stream: TextIO, record_type: RecordType[R], delimiter: str) 
 def _whole_lines(stream: TextIO) -> Iterator[str]:
     # A last line without a line feed was cut off, even if it has all its fields.
     line = "\n"
-    for line in stream:
-        yield line
+    for number, line in enumerate(stream):
+        yield line if number else line.removeprefix(_BYTE_ORDER_MARK)
     if not line.endswith("\n"):
         raise ValueError("the file ends within it")
 

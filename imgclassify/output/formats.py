@@ -59,6 +59,8 @@ class OutputFormat(NamedTuple):
     reader: str | None = None
     """A function that takes a text stream and a RecordType, and yields the records. It raises ValueError if the
     text is damaged."""
+    bom_writer: str | None = None
+    """Like `writer`, of a text format that can also begin with a byte order mark."""
     file_format: str | None = None
     """A `FileFormat` (imgclassify/output/file_formats.py), for a format that is written as a whole file."""
     package: str | None = None
@@ -83,6 +85,18 @@ class OutputFormat(NamedTuple):
         if self.record_types and record_type.name not in self.record_types:
             return False
         return self.holds_vectors or not record_type.has_vectors
+
+    def with_byte_order_mark(self) -> OutputFormat:
+        """Returns the same format, but with a byte order mark at the beginning.
+
+        Raises:
+            UsageError: the format has none.
+        """
+        if self.bom_writer is None:
+            raise UsageError(
+                f"{self.name} has no byte order mark", hint="leave --csv-bom out, or write csv or tsv with it"
+            )
+        return self._replace(writer=self.bom_writer)
 
     def load(self, part: str) -> Any:
         """Imports and returns the class or function that `writer`, `reader` or `file_format` names.
@@ -131,6 +145,7 @@ FORMATS = (
         audience="spreadsheets and data frames",
         shape="a header, then one row per image",
         writer="imgclassify.output.csv_tsv:CsvWriter",
+        bom_writer="imgclassify.output.csv_tsv:CsvBomWriter",
         reader="imgclassify.output.csv_tsv:read_csv",
     ),
     OutputFormat(
@@ -139,6 +154,7 @@ FORMATS = (
         audience="spreadsheets and data frames, with tabs",
         shape="a header, then one row per image",
         writer="imgclassify.output.csv_tsv:TsvWriter",
+        bom_writer="imgclassify.output.csv_tsv:TsvBomWriter",
         reader="imgclassify.output.csv_tsv:read_tsv",
     ),
     OutputFormat(

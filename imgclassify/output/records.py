@@ -163,6 +163,7 @@ PREDICTIONS: RecordType[ImageResult] = RecordType(
         "dtype",
         "activation",
         "multi_label",
+        "options",
         "groups",
     ),
     optional_settings=("only", "not", "min_probability"),

@@ -16,7 +16,7 @@ from imgclassify.results import ImageResult, Prediction
 from imgclassify.sorting.folder_names import ClassKey, class_key, name_folders
 from imgclassify.sorting.transfer import same_content
 from imgclassify.sorting.undo_list import find_lists, read_entries
-from imgclassify.sources.expansion import is_url
+from imgclassify.sources.expansion import is_url, local_path
 from imgclassify.sources.path_expansion import split_member
 
 ACTIONS = ("copy", "link", "move")
@@ -135,7 +135,7 @@ class _Planner:
         if name == "-" or is_url(name):
             return self.leave_out(NOT_A_FILE, name)
         try:
-            source = self._real_path(name)
+            source = self._real_path(local_path(name))
         except (OSError, ValueError):  # ValueError: no file can have this name
             return self.leave_out(MISSING, name)
         if source in self._seen:
@@ -230,7 +230,11 @@ class _Planner:
 
 def _common_folder(names: list[str]) -> Path | None:
     """Returns the folder with which all names begin. A name without a folder was not found in one."""
-    folders = {os.path.dirname(name) for name in names if name != "-" and not is_url(name)}  # noqa: PTH120 - names
+    folders = {
+        os.path.dirname(local_path(name))  # noqa: PTH120 - names
+        for name in names
+        if name != "-" and not is_url(name)
+    }
     try:
         common = os.path.commonpath(folders)
     except ValueError:  # there is none

@@ -6,7 +6,7 @@ No image is decoded here, and nothing is written to disk.
 from imgclassify.sources.expansion import expand, read_names, single_source
 from imgclassify.sources.files import file_source
 from imgclassify.sources.path_expansion import ARCHIVE_SUFFIXES
-from imgclassify.sources.selection import Selection, describe_skipped
+from imgclassify.sources.selection import NO_EXTENSION, Selection, describe_skipped
 from imgclassify.sources.source import IMAGE_FORMATS, IMAGE_SUFFIXES, MAX_BYTES, RAW_SUFFIXES, Source
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "IMAGE_FORMATS",
     "IMAGE_SUFFIXES",
     "MAX_BYTES",
+    "NO_EXTENSION",
     "RAW_SUFFIXES",
     "Selection",
     "Source",

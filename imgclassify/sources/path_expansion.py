@@ -80,6 +80,7 @@ def _expand_glob(pattern: str, notice: Notice, selection: Selection) -> Iterator
     matches = sorted(set(_iter_glob(pattern, hidden=selection.hidden)), key=lambda path: path.split(os.sep))
     if not matches:
         notice(f"no file matches {pattern!r}")
+    named = {part for part in pattern.split(os.sep) if not has_wildcard(part)}
     walked = None
     for match in matches:
         # "photos/**" matches folders and also the files in them. Walking the folder has already yielded those.
@@ -89,7 +90,7 @@ def _expand_glob(pattern: str, notice: Notice, selection: Selection) -> Iterator
         walked = os.path.join(match, "") if is_folder else None
         is_archive = _is_archive(match)
         below = _relative_path(pattern, match, is_folder=is_folder)
-        if not selection.accepts_match(below, is_image=not is_folder and not is_archive):
+        if not selection.accepts_match(below, is_image=not is_folder and not is_archive, named=named):
             continue
         if is_folder:
             yield from _warn_if_empty(walk_folder(match, selection, below), match, notice, selection)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from imgclassify.errors import UsageError
@@ -16,7 +16,23 @@ if TYPE_CHECKING:
 
 _MAX_EXTENSIONS = 100
 """The number of extensions that are counted one by one, so that memory does not grow with odd file names."""
-_OTHERS, _NO_EXTENSION = "others", "no extension"
+_SYSTEM_FOLDERS = frozenset(
+    {
+        "@eadir",  # Synology: thumbnails
+        "#recycle",
+        "#snapshot",
+        "@recycle",  # QNAP
+        "$recycle.bin",  # Windows
+        "system volume information",
+        "lost+found",  # Linux
+        "__macosx",  # macOS, in archives
+    }
+)
+"""The folders in which a system keeps thumbnails, deleted files and metadata, in lower case. Those that begin with
+a dot (.Trash-1000, .thumbnails) are hidden anyway."""
+NO_EXTENSION = "no extension"
+"""Counts the files without an extension among the extensions."""
+_OTHERS = "others"
 
 # In a regular expression, a dot does not match a newline, and a dollar sign also matches before one. Some of
 # pathspec's back ends reject lone surrogates, which stand for bytes that are not text. Private-use characters
@@ -34,10 +50,12 @@ class Selection:
     first wildcard.
 
     Args:
-        include: patterns of the files to take, among those with an image's suffix. Empty: all of them.
+        include: patterns of the files to take, among those with an image's suffix, unless `any_name`. Empty: all
+            of them.
         exclude: patterns of what to leave out, even if it is included. An excluded folder is not entered.
         recursive: whether to take files in subfolders.
-        hidden: whether to take names that begin with a dot, and __MACOSX in an archive.
+        hidden: whether to take names that begin with a dot, and system folders such as @eaDir and $RECYCLE.BIN.
+        any_name: whether to take files without the suffix of an image too.
 
     Raises:
         UsageError: a pattern is invalid, or cannot match anything.
@@ -49,14 +67,16 @@ class Selection:
         exclude: Sequence[str] = (),
         recursive: bool = True,
         hidden: bool = False,
+        any_name: bool = False,
     ) -> None:
         self._include = _compile_patterns(include) if include else None
         self._exclude = _compile_patterns(exclude) if exclude else None
         self.recursive = recursive
         self.hidden = hidden
+        self.any_name = any_name
         self.skipped: Counter[str] = Counter()
-        """Number of names left out, by reason: "hidden", "not_an_image_name", "excluded" (or not included),
-        "subfolder". A folder that is left out counts as one."""
+        """Number of names left out, by reason: "hidden", "system_folder", "not_an_image_name", "excluded" (or not
+        included), "subfolder". A folder that is left out counts as one."""
         self.skipped_extensions: Counter[str] = Counter()
         """The names left out as "not_an_image_name", by extension: ".mp4", "no extension", or "others" for
         those beyond _MAX_EXTENSIONS."""
@@ -69,7 +89,7 @@ class Selection:
         """
         if self._is_hidden(name):
             return self._skip("hidden")
-        if (suffix := file_suffix(name)) not in IMAGE_SUFFIXES:
+        if (suffix := file_suffix(name)) not in IMAGE_SUFFIXES and not self.any_name:
             return self._skip_extension(suffix)
         path = relative_dir + name
         return (self._is_included(path) and not self._is_excluded(path)) or self._skip("excluded")
@@ -78,6 +98,8 @@ class Selection:
         """Whether a subfolder is entered. The arguments are those of `accepts_file`."""
         if self._is_hidden(name):
             return self._skip("hidden")
+        if self._is_system_folder(name):
+            return self._skip("system_folder")
         if self._is_excluded(f"{relative_dir}{name}/"):
             return self._skip("excluded")
         return self.recursive or self._skip("subfolder")
@@ -88,17 +110,26 @@ class Selection:
         Its folders are checked here too, since an archive need not have entries for them.
         """
         parts = [part for part in member.split("/") if part not in ("", ".")]
-        if any(self._is_hidden(part) or (part == "__MACOSX" and not self.hidden) for part in parts):
+        if any(map(self._is_hidden, parts)):
             return self._skip("hidden")
+        if any(map(self._is_system_folder, parts[:-1])):
+            return self._skip("system_folder")
         if len(parts) > 1 and not self.recursive:
             return self._skip("subfolder")
-        if (suffix := file_suffix(member)) not in IMAGE_SUFFIXES:
+        if (suffix := file_suffix(member)) not in IMAGE_SUFFIXES and not self.any_name:
             return self._skip_extension(suffix)
         path = "/".join(parts)
         return (self._is_included(path) and not self._is_below_excluded(path)) or self._skip("excluded")
 
-    def accepts_match(self, path: str, *, is_image: bool) -> bool:
-        """Whether a glob's match is taken: an image with any suffix, or a folder or archive to look into."""
+    def accepts_match(self, path: str, *, is_image: bool, named: Container[str] = ()) -> bool:
+        """Whether a glob's match is taken: an image with any suffix, or a folder or archive to look into.
+
+        Args:
+            path: the path below the folder before the first wildcard. That of a folder ends in a slash.
+            named: the names that the glob spells out. System folders of these names are entered.
+        """
+        if any(self._is_system_folder(name) and name not in named for name in path.split("/")[:-1]):
+            return self._skip("system_folder")
         taken = not self._is_below_excluded(path) and (not is_image or self._is_included(path))
         return taken or self._skip("excluded")
 
@@ -108,13 +139,16 @@ class Selection:
 
     def _skip_extension(self, suffix: str) -> bool:
         counted = self.skipped_extensions
-        name = suffix or _NO_EXTENSION
+        name = suffix or NO_EXTENSION
         counted[name if name in counted or len(counted) < _MAX_EXTENSIONS else _OTHERS] += 1
         return self._skip("not_an_image_name")
 
     def _is_hidden(self, name: str) -> bool:
         # An archive member's path may contain "..", which is not a hidden name.
         return name.startswith(".") and not self.hidden and name != ".."
+
+    def _is_system_folder(self, name: str) -> bool:
+        return name.lower() in _SYSTEM_FOLDERS and not self.hidden
 
     def _is_included(self, path: str) -> bool:
         return self._include is None or self._include.match_file(_to_matchable(path))

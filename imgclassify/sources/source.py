@@ -22,6 +22,8 @@ IMAGE_FORMATS = {
     "AVIF": (".avif", ".avifs"),
     "HEIC": (".heic", ".heics", ".heif", ".heifs", ".hif"),
     "JPEG 2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "JPEG XL": (".jxl",),
+    "DICOM": (".dcm", ".dicom"),
     "netpbm": (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
 }
 """The suffixes of each image format, in lower case."""

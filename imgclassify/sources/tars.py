@@ -55,7 +55,10 @@ def _open_tar(path: str) -> Iterator[tarfile.TarFile]:
     with open(path, "rb") as file:  # noqa: PTH123
         head = file.read(16)
     unpack = next((unpack for magic, unpack in _COMPRESSIONS if magic.match(head)), _open_plain)
-    with unpack(path) as stream, tarfile.open(fileobj=stream, mode="r:", tarinfo=_StrictTarInfo) as archive:
+    with (
+        unpack(path) as stream,
+        tarfile.open(fileobj=stream, mode="r:", tarinfo=_StrictTarInfo, encoding="utf-8") as archive,
+    ):
         yield archive
 
 

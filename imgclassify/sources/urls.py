@@ -15,6 +15,7 @@ import requests
 
 from imgclassify.errors import ImageUnreadableError
 from imgclassify.http import client
+from imgclassify.http.addresses import public_url
 from imgclassify.sources.source import join_chunks
 
 _ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
@@ -41,7 +42,7 @@ def open_url(url: str, timeout: tuple[float, float]) -> BinaryIO:
             failures += 1
             delay = client.IMAGES.delay(failures, error)
             if delay is None:
-                raise ImageUnreadableError(f"cannot fetch {url}: {error}") from error
+                raise ImageUnreadableError(f"cannot fetch {public_url(url)}: {error}") from error
             sleep(delay)
 
 
@@ -58,7 +59,7 @@ def _fetch_bytes(url: str, timeout: tuple[float, float]) -> bytes:
             timeout=timeout,
             decode_content=True,
         )
-        return join_chunks(body, url)
+        return join_chunks(body, public_url(url))
 
 
 @cache

@@ -3,6 +3,7 @@
 The contents of the file are read in checkpoints/.
 """
 
+from imgclassify.http.addresses import public_url
 from imgclassify.weights.cache import (
     Progress,
     cached_files,
@@ -14,7 +15,7 @@ from imgclassify.weights.cache import (
     sha256_of,
     verify_weights,
 )
-from imgclassify.weights.locations import cache_path, public_url
+from imgclassify.weights.locations import cache_path
 from imgclassify.weights.verification import WeightsFile
 
 __all__ = [

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from imgclassify import files, paths
 from imgclassify.errors import DownloadError, HashMismatchError, OfflineError, WeightsError
-from imgclassify.weights.locations import cache_path, is_remote, mirrored_url, public_url, url_scheme
+from imgclassify.http.addresses import public_url
+from imgclassify.weights.locations import cache_path, is_remote, mirrored_url, url_scheme
 from imgclassify.weights.verification import (
     WeightsFile,
     hash_file,

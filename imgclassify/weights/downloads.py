@@ -21,7 +21,8 @@ import requests
 from imgclassify.errors import DownloadError, WeightsError
 from imgclassify.files import is_pipe_or_device
 from imgclassify.http import client
-from imgclassify.weights.locations import file_path, public_url
+from imgclassify.http.addresses import public_url
+from imgclassify.weights.locations import file_path
 
 CONNECT_TIMEOUT = 10.0
 """Seconds within which a server must accept the connection."""

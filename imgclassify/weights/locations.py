@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlparse, urlsplit
 
 from imgclassify import paths
 from imgclassify.errors import WeightsError
+from imgclassify.http.addresses import public_url
 
 
 def cache_path(url: str) -> Path:
@@ -34,11 +35,6 @@ def cache_path(url: str) -> Path:
     if name in ("", ".", ".."):
         raise WeightsError(f"{public_url(url)} does not name a file")
     return paths.torch_hub_folder().absolute() / "checkpoints" / name
-
-
-def public_url(url: str) -> str:
-    """Returns a URL in a form that may be shown: without user name and password."""
-    return re.sub(r"(?<=//)[^/?#]*@", "", url, count=1)
 
 
 def file_path(url: str) -> Path:

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 from imgclassify import files, paths
 from imgclassify.errors import HashMismatchError, WeightsError
-from imgclassify.weights.locations import is_remote, public_url, url_scheme
+from imgclassify.http.addresses import public_url
+from imgclassify.weights.locations import is_remote, url_scheme
 
 
 @dataclass(frozen=True, slots=True)

@@ -275,9 +275,9 @@ def test_a_run_with_other_settings_is_refused_by_name(run: Run, album: Path, tmp
 
 def test_labels_that_were_changed_in_place_are_noticed(run: Run, photo: Path, tmp_path: Path) -> None:
     own = tmp_path / "labels.txt"
-    own.write_text("\n".join(f"class {index}" for index in range(1000)))
+    own.write_text("\n".join(f"thing{index:03}x" for index in range(1000)))
     assert run("predict", photo, "-o", tmp_path / "out.csv", "--labels", own).status == 0
-    own.write_text("\n".join(f"class {999 - index}" for index in range(1000)))
+    own.write_text("\n".join(f"thing{999 - index:03}x" for index in range(1000)))
     done = run("predict", photo, "-o", tmp_path / "out.csv", "--labels", own, "--resume")
     assert (done.status, "label_set_sha256" in done.err) == (2, True)
 

@@ -68,7 +68,10 @@ def test_a_wrong_environment_variable_is_named(run: Run, monkeypatch: pytest.Mon
         (["--time-limit", "nan"], "--time-limit is nan"),
         (["--std", "0"], "--std is (0.0, 0.0, 0.0), but each number must be above zero"),
         (["--std", "58"], "--std is (58.0, 58.0, 58.0), but pixels are scaled to 0..1 first"),
-        (["--no-transform-input"], "--transform-input is False, but the model 'efficientnet_lite0' states its own"),
+        (
+            ["--no-transform-input"],
+            "--transform-input is False, but it is for checkpoint files, not for the model 'efficientnet_lite0'",
+        ),
         (["--crop-size", "0"], "--crop-size is '0'"),
         (["--resize-size", "99999"], "--resize-size is 99999"),
         (["--isolate", "--decode", "gpu"], "--isolate works only with decoding on the CPU"),

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pillow_heif
+import tifffile
+from conftest import AVAILABLE_FORMATS, dicom_dataset, encoded
 from fuzz.harness import FindingError, Input, Target, main
 from fuzz.mutations import Field, mutated
 from PIL import Image, PngImagePlugin
@@ -67,6 +69,7 @@ def seeds() -> dict[str, bytes]:
         for kind, variants in made.items()
         for index, (image, options) in enumerate(variants)
     }
+    found |= _deep_tiffs(generator)
     found |= {"BMP RLE": _rle_bitmap(), "PPM plain": b"P3 # words\n2 2 255\n1 2 3 4 5 6 7 8 9 10 11 12\n"}
     heifs = [([colour], {"exif": exif.tobytes()}), ([clear], {}), ([grey], {}), ([colour, other], {})]
     for index, (pages, options) in enumerate(heifs):
@@ -75,6 +78,42 @@ def seeds() -> dict[str, bytes]:
             container.add_from_pillow(page)
         container.save(buffer, **options)
         found[f"HEIF {index}"] = buffer.getvalue()
+    if "JPEGXL" in AVAILABLE_FORMATS:
+        found |= {f"JPEGXL {index}": encoded(image, "JPEGXL") for index, image in enumerate((colour, clear, grey))}
+    if "DICOM" in AVAILABLE_FORMATS:
+        found["DICOM 0"] = encoded(colour, "DICOM")
+        buffer = io.BytesIO()
+        window = {"WindowCenter": [30000, 1], "WindowWidth": [9000, 1], "RescaleSlope": 2, "RescaleIntercept": -9}
+        dicom_dataset(np.asarray(deep), **window).save_as(buffer, enforce_file_format=True)
+        found["DICOM 1"] = buffer.getvalue()
+    return found
+
+
+def _deep_tiffs(generator: np.random.Generator) -> dict[str, bytes]:
+    """TIFFs that Pillow does not read."""
+    deep = generator.integers(0, 4096, (23, 29, 3), dtype=np.uint16)
+    planes, real = np.moveaxis(deep, 2, 0), generator.random((23, 29), dtype=np.float32)
+    rgb = {"photometric": "rgb"}
+    text = b"-9999\0"
+    pages = {
+        "planes": [(planes, {**rgb, "planarconfig": "separate", "rowsperstrip": 4})],
+        "tiles": [(deep, {**rgb, "tile": (16, 16), "compression": "zlib"})],
+        "LZMA": [(deep, {**rgb, "compression": "lzma", "rowsperstrip": 7})],
+        "alpha": [(deep[:, :, :2], {"photometric": "minisblack", "extrasamples": ["unassalpha"]})],
+        "float": [(real, {"photometric": "miniswhite", "extratags": [(42113, "s", 6, text, True)]})],
+        "signed": [(deep[:, :, 0].astype(np.int16) - 1000, {"extratags": [(341, "H", 1, 3000, True)]})],
+        "CMYK": [(np.dstack([deep, deep])[:, :, :5], {"photometric": "separated", "extrasamples": ["assocalpha"]})],
+        "Lab": [(deep, {"photometric": "cielab"})],
+        "palette": [(deep[:, :, 0] % 256, {"photometric": "palette", "colormap": np.zeros((3, 65536), np.uint16)})],
+        "SubIFD": [(deep[::2, ::2], {**rgb, "subfiletype": 1, "subifds": 1}), (deep, rgb)],
+    }
+    found = {}
+    for index, (name, written) in enumerate(pages.items()):
+        buffer = io.BytesIO()
+        with tifffile.TiffWriter(buffer, byteorder="<>"[index % 2], bigtiff=index % 5 == 0) as writer:
+            for values, options in written:
+                writer.write(values, metadata=None, **options)
+        found[f"TIFF {name}"] = buffer.getvalue()
     return found
 
 
@@ -211,6 +250,20 @@ def _bitmap(content: bytes) -> list[Field]:
     return [*four, Field(26, 2, "little"), Field(28, 2, "little")]
 
 
+def _dicom(content: bytes) -> list[Field]:
+    """The length of every element, and the value of those that are numbers."""
+    found = []
+    position = 132
+    while position + 12 <= len(content) and len(found) < 100:
+        kind = content[position + 4 : position + 6]
+        place, width = (position + 8, 4) if kind in (b"OB", b"OW", b"SQ", b"UN") else (position + 6, 2)
+        found.append(Field(place, width, "little"))
+        position = place + width + int.from_bytes(content[place : place + width], "little")
+        if kind == b"US":
+            found.append(Field(place + width, 2, "little"))
+    return found
+
+
 _FINDERS: tuple[tuple[bytes, Callable[[bytes], list[Field]]], ...] = (
     (b"\x89PNG", _png),
     (b"\xff\xd8", _jpeg),
@@ -222,6 +275,7 @@ _FINDERS: tuple[tuple[bytes, Callable[[bytes], list[Field]]], ...] = (
     (b"\xff\x4f", _jpeg2000),
     (b"\0\0\0\x0c", _jpeg2000),
     (b"BM", _bitmap),
+    (bytes(128) + b"DICM", _dicom),
 )
 
 

@@ -211,18 +211,30 @@ def test_what_imgclassify_writes_is_read_back(tmp_path: Path) -> None:
     assert network.origins["preprocess"] == "preprocess in g.onnx"
 
 
-PROBLEM = {"problem_type": "multi_label_classification"}
+@pytest.mark.parametrize(
+    ("metadata", "origin"),
+    [
+        ({"activation": "sigmoid"}, "activation"),
+        ({"problem_type": "multi_label_classification"}, "problem_type"),
+        ({"config": json.dumps({"problem_type": "multi_label_classification"})}, "config.problem_type"),
+        ({"hyper_parameters": json.dumps({"output_activation": "sigmoid"})}, "hyper_parameters.output_activation"),
+    ],
+)
+def test_the_activation_is_that_of_the_file(metadata: dict[str, str], origin: str, tmp_path: Path) -> None:
+    names = {"names": json.dumps(["a", "b", "c"])}
+    classifier = Classifier(save(tmp_path, metadata | names), **WHOLE)
+    assert classifier.run.activation == "sigmoid"
+    assert classifier.run.origins is not None
+    assert classifier.run.origins["activation"] == f"{origin} in g.onnx"
 
 
-@pytest.mark.parametrize("metadata", [PROBLEM, {"config": json.dumps(PROBLEM)}], ids=["alone", "in a config"])
-def test_the_kind_of_problem_gives_the_activation(metadata: dict[str, str], tmp_path: Path) -> None:
-    network = load(tmp_path, {"classes": json.dumps(NAMES), **metadata})
-    assert network.activation == "sigmoid"
-    assert network.origins["activation"].endswith("problem_type in g.onnx")
+def test_the_activation_of_inner_layers_is_not_that_of_the_outputs(tmp_path: Path) -> None:
+    network = load(tmp_path, {"config": json.dumps({"activation": "sigmoid"}), "names": '["a", "b", "c"]'})
+    assert network.activation is None
 
 
-def test_labels_in_another_order_are_found_whatever_the_spelling(tmp_path: Path) -> None:
-    (tmp_path / "turned.txt").write_text("Light green\ndark red\nblue\n")
-    path = save(tmp_path, {"classes": json.dumps(["dark_red", "light_green", "blue"])})
-    with pytest.raises(LabelsError, match="the same names in another order"):
-        load_network(path, LoadOptions(overrides=OVERRIDES, labels=str(tmp_path / "turned.txt")))
+def test_names_that_differ_in_underscores_are_compared_without_them(tmp_path: Path) -> None:
+    path = save(tmp_path, {"names": json.dumps(["great_white", "blue shark", "ray"])})
+    (tmp_path / "turned.txt").write_text("blue_shark\ngreat white\nray\n")
+    with pytest.raises(LabelsError, match="in another order"):
+        load_network(path, LoadOptions(labels=str(tmp_path / "turned.txt"), overrides=OVERRIDES))

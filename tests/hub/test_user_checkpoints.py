@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import timm
 import torch
+from conftest import noise
 from networks import seeded
 from torch import nn
 from torchvision.models import get_model
@@ -239,10 +244,10 @@ def test_weights_that_fit_are_not_copied_and_nothing_is_said(
 
 
 def test_a_key_is_for_checkpoints_alone(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="checkpoint_key is for"):
+    with pytest.raises(UsageError, match="it is for checkpoint files"):
         load_network("efficientnet_lite0", LoadOptions(checkpoint_key="model"))
-    (tmp_path / "mine.onnx").write_bytes(b"")
-    with pytest.raises(UsageError, match="checkpoint_key is for"):
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], [])), tmp_path / "mine.onnx")
+    with pytest.raises(UsageError, match="checkpoint_key is for checkpoints"):
         load_network(str(tmp_path / "mine.onnx"), LoadOptions(checkpoint_key="model", arch=ARCH))
 
 
@@ -265,3 +270,25 @@ def test_a_model_that_is_added_under_a_name_is_fitted_alike(small: nn.Module, tm
     torch.save({"arch": "test_vit", "state_dict": large.state_dict()}, tmp_path / "large.pth")
     add_model(str(tmp_path / "large.pth"), "large", labels=labels)
     check_same(load_network("large", LoadOptions()), large)
+
+
+def test_a_run_is_not_resumed_with_other_weights_of_the_same_file(small: nn.Module, tmp_path: Path) -> None:
+    other = seeded(ARCH, num_classes=5)
+    nn.init.normal_(other.fc.weight)
+    torch.save({"state_dict": small.state_dict(), "state_dict_ema": other.state_dict()}, tmp_path / "mine.pth")
+    (tmp_path / "five.txt").write_text("a\nb\nc\nd\ne\n")
+    for name in "xy":
+        noise(60, 50, seed=ord(name)).save(tmp_path / f"{name}.png")
+
+    def predict(*arguments: str) -> subprocess.CompletedProcess[str]:
+        model = ["-m", "mine.pth", "--arch", ARCH, "--labels", "five.txt", "-o", "out.csv"]
+        command = [sys.executable, "-m", "imgclassify", "predict", *model, *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert predict("x.png").returncode == 0
+    run = json.loads((tmp_path / "out.csv.run.json").read_text())["run"]
+    assert run["options"] == {"checkpoint_key": "state_dict_ema"}
+    refused = predict("x.png", "y.png", "--resume", "--checkpoint-key", "state_dict")
+    assert refused.returncode == 2
+    assert "options.checkpoint_key was 'state_dict_ema' and is now 'state_dict'" in " ".join(refused.stderr.split())
+    assert predict("x.png", "y.png", "--resume", "--checkpoint-key", "state_dict_ema").returncode == 0

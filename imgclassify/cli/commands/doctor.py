@@ -33,6 +33,9 @@ _PACKAGES = ("pillow", "numpy", "safetensors", "requests")
 _EXPORT = "pip install onnx onnxscript for `models prepare`, which exports graphs of networks that have none"
 _EXTRAS = {
     ("pillow-heif",): "pip install pillow-heif to open HEIC",
+    ("rawpy",): "pip install rawpy to open camera RAW",
+    ("pillow-jxl-plugin",): "pip install pillow-jxl-plugin to open JPEG XL",
+    ("pydicom",): "pip install pydicom to open DICOM",
     ("pyarrow",): "pip install pyarrow to write Parquet",
     (
         "opencv-python-headless",
@@ -45,6 +48,12 @@ _EXTRAS = {
     ("onnxscript",): _EXPORT,
 }
 """Optional packages: any of the names, of which the first is proposed → what it is good for."""
+_FORMAT_PACKAGES = {
+    "HEIC": ("pillow_heif", "pillow-heif"),
+    "JPEG XL": ("pillow_jxl", "pillow-jxl-plugin"),
+    "DICOM": ("pydicom", "pydicom"),
+}
+"""Image formats that need a package → its module, and its name."""
 _CPU_EXTENSIONS = {
     "avx2": "AVX2",
     "avx512f": "AVX-512",
@@ -160,7 +169,8 @@ def _check_torch() -> Iterator[Check]:
 
 def _list_image_formats() -> Iterator[Check]:
     for name, suffixes in IMAGE_FORMATS.items():
-        needs = " (needs pillow-heif)" if name == "HEIC" and not find_spec("pillow_heif") else ""
+        module, package = _FORMAT_PACKAGES.get(name, ("PIL", "pillow"))
+        needs = "" if find_spec(module) else f" (needs {package})"
         yield Check(f"{name} images", f"{' '.join(suffixes)}{needs}")
 
 

@@ -1,8 +1,9 @@
 """imgclassify predict: classifies images."""
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,8 +30,29 @@ from imgclassify.errors import UsageError
 
 if TYPE_CHECKING:
     from imgclassify.classifier import Classifier
+    from imgclassify.output.formats import OutputFormat
+    from imgclassify.output.records import RecordType
 
 app = CommandApp(add_completion=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class PredictionOutputOptions(OutputOptions):
+    """Where records are written, and in which format."""
+
+    csv_bom: Annotated[
+        bool,
+        typer.Option(
+            "--csv-bom",
+            rich_help_panel=OUTPUT_PANEL,
+            help="Begin CSV or TSV with a byte order mark, so that Excel shows names and labels rightly.",
+        ),
+    ] = False
+
+    def find_format(self, record_type: "RecordType[Any]", *, default: str) -> "OutputFormat":
+        """Returns the selected output format; see OutputOptions.find_format."""
+        found = OutputOptions.find_format(self, record_type, default=default)
+        return found.with_byte_order_mark() if self.csv_bom else found
 
 
 @app.command(
@@ -52,7 +74,7 @@ def predict(
     loading: LoadingOptions,
     top_k: TopK = 5,
     results: ResultOptions,
-    output: OutputOptions,
+    output: PredictionOutputOptions,
     unattended: UnattendedOptions,
     decoding: DecodingOptions,
     running: RunningOptions,

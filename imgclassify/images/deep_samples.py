@@ -1,0 +1,141 @@
+"""Handles samples of more than 8 bits of the formats that Pillow opens: their declared depth, and 16-bit RGB."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+
+from PIL import Image, ImageFile
+
+from imgclassify.images.white_level import UNDECLARED, DeclaredLevels, Levels, scale, scale_to_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_Reader: TypeAlias = Callable[[BinaryIO], ImageFile.ImageFile]
+
+_FULL = DeclaredLevels(white=65535)
+_MOST_CHUNKS = 2**10
+_CODESTREAM = b"\xff\x4f\xff\x51"
+"""SOC and SIZ, which begin every codestream of JPEG 2000."""
+_HEADER_BYTES = 2**12
+
+_LOW_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
+"""The raw modes in which Pillow takes the high byte of each 16-bit sample of a PNG, and those that take the low
+byte."""
+_GREY_ALPHA = "LA;16B"
+_MOST_LOW_BITS = 14
+"""Samples of 16 bits that all fit this many are scaled. Of others, the high bytes are the image."""
+
+
+def declare_levels(image: Image.Image, stream: BinaryIO) -> None:
+    """Stores what the file says about the levels of deep grey as `image.info["declared"]`.
+
+    Args:
+        image: as Pillow has opened it.
+        stream: the file. Its position is kept.
+    """
+    if image.format == "PNG":
+        image.info["declared"] = DeclaredLevels(significant_bits=significant_bits(stream))
+    elif image.format == "PPM":  # Pillow has scaled integers by the header's largest value
+        image.info["declared"] = UNDECLARED if image.mode == "F" else _FULL
+    elif image.format == "JPEG2000":  # Pillow has shifted fewer bits up to 16
+        image.info["declared"] = UNDECLARED if _jpeg2000_bits(stream) == 16 else _FULL
+
+
+def load_low_bits(image: ImageFile.ImageFile, stream: BinaryIO, read: _Reader) -> Image.Image | None:
+    """Decodes a PNG of 16-bit RGB, or with alpha, whose samples use only the lower bits.
+
+    Args:
+        image: as Pillow has opened it, not decoded.
+        read: opens a stream as Pillow does.
+
+    Returns:
+        The image in mode LA, RGB or RGBA, with its levels as `info["levels"]`. None for any other PNG.
+    """
+    raw_mode = image.tile[0].args if image.tile else None
+    if raw_mode not in (*_LOW_BYTES, _GREY_ALPHA):
+        return None
+    import numpy as np
+
+    bits = significant_bits(stream)
+    image.load()
+    high = np.asarray(image)
+    colors, mode = 3, image.mode
+    if raw_mode == _GREY_ALPHA:  # of which Pillow makes RGBA
+        high, colors, mode = high[:, :, [0, 3]], 1, "LA"
+    if high[:, :, :colors].max() >> (_MOST_LOW_BITS - 8):
+        return None
+    low = _grey_alpha_low_bytes(stream, read) if raw_mode == _GREY_ALPHA else _low_bytes(stream, read, raw_mode)
+    values = high.astype(np.uint16) << 8 | low
+    scaled, levels = scale_to_bytes(values[:, :, :colors], DeclaredLevels(significant_bits=bits))
+    if mode.endswith("A"):
+        alpha = values[:, :, -1:]
+        white = levels.white if levels and alpha.max() <= levels.white else 65535
+        scaled = np.concatenate((scaled, scale(alpha, Levels(0, white, ""))), axis=2)
+    found = Image.frombytes(mode, image.size, scaled.tobytes())
+    found.info = {**image.info, "levels": levels}
+    found.info.pop("transparency", None)
+    return found
+
+
+def _low_bytes(stream: BinaryIO, read: _Reader, raw_mode: str) -> NDArray[np.uint8]:
+    import numpy as np
+
+    stream.seek(0)
+    image = read(stream)
+    image.tile = [tile._replace(args=_LOW_BYTES[raw_mode]) for tile in image.tile]
+    image.load()
+    return np.asarray(image)
+
+
+def _grey_alpha_low_bytes(stream: BinaryIO, read: _Reader) -> NDArray[np.uint8]:
+    """Returns the low bytes of grey and alpha, for which Pillow has no raw mode.
+
+    A header that says RGBA of 8 bits makes four channels of the same four bytes.
+    """
+    import numpy as np
+
+    stream.seek(0)
+    content = bytearray(stream.read())
+    content[24:26] = b"\x08\x06"  # the depth and the colour type of IHDR
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    image = read(io.BytesIO(content))
+    image.load()
+    return np.asarray(image)[:, :, 1::2]
+
+
+def significant_bits(stream: BinaryIO) -> int | None:
+    """Returns the bits that the sBIT chunk of a PNG declares: the most of its channels. None without the chunk.
+
+    The position of the stream is kept.
+    """
+    position, place = stream.tell(), 8
+    try:
+        with suppress(struct.error):
+            for _ in range(_MOST_CHUNKS):
+                stream.seek(place)
+                length, kind = struct.unpack(">I4s", stream.read(8))
+                if kind == b"sBIT":
+                    return max(stream.read(min(length, 3)), default=0) or None
+                if kind in (b"IDAT", b"PLTE", b"IEND"):  # sBIT comes before these
+                    break
+                place += 12 + length
+    finally:
+        stream.seek(position)
+    return None
+
+
+def _jpeg2000_bits(stream: BinaryIO) -> int | None:
+    """Returns the precision of the first component (ISO/IEC 15444-1, A.5.1), None if it is not found."""
+    position = stream.tell()
+    stream.seek(0)
+    header = stream.read(_HEADER_BYTES)
+    stream.seek(position)
+    start = header.find(_CODESTREAM)
+    return (header[start + 42] & 0x7F) + 1 if 0 <= start < len(header) - 42 else None
