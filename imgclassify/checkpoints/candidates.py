@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from imgclassify.checkpoints.plain_values import to_plain
 from imgclassify.checkpoints.storage import Tensor
 from imgclassify.checkpoints.unpickler import Placeholder
 from imgclassify.errors import CheckpointError, make_printable, name_type, with_article
@@ -29,6 +30,8 @@ _AVERAGING = r"(?<![a-z])(ema|swa|avg|averaged|polyak|shadow)(?![a-z])"
 _CAMEL_CASE = r"(?<=[a-z])(?=[A-Z])"
 COUNT_OF_AVERAGED = "n_averaged"
 """torch.optim.swa_utils.AveragedModel puts this entry beside the parameters."""
+_OMEGACONF = "omegaconf.dictconfig.DictConfig"
+"""The class of mappings of OmegaConf, which Hydra's and Lightning's options are. Entries are in `_content`."""
 _MODULE_ATTRIBUTES = {"_parameters", "_modules", "_buffers"}
 """Attributes that every torch.nn.Module has."""
 _MAX_DEPTH = 6
@@ -101,6 +104,9 @@ def entries_of(value: Any) -> Mapping[Any, Any] | None:
         if value.entries is not None:
             return value.entries
         if isinstance(value.state, dict):
+            content = value.state.get("_content")
+            if value.name == _OMEGACONF and isinstance(content, dict):
+                return {name: to_plain(each) for name, each in content.items()}
             return value.state
         if isinstance(value.arguments, tuple) and value.arguments and isinstance(value.arguments[0], dict):
             return value.arguments[0]  # such as a Counter's
