@@ -559,5 +559,6 @@ def test_a_configuration_that_is_no_json(content: bytes, vit: Path) -> None:
 
 
 def test_arch_beside_a_folder_is_a_usage_error(vit: Path) -> None:
-    with pytest.raises(UsageError, match="has its own"):
+    with pytest.raises(UsageError, match="not for the folder") as error:
         load_network(str(vit), LoadOptions(arch="resnet18"))
+    assert "give a file in it: -m FILE --arch resnet18" in str(error.value.hint)
