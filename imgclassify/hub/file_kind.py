@@ -205,6 +205,19 @@ def find_format(path: Path, name: str) -> str:
     return found
 
 
+def require_binary(path: Path) -> None:
+    """Checks that a file that should hold weights is not a text, such as a Git LFS pointer.
+
+    Raises:
+        CheckpointError: it is a text, or empty.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    kind = _text_kind(head) if head else FileKind("an empty file", _FETCH)
+    if kind:
+        raise CheckpointError(f"{str(path)!r} is {kind.name}", hint=kind.hint)
+
+
 def find_folder_kind(path: Path) -> FileKind | None:
     """Returns the kind of a folder that is a model which imgclassify cannot run, or None."""
     return next((kind for member, kind in _FOLDERS if (path / member).exists()), None)
