@@ -119,6 +119,9 @@ FOREIGN = [
     ("error.pth", b'{"error": "Repository not found"}', "JSON", "again"),
     ("error.safetensors", b'[{"message": "no"}]', "JSON", "again"),
     ("none.pth", b"Entry not found", "'Entry not found'", "again"),
+    ("config.yaml", b"model: resnet\n", "'model: resnet'", "give the file with the weights"),
+    ("conflict.pth", b"<<<<<<< HEAD\nversion https://git-lfs\n", "'<<<<<<< HEAD'", "again"),
+    ("program.pth", b"\x7fELF" + bytes(99), "no format", "again"),
     ("config.pth", b'{"architecture": "resnet18", "num_classes": 3}', "configuration", "folder"),
     ("model.safetensors.index.json", b'{"metadata": {}, "weight_map": {}}', "several files", "folder"),
     ("empty.pth", b"", "empty", "again"),
@@ -217,7 +220,9 @@ def test_one_file_of_several_is_named(tmp_path: Path) -> None:
 def test_a_file_beside_its_description_belongs_to_openvino(tmp_path: Path) -> None:
     path = tmp_path / "mine.bin"
     path.write_bytes(b"\x99\x01\xfe" * 999)
-    assert find_format(path, "mine.bin") == CHECKPOINT  # whose reader says that it cannot be read
+    with pytest.raises(CheckpointError, match="in no format of a model that is known") as error:
+        find_format(path, "mine.bin")
+    assert "give the file with the weights" in str(error.value.hint)
     path.with_suffix(".xml").write_text("<net/>")
     with pytest.raises(CheckpointError, match="OpenVINO"):
         find_format(path, "mine.bin")

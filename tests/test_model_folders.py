@@ -558,6 +558,25 @@ def test_a_configuration_that_is_no_json(content: bytes, vit: Path) -> None:
         load_network(str(vit), LoadOptions())
 
 
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", b""])
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_pointer_in_place_of_the_weights_is_named(name: str, content: bytes, vit: Path) -> None:
+    (vit / "model.safetensors").unlink()
+    (vit / name).write_bytes(content)
+    network = load_network(str(vit), LoadOptions())
+    assert network.backends.build_torch is not None
+    with pytest.raises(CheckpointError, match="a Git LFS pointer" if content else "an empty file"):
+        network.backends.build_torch()
+
+
+def test_a_folder_without_an_image_processor_asks_for_what_it_takes(vit: Path) -> None:
+    (vit / "preprocessor_config.json").unlink()
+    with pytest.raises(UsageError, match=r"lacks preprocessor_config\.json") as error:
+        load_network(str(vit), LoadOptions())
+    assert str(error.value.hint).startswith("give --resize-size, ")
+
+
 def test_arch_beside_a_folder_is_a_usage_error(vit: Path) -> None:
-    with pytest.raises(UsageError, match="has its own"):
+    with pytest.raises(UsageError, match="not for the folder") as error:
         load_network(str(vit), LoadOptions(arch="resnet18"))
+    assert "give a file in it: -m FILE --arch resnet18" in str(error.value.hint)

@@ -84,6 +84,8 @@ def test_a_folder_without_a_slash_is_a_model_if_it_has_a_configuration(
         ("https://github.com/owner/repo.git", "hub:owner/repo/ENTRYPOINT"),
         ("https://example.org/{x}.onnx", "fetch the file"),
         ("torchvision/resnet50", "write resnet50"),
+        ("file:///data/w.pth", "write /data/w.pth"),
+        ("s3://bucket/w.pth", "fetch the file"),
     ],
 )
 def test_what_other_tools_write_is_told_how_it_is_written_here(text: str, hint: str) -> None:
@@ -92,6 +94,7 @@ def test_what_other_tools_write_is_told_how_it_is_written_here(text: str, hint: 
 
 def test_a_path_with_a_file_extension_is_no_repository() -> None:
     assert suggest_reference("models/mine.pth") == "check the path"
+    assert suggest_reference("w.pth") == "check the path"
     assert "have no suffix: resnet50, " in suggest_reference("models/resnet50.pth")
 
 

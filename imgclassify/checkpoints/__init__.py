@@ -5,6 +5,7 @@ The formats are .safetensors, and .pth and .pt in both of PyTorch's formats. Arr
 
 from imgclassify.checkpoints.candidates import StateDict as StateDict
 from imgclassify.checkpoints.candidates import entries_of as entries_of
+from imgclassify.checkpoints.plain_values import to_plain as to_plain
 from imgclassify.checkpoints.safetensors import is_safetensors as is_safetensors
 from imgclassify.checkpoints.state_dict import BATCH_COUNTER_SUFFIX as BATCH_COUNTER_SUFFIX
 from imgclassify.checkpoints.state_dict import Checkpoint as Checkpoint

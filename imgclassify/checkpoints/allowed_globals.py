@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
+from imgclassify.checkpoints.plain_values import NUMPY_MODULES, build_scalar
 from imgclassify.checkpoints.storage import BFLOAT16, LENGTH_LIMIT, MAX_SIDES, Storage, Tensor
 from imgclassify.checkpoints.unpickler import KEYS, MAX_ARGUMENTS, Placeholder
 from imgclassify.errors import make_printable
@@ -91,8 +92,10 @@ def _build_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
     return OrderedDict(taken)
 
 
-def _build_tensor(view: tuple[Storage, int], offset: int, shape: Any, stride: Any, *_: Any) -> Tensor:
+def _build_tensor(view: tuple[Storage, int], offset: int, shape: Any, stride: Any, *more: Any) -> Tensor:
     storage, begin = view
+    if any(isinstance(each, dict) and (each.get("neg") or each.get("conj")) for each in more[2:3]):
+        raise ValueError("a tensor has its numbers with the other sign (torch.Tensor.is_neg, is_conj)")
     if not isinstance(storage, Storage) or not len(shape) == len(stride) <= MAX_SIDES:
         raise ValueError("a tensor has no storage of its own, or no shape")
     if not all(
@@ -132,5 +135,6 @@ _ALLOWED_CALLS = {
     ("torch._tensor", "_rebuild_from_type_v2"): _build_from_type,
     ("torch", "Size"): _build_size,
     ("torch", "device"): lambda *name: name,
+    **{(f"{module}.multiarray", "scalar"): build_scalar for module in NUMPY_MODULES},
 }
 """(module, name) → the function to call. Its cost may not grow with its arguments (see Unpickler)."""

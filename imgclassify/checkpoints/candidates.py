@@ -6,9 +6,11 @@ import re
 import reprlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from imgclassify.checkpoints.plain_values import is_array, to_plain
 from imgclassify.checkpoints.storage import Tensor
 from imgclassify.checkpoints.unpickler import Placeholder
 from imgclassify.errors import CheckpointError, make_printable, name_type, with_article
@@ -29,6 +31,8 @@ _AVERAGING = r"(?<![a-z])(ema|swa|avg|averaged|polyak|shadow)(?![a-z])"
 _CAMEL_CASE = r"(?<=[a-z])(?=[A-Z])"
 COUNT_OF_AVERAGED = "n_averaged"
 """torch.optim.swa_utils.AveragedModel puts this entry beside the parameters."""
+_OMEGACONF = "omegaconf.dictconfig.DictConfig"
+"""The class of mappings of OmegaConf, which Hydra's and Lightning's options are. Entries are in `_content`."""
 _MODULE_ATTRIBUTES = {"_parameters", "_modules", "_buffers"}
 """Attributes that every torch.nn.Module has."""
 _MAX_DEPTH = 6
@@ -85,10 +89,14 @@ def find_candidates(content: Any, path: Path, key: str | None = None) -> list[Ca
 
 
 def flatten(content: Any) -> Candidate:
-    """Returns all tensors in nested mappings as one state_dict. The keys of the mappings become prefixes."""
+    """Returns all tensors in nested mappings as one state_dict. The keys of the mappings become prefixes.
+
+    Of "encoder_state_dict", "encoder" does.
+    """
     joined: StateDict = OrderedDict()
     for candidate in _iter_candidates(content):
-        prefix = f"{candidate.key}." if candidate.key else ""
+        key = re.sub(r"_(state_dict|state|weights|params)(?=\.|$)", "", candidate.key)
+        prefix = f"{key}." if key else ""
         joined.update((prefix + name, value) for name, value in candidate.state_dict.items())
     return Candidate("", joined)
 
@@ -101,6 +109,9 @@ def entries_of(value: Any) -> Mapping[Any, Any] | None:
         if value.entries is not None:
             return value.entries
         if isinstance(value.state, dict):
+            content = value.state.get("_content")
+            if value.name == _OMEGACONF and isinstance(content, dict):
+                return {name: to_plain(each) for name, each in content.items()}
             return value.state
         if isinstance(value.arguments, tuple) and value.arguments and isinstance(value.arguments[0], dict):
             return value.arguments[0]  # such as a Counter's
@@ -209,10 +220,15 @@ def _list_keys(keys: list[str]) -> str:
 
 
 def _no_state_dict(content: Any, path: Path) -> CheckpointError:
-    entries = entries_of(content) or {}
-    module = next((each for each in (content, *entries.values()) if is_module(each)), None)
-    if module is not None:
+    values = list(_iter_values(content))
+    if (module := next(filter(is_module, values), None)) is not None:
         return _whole_module(module, path)
+    if any(is_array(each) for value in values for each in (entries_of(value) or {}).values()):
+        return CheckpointError(
+            f"{str(path)!r} holds arrays of NumPy, not tensors of torch",
+            hint="save it with tensors: torch.save({name: torch.from_numpy(array) for name, array in "
+            "arrays.items()}, 'weights.pth')",
+        )
     if isinstance(content, Placeholder):
         found = f"a Python object: {make_printable(content.name, _SHOWN)}"
     elif isinstance(content, Mapping):
@@ -223,6 +239,18 @@ def _no_state_dict(content: Any, path: Path) -> CheckpointError:
         f"{str(path)!r} does not contain a state_dict, but {found}",
         hint="save its state_dict: torch.save(model.state_dict(), 'weights.pth')",
     )
+
+
+def _iter_values(content: Any) -> Iterator[Any]:
+    """Yields the content and the first values in it and in those, as far as a whole module may be."""
+    yield content
+    pending = [content]
+    for value in pending:
+        children = value if isinstance(value, list | tuple) else (entries_of(value) or {}).values()
+        for each in islice(children, _MAX_ITEMS):
+            yield each
+            if not is_module(each) and len(pending) < _MAX_ITEMS:
+                pending.append(each)
 
 
 def _whole_module(module: Placeholder, path: Path) -> CheckpointError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from imgclassify.errors import CheckpointError, make_printable
@@ -19,6 +19,7 @@ _CONVOLUTION = 4
 """The dimensions of the weight of a 2-d convolution."""
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 """A component of a name that is a number."""
+_STATISTICS = re.compile(r".*\.running_(mean|var)")
 _SHOWN = 5
 """The number of differing names that an error lists."""
 _SHOWN_CHARACTERS = 200
@@ -139,6 +140,11 @@ def _find_part(
             "the head is missing: it holds a backbone, or the result of self-supervised training",
             "give a checkpoint that was trained to classify",
         )
+    if missing and not unexpected and not other and all(_STATISTICS.fullmatch(name) for name in missing):
+        return (
+            "it has no statistics of batch norm, so it holds averages of parameters alone, or gradients",
+            "give the checkpoint of the network itself, with its running_mean and running_var",
+        )
     if any(_top(name) in head_tops for name in names) and all(
         name in heads or (name not in shapes and _top(name) in {*head_tops, *_others(unexpected, tops)})
         for name in names
@@ -146,9 +152,14 @@ def _find_part(
         layers = {_module(name) for name in unexpected if name.endswith("weight")}
         count = f", with {len(layers)} layers" if len(layers) > 1 else ""
         return f"the head differs: it has another one{count}", EXPORT_HINT
+    if names and head_tops < tops and all(_top(name) in head_tops for name in names):
+        return "the head differs: it has other layers", EXPORT_HINT
     if other and all(_module(name) == stem for name in names):
         return "the stem differs, as in variants for small images or other numbers of channels", EXPORT_HINT
-    if not other and names and (not missing or not unexpected) and _are_blocks(names, shapes):
+    if not other and (
+        (unexpected and not missing and _are_blocks(unexpected, shapes) and not _have_blocks(shapes, unexpected))
+        or (missing and not unexpected and _are_blocks(missing, shapes) and len(set(map(_module, missing))) > 1)
+    ):
         blocks = list(dict.fromkeys(map(_block, names)))
         shown = ", ".join(blocks[:3]) + (f" and {len(blocks) - 3} more" if len(blocks) > 3 else "")
         what = "lacks blocks" if missing else "has more blocks"
@@ -179,6 +190,11 @@ def _are_blocks(names: Sequence[str], shapes: Mapping[str, Shape]) -> bool:
     """Whether the names are those of further blocks: names of the architecture, but for the numbers in them."""
     patterns = {_without_numbers(name) for name in shapes}
     return all(_NUMBER.search(name) and _without_numbers(name) in patterns for name in names)
+
+
+def _have_blocks(shapes: Iterable[str], names: Iterable[str]) -> bool:
+    """Whether the architecture has one of the blocks of these names, so that only a part of it is new."""
+    return any(name.startswith(tuple(f"{_block(each)}." for each in names)) for name in shapes)
 
 
 def _without_numbers(name: str) -> str:

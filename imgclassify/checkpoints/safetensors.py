@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imgclassify.checkpoints.storage import BFLOAT16, MAX_SIDES, MappedFile, Storage, Tensor, c_strides
-from imgclassify.errors import CheckpointError, describe_error
+from imgclassify.errors import CheckpointError, describe_error, short_repr
 
 _LENGTH_BYTES = 8
 _MAX_INDEX = 2**24
@@ -29,6 +29,10 @@ _DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
+
+
+class _UnknownDtypeError(ValueError):
+    """A tensor has a dtype that is not in _DTYPES, such as a float8."""
 
 
 def is_safetensors(head: bytes) -> bool:
@@ -51,6 +55,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         metadata = index.pop("__metadata__", None)
         tensors = {name: _parse_tensor(file, _LENGTH_BYTES + length, entry) for name, entry in index.items()}
         return tensors, metadata if isinstance(metadata, dict) else {}
+    except _UnknownDtypeError as error:
+        raise CheckpointError(
+            f"{str(path)!r} has tensors of the dtype {short_repr(str(error))}, which cannot be read",
+            hint="save it with torch in float32, float16 or bfloat16, as it was before it was quantized",
+        ) from error
     except Exception as error:  # a damaged index may be any JSON
         raise CheckpointError(
             f"cannot read {str(path)!r} as .safetensors: {_describe_error(error)}",
@@ -63,6 +72,8 @@ def _parse_tensor(file: MappedFile, data: int, entry: dict[str, Any]) -> Tensor:
     begin, end = entry["data_offsets"]
     if len(shape) > MAX_SIDES or any(not 0 <= side <= len(file) for side in (*shape, begin)):
         raise ValueError(f"a tensor has an impossible offset, or an impossible shape of {len(shape)} dimensions")
+    if entry["dtype"] not in _DTYPES:
+        raise _UnknownDtypeError(entry["dtype"])
     storage = Storage(_DTYPES[entry["dtype"]], math.prod(shape), file, data + begin)
     if storage.count * storage.itemsize != end - begin:
         raise ValueError(f"{shape} {entry['dtype']} do not fill bytes {begin} to {end}")

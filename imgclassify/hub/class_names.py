@@ -5,21 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from imgclassify import labels as label_sets
-from imgclassify.checkpoints import entries_of
+from imgclassify.checkpoints import entries_of, to_plain
 from imgclassify.errors import LabelsError
 from imgclassify.labels import Label
 from imgclassify.labels.parsing import parse_labels
 
+_THING = r"(class(es)?|cls|labels?|names?|categor(y|ies)|cat|targets?)"
+_NUMBER = r"(idx|ind(ex|ices)|ids?|ints?|num)"
 _KEYS = (
-    *("class_to_idx", "idx_to_class", "id2label", "label2id", "class_names", "label_names", "classes"),
-    *("classnames", "names", "labels", "categories", "class_list", "idx2label", "index_to_class", "idx_to_label"),
-    *("label_to_idx", "class2idx", "idx2class", "label_map", "class_map", "class_mapping", "label_mapping"),
-    *("labels_map", "class_labels", "class_indices", "output_labels", "vocab"),
+    rf"{_THING}_?(to|2)_?{_NUMBER}|{_NUMBER}_?(to|2)_?{_THING}",  # class_to_idx, id2label
+    rf"{_THING}_?names?|classes",
+    rf"names|labels|categories|(output_)?{_THING}_?(labels?|list|{_NUMBER}|maps?|mapping|dict)|output_labels|vocab",
 )
-"""Keys of class names, in lower case and without the part before a dot, the first preferred."""
+"""Patterns of keys of class names, in lower case and without the part before a dot, the first preferred."""
+_MAX_KEYS = 32
+"""Entries of a mapping that are read as class names."""
 _WNID = re.compile(r"n\d{8}")
 _MAX_CLASSES = 10**6
 _MAX_TEXT = 2**23
@@ -30,10 +34,12 @@ _SEPARATORS = "\t;|,"
 
 def find_class_names(values: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Label, ...]]]:
     """Yields (key, classes) for each entry of a mapping that holds class names, the likeliest first."""
-    by_key = {name.rpartition(".")[2].lower(): name for name in values}
-    for key in _KEYS:
-        if key in by_key and (found := parse_class_names(values[by_key[key]])):
-            yield by_key[key], found
+    # scikit-learn's attributes end with an underscore.
+    by_key = {name.rpartition(".")[2].lower().rstrip("_"): name for name in values}
+    matches = (by_key[key] for pattern in _KEYS for key in by_key if re.fullmatch(pattern, key))
+    for name in islice(matches, _MAX_KEYS):
+        if found := parse_class_names(values[name]):
+            yield name, found
 
 
 def possible_counts(num_outputs: int) -> Collection[int]:
@@ -50,6 +56,7 @@ def parse_class_names(value: Any) -> tuple[Label, ...] | None:
     """
     if isinstance(value, str):
         return _parse_text(value.strip())
+    value = to_plain(value)
     entries = entries_of(value)
     names = _parse_items(value) if entries is None else _parse_named_indices(entries)
     return name_classes(names) if names else None

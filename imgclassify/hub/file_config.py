@@ -12,6 +12,7 @@ from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import LabelsError
 from imgclassify.hub.network import PreprocessOverrides
 from imgclassify.labels import LabelSet
+from imgclassify.labels.class_matching import match_classes
 
 
 class FileConfig(NamedTuple):
@@ -66,20 +67,16 @@ class FileConfig(NamedTuple):
         """Compares the user's labels with the class names in the files.
 
         Raises:
-            LabelsError: they are the same names in another order. Other names may be a translation.
+            LabelsError: most of them are the same names, but in another order. Other names may be a translation.
         """
         if self.labels is None:
             return
-        found, wanted = ([_plain(label.label) for label in each.labels] for each in (self.labels, given))
-        if found != wanted and sorted(found) == sorted(wanted):
-            index = next(index for index in range(len(found)) if found[index] != wanted[index])
+        shared = match_classes(self.labels, given)
+        moved = [index for index, other in shared.items() if index != other]
+        if moved and 2 * len(shared) > len(self.labels):
+            index = min(moved)
             raise LabelsError(
                 f"{given.name} contradicts the model: class {index} is {given[index].label!r} there, but "
-                f"{self.labels[index].label!r} in {self.labels.name}, which has the same names in another order",
+                f"{self.labels[index].label!r} in {self.labels.name}, which has these names in another order",
                 hint="leave out --labels: the model has its own class names",
             )
-
-
-def _plain(name: str) -> str:
-    """Returns a name without what differs between ways to write it: "Golden_retriever", "golden retriever"."""
-    return name.casefold().replace("_", " ").replace("-", " ")

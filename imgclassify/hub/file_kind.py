@@ -47,6 +47,10 @@ _FROM_TORCH = _TO_ONNX.format(
 )
 _ORIGINAL = "use the model from which it was made: a checkpoint with --arch NAME, or an .onnx file"
 _FETCH = "fetch the file itself again, and compare its size with that on the server"
+_OTHER_FILE = (
+    "give the file with the weights; if this one was downloaded, fetch it again, and compare its size with that on "
+    "the server"
+)
 _UNPACK = "unpack it, and give the file in it: {}"
 _STATE_DICT = "save its state_dict with torch: torch.save(model.state_dict(), 'weights.pth')"
 _PADDLE = _TO_ONNX.format("export it to ONNX: `paddle2onnx --model_dir FOLDER --save_file model.onnx`.")
@@ -121,7 +125,7 @@ _TEXTS: tuple[tuple[str, FileKind], ...] = (
         FileKind("an HTML page, such as a login page or an error page that was saved in place of a file", _FETCH),
     ),
     (r"(?s)<.*<net\b", _OPENVINO),
-    (r"<", FileKind("an XML document, such as a server's error message", _FETCH)),
+    (r"<[?!\w]", FileKind("an XML document, such as a server's error message", _FETCH)),
     (
         r'(?s)\{.*"weight_map"',
         FileKind("the index of a checkpoint in several files", "give the folder of the checkpoint: -m ./FOLDER"),
@@ -201,6 +205,19 @@ def find_format(path: Path, name: str) -> str:
     return found
 
 
+def require_binary(path: Path) -> None:
+    """Checks that a file that should hold weights is not a text, such as a Git LFS pointer.
+
+    Raises:
+        CheckpointError: it is a text, or empty.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    kind = _text_kind(head) if head else FileKind("an empty file", _FETCH)
+    if kind:
+        raise CheckpointError(f"{str(path)!r} is {kind.name}", hint=kind.hint)
+
+
 def find_folder_kind(path: Path) -> FileKind | None:
     """Returns the kind of a folder that is a model which imgclassify cannot run, or None."""
     return next((kind for member, kind in _FOLDERS if (path / member).exists()), None)
@@ -222,7 +239,11 @@ def _identify(path: Path, head: bytes) -> str | FileKind:
     for identify in (_magic_kind, _pickle_kind, _msgpack_kind, _text_kind):
         if kind := identify(head):
             return kind
-    return message or _identify_name(path)
+    found = message or _identify_name(path)
+    # Each pickle of torch begins with its protocol. What a damaged .safetensors file lacks, its reader says.
+    if found == CHECKPOINT and not head.startswith(b"\x80") and path.suffix.lower() != ".safetensors":
+        return FileKind("in no format of a model that is known", _OTHER_FILE)
+    return found
 
 
 def _identify_name(path: Path) -> str | FileKind:
@@ -272,7 +293,7 @@ def _text_kind(head: bytes) -> FileKind | None:
     for pattern, kind in _TEXTS:
         if re.match(pattern, text, re.IGNORECASE):
             return kind
-    return FileKind(f"a text file, which begins with {text.splitlines()[0][:_SHOWN]!r}", _FETCH)
+    return FileKind(f"a text file, which begins with {text.splitlines()[0][:_SHOWN]!r}", _OTHER_FILE)
 
 
 def _identify_archive(path: Path, head: bytes) -> str | FileKind:

@@ -8,7 +8,7 @@ from imgclassify import catalog, paths
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import DownloadError, OfflineError, UsageError
 from imgclassify.hub.network import LoadOptions, Network
-from imgclassify.hub.reference import ModelReference
+from imgclassify.hub.reference import FOLDER, ModelReference
 from imgclassify.telemetry import disable_telemetry
 
 __all__ = ["find_preprocessing", "load_network"]
@@ -73,6 +73,11 @@ def load_unprepared(reference: ModelReference | str, options: LoadOptions) -> Ne
     disable_telemetry()
     reference = _parse(reference)
     if options.arch is not None and not reference.kind.takes_arch:
+        if reference.kind is FOLDER:
+            raise UsageError(
+                f"--arch is for files and hub: repositories, not for the folder {reference.text!r}",
+                hint=f"give a file in it: -m FILE --arch {options.arch}; a folder with config.json needs no --arch",
+            )
         raise UsageError(
             f"--arch is for files and hub: repositories, not for the model {reference.text!r}, "
             "which has its own architecture",

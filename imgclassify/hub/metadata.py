@@ -23,7 +23,7 @@ from imgclassify.catalog import (
     Size,
     parse_preprocess,
 )
-from imgclassify.checkpoints import Checkpoint, entries_of
+from imgclassify.checkpoints import Checkpoint, Tensor, entries_of, to_plain
 from imgclassify.errors import ManifestError, UsageError
 from imgclassify.hub.class_names import find_class_names
 from imgclassify.hub.file_config import FileConfig
@@ -34,7 +34,8 @@ _GROUPS = (
     *("meta", "dataset_meta", "args", "hyper_parameters", "hparams", "config", "cfg", "opt", "options", "params"),
     *("metadata", "info", "data", "dataset", "train_args", "model_args", "data_config", "pretrained_cfg"),
     *("default_cfg", "preprocessing", "preprocess", "transform", "transforms", "extra", "model_config"),
-    *("preprocessor_config", "doc_string"),
+    *("preprocessor_config", "doc_string", "datamodule_hyper_parameters", "datamodule", "label_encoder", "le"),
+    *("train_dataset", "train_data", "trainset", "train_ds", "train_set", "mapping", "mappings"),
 )
 """Keys of mappings that describe a model."""
 _ARCHITECTURES = (
@@ -56,12 +57,19 @@ _LARGEST_PERCENTAGE = 2
 """Of timm's crop_pct, which is a fraction. Above 1, the crop is larger than the image."""
 
 
+_MAX_DEPTH = 3
+"""How deep such mappings are searched: hyper_parameters.cfg.data."""
+
+
 class _Group(NamedTuple):
     """A mapping that may describe the model."""
 
     key: str
     """Where it is in the file. "" for the content of the file."""
     values: Mapping[str, Any]
+
+    def get(self, name: str) -> Any:
+        return to_plain(self.values.get(name))
 
     def place(self, name: str) -> str:
         return f"{self.key}.{name}" if self.key else name
@@ -91,7 +99,7 @@ def find_architectures(content: Any) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for group in groups:
         for name in _ARCHITECTURES:
-            value = group.values.get(name)
+            value = group.get(name)
             if not isinstance(value, str) or not re.fullmatch(r"(timm[:/])?[A-Za-z][\w.-]{2,99}", value):
                 continue
             prefix, _, bare = value.rpartition(":" if ":" in value else "/")
@@ -149,7 +157,7 @@ def _iter_groups(content: Any) -> Iterator[_Group]:
             continue
         named = {name: each for name, each in entries.items() if isinstance(name, str)}
         yield _Group(key, named)
-        if depth < 2:
+        if depth < _MAX_DEPTH:
             pending += [
                 (f"{key}.{name}" if key else name, named[name], depth + 1) for name in _GROUPS if name in named
             ]
@@ -207,7 +215,7 @@ def _find_preprocessing(
 ) -> tuple[PreprocessOverrides, list[str]]:
     """Returns (the values that the file has, the keys at which they are)."""
     for group in groups:
-        values, names = _preprocessing_of(group.values, spec)
+        values, names = _preprocessing_of(group, spec)
         if names:
             try:
                 return PreprocessOverrides(**values), [group.place(name) for name in names]
@@ -216,12 +224,12 @@ def _find_preprocessing(
     return PreprocessOverrides(), []
 
 
-def _preprocessing_of(values: Mapping[str, Any], spec: PreprocessSpec | None) -> tuple[dict[str, Any], list[str]]:
+def _preprocessing_of(group: _Group, spec: PreprocessSpec | None) -> tuple[dict[str, Any], list[str]]:
     found: dict[str, Any] = {}
     names = []
-    crop_name, crop = _first_size(values, _CROP_SIZES)
-    resize_name, resize = _first_size(values, _RESIZE_SIZES)
-    percentage = values.get("crop_pct")
+    crop_name, crop = _first_size(group, _CROP_SIZES)
+    resize_name, resize = _first_size(group, _RESIZE_SIZES)
+    percentage = group.get("crop_pct")
     if not isinstance(percentage, int | float) or not 0 < percentage <= _LARGEST_PERCENTAGE:
         percentage = None
     if crop:
@@ -239,19 +247,19 @@ def _preprocessing_of(values: Mapping[str, Any], spec: PreprocessSpec | None) ->
         found |= _short_side(height, width)
     elif crop and spec:
         found["resize_size"] = crop
-    order_name, order = _find_channel_order(values)
+    order_name, order = _find_channel_order(group)
     if order:
         found["channel_order"] = order
         names.append(order_name)
-    crop_mode = values.get("crop_mode")
+    crop_mode = group.get("crop_mode")
     if crop_mode in CROP_MODES:
         found["crop_mode"] = crop_mode
         names.append("crop_mode")
-    interpolation = values.get("interpolation")
+    interpolation = group.get("interpolation")
     if isinstance(interpolation, str) and interpolation.lower() in INTERPOLATIONS:
         found["interpolation"] = interpolation.lower()
         names.append("interpolation")
-    channels = {name: _as_channels(values.get(name)) for name in ("mean", "std")}
+    channels = {name: _as_channels(group.get(name)) for name in ("mean", "std")}
     given = {name: each for name, each in channels.items() if each and (name == "mean" or min(each) > 0)}
     # Alone, one number may be the mean of anything.
     if len(given) == 1 and len(set(*given.values())) == 1:
@@ -263,10 +271,10 @@ def _preprocessing_of(values: Mapping[str, Any], spec: PreprocessSpec | None) ->
     return found, names
 
 
-def _find_channel_order(values: Mapping[str, Any]) -> tuple[str, str | None]:
+def _find_channel_order(group: _Group) -> tuple[str, str | None]:
     """Returns (key, channel order)."""
     for name in _CHANNEL_ORDERS:
-        order = str(values.get(name, "")).lower()
+        order = str(group.get(name)).lower()
         if order in CHANNEL_ORDERS:
             return name, order
     return "", None
@@ -277,10 +285,10 @@ def _short_side(height: int, width: int) -> dict[str, Any]:
     return {"resize_size": height if height == width else (height, width), "crop_mode": "center"}
 
 
-def _first_size(values: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Size | None]:
+def _first_size(group: _Group, names: Sequence[str]) -> tuple[str, Size | None]:
     """Returns the first (name, (height, width)): a number, or numbers such as (3, 224, 224)."""
     for name in names:
-        value: Any = values.get(name)
+        value: Any = group.get(name)
         is_list = isinstance(value, list | tuple) and 1 <= len(value) <= len("CHW")
         sides: Sequence[Any] = value[-2:] if is_list else [value]
         # Of two sides that differ, it is not known which is the height.
@@ -292,6 +300,12 @@ def _first_size(values: Mapping[str, Any], names: Sequence[str]) -> tuple[str, S
 
 
 def _as_channels(value: Any) -> tuple[float, float, float] | None:
+    if isinstance(value, Tensor) and math.prod(value.shape) in (1, 3):
+        try:
+            # Without the digits that a float32 adds.
+            value = [round(float(each), 6) for each in value.to_array().ravel()]
+        except (ValueError, TypeError):  # it has no numbers, or of a kind that NumPy has not
+            return None
     channels = value if isinstance(value, list | tuple) else [value]
     if not all(type(each) in (int, float) and math.isfinite(each) for each in channels):
         return None

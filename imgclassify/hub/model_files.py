@@ -15,6 +15,7 @@ from imgclassify import checkpoints
 from imgclassify.checkpoints import StateDict
 from imgclassify.errors import CheckpointError, describe_error
 from imgclassify.graphs.onnx_file import OnnxFile
+from imgclassify.hub.file_kind import require_binary
 from imgclassify.hub.hub_files import verified_digest
 
 CONFIG = "config.json"
@@ -97,12 +98,13 @@ class Weights(NamedTuple):
         """Reads the arrays of the state_dict. Other values in a file are left out.
 
         Raises:
-            CheckpointError: a file is damaged, or is not a checkpoint.
+            CheckpointError: a file is damaged, or is not a checkpoint, such as a Git LFS pointer.
         """
         import numpy as np
 
         state_dict: StateDict = OrderedDict()
         for part in self.parts:
+            require_binary(part)
             found = checkpoints.load_arrays(part).items()
             state_dict.update((name, value) for name, value in found if isinstance(value, np.ndarray))
         return state_dict
@@ -144,6 +146,7 @@ def find_graph(files: ModelFiles) -> OnnxFile | None:
     path = files.find_first(_GRAPHS)
     if path is None:
         return None
+    require_binary(path)
     folder = "onnx/" if path.parent.name == "onnx" else ""
     # A graph names the file itself, and could name one of another folder, which OnnxFile refuses.
     return OnnxFile(path, fetch=lambda name: Path(name).name == name and files.find(folder + name))

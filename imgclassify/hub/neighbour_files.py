@@ -28,9 +28,14 @@ from imgclassify.labels import LabelSet
 
 logger = logging.getLogger("imgclassify")
 
-_LABEL_FILES = (
-    *("labels.txt", "classes.txt", "class_names.txt", "class_to_idx.json", "class_indices.json", "labels.json"),
-    *("classes.json", "class_names.json", "index_to_name.json", "id2label.json", "label_map.json", "synset.txt"),
+_LABEL_FILES = tuple(
+    stem + suffix
+    for stem in (
+        *("labels", "classes", "class_names", "class_to_idx", "class_indices", "index_to_name", "id2label"),
+        *("idx_to_class", "idx_to_label", "label_names", "label_map", "labels_map", "class_map", "categories"),
+        "synset",
+    )
+    for suffix in (".txt", ".json", ".csv")
 )
 """Names of label files, the first preferred. The model's name may be in front: birds.labels.txt of birds.onnx."""
 _SEPARATORS = "._-"

@@ -118,10 +118,11 @@ class PreprocessOverrides:
             UsageError: an override is missing. Nothing is guessed.
         """
         if missing := self.missing():
+            wanted = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
             raise UsageError(
                 f"{reference} has no preprocessing of its own",
-                hint="give --arch NAME to use the preprocessing and labels of a catalogued model, or give "
-                + ", ".join(f"--{name.replace('_', '-')}" for name in missing),
+                hint=f"give {wanted}; or, for a file, "
+                "give --arch NAME to use the preprocessing and labels of a catalogued model",
             )
         values = self._values() | {"channel_order": self.channel_order or CHANNEL_ORDERS[0]}
         return PreprocessSpec(**values, antialias=True)

@@ -21,11 +21,14 @@ _FORMS = (
         rf"{_SITE}github\.com/{_REPOSITORY}(?:\.git|/|/tree/.*)?",
         "write hub:{owner}/{name}/ENTRYPOINT, with --trust, if it is a repository for torch.hub",
     ),
-    (r"https?://.*", "fetch the file, and give its path: -m ./FILE"),
+    (r"file://(?P<path>.*)", "write {path}"),
+    (r"[a-z][\w+.-]*://.*", "fetch the file, and give its path: -m ./FILE"),
     (r"torchvision/(?:models/)?(?P<name>\w+)", "write {name}"),
     (_REPOSITORY, "check the path; if it is a repository on the Hugging Face hub, write {repository}"),
 )
 """(pattern of a reference, hint). {repository} is the reference of a repository on the Hugging Face hub."""
+_SHORTEST = 3
+"""The number of characters from which on a text may be meant for a name. Shorter ones are in many names."""
 
 
 def suggest_reference(text: str) -> str:
@@ -36,11 +39,12 @@ def suggest_reference(text: str) -> str:
         if found := re.fullmatch(pattern, text):
             return hint.format(**found.groupdict(), repository=_name_repository(**found.groupdict()))
     stem = PurePath(text).stem
-    near = {each.name for each in catalog.filter_models(catalog.load_manifests(), stem)} if has_suffix else set()
+    is_name = has_suffix and len(stem) >= _SHORTEST
+    near = {each.name for each in catalog.filter_models(catalog.load_manifests(), stem)} if is_name else set()
     names = ", ".join(sorted(near, key=lambda name: (name != stem, name))[:3])
     return "check the path" + (f"; names of catalogued models have no suffix: {names}" if names else "")
 
 
-def _name_repository(owner: str = "", name: str = "") -> str:
+def _name_repository(owner: str = "", name: str = "", **_: str) -> str:
     # timm's own repositories have the names of its models.
     return f"timm:{name}" if owner == "timm" else f"hf:{owner}/{name}"

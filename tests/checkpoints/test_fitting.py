@@ -211,6 +211,7 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
         {name: value for name, value in RIGHT.items() if "layer1.1" not in name},
         r"lacks blocks \(layer1\.1",
     ),
+    "no statistics": ({name: value for name, value in RIGHT.items() if ".running_" not in name}, "batch norm"),
     "another stem": ({**RIGHT, "conv1.weight": torch.ones(8, 3, 7, 7)}, "stem differs"),
     "four channels": ({**RIGHT, "conv1.weight": torch.ones(8, 4, 3, 3)}, "stem differs"),
     "another width": (

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -64,6 +65,16 @@ class Bundle(dict[str, Any]):
         ({"args": argparse.Namespace(lr=0.1, class_names=ANIMALS)}, "args.class_names"),
         ({"config": {"data": {"label2id": {"cat": 0, "dog": 1, "emu": 2}}}}, "config.data.label2id"),
         ({"labels": [0, 1, 2], "names": ["a", "b"], "classes": ANIMALS}, "classes"),
+        ({"idx2cls": {"0": "cat", "1": "dog", "2": "emu"}}, "idx2cls"),
+        ({"name_to_index": {"cat": 0, "dog": 1, "emu": 2}}, "name_to_index"),
+        ({"target_names": ANIMALS, "cat_to_name": {"0": "x", "1": "y", "2": "z"}}, "target_names"),
+        ({"class_to_idx": {name: np.int64(index) for index, name in enumerate(ANIMALS)}}, "class_to_idx"),
+        ({"idx_to_class": {np.int32(index): np.str_(name) for index, name in enumerate(ANIMALS)}}, "idx_to_class"),
+        ({"classes": np.array(ANIMALS)}, "classes"),
+        ({"classes": np.array(ANIMALS, dtype=object)}, "classes"),
+        ({"label_encoder": argparse.Namespace(classes_=np.array(ANIMALS))}, "label_encoder.classes_"),
+        ({"hyper_parameters": {"cfg": {"data": {"classes": ANIMALS}}}}, "hyper_parameters.cfg.data.classes"),
+        ({"train_dataset": argparse.Namespace(root="x", classes=ANIMALS)}, "train_dataset.classes"),
     ],
 )
 def test_class_names_in_a_checkpoint(beside: dict[str, Any], place: str, small: nn.Module, tmp_path: Path) -> None:
@@ -119,6 +130,13 @@ def test_labels_of_the_user_count_first_unless_they_are_the_same_in_another_orde
     (tmp_path / "turned.txt").write_text("emu\ndog\ncat\n")
     with pytest.raises(LabelsError, match="another order"):
         load(tmp_path, content, labels=str(tmp_path / "turned.txt"))
+    (tmp_path / "misspelt.txt").write_text("Dog\nCAT\nmeu\n")
+    with pytest.raises(LabelsError, match="class 0 is 'Dog' there, but 'cat' in classes"):
+        load(tmp_path, content, labels=str(tmp_path / "misspelt.txt"))
+    content["classes"] = ["polar bear", "sea_lion", "emu"]
+    (tmp_path / "spelt.txt").write_text("Sea Lion\nPolar_Bear\nemu\n")
+    with pytest.raises(LabelsError, match="another order"):
+        load(tmp_path, content, labels=str(tmp_path / "spelt.txt"))
 
 
 def test_metadata_of_safetensors(small: nn.Module, tmp_path: Path) -> None:
@@ -140,6 +158,12 @@ def test_metadata_of_safetensors(small: nn.Module, tmp_path: Path) -> None:
         ({"args": {"interpolation": "bicubic"}}, {"interpolation": "bicubic"}),
         ({"args": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}}, {"mean": (0.5, 0.4, 0.3)}),
         ({"args": {"mean": [127.5, 127.5, 127.5], "std": [51, 51, 51]}}, {"mean": (0.5, 0.5, 0.5)}),
+        ({"args": {"mean": np.float32([0.5, 0.4, 0.3]), "std": [np.float64(0.2)] * 3}}, {"mean": (0.5, 0.4, 0.3)}),
+        (
+            {"cfg": {"mean": torch.tensor([0.5, 0.4, 0.3]), "std": np.full((3, 1, 1), 0.2)}},
+            {"mean": (0.5, 0.4, 0.3)},
+        ),
+        ({"args": {"crop_pct": np.float64(1)}, "mean": torch.ones(3, device="meta")}, {"resize": 224}),
         ({"args": {"img_size": None, "mean": None, "std": None, "crop_pct": None, "interpolation": ""}}, {}),
         ({"args": {"img_size": "large", "mean": "x", "std": [0, 0, 0], "crop_pct": 87.5}}, {}),
         ({"args": {"img_size": 10**9, "mean": [1], "std": [float("nan")]}}, {}),

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import timm
 import torch
 from conftest import noise
+from graphs_by_text import LOGITS, save_graph
 from networks import seeded
 from torch import nn
 from torchvision.models import get_model
@@ -152,8 +152,9 @@ def test_the_mapping_that_fits_wins_whatever_stands_before_it(small: nn.Module, 
 def test_parts_in_mappings_of_their_own(small: nn.Module, tmp_path: Path) -> None:
     names = small.state_dict()
     body = {name: value for name, value in names.items() if not name.startswith("fc.")}
-    content = {"backbone": body, "fc": {"weight": names["fc.weight"], "bias": names["fc.bias"]}, "epoch": 3}
-    check_same(load(tmp_path, content), small)
+    head = {"weight": names["fc.weight"], "bias": names["fc.bias"]}
+    check_same(load(tmp_path, {"backbone": body, "fc": head, "epoch": 3}), small)
+    check_same(load(tmp_path, {"encoder_state_dict": body, "head_state_dict": head, "epoch": 3}), small)
 
 
 def test_a_network_of_one_channel_takes_grey_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -225,6 +226,35 @@ def test_the_architecture_that_fits_is_named(saved: str, asked: str, part: str, 
     assert hint in str(unnamed.value.hint)
 
 
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"classifier.0.weight": torch.ones(3, 576), "classifier.0.bias": torch.ones(3)}, "the head differs"),
+        ({"features.0.0.bias": torch.ones(16)}, r"parts that the architecture has not \(features\.0\.0\)"),
+        ({"features.13.block.0.0.weight": torch.ones(16, 96, 1, 1)}, r"more blocks \(features\.13"),
+        ({"features.12.0.weight": None}, "not tensors"),
+    ],
+)
+def test_the_part_that_differs_is_named(changes: dict[str, Any], part: str, tmp_path: Path) -> None:
+    names = get_model("mobilenet_v3_small").state_dict()
+    with pytest.raises(CheckpointError, match=part):
+        load(tmp_path, {**names, **changes}, "mobilenet_v3_small")
+    del names["features.12.0.weight"]
+    with pytest.raises(CheckpointError, match=r"its layers are others; missing: features\.12\.0\.weight"):
+        load(tmp_path, names, "mobilenet_v3_small")
+
+
+def test_what_holds_no_tensors_is_named(small: nn.Module, tmp_path: Path) -> None:
+    arrays = {name: value.numpy() for name, value in small.state_dict().items()}
+    for content in (arrays, {"epoch": 3, "state_dict": arrays}):
+        with pytest.raises(CheckpointError, match="holds arrays of NumPy") as error:
+            load(tmp_path, content)
+        assert "torch.from_numpy" in str(error.value.hint)
+    for content in ([small], {"best": {"model": small}}, {"epoch": 3, "net": nn.DataParallel(small)}):
+        with pytest.raises(CheckpointError, match="is a whole pickled module"):
+            load(tmp_path, content)
+
+
 def test_a_network_of_no_registry_is_told_how_it_can_be_run(tmp_path: Path) -> None:
     network = seeded("resnet18", num_classes=10)
     network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
@@ -246,8 +276,8 @@ def test_weights_that_fit_are_not_copied_and_nothing_is_said(
 def test_a_key_is_for_checkpoints_alone(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="it is for checkpoint files"):
         load_network("efficientnet_lite0", LoadOptions(checkpoint_key="model"))
-    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], [])), tmp_path / "mine.onnx")
-    with pytest.raises(UsageError, match="checkpoint_key is for checkpoints"):
+    save_graph(tmp_path / "mine.onnx", "float[N,3] y", LOGITS + "y = Identity (g)")
+    with pytest.raises(UsageError, match="checkpoint_key is for"):
         load_network(str(tmp_path / "mine.onnx"), LoadOptions(checkpoint_key="model", arch=ARCH))
 
 
