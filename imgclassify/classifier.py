@@ -265,9 +265,9 @@ class Classifier:
             results: results of this classifier.
 
         Yields:
-            A dictionary for each result. Each has the same keys: "source", "model", "width", "height", then
-            "class_index_1", "wnid_1", "label_1", "probability_1" and so on up to `top_k`, then "error_type" and
-            "error_message". A value that a result lacks is None.
+            A dictionary for each result. Each has the same keys: "source", "model", "width", "height", "frames",
+            "frame", "damaged", then "class_index_1", "wnid_1", "label_1", "probability_1" and so on up to `top_k`,
+            then "error_type" and "error_message". A value that a result lacks is None.
 
         Raises:
             UsageError: a result has more than `top_k` predictions.
@@ -276,7 +276,7 @@ class Classifier:
         from imgclassify.output.rows import column_names, row_values
 
         lengths = {"top_k": self.top_k}
-        columns = column_names(PREDICTIONS, lengths)
+        columns = column_names(PREDICTIONS.fields, lengths)
         for result in [results] if isinstance(results, ImageResult) else results:
             if len(result.predictions) > self.top_k:
                 raise UsageError(
@@ -343,6 +343,9 @@ class Classifier:
             predictions=() if image.arrays is None else self._to_predictions(image.arrays[LOGITS]),
             error=image.error,
             approximate=image.approximate,
+            frames=image.frames,
+            frame=image.frame,
+            damaged=image.damaged,
         )
 
     def _to_predictions(self, outputs: NDArray[np.float32]) -> tuple[Prediction, ...]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Self, overload
 from imgclassify.engines import FEATURES
 from imgclassify.errors import OutputError, UsageError
 from imgclassify.images.inputs import is_batch
-from imgclassify.output.records import ERROR, HEIGHT, MODEL, SOURCE, WIDTH, RecordType, Vector
-from imgclassify.results import ImageFailure
+from imgclassify.output.records import ERROR, IMAGE_FIELDS, RecordType, Vector
+from imgclassify.results import ImageFailure, flags_of, read_later_fields
 
 if TYPE_CHECKING:
     from threading import Event
@@ -42,6 +42,12 @@ class ImageEmbedding:
     error: ImageFailure | None = None
     approximate: bool = False
     """Whether the image is a strip so long that resizing it only approximates the model's own pipeline."""
+    frames: int | None = None
+    """How many frames or pages the file has. None if there is an error, or if the image was in memory."""
+    frame: int | None = None
+    """Which of them was embedded, from 1. None as for `frames`."""
+    damaged: bool = False
+    """Whether a part of the image is missing, and `decode_damaged` was set."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the record as all formats contain it (docs/embed.md). The embedding stays an array."""
@@ -50,10 +56,12 @@ class ImageEmbedding:
             "model": self.model,
             "width": self.width,
             "height": self.height,
+            "frames": self.frames,
+            "frame": self.frame,
             "embedding": self.embedding,
             "error": self.error.to_dict() if self.error else None,
         }
-        return record | {"approximate": True} if self.approximate else record
+        return record | flags_of(self)
 
     @classmethod
     def from_dict(cls, record: Any) -> Self:
@@ -73,7 +81,7 @@ class ImageEmbedding:
                 height=record["height"],
                 embedding=np.asarray(vector, np.float32) if isinstance(vector, list) else vector,
                 error=None if error is None else ImageFailure(**error),
-                approximate=record.get("approximate", False) is True,
+                **read_later_fields(record),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError("it lacks a field, or has an unknown one") from error
@@ -111,7 +119,7 @@ EMBEDDINGS: RecordType[ImageEmbedding] = RecordType(
     name="embeddings",
     schema="imgclassify.embeddings/1",
     from_dict=ImageEmbedding.from_dict,
-    fields=(SOURCE, MODEL, WIDTH, HEIGHT, Vector("embedding", dtype="embedding_dtype"), ERROR),
+    fields=(*IMAGE_FIELDS, Vector("embedding", dtype="embedding_dtype"), ERROR),
     setting_names=("embedding_dtype", "norm"),
     # Engine and device are left out: like the batch, they change only the last digits.
     must_match=("model", "architecture", "weights", "weights_sha256", "preprocess", "decode", "dtype", "options"),
@@ -190,6 +198,9 @@ class Embedder:
             embedding=None if image.arrays is None else self._to_vector(image.arrays[FEATURES]),
             error=image.error,
             approximate=image.approximate,
+            frames=image.frames,
+            frame=image.frame,
+            damaged=image.damaged,
         )
 
     def _to_vector(self, features: NDArray[np.float32]) -> NDArray[np.floating[Any]]:

@@ -59,6 +59,27 @@ class ImageFailure:
         return {"type": self.type, "message": self.message}
 
 
+_NUMBERS, _FLAGS = ("frames", "frame"), ("approximate", "damaged")
+
+
+def flags_of(record: Any) -> dict[str, bool]:
+    """Returns the flags of a record that are set. A record does not have the others."""
+    return {name: True for name in _FLAGS if getattr(record, name)}
+
+
+def read_later_fields(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a record that it may lack: flags, and what earlier versions did not write.
+
+    Raises:
+        ValueError: one has an invalid value.
+    """
+    found = {name: record[name] for name in (*_NUMBERS, *_FLAGS) if record.get(name) is not None}
+    for name, value in found.items():
+        if type(value) is not (int if name in _NUMBERS else bool) or value < 0:
+            raise ValueError(f"{name} is {value!r}")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class ImageResult:
     """The record of one image. It has either predictions or an error."""
@@ -74,6 +95,12 @@ class ImageResult:
     error: ImageFailure | None = None
     approximate: bool = False
     """Whether the image is a strip so long that resizing it only approximates the model's own pipeline."""
+    frames: int | None = None
+    """How many frames or pages the file has. None if there is an error, or if the image was in memory."""
+    frame: int | None = None
+    """Which of them was classified, from 1. None as for `frames`."""
+    damaged: bool = False
+    """Whether a part of the image is missing, and `decode_damaged` was set."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the record as all machine-readable formats contain it (docs/output.md)."""
@@ -82,10 +109,12 @@ class ImageResult:
             "model": self.model,
             "width": self.width,
             "height": self.height,
+            "frames": self.frames,
+            "frame": self.frame,
             "predictions": [prediction.to_dict() for prediction in self.predictions],
             "error": self.error.to_dict() if self.error else None,
         }
-        return record | {"approximate": True} if self.approximate else record
+        return record | flags_of(self)
 
     def _repr_html_(self) -> str:
         """Shows the result in a notebook: its predictions as a table with bars, or its error."""
@@ -120,7 +149,7 @@ class ImageResult:
                 height=record["height"],
                 predictions=tuple(Prediction(**fields) for fields in record["predictions"]),
                 error=None if record["error"] is None else ImageFailure(**record["error"]),
-                approximate=record.get("approximate", False) is True,
+                **read_later_fields(record),
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError("it lacks a field, or has an unknown one") from error

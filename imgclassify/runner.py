@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from imgclassify.engines.choice import EngineSelection
     from imgclassify.hub.network import Network
     from imgclassify.images.cropping import Preprocessor
+    from imgclassify.images.info import ImageInfo
     from imgclassify.images.inputs import ImageInput, ImageLike, ManyImages
     from imgclassify.images.preview import ImagePreview
     from imgclassify.weights import Progress
@@ -207,6 +208,10 @@ class ImageOutputs(NamedTuple):
     """Pixels, of the upright image. None if the image could not be opened."""
     height: int | None = None
     """Pixels, of the upright image, as the width."""
+    frames: int | None = None
+    """As in `images.info.ImageInfo`."""
+    frame: int | None = None
+    damaged: bool = False
     approximate: bool = False
     """Whether the image is such a long strip that its crop differs from that of the model's own pipeline
     (`preprocessing.is_approximate`)."""
@@ -392,10 +397,10 @@ class ModelRunner:
         """
         preprocess = self._preprocess
 
-        def preprocess_and_show(image: ImageInput, out: NDArray[np.uint8]) -> tuple[int, int]:
-            size = preprocess(image, out)
+        def preprocess_and_show(image: ImageInput, out: NDArray[np.uint8]) -> ImageInfo:
+            info = preprocess(image, out)
             function(image.name, out)
-            return size
+            return info
 
         self._preprocess = preprocess_and_show
 
@@ -431,8 +436,9 @@ class ModelRunner:
 
     def _open(self, image: ImageInput, out: NDArray[np.uint8]) -> ImageOutputs:
         """Writes the image's crop to `out`. The result has no arrays yet."""
-        width, height = self._preprocess(image, out)
-        return ImageOutputs(image.name, width, height, is_approximate((height, width), self._spec))
+        info = self._preprocess(image, out)
+        approximate = is_approximate((info.height, info.width), self._spec)
+        return ImageOutputs(image.name, *info, approximate=approximate)
 
     def _infer(self, opened: list[ImageOutputs], crops: NDArray[np.uint8]) -> list[ImageOutputs]:
         import numpy as np
@@ -445,13 +451,7 @@ class ModelRunner:
                 "are damaged",
             )
         return [
-            ImageOutputs(
-                source=image.source,
-                width=image.width,
-                height=image.height,
-                approximate=image.approximate,
-                arrays={name: array[index] for name, array in outputs.items()},
-            )
+            image._replace(arrays={name: array[index] for name, array in outputs.items()})
             for index, image in enumerate(opened)
         ]
 

@@ -163,7 +163,7 @@ def test_a_run_with_other_vectors_is_not_resumed(change: list[str], album: Path,
 def test_records_go_to_stdout_as_json_lines(photo: Path) -> None:
     done = embed(photo)
     record = json.loads(done.stdout)
-    assert list(record) == ["source", "model", "width", "height", "embedding", "error"]
+    assert list(record) == ["source", "model", "width", "height", "frames", "frame", "embedding", "error"]
     assert (record["source"], record["model"], record["error"]) == (str(photo), MODEL, None)
     assert len(record["embedding"]) == 1280
 
@@ -196,12 +196,15 @@ def test_what_is_written_comes_back(name: str, kind: str, tmp_path: Path) -> Non
     for index in range(2500):
         source = f"{names[index % 5]}{index}"
         if index < 3 or index % 7 == 0:
-            records.append({"source": source, "model": "m", "width": None, "height": None, "embedding": None,
+            records.append({"source": source, "model": "m", "width": None, "height": None, "frames": None,
+                            "frame": None, "embedding": None,
                             "error": {"type": "empty", "message": f"no {index}"}})  # fmt: skip
         else:
             vector = rng.standard_normal(4).astype(kind)
-            records.append({"source": source, "model": "m", "width": index, "height": 1, "embedding": vector,
-                            "error": None})  # fmt: skip
+            records.append({"source": source, "model": "m", "width": index, "height": 1, "frames": index % 3 + 1,
+                            "frame": 1, "embedding": vector, "error": None})  # fmt: skip
+            if index % 5 == 0:
+                records[-1]["damaged"] = True
     from imgclassify.output.provenance import Provenance
 
     run = {"model": "m"}

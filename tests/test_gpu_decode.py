@@ -91,9 +91,9 @@ def pictures() -> dict[str, Image.Image]:
 def test_a_crop_is_within_a_level_of_the_exact_one(name: str, interpolation: str) -> None:
     decode, how = Decoder(), spec(interpolation)
     content = jpeg(pictures()[name])
-    crop, size = GpuDecoder(how, "cpu", decode_batch=decode).load_crop(source(content))
+    crop, info = GpuDecoder(how, "cpu", decode_batch=decode).load_crop(source(content))
     assert_close(crop, exactly(content, how))
-    assert size == pictures()[name].size
+    assert (info.width, info.height) == pictures()[name].size
     assert decode.sizes == [1]
 
 
@@ -133,9 +133,9 @@ def test_the_crop_is_upright(orientation: int) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     content, how, decode = jpeg(noise(160, 100), exif=exif), spec(), Decoder()
-    crop, size = GpuDecoder(how, "cpu", decode_batch=decode).load_crop(source(content))
+    crop, info = GpuDecoder(how, "cpu", decode_batch=decode).load_crop(source(content))
     assert_close(crop, exactly(content, how))
-    assert size == ((100, 160) if orientation in (5, 6, 7, 8) else (160, 100))
+    assert (info.width, info.height) == ((100, 160) if orientation in (5, 6, 7, 8) else (160, 100))
     assert decode.sizes == [1]
 
 
@@ -178,9 +178,9 @@ NOT_FOR_THE_GPU = {
 def test_what_the_gpu_is_not_for_is_cropped_to_the_bit(name: str) -> None:
     content, how = NOT_FOR_THE_GPU[name]
     decode = Decoder()
-    crop, size = GpuDecoder(how, "cpu", decode_batch=decode).load_crop(source(content))
+    crop, info = GpuDecoder(how, "cpu", decode_batch=decode).load_crop(source(content))
     np.testing.assert_array_equal(crop, exactly(content, how))
-    assert size == (160, 100)
+    assert (info.width, info.height) == (160, 100)
     assert decode.sizes == []
 
 
@@ -199,9 +199,9 @@ def too_few(jpegs: list[torch.Tensor]) -> list[torch.Tensor]:
 @pytest.mark.parametrize("decode", [raising, of_another_size, too_few])
 def test_what_the_decoder_fails_at_is_cropped_to_the_bit(decode: gpu_decoding.BatchDecoder) -> None:
     content = jpeg(noise(160, 100))
-    crop, size = GpuDecoder(spec(), "cpu", decode_batch=decode).load_crop(source(content))
+    crop, info = GpuDecoder(spec(), "cpu", decode_batch=decode).load_crop(source(content))
     np.testing.assert_array_equal(crop, exactly(content, spec()))
-    assert size == (160, 100)
+    assert (info.width, info.height) == (160, 100)
 
 
 def test_an_image_too_large_for_the_gpu_goes_the_exact_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -660,7 +660,7 @@ def test_a_strip_is_answered_as_a_float64_reference_has_it(turned: bool) -> None
     classifier = Classifier(device="cpu")
     crop = np.zeros((224, 224, 3), np.uint8)
     size = classifier.runner._preprocess(pictures_of(encoded(image, "PNG")), crop)
-    assert size == image.size
+    assert (size.width, size.height) == image.size
     upright = crop.swapaxes(0, 1) if turned else crop
     assert (upright == upright[:, :1]).all()
     height = classifier.run.preprocess["resize_size"] * 100_000

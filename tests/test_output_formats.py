@@ -214,6 +214,30 @@ def test_columns_have_no_place_for_it(name: str, tmp_path: Path) -> None:
     assert list(file_format.load(path)[1]) == [replace(strip, approximate=False)]
 
 
+@pytest.mark.parametrize("name", ["jsonl", "csv", "tsv", "parquet", "sqlite"])
+def test_a_file_of_the_version_before_the_frames_is_resumed(name: str, tmp_path: Path) -> None:
+    """Its columns are those of then. After the run, it has those of now, with the values that there are."""
+    before = ImageResult("a.png", "m", 10, 20, (Prediction(1, 7, None, "seven", 0.5),))
+    animated = replace(before, source="b.gif", frames=12, frame=3, damaged=True)
+    former = replace(PREDICTIONS, fields=tuple(f for f in PREDICTIONS.fields if not getattr(f, "added", False)))
+    path = tmp_path / f"x.{name}"
+    provenance = Provenance.from_run(run(), {"top_k": 1})
+    file_format = open_file_format(find_format(name, PREDICTIONS), former)
+    file_format.save(path, provenance, [before])
+    file_format.save_sidecar(path, provenance)
+    if name == "jsonl":
+        line = json.loads(path.read_text())
+        path.write_text(json.dumps({key: line[key] for key in line if key not in ("frames", "frame")}) + "\n")
+    assert name == "parquet" or b"frames" not in path.read_bytes()
+    with open_output(PREDICTIONS, path, find_format(name, PREDICTIONS), resume=True) as output:
+        output.begin(run(), {"top_k": 1})
+        assert output.resumed == 1
+        output.write(animated)
+        output.complete()
+    now = open_file_format(find_format(name, PREDICTIONS), PREDICTIONS)
+    assert list(now.load(path)[1]) == [before, animated]
+
+
 @given(
     st_numpy.arrays(
         st.sampled_from(["<f4", "<f2", "<f8", "|u1", "<i8"]), st_numpy.array_shapes(min_side=0, max_dims=3)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from imgclassify.images import MAX_PIXELS, decoding, preprocessing
+from imgclassify.images.info import ImageInfo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from imgclassify.images.gpu_decoding import GpuDecoder
     from imgclassify.images.inputs import ImageInput
 
-Preprocessor: TypeAlias = "Callable[[ImageInput, NDArray[np.uint8]], tuple[int, int]]"
-"""Writes an image's crop, (H, W, 3) uint8, into the array and returns the image's upright (width, height).
+Preprocessor: TypeAlias = "Callable[[ImageInput, NDArray[np.uint8]], ImageInfo]"
+"""Writes an image's crop, (H, W, 3) uint8, into the array and returns what is known of the image.
 
 The channels of the crop are in the order that the network takes: PreprocessSpec.channel_order.
 
@@ -45,31 +46,32 @@ def create_preprocessor(
 
 def _preprocess_exact(
     spec: PreprocessSpec, max_pixels: int, image_input: ImageInput, out: NDArray[np.uint8]
-) -> tuple[int, int]:
+) -> ImageInfo:
     image = image_input.load_image(max_pixels=max_pixels)
     preprocessing.resize_and_crop(image, spec, out=out)
-    return image.size
+    return ImageInfo.of(image) if image_input.source else ImageInfo(*image.size)
 
 
 def _preprocess_fast(
     spec: PreprocessSpec, max_pixels: int, image_input: ImageInput, out: NDArray[np.uint8]
-) -> tuple[int, int]:
+) -> ImageInfo:
     if image_input.source is None:
         image = image_input.load_image()
-        size = image.size
+        info = ImageInfo(*image.size)
     else:
         image, size = decoding.load_reduced_image(
             image_input.source, lambda whole: preprocessing.resized_size(whole, spec), max_pixels=max_pixels
         )
-    preprocessing.resize_and_crop_fast(image, size, spec, out=out)
-    return size
+        info = ImageInfo.of(image, size)
+    preprocessing.resize_and_crop_fast(image, (info.width, info.height), spec, out=out)
+    return info
 
 
 def _preprocess_on_gpu(
     decoder: GpuDecoder, spec: PreprocessSpec, image_input: ImageInput, out: NDArray[np.uint8]
-) -> tuple[int, int]:
+) -> ImageInfo:
     if image_input.source is None:
         # An image in memory is already decoded. nvJPEG has nothing to do, and the limit does not apply.
         return _preprocess_exact(spec, MAX_PIXELS, image_input, out)
-    out[...], size = decoder.load_crop(image_input.source)
-    return size
+    out[...], info = decoder.load_crop(image_input.source)
+    return info

@@ -23,6 +23,7 @@ from PIL import Image, JpegImagePlugin
 from imgclassify import images
 from imgclassify.errors import DeviceError, describe_error
 from imgclassify.images import decoding, preprocessing
+from imgclassify.images.info import ImageInfo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,12 +113,12 @@ class GpuDecoder:
         self._decode = _BatchingDecoder(decode_batch)
         self._stream = _ThreadStream(device) if self._cuda else None
 
-    def load_crop(self, source: Source) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    def load_crop(self, source: Source) -> tuple[NDArray[np.uint8], ImageInfo]:
         """Decodes an image and returns the part that the network sees.
 
         Returns:
-            (crop, size). The crop is (crop height, crop width, 3) uint8, 0..255, C-contiguous, with the channels
-            in the order of the spec. The size is the image's upright (width, height).
+            (crop, what is known of the image). The crop is (crop height, crop width, 3) uint8, 0..255,
+            C-contiguous, with the channels in the order of the spec.
 
         Raises:
             ImageError: as in `decoding.load_image` and `preprocessing.resize_and_crop`, which have the final
@@ -127,12 +128,12 @@ class GpuDecoder:
             try:
                 jpeg = _read_jpeg(stream, self._spec, min(MAX_PIXELS, self._max_pixels))
                 if jpeg is not None:
-                    return self._crop_on_gpu(jpeg), jpeg.upright_size[::-1]
+                    return self._crop_on_gpu(jpeg), ImageInfo(*jpeg.upright_size[::-1], frames=1, frame=1)
             except Exception as error:  # noqa: BLE001 - nvJPEG fails in many ways; the CPU takes over
                 logger.debug("%s is not decoded on the GPU: %s", source.name, describe_error(error))
             stream.seek(0)
             image = decoding.decode_image(stream, max_pixels=self._max_pixels)
-        return preprocessing.resize_and_crop(image, self._spec), image.size
+        return preprocessing.resize_and_crop(image, self._spec), ImageInfo.of(image)
 
     def _crop_on_gpu(self, jpeg: _Jpeg) -> NDArray[np.uint8]:
         import torch

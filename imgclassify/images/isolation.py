@@ -40,6 +40,7 @@ from imgclassify.errors import (
 )
 from imgclassify.images import MAX_PIXELS, TIME_LIMIT
 from imgclassify.images.cropping import create_preprocessor
+from imgclassify.images.info import ImageInfo
 from imgclassify.images.inputs import input_from_source
 from imgclassify.sources import Source
 
@@ -118,8 +119,8 @@ class IsolatedPreprocessor:
         """Ends the workers. Idle workers end at once, busy ones after their current image. The workers also
         end when this object is garbage-collected, and when the process ends in any way."""
 
-    def __call__(self, image: ImageInput, out: NDArray[np.uint8]) -> tuple[int, int]:
-        """Writes the image's crop into `out` and returns the image's upright (width, height).
+    def __call__(self, image: ImageInput, out: NDArray[np.uint8]) -> ImageInfo:
+        """Writes the image's crop into `out` and returns what is known of the image.
 
         Args:
             out: (H, W, 3) uint8, C-contiguous.
@@ -288,11 +289,8 @@ class _Worker:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def preprocess(self, request: dict[str, Any], content: bytes, out: memoryview) -> tuple[int, int]:
-        """Lets the worker write an image's crop into `out`, a view of bytes.
-
-        Returns:
-            The image's upright (width, height).
+    def preprocess(self, request: dict[str, Any], content: bytes, out: memoryview) -> ImageInfo:
+        """Lets the worker write an image's crop into `out`, a view of bytes. Returns what is known of the image.
 
         Raises:
             ImageError: the error that the worker reports for the image.
@@ -308,7 +306,7 @@ class _Worker:
                 error = error_of_type(reply["error"], reply["message"])
             else:
                 error = None
-                size = int(reply["width"]), int(reply["height"])
+                info = _read_info(reply)
                 if reply["bytes"] != len(out):
                     raise ValueError(reply["bytes"])
                 _read_into(self._replies, out)
@@ -317,7 +315,7 @@ class _Worker:
         self.usable = True
         if error is not None:
             raise error
-        return size
+        return info
 
     def _exchange(self, request: dict[str, Any], content: bytes) -> dict[str, Any]:
         try:
@@ -342,6 +340,13 @@ class _Worker:
             return self._process.wait(patience)
         self._process.kill()
         return self._process.wait()
+
+
+def _read_info(reply: dict[str, Any]) -> ImageInfo:
+    """Raises KeyError, TypeError or ValueError if a worker's reply does not describe an image."""
+    width, height, frames, frame, damaged = reply["info"]
+    frames, frame = (None if number is None else int(number) for number in (frames, frame))
+    return ImageInfo(int(width), int(height), frames, frame, damaged is True)
 
 
 def error_of_type(kind: str, message: str) -> ImageError:
@@ -414,13 +419,13 @@ def _handle_request(
 ) -> tuple[dict[str, Any], bool]:
     """Writes the crop to `out`. Returns (the reply, whether memory ran out)."""
     try:
-        width, height = preprocess(input_from_source(_source_of_request(request, content)), out)
+        info = preprocess(input_from_source(_source_of_request(request, content)), out)
     except ImageError as error:
         out_of_memory = isinstance(error, ImageTooLargeError) and error.out_of_memory
         return {"error": error.type, "message": str(error)}, out_of_memory
     except Exception as error:  # noqa: BLE001 - without isolation it would end the run; here it costs one image
         return {"error": DecoderCrashedError.type, "message": f"the decoder failed: {describe_error(error)}"}, False
-    return {"width": width, "height": height}, False
+    return {"info": info}, False
 
 
 def _source_of_request(request: dict[str, Any], content: bytes) -> Source:

@@ -73,7 +73,7 @@ def preview_image(
     if image.source and image.source.path is None:  # a download or a pipe is read only once
         image = image._replace(source=buffer_source(image.source))
     crop = np.empty((*spec.crop_size, 3), np.uint8)
-    width, height = preprocess(image, crop)
+    width, height, *_ = preprocess(image, crop)
     size = (height, width)
     return ImagePreview(
         source=image.name,

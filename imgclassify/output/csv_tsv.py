@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Self, TextIO
 
@@ -15,6 +15,14 @@ from imgclassify.output.rows import column_names, row_values
 _BYTE_ORDER_MARK = "\ufeff"
 _LONGEST_FIELD = 2**31 - 1
 """Limit for csv.field_size_limit. A URL may be longer than the csv module's default limit."""
+
+
+_PARSERS: dict[str, Callable[[str], object]] = {
+    "text": str,
+    "integer": int,
+    "real": float,
+    "flag": {"True": True}.__getitem__,
+}
 
 
 def read_csv(stream: TextIO, record_type: RecordType[R]) -> Iterator[R]:
@@ -43,7 +51,7 @@ class CsvWriter:
         self._writer = csv.writer(self._line, delimiter=self.delimiter, lineterminator="\r\n")
 
     def __enter__(self) -> Self:
-        self._write_row(column_names(self._record_type, self._lengths))
+        self._write_row(column_names(self._record_type.fields, self._lengths))
         return self
 
     def write(self, record: Record) -> None:
@@ -86,12 +94,13 @@ def _read_delimited(stream: TextIO, record_type: RecordType[R], delimiter: str) 
     try:
         columns = list(rows.fieldnames or ())
         lengths = {field.length: _count_ranks(field, columns) for field in record_type.ranked}
-        if columns != column_names(record_type, lengths):
+        fields = record_type.fields_in(columns)
+        if columns != column_names(fields, lengths):
             raise ValueError("the columns are not those that imgclassify writes")
         for row in rows:
             if None in row or None in row.values():
                 raise ValueError("it has too few or too many fields")
-            yield record_type.from_dict({field.name: _parse_field(field, row) for field in record_type.fields})
+            yield record_type.from_dict({field.name: _parse_field(field, row) for field in fields})
     except (csv.Error, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"the record that ends on line {rows.line_num} is damaged: {error}") from error
 
@@ -126,4 +135,4 @@ def _parse_field(field: Any, row: dict[str, str]) -> Any:
 def _parse_scalar(field: Scalar, text: str) -> object:
     if not text and field.nullable:
         return None
-    return {"text": str, "integer": int, "real": float}[field.kind](text)
+    return _PARSERS[field.kind](text)

@@ -93,7 +93,12 @@ class NpzFileFormat(Generic[R]):
             model = Provenance.from_dict(
                 json.loads(str(_open_array(archive, _PROVENANCE)[1](1)[0])), self._record_type
             ).model
-            columns = {name: _open_array(archive, name)[1] for name in _COLUMNS}
+            present = set(archive.namelist())
+            columns = {
+                name: _open_array(archive, name)[1]
+                for name in _COLUMNS
+                if name not in _ADDED or f"{name}.npy" in present
+            }
             for begin in range(0, count, _ROWS):
                 size = min(_ROWS, count - begin)
                 vectors = read(size)
@@ -104,7 +109,9 @@ class NpzFileFormat(Generic[R]):
 
 
 _TEXTS = ("source", "error_type", "error_message")
-_COLUMNS = (*_TEXTS, "width", "height")
+_ADDED = ("frames", "frame", "damaged")
+"""The columns that files of earlier versions lack."""
+_COLUMNS = (*_TEXTS, "width", "height", *_ADDED)
 
 
 def _to_columns(record: Record) -> dict[str, Any]:
@@ -116,6 +123,7 @@ def _to_columns(record: Record) -> dict[str, Any]:
         "error_message": record.error.message if record.error else "",
         "width": values["width"] or 0,
         "height": values["height"] or 0,
+        **{name: int(values.get(name) or 0) for name in _ADDED},
     }
 
 
@@ -126,6 +134,9 @@ def _from_columns(row: dict[str, Any], model: object, name: str, vector: NDArray
         "model": model,
         "width": row["width"] or None,
         "height": row["height"] or None,
+        "frames": row.get("frames") or None,
+        "frame": row.get("frame") or None,
+        "damaged": bool(row.get("damaged")),
         name: None if failed else vector,
         "error": {"type": row["error_type"], "message": row["error_message"]} if failed else None,
     }

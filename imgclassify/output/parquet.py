@@ -150,7 +150,12 @@ def _schema(
 def _column_type(field: Field) -> pyarrow.DataType:
     import pyarrow
 
-    kinds = {"text": pyarrow.string(), "integer": pyarrow.int32(), "real": pyarrow.float64()}
+    kinds = {
+        "text": pyarrow.string(),
+        "integer": pyarrow.int32(),
+        "real": pyarrow.float64(),
+        "flag": pyarrow.bool_(),
+    }
     if isinstance(field, Scalar):
         return kinds[field.kind]
     if isinstance(field, Struct):

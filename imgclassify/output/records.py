@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -10,11 +10,10 @@ from imgclassify.results import SCHEMA, ImageFailure, ImageResult
 
 __all__ = [
     "ERROR",
-    "HEIGHT",
+    "IMAGE_FIELDS",
     "MODEL",
     "PREDICTIONS",
     "SOURCE",
-    "WIDTH",
     "Field",
     "R",
     "Ranked",
@@ -51,10 +50,12 @@ class Scalar(NamedTuple):
 
     name: str
     kind: str
-    """"text", "integer" or "real"."""
+    """"text", "integer", "real" or "flag": true, or missing."""
     nullable: bool = False
     comment: str = ""
     """A comment for the column in the SQL definition of a table."""
+    added: bool = False
+    """Whether files of earlier versions lack it."""
 
 
 class Struct(NamedTuple):
@@ -107,6 +108,18 @@ class RecordType(Generic[R]):
     added_keys: tuple[str, ...] = ()
     """Keys of `must_match` that earlier versions did not write. An output without them can be resumed."""
 
+    def fields_in(self, names: Collection[str]) -> tuple[Field, ...]:
+        """Returns the fields of a file that may be an earlier version's.
+
+        Args:
+            names: of its columns.
+        """
+        return tuple(
+            field
+            for field in self.fields
+            if not (isinstance(field, Scalar) and field.added and field.name not in names)
+        )
+
     @property
     def ranked(self) -> tuple[Ranked, ...]:
         return tuple(field for field in self.fields if isinstance(field, Ranked))
@@ -118,8 +131,16 @@ class RecordType(Generic[R]):
 
 SOURCE = Scalar("source", "text", comment="a BLOB with the bytes of the name if it is not UTF-8")
 MODEL = Scalar("model", "text")
-WIDTH = Scalar("width", "integer", nullable=True, comment="pixels of the upright image")
-HEIGHT = Scalar("height", "integer", nullable=True)
+IMAGE_FIELDS = (
+    SOURCE,
+    MODEL,
+    Scalar("width", "integer", nullable=True, comment="pixels of the upright image"),
+    Scalar("height", "integer", nullable=True),
+    Scalar("frames", "integer", nullable=True, comment="how many the file has", added=True),
+    Scalar("frame", "integer", nullable=True, comment="which one this is, from 1", added=True),
+    Scalar("damaged", "flag", nullable=True, comment="1 if a part of the image is missing", added=True),
+)
+"""The fields that begin the record of an image."""
 ERROR = Struct(
     "error",
     (
@@ -133,10 +154,7 @@ PREDICTIONS: RecordType[ImageResult] = RecordType(
     schema=SCHEMA,
     from_dict=ImageResult.from_dict,
     fields=(
-        SOURCE,
-        MODEL,
-        WIDTH,
-        HEIGHT,
+        *IMAGE_FIELDS,
         Ranked(
             "predictions",
             (

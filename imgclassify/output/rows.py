@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from imgclassify.output.records import Field, Record, RecordType, Scalar, Struct, Vector
 
 
-def column_names(record_type: RecordType[Any], lengths: dict[str, int]) -> list[str]:
-    """Returns the names of the columns, such as "source", "label_1" and "error_type".
+def column_names(fields: Iterable[Field], lengths: dict[str, int]) -> list[str]:
+    """Returns the names of the columns of some fields, such as "source", "label_1" and "error_type".
 
     Args:
         lengths: the number of structs in a row, by the name that Ranked.length has.
     """
-    return [name for field in record_type.fields for name in _field_columns(field, lengths)]
+    return [name for field in fields for name in _field_columns(field, lengths)]
 
 
 def row_values(record: Record, record_type: RecordType[Any], lengths: dict[str, int]) -> list[Any]:
@@ -21,7 +22,7 @@ def row_values(record: Record, record_type: RecordType[Any], lengths: dict[str, 
     values = record.to_dict()
     row: list[Any] = []
     for field in record_type.fields:
-        row += _field_values(field, values[field.name], lengths)
+        row += _field_values(field, values.get(field.name), lengths)
     return row
 
 

@@ -21,7 +21,7 @@ _APPLICATION = 0x696D6763
 _SIDE_FILES = ("-wal", "-journal")
 """Suffixes of the files that SQLite keeps beside a database while somebody is writing to it."""
 
-_TYPES = {"text": "TEXT", "integer": "INTEGER", "real": "REAL"}
+_TYPES = {"text": "TEXT", "integer": "INTEGER", "real": "REAL", "flag": "INTEGER"}
 
 
 class SqliteFileFormat(Generic[R]):
@@ -73,7 +73,7 @@ class SqliteFileFormat(Generic[R]):
         row: list[object] = [number]
         for field in self._record_type.fields:
             if isinstance(field, Scalar):
-                row.append(_to_sql(values[field.name]))
+                row.append(_to_sql(values.get(field.name)))
             elif isinstance(field, Struct):
                 struct = values[field.name]
                 row += [struct[part.name] if struct else None for part in field.fields]
@@ -84,15 +84,17 @@ class SqliteFileFormat(Generic[R]):
             database.executemany(f"INSERT INTO {ranked.name} VALUES ({_marks(1 + len(names))})", rows)
 
     def _read_records(self, path: Path) -> Iterator[R]:
-        fields = self._record_type.fields
         with closing(_open_read_only(path)) as database:
+            rows = database.execute("SELECT * FROM images ORDER BY id")
+            fields = self._record_type.fields_in({name for name, *_ in rows.description})
             lists = {field.name: _RankedRows(database, field) for field in self._record_type.ranked}
-            for number, *row in database.execute("SELECT * FROM images ORDER BY id"):
+            for number, *row in rows:
                 cells = iter(row)
                 record: dict[str, Any] = {}
                 for field in fields:
                     if isinstance(field, Scalar):
-                        record[field.name] = _from_sql(next(cells))
+                        value = _from_sql(next(cells))
+                        record[field.name] = bool(value) if field.kind == "flag" else value
                     elif isinstance(field, Struct):
                         parts = {part.name: next(cells) for part in field.fields}
                         record[field.name] = parts if parts[field.fields[0].name] else None

@@ -107,6 +107,10 @@ class TableWriter:
         line, used = Line(text, style="bold"), cell_len(text)
         facts = [f"{result.width}×{result.height}"] if result.width else []
         facts.append(make_printable(result.model))
+        if (result.frames or 1) > 1:
+            facts.append(f"frame {result.frame} of {result.frames}")
+        if result.damaged:
+            facts.append("damaged")
         if self._multi_label and not result.error:
             facts.append("each class by itself")
         for fact in facts:

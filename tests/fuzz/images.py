@@ -324,7 +324,7 @@ def target() -> Target:
 
 def _outcome(cropper: IsolatedPreprocessor, source: Source, out: np.ndarray) -> str:
     try:
-        width, height = cropper(inputs.input_from_source(source), out)
+        width, height, *_ = cropper(inputs.input_from_source(source), out)
     except (DecoderCrashedError, DecoderTimeoutError) as error:
         raise FindingError(f"{error.type}: {error}") from error
     except ImageError as error:

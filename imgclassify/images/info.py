@@ -1,0 +1,37 @@
+"""Defines what is known of a decoded image besides its pixels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from PIL import Image
+
+
+class ImageInfo(NamedTuple):
+    """What is known of a decoded image besides its pixels."""
+
+    width: int
+    """Pixels, of the upright image."""
+    height: int
+    frames: int | None = None
+    """How many frames or pages the file has. None if the image was in memory."""
+    frame: int | None = None
+    """Which of them this is, from 1. None if the image was in memory."""
+    damaged: bool = False
+    """Whether a part of the pixels is missing."""
+
+    @classmethod
+    def of(cls, image: Image.Image, size: tuple[int, int] | None = None) -> ImageInfo:
+        """Describes an image that `decoding` has decoded.
+
+        Args:
+            image: has INFO_KEYS in its `info` where they say something. It is the only frame without "frames".
+            size: (width, height), if they are not those of `image`.
+        """
+        known = image.info
+        width, height = size or image.size
+        return cls(width, height, known.get("frames", 1), known.get("frame", 1), known.get("damaged", False))
+
+
+INFO_KEYS = ImageInfo._fields[2:]
+"""The keys of `image.info` that the decoding functions set."""
