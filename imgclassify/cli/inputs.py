@@ -6,6 +6,7 @@ import io
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -16,14 +17,22 @@ from imgclassify.errors import NoImagesError, UsageError, describe_error
 
 if TYPE_CHECKING:
     from imgclassify.cli.options import SourceOptions
+    from imgclassify.images.frame_sources import ListFrames
+    from imgclassify.images.frames import FrameSelection
     from imgclassify.sources import Selection, Source
 
 
 class SourceInputs:
     """The sources that the user named."""
 
-    def __init__(self, options: SourceOptions, *, offline: bool) -> None:
+    def __init__(
+        self, options: SourceOptions, *, offline: bool, frames: FrameSelection | None = None, isolate: bool = False
+    ) -> None:
         """
+        Args:
+            frames: the frames to take of a file that has several, each as a source. None takes each file whole.
+            isolate: whether no decoder may run in this process, not even to count frames.
+
         Raises:
             UsageError: no source is given, or options conflict.
         """
@@ -31,6 +40,8 @@ class SourceInputs:
         self._list = options.files_from
         self._options = options
         self._offline = offline
+        self._frames = frames
+        self._isolate = isolate
         self.selection = self._create_selection()
         """Decides what is taken from folders, globs and archives. It counts what is left out."""
         self._validate()
@@ -46,11 +57,16 @@ class SourceInputs:
         Raises:
             UsageError: the list cannot be read.
         """
-        return self._expand_all(self.selection, console.print_message, _open_stdin())
+        found = self._expand_all(self.selection, console.print_message, _open_stdin())
+        if self._frames is None:
+            return found
+        from imgclassify.images.frame_sources import expand_frames
+
+        return expand_frames(found, self._frames, self._create_listing())
 
     def count_sources(self) -> int | None:
-        """Returns the number of sources, or None if a pipe or a tar would have to be read to count them."""
-        if not self.is_complete:
+        """Returns the number of sources, or None if a pipe, a tar or all images had to be read to count them."""
+        if not self.is_complete or self._frames is not None:
             return None
         count = 0
         for source in self.expand_quietly():
@@ -63,6 +79,13 @@ class SourceInputs:
         """Returns the sources once more. Prints nothing, counts nothing, and does not read stdin."""
         return self._expand_all(self._create_selection(), lambda _message: None, BytesIO())
 
+    def _create_listing(self) -> ListFrames | None:
+        if not self._isolate:
+            return None
+        from imgclassify.images.isolated_listing import IsolatedListing
+
+        return IsolatedListing()
+
     def _create_selection(self) -> Selection:
         from imgclassify.sources import Selection
 
@@ -72,6 +95,7 @@ class SourceInputs:
             recursive=not self._options.no_recursive,
             hidden=self._options.hidden,
             any_name=self._options.any_name,
+            videos=self._frames is not None and find_spec("av") is not None,
         )
 
     def _validate(self) -> None:

@@ -28,6 +28,7 @@ from imgclassify.images import MAX_PIXELS, TIME_LIMIT
 from imgclassify.output.formats import format_names
 
 if TYPE_CHECKING:
+    from imgclassify.images.frames import FrameSelection
     from imgclassify.labels import LabelSet
     from imgclassify.output.formats import OutputFormat
     from imgclassify.output.records import RecordType
@@ -457,6 +458,53 @@ class UnattendedOptions:
             help="Write a summary of the run to FILE as JSON.",
         ),
     ] = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class FrameOptions:
+    """Which frames are taken of files that have several."""
+
+    frames: Annotated[
+        str,
+        typer.Option(
+            "--frames",
+            autocompletion=complete_from(["first", "all", "key"]),
+            metavar="WHICH",
+            rich_help_panel=SOURCES_PANEL,
+            help="Of animations, pages and videos: the first that is not blank, all, or the key frames of a video.",
+        ),
+    ] = "first"
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            "--fps",
+            metavar="RATE",
+            rich_help_panel=SOURCES_PANEL,
+            show_default=False,
+            help="Like --frames all, but at most RATE frames for each second of a video.",
+        ),
+    ] = None
+
+    @property
+    def selection(self) -> "FrameSelection | None":
+        """The frames to take. None takes the first that is not blank.
+
+        Raises:
+            UsageError: an option is out of its range, or the two exclude each other.
+        """
+        if self.frames == "first" and self.fps is None:
+            return None
+        from imgclassify.images.frames import select_frames
+
+        return select_frames("all" if self.fps is not None and self.frames == "first" else self.frames, self.fps)
+
+    def to_settings(self) -> dict[str, int | str]:
+        """Returns the values that two runs must share to write to the same file, by the name of the option."""
+        values = {
+            "frames": self.frames if self.selection else "",
+            "fps": "" if self.fps is None else f"{self.fps:g}",
+        }
+        return {name: value for name, value in values.items() if value}
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from threading import Event
 
     from imgclassify.cli.options import OutputOptions, SourceOptions, UnattendedOptions
+    from imgclassify.images.frames import FrameSelection
     from imgclassify.output import Output
     from imgclassify.output.records import R, RecordType
     from imgclassify.results import RunInfo
@@ -159,9 +160,14 @@ def open_run(
     unattended: UnattendedOptions,
     *,
     offline: bool,
+    frames: FrameSelection | None = None,
+    isolate: bool = False,
     default_format: str = "table",
 ) -> Iterator[RecordRun]:
     """Opens the output of a run and finds its first sources. Prints the summary at the end of the block.
+
+    Args:
+        frames, isolate: see SourceInputs.
 
     Raises:
         UsageError: options conflict, or a file cannot be written.
@@ -170,7 +176,7 @@ def open_run(
     from imgclassify.output import open_output
 
     output_format = output.find_format(record_type, default=default_format)
-    inputs = SourceInputs(sources, offline=offline)
+    inputs = SourceInputs(sources, offline=offline, frames=frames, isolate=isolate)
     stats = RunStats(skipped=inputs.selection.skipped, skipped_extensions=inputs.selection.skipped_extensions)
     if unattended.summary:
         from imgclassify.cli.summary import check_summary_path

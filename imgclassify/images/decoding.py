@@ -14,8 +14,9 @@ import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib import import_module
+from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 from PIL import ExifTags, Image
@@ -33,6 +34,7 @@ from imgclassify.errors import (
     with_article,
 )
 from imgclassify.images import MAX_PIXELS, camera_raw
+from imgclassify.images.frames import MAX_BLANK_FRAMES, Frames, PillowFrames, is_blank, keys_from
 from imgclassify.images.truncation import is_truncated
 from imgclassify.sources import MAX_BYTES, Source
 
@@ -134,6 +136,8 @@ REDUCED_MARGIN = 2
 """The smallest size of a reduced image, as a multiple of the size to which it is resized. With 2, the resize
 still averages over several pixels, as it does with the full image."""
 
+_MAX_BLANK_PIXELS = 2**29
+"""How many pixels of blank frames are decoded before the search for a frame that is not blank ends."""
 _HEADER_BYTES = 132
 """How many of the first bytes the signatures need. A DICOM file has its own after 128 others."""
 _START_OF_SCAN = b"\xff\xda"
@@ -156,6 +160,9 @@ _TRANSPOSITIONS = {
 
 SWAPS_AXES = tuple(_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8))
 """The transpositions that swap width and height."""
+
+_INFO = ("levels", "damaged")
+"""What is known of an image besides `frames`, as keys of its `info`."""
 
 _GREY_MODES = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
 """Pillow's modes for grey of more than 8 bits."""
@@ -180,10 +187,14 @@ def load_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises:
         ImageError: one of its subclasses. No other exception is raised.
     """
-    with source.open() as stream:
-        image = decode_image(stream, max_pixels=max_pixels)
+    if source.frame is not None and source.frame.reader is not None:
+        image = source.frame.reader.read(source.frame.name, max_pixels)
+    else:
+        with source.open() as stream:
+            opened = OpenedImage(stream, max_pixels)
+            image = opened.decode_first() if source.frame is None else opened.decode(opened.find(source.frame.name))
     _report_levels(source, image)
-    return image
+    return cast(Image.Image, image)
 
 
 def decode_image(stream: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -203,8 +214,7 @@ def decode_image(stream: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
         ImageUnreadableError: the disk failed.
         UnsupportedImageError: a package for the format is missing, or its colours cannot be converted to RGB.
     """
-    with _open_image(stream, max_pixels) as image:
-        return _decode_opened(image)
+    return OpenedImage(stream, max_pixels).decode_first()
 
 
 def load_reduced_image(
@@ -227,6 +237,9 @@ def load_reduced_image(
     Raises:
         ImageError: one of its subclasses. No other exception is raised.
     """
+    if source.frame is not None:  # a JPEG has only one
+        image = load_image(source, max_pixels=max_pixels)
+        return image, image.size
     with source.open() as stream:
         image, full_size = decode_reduced_image(stream, resized_size, max_pixels=max_pixels)
     _report_levels(source, image)
@@ -252,10 +265,7 @@ def decode_reduced_image(
     Raises:
         ImageError: as in `decode_image`.
     """
-    with _open_image(stream, max_pixels) as image:
-        full_size = _choose_scale(image, resized_size)
-        rgb = _decode_opened(image)
-        return rgb, full_size or rgb.size
+    return OpenedImage(stream, max_pixels).decode_reduced(resized_size)
 
 
 def read_orientation(source: Source, *, max_pixels: int = MAX_PIXELS) -> int:
@@ -266,9 +276,10 @@ def read_orientation(source: Source, *, max_pixels: int = MAX_PIXELS) -> int:
     Raises:
         ImageError: as in `decode_image`.
     """
-    with source.open() as stream, _open_image(stream, max_pixels) as image:
-        image.load()
-        transposition = exif_transposition(image)
+    with source.open() as stream:
+        opened = OpenedImage(stream, max_pixels)
+        key = opened.frames.first if source.frame is None else opened.find(source.frame.name)
+        transposition = opened.read_transposition(key)
     return next((number for number, each in _TRANSPOSITIONS.items() if each == transposition), 1)
 
 
@@ -333,35 +344,122 @@ def to_rgb(image: Image.Image) -> Image.Image:
 # Decoding ---------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _open_image(stream: BinaryIO, max_pixels: int) -> Iterator[Image.Image]:
-    """Yields the image, of which only the header has been read if Pillow knows its layout.
+class OpenedImage:
+    """An image file of which only the header has been read, if Pillow knows its layout.
 
-    Any exception raised while the image is open becomes an ImageError.
+    Any exception of a decoder becomes an ImageError. Only one thread at a time may use it.
     """
-    silence_decoders()
-    decoder = _identify_format(stream)
-    read = _find_reader(decoder)
-    with _translate_errors(decoder.format, stream):
-        size = _stream_size(stream)
-        if decoder.reads_whole_file and size > MAX_BYTES:
-            raise ImageTooLargeError(
-                f"the file is larger than {MAX_BYTES // 2**20} MiB, and its format must be read as a whole"
-            )
-        image = read(stream, max_pixels) if decoder.checks_pixels else read(stream)
-        _check_pixels(image, max_pixels)
+
+    def __init__(self, stream: BinaryIO, max_pixels: int | None) -> None:
+        """Opens the file; see `decode_image`.
+
+        Args:
+            stream: must stay open as long as this object is used.
+            max_pixels: as in `decode_image`. None if nothing will be decoded, only `frames` be counted.
+        """
+        silence_decoders()
+        self._stream, self._max_pixels = stream, max_pixels or 0
+        decoder = _identify_format(stream)
+        self._format, self._read = decoder.format, _find_reader(decoder)
+        with self._translated_errors():
+            size = _stream_size(stream)
+            if decoder.reads_whole_file and size > MAX_BYTES:
+                raise ImageTooLargeError(
+                    f"the file is larger than {MAX_BYTES // 2**20} MiB, and its format must be read as a whole"
+                )
+            opened = self._read(stream, self._max_pixels) if decoder.checks_pixels else self._read(stream)
+            if isinstance(opened, Image.Image):
+                if max_pixels is not None:
+                    _check_pixels(opened, max_pixels)
+                opened = PillowFrames(opened)
+            self.frames: Frames = opened
+
+    def find(self, name: str) -> int:
+        """Returns the key of the frame of a name. Raises ImageNotFoundError if there is none."""
+        with self._translated_errors():
+            return self.frames.find(name)
+
+    def decode_first(self) -> Image.Image:
+        """Decodes the first frame that is not blank. If all are blank, decodes the first."""
+        frames = self.frames
+        first = self.decode(frames.first)
+        if frames.count == 1 or not is_blank(first):
+            return first
+        pixels, image = 0, first
+        with suppress(ImageError):  # a damaged frame ends the search
+            for key in islice(keys_from(frames, frames.first), MAX_BLANK_FRAMES):
+                if key != frames.first:
+                    image = self.decode(key)
+                    if not is_blank(image):
+                        return image
+                pixels += image.width * image.height
+                if pixels > _MAX_BLANK_PIXELS:
+                    break
+        return first
+
+    def decode(self, key: int) -> Image.Image:
+        """Decodes one of the frames.
+
+        Args:
+            key: of one of `frames`.
+
+        Returns:
+            The image, as from `decode_image`. If the file has several frames, a later call does not change it.
+        """
+        with self._translated_errors():
+            image = self._open_frame(key)
+            image.load()
+            rgb = to_rgb(image)
+            # Only what this package knows: the texts of a PNG may have any key.
+            known: dict[str | tuple[int, int], Any] = {
+                name: value for name, value in rgb.info.items() if name in _INFO and not isinstance(value, str)
+            }
+            if self.frames.count != 1:
+                if rgb is image:
+                    rgb = image.copy()
+                position = self.frames.position(key)
+                known["frames"] = self.frames.count
+                known["frame"] = None if position is None else position + 1
+            rgb.info = known
+            return rgb
+
+    def decode_reduced(self, resized_size: Callable[[Size], Size]) -> tuple[Image.Image, tuple[int, int]]:
+        """Decodes a JPEG at a smaller scale, and any other file as `decode_first`; see `decode_reduced_image`."""
+        if self._format != "JPEG":
+            image = self.decode_first()
+            return image, image.size
+        with self._translated_errors():
+            image = self._open_frame(0)
+            full_size = _choose_scale(image, resized_size)
+            image.load()
+            return to_rgb(image), full_size
+
+    def read_transposition(self, key: int) -> Image.Transpose | None:
+        """Returns the transposition that turns one of the frames upright. Decodes it."""
+        with self._translated_errors():
+            image = self._open_frame(key)
+            image.load()
+            return exif_transposition(image)
+
+    def _open_frame(self, key: int) -> Image.Image:
+        """Returns a frame that is not decoded yet, or to which the file's declarations have been applied."""
+        image = self.frames.open(key)
+        _check_pixels(image, self._max_pixels)
         if image.format == "JPEG":
-            _limit_scans(image, stream)
-        else:
-            image = _apply_declarations(image, stream, read)
-        yield image
+            _limit_scans(image, self._stream)
+            return image
+        return _apply_declarations(image, self._stream, self._read, is_first=key == 0)
+
+    def _translated_errors(self) -> AbstractContextManager[None]:
+        return _translate_errors(self._format, self._stream)
 
 
-def _apply_declarations(image: Any, stream: BinaryIO, read: Callable[..., Any]) -> Image.Image:
+def _apply_declarations(image: Any, stream: BinaryIO, read: Callable[..., Any], *, is_first: bool) -> Image.Image:
     """Applies what a file says about its pixels, if Pillow does not.
 
     Args:
         image: as `read` has opened it.
+        is_first: whether it is the frame that `read` opens.
     """
     # Not at the top of the file, because an ordinary JPEG needs none of it.
     from imgclassify.images.clean_aperture import find_clean_aperture
@@ -369,7 +467,7 @@ def _apply_declarations(image: Any, stream: BinaryIO, read: Callable[..., Any]) 
 
     if image.mode in _GREY_MODES:
         declare_levels(image, stream)
-    elif image.format == "PNG":
+    elif image.format == "PNG" and is_first:
         image = load_low_bits(image, stream, read) or image
     elif image.format == "AVIF" and (shown := find_clean_aperture(stream, image.size)):
         image = _crop(image, shown)
@@ -382,19 +480,12 @@ def _crop(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
     return cropped
 
 
-def _decode_opened(image: Image.Image) -> Image.Image:
-    image.load()
-    return to_rgb(image)
-
-
-def _choose_scale(image: Image.Image, resized_size: Callable[[Size], Size]) -> tuple[int, int] | None:
+def _choose_scale(image: Image.Image, resized_size: Callable[[Size], Size]) -> tuple[int, int]:
     """Makes a JPEG that is not decoded yet decode at a smaller scale, if one is large enough.
 
     Returns:
-        The upright (width, height) of the full image. None for another format, which is left unchanged.
+        The upright (width, height) of the full image.
     """
-    if image.format != "JPEG":
-        return None
     swaps_axes = exif_transposition(image) in SWAPS_AXES
     width, height = image.size[::-1] if swaps_axes else image.size
     least_height, least_width = (REDUCED_MARGIN * side for side in resized_size((height, width)))
@@ -414,15 +505,22 @@ def _identify_format(stream: BinaryIO) -> _Decoder:
     for decoder in (_RAW_DECODER, *_DECODERS):
         if decoder.signature.match(header):
             return decoder
-    raise _describe_foreign(stream)
+    return _identify_foreign(stream)
 
 
-def _describe_foreign(stream: BinaryIO) -> ImageError:
+def _identify_foreign(stream: BinaryIO) -> _Decoder:
     # Imported only now, because a run over images needs neither table.
     from imgclassify.file_kinds import HEAD_BYTES
-    from imgclassify.images.foreign_formats import describe_foreign
+    from imgclassify.images.foreign_formats import describe_foreign, find_video
 
-    return describe_foreign(_read_start(stream, HEAD_BYTES))
+    head = _read_start(stream, HEAD_BYTES)
+    video = find_video(head)
+    if video is None:
+        raise describe_foreign(head)
+    missing = f"a video ({video.name}), which needs the extra imgclassify[video]: pip install av"
+    return _define_decoder(
+        "video", video.signature, "imgclassify.images.video", "open_video", missing=missing, checks_pixels=True
+    )
 
 
 def _read_start(stream: BinaryIO, size: int) -> bytes:

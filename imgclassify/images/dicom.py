@@ -30,7 +30,7 @@ _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
 class DicomImageFile(ImageFile.ImageFile):
-    """The first frame of a DICOM file, in mode RGB or L."""
+    """A DICOM file, of which `seek` chooses the frame, in mode RGB or L."""
 
     format = "DICOM"
 
@@ -41,30 +41,44 @@ class DicomImageFile(ImageFile.ImageFile):
             raise UnsupportedImageError(
                 "a deflated DICOM file is not decoded; save it with another transfer syntax"
             )
-        self._dataset: Dataset | None = dcmread(BytesIO(content))
+        self._dataset = dcmread(BytesIO(content))
         if not any(name in self._dataset for name in _PIXELS):
             kind = self._dataset.file_meta.get("MediaStorageSOPClassUID")
             if kind is None or "Image Storage" in kind.name or "Rows" in self._dataset:
                 raise TruncatedImageError(_TRUNCATED)
             raise UnsupportedImageError("a DICOM file without an image, such as a report or a directory")
-        self._size = int(self._dataset.Columns), int(self._dataset.Rows)
-        self._mode = "RGB" if self._dataset.get("SamplesPerPixel", 1) == 3 else "L"
+        self.n_frames = int(self._dataset.get("NumberOfFrames") or 1)
+        self._stored_size = int(self._dataset.Columns), int(self._dataset.Rows)
+        self._stored_mode = "RGB" if self._dataset.get("SamplesPerPixel", 1) == 3 else "L"
+        self.seek(0)
+
+    def seek(self, frame: int) -> None:
+        self._frame = frame
+        self._is_decoded = False
+        self._size, self._mode = self._stored_size, self._stored_mode
+
+    def tell(self) -> int:
+        return self._frame
 
     def load(self) -> Any:
-        if self._dataset is not None:
-            decoded = Image.fromarray(_to_bytes(self._dataset))
-            self._dataset = None
+        if not self._is_decoded:
+            decoded = Image.fromarray(_to_bytes(self._dataset, self._frame))
+            self._is_decoded = True
             if decoded.size != self.size:
                 raise ValueError("its size is not the one in its header")
             self.im, self._mode = decoded.im, decoded.mode
         return super().load()
 
 
-def _to_bytes(dataset: Dataset) -> NDArray[np.uint8]:
-    """Returns the first frame as uint8: (height, width) in grey, or (height, width, 3) in RGB."""
+def _to_bytes(dataset: Dataset, frame: int) -> NDArray[np.uint8]:
+    """Returns a frame as uint8: (height, width) in grey, or (height, width, 3) in RGB.
+
+    Args:
+        frame: from 0.
+    """
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
-        values = pixel_array(dataset, index=0)
+        values = pixel_array(dataset, index=frame)
     except (NotImplementedError, RuntimeError) as error:
         # A decoder that is missing, or one that failed on damaged data.
         if "missing dependencies" not in str(error) and "not supported" not in str(error):
@@ -82,7 +96,7 @@ def _to_bytes(dataset: Dataset) -> NDArray[np.uint8]:
         return _scale(colours, 8 * colours.dtype.itemsize)
     if values.ndim == 3:
         return _scale(values, int(dataset.BitsStored))
-    grey = np.rint(255 * _brightness(dataset, values)).astype(np.uint8)
+    grey = np.rint(255 * _brightness(dataset, values, frame)).astype(np.uint8)
     return 255 - grey if interpretation == "MONOCHROME1" else grey
 
 
@@ -91,20 +105,20 @@ def _scale(colours: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     return scaled.clip(0, 255).astype(np.uint8)
 
 
-def _brightness(dataset: Dataset, values: NDArray[Any]) -> NDArray[np.float64]:
+def _brightness(dataset: Dataset, values: NDArray[Any], frame: int) -> NDArray[np.float64]:
     """Returns 0..1 for the values of a grey image: through its window, its lookup table, or else its range."""
     padding = dataset.get("PixelPaddingValue")
     is_padding = np.zeros(values.shape, bool) if padding is None else values == padding
-    slope = _find(dataset, "PixelValueTransformationSequence", "RescaleSlope")
+    slope = _find(dataset, "PixelValueTransformationSequence", "RescaleSlope", frame)
     if slope is not None and "RescaleSlope" not in dataset:
-        intercept = _find(dataset, "PixelValueTransformationSequence", "RescaleIntercept") or 0
+        intercept = _find(dataset, "PixelValueTransformationSequence", "RescaleIntercept", frame) or 0
         shown = values * float(slope) + float(intercept)
     else:
         shown = apply_modality_lut(values, dataset).astype(np.float64)
-    center = _find(dataset, "FrameVOILUTSequence", "WindowCenter")
-    width = _find(dataset, "FrameVOILUTSequence", "WindowWidth")
+    center = _find(dataset, "FrameVOILUTSequence", "WindowCenter", frame)
+    width = _find(dataset, "FrameVOILUTSequence", "WindowWidth", frame)
     if center is not None and width is not None:
-        function = str(_find(dataset, "FrameVOILUTSequence", "VOILUTFunction") or "LINEAR")
+        function = str(_find(dataset, "FrameVOILUTSequence", "VOILUTFunction", frame) or "LINEAR")
         return apply_window(shown, _first(center), _first(width), function)
     if "VOILUTSequence" in dataset:
         bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
@@ -132,9 +146,10 @@ def apply_window(values: NDArray[np.float64], center: float, width: float, funct
     return np.nan_to_num(shown).clip(0, 1)
 
 
-def _find(dataset: Dataset, sequence: str, keyword: str) -> Any:
-    """Returns an element of the dataset, or else of the first frame of an enhanced multi-frame image, or None."""
-    groups = [dataset[name][0] for name in _GROUPS if name in dataset and len(dataset[name].value)]
+def _find(dataset: Dataset, sequence: str, keyword: str, frame: int) -> Any:
+    """Returns an element of the dataset, or else of a frame of an enhanced multi-frame image, or None."""
+    shared, own = (dataset[name].value if name in dataset else [] for name in _GROUPS)
+    groups = [*shared[:1], *own[frame : frame + 1]]
     holders = [dataset, *(group[sequence][0] for group in groups if sequence in group)]
     return next((holder[keyword].value for holder in holders if keyword in holder), None)
 

@@ -6,6 +6,7 @@ Only the first bytes are looked at. The module is imported for the first file th
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from imgclassify.errors import ImageError, NotAnImageError, UnsupportedImageError
 from imgclassify.file_kinds import decode_text, find_kind
@@ -35,15 +36,36 @@ _IMAGE_FORMATS = (
     (rb"/\* XPM \*/", "XPM"),
     (rb"\xd7\xcd\xc6\x9a\0\0|\x01\0{3}.{36} EMF", "Windows metafile (WMF, EMF)"),
 )
+
+
+class VideoFormat(NamedTuple):
+    """A container of videos."""
+
+    signature: bytes
+    name: str
+    ffmpeg_name: str
+
+
 _VIDEO_FORMATS = (
-    (rb".{4}ftyp(?!M4A )|\0.{3}(moov|mdat|wide|free|skip)", "MP4 or QuickTime"),
-    (rb"\x1aE\xdf\xa3", "Matroska or WebM"),
-    (rb"RIFF.{4}AVI ", "AVI"),
-    (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "WMV"),
-    (rb"FLV\x01", "FLV"),
-    (rb"OggS\0", "Ogg"),
-    (rb"\0\0\x01[\xba\xb3]|G.{187}G.{187}G|.{4}G.{191}G.{191}G", "MPEG"),
+    VideoFormat(rb".{4}ftyp(?!M4A )|\0.{3}(moov|mdat|wide|free|skip)", "MP4 or QuickTime", "mov"),
+    VideoFormat(rb"\x1aE\xdf\xa3", "Matroska or WebM", "matroska"),
+    VideoFormat(rb"RIFF.{4}AVI ", "AVI", "avi"),
+    VideoFormat(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "WMV", "asf"),
+    VideoFormat(rb"FLV\x01", "FLV", "flv"),
+    VideoFormat(rb"OggS\0", "Ogg", "ogg"),
+    VideoFormat(rb"\0\0\x01\xb3", "MPEG", "mpegvideo"),
+    VideoFormat(rb"\0\0\x01\xba", "MPEG", "mpeg"),
+    VideoFormat(rb"G.{187}G.{187}G|.{4}G.{191}G.{191}G", "MPEG", "mpegts"),
 )
+
+
+def find_video(head: bytes) -> VideoFormat | None:
+    """Returns the format of a video.
+
+    Args:
+        head: as in `describe_foreign`.
+    """
+    return next((each for each in _VIDEO_FORMATS if re.match(each.signature, head, re.DOTALL)), None)
 
 
 def describe_foreign(head: bytes) -> ImageError:
@@ -52,8 +74,6 @@ def describe_foreign(head: bytes) -> ImageError:
     Args:
         head: the first file_kinds.HEAD_BYTES bytes, or the whole of a smaller file.
     """
-    if name := _find_name(_VIDEO_FORMATS, head):
-        return UnsupportedImageError(f"a video ({name}), which needs the extra imgclassify[video]")
     if name := _find_name(_IMAGE_FORMATS, head) or ("SVG" if _is_svg(head) else None):
         return UnsupportedImageError(f"the format {name} is not opened; convert the file to PNG or JPEG")
     if kind := find_kind(head):

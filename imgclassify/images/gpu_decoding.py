@@ -124,6 +124,9 @@ class GpuDecoder:
             ImageError: as in `decoding.load_image` and `preprocessing.resize_and_crop`, which have the final
                 say on every file.
         """
+        if source.frame is not None:  # a JPEG has only one
+            image = decoding.load_image(source, max_pixels=self._max_pixels)
+            return preprocessing.resize_and_crop(image, self._spec), ImageInfo.of(image)
         with source.open() as stream:
             try:
                 jpeg = _read_jpeg(stream, self._spec, min(MAX_PIXELS, self._max_pixels))

@@ -25,13 +25,9 @@ class ImageInfo(NamedTuple):
         """Describes an image that `decoding` has decoded.
 
         Args:
-            image: has INFO_KEYS in its `info` where they say something. It is the only frame without "frames".
+            image: its `info` has "frames" and "frame", unless it is the only one, and "damaged" if it is so.
             size: (width, height), if they are not those of `image`.
         """
         known = image.info
         width, height = size or image.size
-        return cls(width, height, known.get("frames", 1), known.get("frame", 1), known.get("damaged", False))
-
-
-INFO_KEYS = ImageInfo._fields[2:]
-"""The keys of `image.info` that the decoding functions set."""
+        return cls(width, height, known.get("frames", 1), known.get("frame", 1), "damaged" in known)

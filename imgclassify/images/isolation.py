@@ -21,7 +21,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -112,7 +112,7 @@ class IsolatedPreprocessor:
             raise UsageError("isolate needs Linux or macOS", hint="leave out --isolate", argument="isolate")
         self._time_limit = time_limit
         self._preprocess_in_process = create_preprocessor(decode_mode, spec, "cpu", max_pixels=max_pixels)
-        self._pool = _WorkerPool(
+        self._pool = WorkerPool(
             {"decode": decode_mode, "spec": asdict(spec), "max_pixels": max_pixels, "time_limit": time_limit}
         )
         self.close = weakref.finalize(self, self._pool.close)
@@ -131,19 +131,21 @@ class IsolatedPreprocessor:
         """
         if image.source is None:
             return self._preprocess_in_process(image, out)
-        request, content = _make_request(image.source)
+        request, content = make_request(image.source)
+        if (frame := image.source.frame) is not None:
+            request |= {"frame": frame.name, "file": frame.reader and frame.reader.number}
         retrying = False
         while True:
             with self._pool.borrow_worker(fresh=retrying) as worker:
                 fresh = worker.images_handled == 0
                 try:
                     return worker.preprocess(request, content, out.data.cast("B"))
-                except _WorkerEndedError:
+                except WorkerEndedError:
                     status = worker.terminate(_SHUTDOWN_TIMEOUT_S)
             if status == -signal.SIGALRM:
                 raise DecoderTimeoutError(f"not decoded within {self._time_limit:g} seconds")
             if fresh:
-                raise DecoderCrashedError(f"the decoder {_describe_exit(status)}")
+                raise DecoderCrashedError(f"the decoder {describe_exit(status)}")
             retrying = True
 
     def idle_workers(self) -> list[int]:
@@ -151,7 +153,7 @@ class IsolatedPreprocessor:
         return self._pool.idle_pids()
 
 
-def _make_request(source: Source) -> tuple[dict[str, Any], bytes]:
+def make_request(source: Source) -> tuple[dict[str, Any], bytes]:
     """Returns a request and its content.
 
     A file on disk is sent as its path and the folder that a relative path starts from. Anything else is sent
@@ -164,7 +166,7 @@ def _make_request(source: Source) -> tuple[dict[str, Any], bytes]:
         return {"name": source.name[:_NOTE_CHARACTERS]}, stream.read()
 
 
-def _describe_exit(status: int) -> str:
+def describe_exit(status: int) -> str:
     """Describes how a process with this `Popen.returncode` ended."""
     if status >= 0:
         return f"exited with status {status}"
@@ -177,21 +179,21 @@ def _describe_exit(status: int) -> str:
 # In this process --------------------------------------------------------------------------------------------
 
 
-class _WorkerEndedError(Exception):
+class WorkerEndedError(Exception):
     """The worker has ended, or its reply is invalid."""
 
 
-class _WorkerPool:
+class WorkerPool:
     """Workers, each used by one thread at a time."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
         self._setup = setup
-        self._idle: list[_Worker] = []
+        self._idle: list[Worker] = []
         self._lock = threading.Lock()
         self._closed = False
 
     @contextmanager
-    def borrow_worker(self, *, fresh: bool) -> Iterator[_Worker]:
+    def borrow_worker(self, *, fresh: bool) -> Iterator[Worker]:
         """Yields a worker. It is a new one if `fresh` is True or no worker is idle."""
         worker = (None if fresh else self._take_idle()) or _start_worker(self._setup)
         try:
@@ -215,7 +217,7 @@ class _WorkerPool:
         for worker in idle:
             worker.terminate()
 
-    def _take_idle(self) -> _Worker | None:
+    def _take_idle(self) -> Worker | None:
         while True:
             with self._lock:
                 if not self._idle:
@@ -226,16 +228,16 @@ class _WorkerPool:
             worker.terminate()
 
 
-def _start_worker(setup: dict[str, Any]) -> _Worker:
+def _start_worker(setup: dict[str, Any]) -> Worker:
     pause = _START_PAUSE_S
     for tries_left in reversed(range(_START_TRIES)):
         try:
-            return _Worker(setup)
+            return Worker(setup)
         except OSError as error:
             reason, status = describe_error(error), -1
-        except _WorkerEndedError as error:
+        except WorkerEndedError as error:
             (status,) = error.args
-            reason = f"it {_describe_exit(status)}"
+            reason = f"it {describe_exit(status)}"
         # A worker that exits by itself would do so again. It has printed the reason to stderr.
         if not tries_left or status >= 0:
             break
@@ -246,7 +248,7 @@ def _start_worker(setup: dict[str, Any]) -> _Worker:
     )
 
 
-class _Worker:
+class Worker:
     """One worker process, and the exchange of frames with it."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
@@ -254,12 +256,14 @@ class _Worker:
 
         Raises:
             OSError: the process cannot be started.
-            _WorkerEndedError: the process has ended since. The argument is its status.
+            WorkerEndedError: the process has ended since. The argument is its status.
         """
         self.images_handled = 0
         """How many images the worker has been given."""
         self.usable = False
         """Whether the worker waits for an image."""
+        self._file: int | None = None
+        """The number of the file whose frames the worker has been given."""
         self._process = subprocess.Popen(
             [sys.executable, "-c", _WORKER_PROGRAM, *sys.path],
             stdin=subprocess.PIPE,
@@ -275,8 +279,8 @@ class _Worker:
         self._replies = self._process.stdout
         try:
             self._exchange(setup, b"")
-        except _WorkerEndedError as error:
-            raise _WorkerEndedError(self.terminate(_SHUTDOWN_TIMEOUT_S)) from error
+        except WorkerEndedError as error:
+            raise WorkerEndedError(self.terminate(_SHUTDOWN_TIMEOUT_S)) from error
         except BaseException:
             self.terminate()
             raise
@@ -294,9 +298,12 @@ class _Worker:
 
         Raises:
             ImageError: the error that the worker reports for the image.
-            _WorkerEndedError: the worker has ended, or its reply is invalid.
+            WorkerEndedError: the worker has ended, or its reply is invalid.
         """
         self.images_handled += 1
+        if (file := request.get("file")) is not None and file == self._file:
+            content = b""  # the worker has it
+        self._file = file
         self.usable = False  # until the whole reply is read; an interruption would leave part of it in the pipe
         reply = self._exchange(request, content)
         try:
@@ -311,20 +318,43 @@ class _Worker:
                     raise ValueError(reply["bytes"])
                 _read_into(self._replies, out)
         except (OSError, EOFError, KeyError, TypeError, ValueError) as failure:
-            raise _WorkerEndedError from failure
+            raise WorkerEndedError from failure
         self.usable = True
         if error is not None:
             raise error
         return info
 
+    def list_frames(self, request: dict[str, Any], content: bytes) -> Iterator[str]:
+        """Yields the names of the frames of a file, as the worker finds them. The worker is not usable meanwhile.
+
+        Raises:
+            ImageError: the error that the worker reports for the file.
+            WorkerEndedError: the worker has ended, or its reply is invalid.
+        """
+        self.images_handled += 1
+        self.usable = False
+        reply = self._exchange(request, content)
+        while "names" in reply:
+            yield from map(str, reply["names"])
+            reply = self._receive()
+        self.usable = True
+        if "error" in reply:
+            raise error_of_type(reply["error"], str(reply.get("message")))
+
     def _exchange(self, request: dict[str, Any], content: bytes) -> dict[str, Any]:
         try:
-            _send_frame(self._requests, request, content)
-            reply = _receive_frame(self._replies)
+            send_frame(self._requests, request, content)
+        except OSError as error:
+            raise WorkerEndedError from error
+        return self._receive()
+
+    def _receive(self) -> dict[str, Any]:
+        try:
+            reply = receive_frame(self._replies)
         except (OSError, EOFError, ValueError) as error:
-            raise _WorkerEndedError from error
+            raise WorkerEndedError from error
         if reply is None:
-            raise _WorkerEndedError
+            raise WorkerEndedError
         return reply
 
     def terminate(self, patience: float = 0.0) -> int:
@@ -374,34 +404,46 @@ def run_worker() -> NoReturn:
 def _serve_requests(requests: IO[bytes], replies: IO[bytes]) -> None:
     import numpy as np
 
-    setup = _receive_frame(requests)
+    setup = receive_frame(requests)
     if setup is None:
+        return
+    if "spec" not in setup:
+        from imgclassify.images.isolated_listing import serve_listings
+
+        serve_listings(setup, requests, replies)
         return
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in setup["spec"].items()
     }
     spec = PreprocessSpec(**fields)
     preprocess = create_preprocessor(setup["decode"], spec, "cpu", max_pixels=setup["max_pixels"])
-    notes = _collect_notes()
+    notes, frames = _collect_notes(), _OpenedFrames()
     out = np.empty((*spec.crop_size, 3), np.uint8)
-    _set_limits(setup["max_pixels"])
-    _send_frame(replies, {}, b"")
-    # From here on, stderr would only show messages of decoders, which do not name the image.
-    _redirect_fd(os.devnull, 2)
     fresh = True
-    while (request := _receive_frame(requests)) is not None:
-        content = _read_exactly(requests, request["bytes"])
+    for request, content in iter_requests(setup, requests, replies):
         # After the time limit the kernel ends this process, whatever it is doing, even if nobody waits for it
         # any more.
         signal.setitimer(signal.ITIMER_REAL, setup["time_limit"])
-        reply, out_of_memory = _handle_request(preprocess, request, content, out)
+        reply, out_of_memory = _handle_request(preprocess, frames, request, content, out)
         signal.setitimer(signal.ITIMER_REAL, 0)
         # An earlier image may have used up the memory. The main process tries this one again in a new worker.
         if out_of_memory and not fresh:
             return
         fresh = False
-        _send_frame(replies, {**reply, "notes": notes}, b"" if "error" in reply else out.data.cast("B"))
+        send_frame(replies, {**reply, "notes": notes}, b"" if "error" in reply else out.data.cast("B"))
         notes.clear()
+
+
+def iter_requests(
+    setup: dict[str, Any], requests: IO[bytes], replies: IO[bytes]
+) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Says that the worker is ready, and yields its requests."""
+    _set_limits(setup["max_pixels"])
+    send_frame(replies, {}, b"")
+    # From here on, stderr would only show messages of decoders, which do not name the image.
+    _redirect_fd(os.devnull, 2)
+    while (request := receive_frame(requests)) is not None:
+        yield request, _read_exactly(requests, request["bytes"])
 
 
 def _collect_notes() -> list[str]:
@@ -414,12 +456,35 @@ def _collect_notes() -> list[str]:
     return notes
 
 
+class _OpenedFrames:
+    """The file whose frames are being read. It stays open from one request to the next."""
+
+    def __init__(self) -> None:
+        self._file: int | None = None
+        self._reader: Any = None
+
+    def select(self, source: Source, file: int | None, frame: str) -> Source:
+        """Returns the source of a frame.
+
+        Args:
+            file: a number of the file. None if no other frame of it will be read.
+        """
+        from imgclassify.images.frame_sources import FrameReader
+
+        if file is None or file != self._file:
+            self._file, self._reader = file, FrameReader(source)
+        return replace(source, frame=sources.Frame(frame, self._reader))
+
+
 def _handle_request(
-    preprocess: Preprocessor, request: dict[str, Any], content: bytes, out: NDArray[np.uint8]
+    preprocess: Preprocessor, frames: _OpenedFrames, request: dict[str, Any], content: bytes, out: NDArray[np.uint8]
 ) -> tuple[dict[str, Any], bool]:
     """Writes the crop to `out`. Returns (the reply, whether memory ran out)."""
     try:
-        info = preprocess(input_from_source(_source_of_request(request, content)), out)
+        source = source_of_request(request, content)
+        if "frame" in request:
+            source = frames.select(source, request["file"], request["frame"])
+        info = preprocess(input_from_source(source), out)
     except ImageError as error:
         out_of_memory = isinstance(error, ImageTooLargeError) and error.out_of_memory
         return {"error": error.type, "message": str(error)}, out_of_memory
@@ -428,7 +493,7 @@ def _handle_request(
     return {"info": info}, False
 
 
-def _source_of_request(request: dict[str, Any], content: bytes) -> Source:
+def source_of_request(request: dict[str, Any], content: bytes) -> Source:
     if "path" not in request:
         return Source(request["name"], partial(BytesIO, content))
     if request["folder"] != os.getcwd():  # noqa: PTH109
@@ -475,7 +540,7 @@ def _set_limits(max_pixels: int) -> None:
 # Frames -----------------------------------------------------------------------------------------------------
 
 
-def _send_frame(pipe: IO[bytes], header: dict[str, Any], content: bytes | memoryview) -> None:
+def send_frame(pipe: IO[bytes], header: dict[str, Any], content: bytes | memoryview) -> None:
     # Names that are not valid text survive, because JSON escapes their surrogates.
     packed = json.dumps({**header, "bytes": len(content)}).encode()
     pipe.write(_LENGTH.pack(len(packed)) + packed)
@@ -483,7 +548,7 @@ def _send_frame(pipe: IO[bytes], header: dict[str, Any], content: bytes | memory
     pipe.flush()
 
 
-def _receive_frame(pipe: IO[bytes]) -> dict[str, Any] | None:
+def receive_frame(pipe: IO[bytes]) -> dict[str, Any] | None:
     """Reads the header of a frame. As many bytes as its "bytes" says follow it.
 
     Returns:

@@ -159,6 +159,7 @@ _CHECKS: dict[str, Callable[[BinaryIO, int], bool]] = {
     "AVIF": _boxes_truncated,
     "HEIF": _boxes_truncated,
     "JPEG2000": _jpeg2000_truncated,
+    "video": _boxes_truncated,
 }
 
 

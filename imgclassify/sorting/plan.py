@@ -17,7 +17,7 @@ from imgclassify.sorting.folder_names import ClassKey, class_key, name_folders
 from imgclassify.sorting.transfer import same_content
 from imgclassify.sorting.undo_list import find_lists, read_entries
 from imgclassify.sources.expansion import is_url, local_path
-from imgclassify.sources.path_expansion import split_member
+from imgclassify.sources.path_expansion import split_frame, split_member
 
 ACTIONS = ("copy", "link", "move")
 LABELINGS = ("label", "wnid")
@@ -184,7 +184,7 @@ class _Planner:
         return self._real_folders[folder]
 
     def _add_missing(self, name: str, source: Path, folder_name: str) -> None:
-        if split_member(name):
+        if split_member(name) or split_frame(name):
             self.leave_out(NOT_A_FILE, name)
         elif self.plan.action == "move" and self._is_moved(source):
             self.plan.already_there[folder_name] += 1

@@ -27,8 +27,12 @@ def archive_members(path: str, accepts: Callable[[str], bool]) -> Iterator[Sourc
         yield Source(path, partial(raise_error, ImageUnreadableError, message))
 
 
-def single_member(name: str, archive: str, member: str) -> Iterator[Source]:
-    """Yields the source of one member, under the given name. It fails to open if there is no such member."""
+def find_member(name: str, archive: str, member: str) -> Source | None:
+    """Returns the source of one member, under the given name. None if there is no such member."""
     found = next(archive_members(archive, lambda candidate: candidate == member), None)
-    missing = partial(raise_error, ImageNotFoundError, f"no {member!r} in {archive!r}")
-    yield Source(name, found.open if found else missing)
+    return found and Source(name, found.open)
+
+
+def missing_member(name: str, archive: str, member: str) -> Source:
+    """Returns a source that fails to open, because there is no such member."""
+    return Source(name, partial(raise_error, ImageNotFoundError, f"no {member!r} in {archive!r}"))

@@ -18,7 +18,7 @@ from imgclassify.errors import ImageUnreadableError
 from imgclassify.http.addresses import public_url
 from imgclassify.sources.path_expansion import expand_path, stands_for_many
 from imgclassify.sources.selection import Selection
-from imgclassify.sources.source import CHUNK_BYTES, Notice, Source, raise_error, read_all
+from imgclassify.sources.source import CHUNK_BYTES, Frame, Notice, Source, raise_error, read_all
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to wait for a connection to a server."""
@@ -28,6 +28,8 @@ READ_TIMEOUT = 60.0
 _FILE = "file://"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
 """The beginning of an address. A single letter would be a drive of Windows."""
+_URL_FRAME = re.compile(r"#(\d+(?:\.\d+)?)$")
+"""The frame that a URL's fragment names. It is not sent to the server."""
 _SHOWN = 80
 """The number of characters of an address that an error shows. A data: URL may have millions."""
 
@@ -65,7 +67,12 @@ def expand(
             stdin_named = True
         elif is_url(name):
             shown = public_url(name)
-            yield Source(shown, partial(_open_url, name, shown, None if offline else timeout))
+            frame = _URL_FRAME.search(name)
+            yield Source(
+                shown,
+                partial(_open_url, name, shown, None if offline else timeout),
+                frame=Frame(frame[1]) if frame else None,
+            )
         elif _is_file_url(name):
             yield from _expand_file_url(name, notice, selection)
         elif _SCHEME.match(name) and not os.path.lexists(name):

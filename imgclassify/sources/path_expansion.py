@@ -9,11 +9,15 @@ import glob
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from imgclassify.sources.files import file_or_pipe_source, file_source
 from imgclassify.sources.folders import walk_folder
 from imgclassify.sources.selection import Selection, describe_skipped
-from imgclassify.sources.source import Notice, Source, has_wildcard
+from imgclassify.sources.source import Frame, Notice, Source, has_wildcard
+
+_FRAME = re.compile(r"(.+)#(\d+(?:\.\d+)?)", re.DOTALL)
+"""The name of a frame: of a file, and behind it a number or the seconds in a video."""
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
 
@@ -30,12 +34,28 @@ def expand_path(name: str, notice: Notice, selection: Selection, *, from_file: b
     if os.path.lexists(name):
         return iter([file_source(name) if from_file else file_or_pipe_source(name)])
     if split := split_member(name):
-        from imgclassify.sources import archives
-
-        return archives.single_member(name, *split)
+        return _expand_member(name, *split)
+    if frame := split_frame(name):
+        return iter([replace(file_source(frame[0]), name=name, frame=Frame(frame[1]))])
     if not from_file and has_wildcard(name):
         return _expand_glob(name, notice, selection)
     return iter([file_source(name) if from_file else file_or_pipe_source(name)])
+
+
+def _expand_member(name: str, archive: str, member: str) -> Iterator[Source]:
+    from imgclassify.sources import archives
+
+    found = archives.find_member(name, archive, member)
+    if found is None and (frame := _FRAME.fullmatch(member)):
+        file = archives.find_member(name, archive, frame[1])
+        found = file and replace(file, frame=Frame(frame[2]))
+    yield found or archives.missing_member(name, archive, member)
+
+
+def split_frame(name: str) -> tuple[str, str] | None:
+    """Returns ("cat.gif", "2") for "cat.gif#2" if cat.gif is a file."""
+    found = _FRAME.fullmatch(name)
+    return (found[1], found[2]) if found and os.path.isfile(found[1]) else None
 
 
 def stands_for_many(path: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from imgclassify.errors import UsageError
-from imgclassify.sources.source import IMAGE_SUFFIXES, file_suffix
+from imgclassify.sources.source import IMAGE_SUFFIXES, VIDEO_SUFFIXES, file_suffix
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -56,6 +56,7 @@ class Selection:
         recursive: whether to take files in subfolders.
         hidden: whether to take names that begin with a dot, and system folders such as @eaDir and $RECYCLE.BIN.
         any_name: whether to take files without the suffix of an image too.
+        videos: whether to take videos too.
 
     Raises:
         UsageError: a pattern is invalid, or cannot match anything.
@@ -68,12 +69,14 @@ class Selection:
         recursive: bool = True,
         hidden: bool = False,
         any_name: bool = False,
+        videos: bool = False,
     ) -> None:
         self._include = _compile_patterns(include) if include else None
         self._exclude = _compile_patterns(exclude) if exclude else None
         self.recursive = recursive
         self.hidden = hidden
         self.any_name = any_name
+        self._suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
         self.skipped: Counter[str] = Counter()
         """Number of names left out, by reason: "hidden", "system_folder", "not_an_image_name", "excluded" (or not
         included), "subfolder". A folder that is left out counts as one."""
@@ -89,7 +92,7 @@ class Selection:
         """
         if self._is_hidden(name):
             return self._skip("hidden")
-        if (suffix := file_suffix(name)) not in IMAGE_SUFFIXES and not self.any_name:
+        if (suffix := file_suffix(name)) not in self._suffixes and not self.any_name:
             return self._skip_extension(suffix)
         path = relative_dir + name
         return (self._is_included(path) and not self._is_excluded(path)) or self._skip("excluded")
@@ -116,7 +119,7 @@ class Selection:
             return self._skip("system_folder")
         if len(parts) > 1 and not self.recursive:
             return self._skip("subfolder")
-        if (suffix := file_suffix(member)) not in IMAGE_SUFFIXES and not self.any_name:
+        if (suffix := file_suffix(member)) not in self._suffixes and not self.any_name:
             return self._skip_extension(suffix)
         path = "/".join(parts)
         return (self._is_included(path) and not self._is_below_excluded(path)) or self._skip("excluded")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from itertools import chain
-from typing import IO, BinaryIO, NoReturn
+from typing import IO, Any, BinaryIO, NamedTuple, NoReturn
 
 from imgclassify.errors import ImageError, ImageTooLargeError, ImageUnreadableError, describe_error
 
@@ -30,6 +30,10 @@ IMAGE_FORMATS = {
 IMAGE_SUFFIXES = frozenset(chain.from_iterable(IMAGE_FORMATS.values()))
 """Suffixes of files taken from a folder or an archive, in lower case. A file named directly may have any."""
 
+_VIDEO = "3gp avi flv m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv"
+VIDEO_SUFFIXES = frozenset(f".{name}" for name in _VIDEO.split())
+"""Suffixes of videos, which are taken from a folder or an archive only if their frames are asked for."""
+
 _RAW = "3fr arw cr2 cr3 crw dng erf iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f"
 RAW_SUFFIXES = frozenset(f".{name}" for name in _RAW.split())
 """Suffixes of camera raw files, which are not decoded."""
@@ -41,6 +45,15 @@ CHUNK_BYTES = 1024 * 1024
 
 Notice = Callable[[str], None]
 Opener = Callable[[], BinaryIO]
+
+
+class Frame(NamedTuple):
+    """One of the frames or pages of a file, or a moment of a video."""
+
+    name: str
+    """Its number, from 1, or its seconds in a video: "2", "12.480"."""
+    reader: Any = None
+    """An images.frame_sources.FrameReader that all frames of the file share. None if this is the only one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +69,8 @@ class Source:
     """Whether its bytes are already in memory. Callers should not collect many such sources."""
     path: str | None = None
     """Path of the file that `open` opens, if it is a whole file on disk that other processes can open too."""
+    frame: Frame | None = None
+    """The frame that is meant. None means the first that is not blank."""
 
 
 def read_all(stream: IO[bytes], name: str) -> bytes:

@@ -36,6 +36,7 @@ _EXTRAS = {
     ("rawpy",): "pip install rawpy to open camera RAW",
     ("pillow-jxl-plugin",): "pip install pillow-jxl-plugin to open JPEG XL",
     ("pydicom",): "pip install pydicom to open DICOM",
+    ("av",): "pip install av to open videos",
     ("pyarrow",): "pip install pyarrow to write Parquet",
     (
         "opencv-python-headless",

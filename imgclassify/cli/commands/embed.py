@@ -15,6 +15,7 @@ from imgclassify.cli.options import (
     ArchitectureOptions,
     ConsoleOptions,
     DecodingOptions,
+    FrameOptions,
     Model,
     Offline,
     OutputOptions,
@@ -105,6 +106,7 @@ def embed(
     embedding: EmbeddingOptions,
     output: EmbeddingOutputOptions,
     unattended: UnattendedOptions,
+    frames: FrameOptions,
     decoding: DecodingOptions,
     running: ComputingOptions,
     preprocessing: PreprocessingOptions,
@@ -120,7 +122,16 @@ def embed(
     console.configure()
     from imgclassify.embedding import EMBEDDINGS
 
-    with open_run(EMBEDDINGS, sources, output, unattended, offline=offline, default_format="jsonl") as run:
+    with open_run(
+        EMBEDDINGS,
+        sources,
+        output,
+        unattended,
+        offline=offline,
+        frames=frames.selection,
+        isolate=decoding.isolate,
+        default_format="jsonl",
+    ) as run:
         from imgclassify.embedding import Embedder
         from imgclassify.engines import FEATURES
         from imgclassify.runner import load_runner
@@ -141,5 +152,5 @@ def embed(
         embedder = Embedder(runner, dtype=embedding.vector_dtype, normalize=embedding.normalize)
         info = embedder.run
         print_verbose(f"{info.model} ({info.weights}) on {info.engine}, {info.device}, {info.dtype}: {info.reason}")
-        run.write_records(embedder, embedder.settings)
+        run.write_records(embedder, {**embedder.settings, **frames.to_settings()})
     raise typer.Exit(int(run.stats.status))

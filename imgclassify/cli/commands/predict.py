@@ -14,6 +14,7 @@ from imgclassify.cli.options import (
     OUTPUT_PANEL,
     ConsoleOptions,
     DecodingOptions,
+    FrameOptions,
     LoadingOptions,
     Model,
     Offline,
@@ -76,6 +77,7 @@ def predict(
     results: ResultOptions,
     output: PredictionOutputOptions,
     unattended: UnattendedOptions,
+    frames: FrameOptions,
     decoding: DecodingOptions,
     running: RunningOptions,
     preprocessing: PreprocessingOptions,
@@ -107,7 +109,15 @@ def predict(
 
         counts = LabelCounts()
         output, counts_as_json = separate_counts(output)
-    with open_run(PREDICTIONS, sources, output, unattended, offline=offline) as run:
+    with open_run(
+        PREDICTIONS,
+        sources,
+        output,
+        unattended,
+        offline=offline,
+        frames=frames.selection,
+        isolate=decoding.isolate,
+    ) as run:
         from imgclassify.classifier import Classifier
 
         with download_progress() as progress:
@@ -129,7 +139,11 @@ def predict(
         with _save_crops(classifier, save_input):
             run.write_records(
                 classifier,
-                {"top_k": classifier.top_k, **(selection.to_settings() if selection else {})},
+                {
+                    "top_k": classifier.top_k,
+                    **(selection.to_settings() if selection else {}),
+                    **frames.to_settings(),
+                },
                 selects=selection.selects if selection else None,
                 count=counts.add if counts else None,
             )

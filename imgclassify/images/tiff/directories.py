@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 if TYPE_CHECKING:
@@ -18,8 +18,10 @@ _REDUCED, _MASK = 1, 4
 _OLD_REDUCED = 2
 """The value of SubfileType that says the same as _REDUCED."""
 
-MAX_PAGES = 64
-"""How many pages are looked at to find one that is not reduced, and how many directories inside each."""
+MAX_PAGES = 2**16
+"""How many pages of a file are looked at."""
+_MAX_INNER = 64
+"""How many directories inside each page are looked at."""
 _MAX_ENTRIES = 2**16
 _MAX_NUMBERS = 2**17
 
@@ -124,7 +126,7 @@ class Directory:
     def read_inner(self) -> list[Directory]:
         """Reads the directories that the tag SubIFDs names. Damaged ones are left out."""
         found = []
-        for offset in self.numbers(SUB_DIRECTORIES)[:MAX_PAGES]:
+        for offset in self.numbers(SUB_DIRECTORIES)[:_MAX_INNER]:
             try:
                 found.append(Directory(self._stream, offset, self.order, big=self.big))
             except (ValueError, struct.error, OverflowError):
@@ -158,15 +160,34 @@ def read_pages(stream: BinaryIO) -> Iterator[Directory]:
         offset = page.following
 
 
-def choose_page(pages: list[Directory]) -> Directory:
-    """Returns the first page that is not tagged as reduced, in its SubIFDs too; the first one if all are."""
-    for page in pages:
+class Page(NamedTuple):
+    """Where the directory of a page is. A file may have very many."""
+
+    position: int | None
+    """Its position in the list of directories, from 0. None if it is one of the SubIFDs of another."""
+    offset: int
+    order: str
+    big: bool
+
+    def read(self, stream: BinaryIO) -> Directory:
+        return Directory(stream, self.offset, self.order, big=self.big)
+
+
+def choose_pages(directories: Iterable[Directory]) -> list[Page]:
+    """Returns the pages that are not tagged as reduced, in SubIFDs too; the first directory if all are."""
+    chosen: list[Page] = []
+    first = None
+    for position, page in enumerate(directories):
+        first = first or Page(position, page.offset, page.order, page.big)
         if not page.is_reduced:
-            return page
-        for inner in page.read_inner():
-            if not inner.is_reduced and WIDTH in inner.entries and HEIGHT in inner.entries:
-                return inner
-    return pages[0]
+            chosen.append(Page(position, page.offset, page.order, page.big))
+            continue
+        chosen += [
+            Page(None, inner.offset, inner.order, inner.big)
+            for inner in page.read_inner()
+            if not inner.is_reduced and WIDTH in inner.entries and HEIGHT in inner.entries
+        ]
+    return chosen or ([first] if first else [])
 
 
 def starting_at(stream: BinaryIO, page: Directory) -> io.BytesIO:

@@ -1,4 +1,4 @@
-"""Opens a TIFF: chooses its page, and lets Pillow read it, or the modules beside this one.
+"""Opens a TIFF: chooses its pages, and lets Pillow read them, or the modules beside this one.
 
 Pillow reads pages of up to 8 bits whose samples lie together. It does not know, or gets wrong, many others.
 """
@@ -6,14 +6,17 @@ Pillow reads pages of up to 8 bits whose samples lie together. It does not know,
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from itertools import islice
 from typing import BinaryIO
 
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from imgclassify.errors import ImageTooLargeError, UnsupportedImageError
 from imgclassify.images import camera_raw
+from imgclassify.images.frames import FrameSelection, find_number, number_names
 from imgclassify.images.tiff.colors import to_image
-from imgclassify.images.tiff.directories import HEIGHT, WIDTH, Directory, choose_page, read_pages, starting_at
+from imgclassify.images.tiff.directories import HEIGHT, WIDTH, Directory, choose_pages, read_pages, starting_at
 from imgclassify.images.tiff.layout import (
     BITS,
     COMPRESSION,
@@ -37,62 +40,97 @@ from imgclassify.images.tiff.libtiff import has_codec, silence_libtiff
 from imgclassify.images.tiff.samples import read_samples
 from imgclassify.sources import MAX_BYTES
 
+_RAW_DIRECTORIES = 8
+"""How many directories are looked at to tell a camera RAW."""
 
-def open_tiff(stream: BinaryIO, max_pixels: int) -> Image.Image:
-    """Opens a TIFF at the first page that is not tagged as reduced.
+
+def open_tiff(stream: BinaryIO, max_pixels: int) -> TiffPages | Image.Image:
+    """Opens a TIFF.
 
     Args:
         stream: seekable.
-        max_pixels: limit on width × height of the page, and of one of its tiles.
+        max_pixels: limit on width × height of a page, and of one of its tiles.
 
     Returns:
-        A Pillow file whose pixels are not decoded yet; or, for a layout that is not Pillow's, an image of 8 bits
-        per channel in one of Pillow's modes, with its levels as `info["levels"]`. Neither is upright.
+        The pages, or the image of a camera RAW.
 
     Raises:
-        UnsupportedImageError: the layout or the compression is not supported, or the file is a camera RAW and
-            the extra that develops it is not installed.
-        ImageTooLargeError: a limit is exceeded.
-        TruncatedImageError: a strip or tile is beyond the end of the file.
+        UnsupportedImageError: the file is a camera RAW and the extra that develops it is not installed.
         Exception: the file is damaged.
     """
     silence_libtiff()
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
-    if size <= MAX_BYTES:
+    if size <= MAX_BYTES and not isinstance(stream, io.BytesIO):
         # libtiff would map a file into memory. If another program truncated the file meanwhile, this process
         # would be killed.
         stream = io.BytesIO(stream.read())
-    pages = _read_first_pages(stream)
-    if camera_raw.has_raw_directory([*pages, *(inner for page in pages for inner in page.read_inner())]):
+    first = list(islice(read_pages(stream), _RAW_DIRECTORIES))
+    if camera_raw.has_raw_directory([*first, *(inner for page in first for inner in page.read_inner())]):
         return camera_raw.open_raw(stream, max_pixels)
-    page = choose_page(pages)
-    _check_pixels(page, max_pixels)
-    if _is_plain(page) and (page is pages[0] or size <= MAX_BYTES):
-        if page is not pages[0]:
-            stream = starting_at(stream, page)
-        stream.seek(0)
-        try:
-            image = TiffImagePlugin.TiffImageFile(stream)
-        except SyntaxError:  # a combination of photometric interpretation and channels that Pillow does not know
-            pass
-        else:
-            if page.number(COMPRESSION) == OLD_JPEG:
-                _load_old_jpeg(image)
-            return image
-    return _read_page(stream, page, max_pixels)
+    return TiffPages(stream, max_pixels)
 
 
-def _read_first_pages(stream: BinaryIO) -> list[Directory]:
-    """Reads the directories up to the first page that is not reduced, and two more: a RAW's may come later."""
-    pages, more = [], 2
-    for page in read_pages(stream):
-        pages.append(page)
-        if not pages[0].is_reduced or not page.is_reduced:
-            more -= 1
-        if more < 0:
-            break
-    return pages
+class TiffPages:
+    """The pages of a TIFF that are not tagged as a reduced version or as the mask of another; see frames.Frames."""
+
+    first = 0
+
+    def __init__(self, stream: BinaryIO, max_pixels: int) -> None:
+        self._stream = stream
+        self._pages = choose_pages(read_pages(stream))
+        self._max_pixels = max_pixels
+        self._image: TiffImagePlugin.TiffImageFile | None = None
+        self.count = len(self._pages)
+
+    def position(self, key: int) -> int:
+        return key
+
+    def following(self, key: int) -> int | None:
+        return key + 1 if key + 1 < self.count else None
+
+    def names(self, selection: FrameSelection) -> Iterator[str]:
+        return number_names(self.count)
+
+    def find(self, name: str) -> int:
+        return find_number(name, self.count)
+
+    def open(self, key: int) -> Image.Image:
+        """Opens a page.
+
+        Returns:
+            A Pillow file whose pixels are not decoded yet; or, for a layout that is not Pillow's, an image of 8
+            bits per channel in one of Pillow's modes, with its levels as `info["levels"]`. Neither is upright.
+
+        Raises:
+            UnsupportedImageError: the layout or the compression is not supported.
+            ImageTooLargeError: a limit is exceeded.
+            TruncatedImageError: a strip or tile is beyond the end of the file.
+            Exception: the file is damaged.
+        """
+        position, page = self._pages[key].position, self._pages[key].read(self._stream)
+        _check_pixels(page, self._max_pixels)
+        # Pillow opens one of the SubIFDs only in a copy of the file.
+        if _is_plain(page) and (position is not None or isinstance(self._stream, io.BytesIO)):
+            try:
+                image = self._open_with_pillow(page, position)
+            except SyntaxError:  # a combination of photometric interpretation and channels that it does not know
+                pass
+            else:
+                if page.number(COMPRESSION) == OLD_JPEG:
+                    _load_old_jpeg(image)
+                return image
+        return _read_page(self._stream, page, self._max_pixels)
+
+    def _open_with_pillow(self, page: Directory, position: int | None) -> TiffImagePlugin.TiffImageFile:
+        if position is None:
+            return TiffImagePlugin.TiffImageFile(starting_at(self._stream, page))
+        # Pillow follows the directories one by one, so a later page is opened from the one before it.
+        if self._image is None or self._image.tell() >= position:
+            self._stream.seek(0)
+            self._image = TiffImagePlugin.TiffImageFile(self._stream)
+        self._image.seek(position)
+        return self._image
 
 
 def _check_pixels(page: Directory, max_pixels: int) -> None:

@@ -1,0 +1,136 @@
+"""Gives access to the frames or pages of an opened image file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from PIL import Image
+
+from imgclassify.errors import ImageNotFoundError, UsageError
+
+MAX_BLANK_FRAMES = 300
+"""How many frames are decoded to find one that is not blank."""
+
+_BLANK_RANGE = 8
+"""Channels of a blank frame do not vary by more than this, of 255. A lossy codec leaves some noise."""
+
+
+class FrameSelection(NamedTuple):
+    """Which frames are taken of a file that has several."""
+
+    key_frames: bool = False
+    """Of a video, only the frames that are stored whole."""
+    fps: float | None = None
+    """Of a video, at most so many frames for each second."""
+
+
+def select_frames(which: str, fps: float | None = None) -> FrameSelection:
+    """Returns the frames that the options --frames and --fps select.
+
+    Args:
+        which: "all" or "key".
+
+    Raises:
+        UsageError: a value is out of its range, or the two exclude each other.
+    """
+    if which not in ("all", "key"):
+        raise UsageError(f"frames is {which!r}", hint="use first, all or key", argument="frames")
+    if fps is not None and which == "key":
+        raise UsageError("fps is not for key frames", hint="leave out --frames key or --fps", argument="fps")
+    if fps is not None and not 0 < fps < math.inf:
+        raise UsageError(f"fps is {fps!r}", hint="give a finite number above 0", argument="fps")
+    return FrameSelection(which == "key", fps)
+
+
+class Frames(Protocol):
+    """The frames of an opened file. Each has a key: its position from 0, or its time."""
+
+    @property
+    def count(self) -> int | None:
+        """How many there are. None if the file does not say."""
+        ...
+
+    @property
+    def first(self) -> int:
+        """The key of the first frame, or of the one that the file says is the main one."""
+        ...
+
+    def position(self, key: int) -> int | None:
+        """Returns the position of a frame, from 0. None if only its time is known."""
+        ...
+
+    def open(self, key: int) -> Image.Image:
+        """Returns a frame, not upright. It is valid until the next one is opened."""
+        ...
+
+    def following(self, key: int) -> int | None:
+        """Returns the key of the frame after the one that was opened last. None if there is none."""
+        ...
+
+    def names(self, selection: FrameSelection) -> Iterator[str]:
+        """Yields the names of the frames that are selected, in order; see sources.Frame."""
+        ...
+
+    def find(self, name: str) -> int:
+        """Returns the key of the frame of a name. Raises ImageNotFoundError if there is none."""
+        ...
+
+
+class PillowFrames:
+    """The frames of a file that one of Pillow's classes, or a class with the same methods, has opened."""
+
+    def __init__(self, image: Image.Image) -> None:
+        self._image = image
+        self.first: int = image.tell()  # a HEIC's main image need not be its first
+        self.count = self._count()
+
+    def open(self, key: int) -> Image.Image:
+        if key != self._image.tell():
+            self._image.seek(key)
+        return self._image
+
+    def position(self, key: int) -> int:
+        return key
+
+    def following(self, key: int) -> int | None:
+        return key + 1 if key + 1 < self.count else None
+
+    def names(self, selection: FrameSelection) -> Iterator[str]:
+        return number_names(self.count)
+
+    def find(self, name: str) -> int:
+        return find_number(name, self.count)
+
+    def _count(self) -> int:
+        try:
+            return max(1, getattr(self._image, "n_frames", 1))
+        except Exception:  # noqa: BLE001  (frames that cannot be counted are damaged, but the first may be whole)
+            return 1
+
+
+def number_names(count: int) -> Iterator[str]:
+    """Yields the names of frames that have numbers."""
+    return map(str, range(1, count + 1))
+
+
+def find_number(name: str, count: int) -> int:
+    """Returns the key of a frame by its number, from 1. Raises ImageNotFoundError if there is none."""
+    if not (name.isdecimal() and 1 <= int(name) <= count):
+        raise ImageNotFoundError(f"no frame {name}: the file has {count} {'frame' if count == 1 else 'frames'}")
+    return int(name) - 1
+
+
+def is_blank(image: Image.Image) -> bool:
+    """Whether an image of mode RGB has one colour, or hardly varies."""
+    extrema: tuple[tuple[int, int], ...] = image.getextrema()  # type: ignore[assignment]
+    return all(high - low <= _BLANK_RANGE for low, high in extrema)
+
+
+def keys_from(frames: Frames, key: int) -> Iterator[int]:
+    """Yields a key and those after it. Open each frame before the next key is taken."""
+    following: int | None = key
+    while following is not None:
+        yield following
+        following = frames.following(following)

@@ -1,0 +1,79 @@
+"""Lists the frames of files in a worker process, so that a crash there costs only one file (isolation.py)."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from itertools import islice
+from typing import IO, Any
+
+from imgclassify.errors import DecoderCrashedError, DecoderTimeoutError, ImageError, describe_error
+from imgclassify.images import MAX_PIXELS, TIME_LIMIT
+from imgclassify.images.frame_sources import list_names
+from imgclassify.images.frames import FrameSelection
+from imgclassify.images.isolation import (
+    WorkerEndedError,
+    WorkerPool,
+    describe_exit,
+    iter_requests,
+    make_request,
+    send_frame,
+    source_of_request,
+)
+from imgclassify.sources import Source
+
+_NAMES_PER_REPLY = 500
+
+
+class IsolatedListing:
+    """A `frame_sources.ListFrames` that opens files in a worker process."""
+
+    def __init__(self, *, max_pixels: int = MAX_PIXELS, time_limit: float = TIME_LIMIT) -> None:
+        """
+        Args:
+            max_pixels: the memory limit of the worker grows with it.
+            time_limit: seconds to find the first frames of a file, and the next ones.
+        """
+        self._time_limit = time_limit
+        self._pool = WorkerPool({"max_pixels": max_pixels, "time_limit": time_limit})
+
+    def __call__(self, source: Source, selection: FrameSelection) -> Iterator[str]:
+        request, content = make_request(source)
+        request["selection"] = selection
+        with self._pool.borrow_worker(fresh=False) as worker:
+            try:
+                yield from worker.list_frames(request, content)
+            except WorkerEndedError as error:
+                status = worker.terminate(1.0)
+                if status == -signal.SIGALRM:
+                    raise DecoderTimeoutError(f"its frames were not found within {self._time_limit:g} s") from error
+                raise DecoderCrashedError(f"the decoder {describe_exit(status)}") from error
+
+    def close(self) -> None:
+        """Ends the worker."""
+        self._pool.close()
+
+
+def serve_listings(setup: dict[str, Any], requests: IO[bytes], replies: IO[bytes]) -> None:
+    """Handles the requests of an IsolatedListing, in its worker."""
+    for request, content in iter_requests(setup, requests, replies):
+        names = list_names(source_of_request(request, content), FrameSelection(*request["selection"]))
+        while True:
+            # After the time limit the kernel ends this process. Waiting for the main process does not count.
+            signal.setitimer(signal.ITIMER_REAL, setup["time_limit"])
+            reply = _next_names(names)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            send_frame(replies, reply, b"")
+            if "names" not in reply:
+                break
+
+
+def _next_names(names: Iterator[str]) -> dict[str, Any]:
+    """Returns the next names, an error, or at the end an empty reply."""
+    try:
+        found = list(islice(names, _NAMES_PER_REPLY))
+    except ImageError as error:
+        return {"error": error.type, "message": str(error)}
+    except Exception as error:  # noqa: BLE001 - without isolation it would end the run; here it costs one file
+        return {"error": DecoderCrashedError.type, "message": f"the decoder failed: {describe_error(error)}"}
+    return {"names": found} if found else {}

@@ -1,0 +1,211 @@
+"""Reads the frames of a video, with PyAV (FFmpeg). Importing this module raises ImportError without it.
+
+A frame's key is its time in milliseconds from the start of the video.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, BinaryIO
+
+import av
+import av.logging
+from av.error import InvalidDataError
+from av.stream import Disposition
+from av.video.reformatter import Colorspace
+from PIL import Image
+
+from imgclassify.errors import CorruptImageError, ImageNotFoundError, ImageTooLargeError, UnsupportedImageError
+from imgclassify.file_kinds import HEAD_BYTES
+from imgclassify.images.foreign_formats import find_video
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+    from imgclassify.images.frames import FrameSelection
+
+av.logging.set_level(None)  # FFmpeg's own messages would not name the file
+
+_JUMP_MS = 2000
+"""To a frame that is farther away than this, the video is searched for the key frame before it."""
+_INDEXED = ("mov", "matroska")
+"""FFmpeg's names of the formats that say where their key frames are."""
+_MOST_REORDERED = 32
+"""How many frames may be stored before one that is shown earlier. H.264 and HEVC allow 16."""
+_HIGHEST_SD = 576
+"""A video of more lines has the colours of ITU-R BT.709 if it does not say, and a smaller one those of BT.601."""
+_MOST_STRETCHED = 4
+"""The largest ratio of a pixel's sides that is believed."""
+_UNSPECIFIED = 2
+"""The colours of a video that does not say: AVCOL_SPC_UNSPECIFIED."""
+_TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+
+
+def open_video(stream: BinaryIO, max_pixels: int) -> VideoFrames:
+    """Opens the video of a file.
+
+    Args:
+        stream: seekable.
+        max_pixels: limit on width × height of a frame.
+
+    Raises:
+        UnsupportedImageError: the file has sound only.
+        Exception: the file is damaged.
+    """
+    found = find_video(stream.read(HEAD_BYTES))
+    return VideoFrames(stream, found.ffmpeg_name if found else None, max_pixels)
+
+
+class VideoFrames:
+    """The frames of a video; see frames.Frames. They are decoded in order, and from key frames after a jump."""
+
+    first = 0
+
+    def __init__(self, file: BinaryIO, format_name: str | None, max_pixels: int) -> None:
+        self._file, self._format, self._max_pixels = file, format_name, max_pixels
+        self._is_indexed = format_name in _INDEXED
+        self._is_damaged = False
+        """Whether frames after the current one could not be decoded."""
+        self._reopen()
+        self.count: int | None = self._stream.frames or None
+
+    def _reopen(self) -> None:
+        """Goes to the start."""
+        self._file.seek(0)
+        # The format is given, because FFmpeg also knows formats that open other files: playlists.
+        self._container = av.open(self._file, "r", format=self._format, metadata_errors="replace")
+        streams = [
+            each for each in self._container.streams.video if not each.disposition & Disposition.attached_pic
+        ]
+        if not streams:
+            raise UnsupportedImageError("a video file that has no video, only sound or text")
+        self._stream = streams[0]
+        self._stream.thread_type = "AUTO"
+        self._decoded = self._decode()
+        self._current: VideoFrame | None = None
+        self._following: VideoFrame | None = None
+        self._position: int | None = -1
+        """The position of the current frame. None after a jump."""
+
+    def position(self, key: int) -> int | None:
+        return self._position
+
+    def names(self, selection: FrameSelection) -> Iterator[str]:
+        next_due = 0.0
+        for time in self._times(key_frames=selection.key_frames):
+            if selection.fps is not None:
+                if time + 0.5 < next_due:
+                    continue
+                next_due = 1000 * (math.floor((time + 0.5) * selection.fps / 1000) + 1) / selection.fps
+            yield f"{time / 1000:.3f}"
+
+    def find(self, name: str) -> int:
+        return round(1000 * float(name))
+
+    def open(self, key: int) -> Image.Image:
+        """Returns the frame that is shown at a time.
+
+        Raises:
+            ImageNotFoundError: the video ends before.
+            CorruptImageError: the frame cannot be decoded.
+            ImageTooLargeError: it has too many pixels.
+        """
+        width, height = self._stream.codec_context.width, self._stream.codec_context.height
+        if width * height > self._max_pixels:
+            raise ImageTooLargeError(
+                f"{width} × {height} is {width * height} pixels, and the limit is {self._max_pixels}"
+            )
+        self._approach(key)
+        while (following := self._peek()) is not None and (self._current is None or self._time(following) <= key):
+            self._take()
+        if self._current is None or (following is None and key > self._time(self._current) + _JUMP_MS):
+            raise ImageNotFoundError(f"no frame at {key / 1000:.3f} seconds: the video ends before")
+        if self._is_damaged and self._time(self._current) != key:
+            raise CorruptImageError(f"damaged video: the frame at {key / 1000:.3f} seconds cannot be decoded")
+        return _to_image(self._current, self._stream)
+
+    def following(self, key: int) -> int | None:
+        following = self._peek()
+        return None if following is None else self._time(following)
+
+    def _times(self, *, key_frames: bool) -> Iterator[int]:
+        """Yields the times of the frames in the order in which they are shown, without decoding them."""
+        waiting: list[int] = []
+        start, unit = self._stream.start_time or 0, self._stream.time_base
+        for packet in self._container.demux(self._stream):
+            stamp = packet.dts if packet.pts is None else packet.pts
+            if (
+                packet.size
+                and stamp is not None
+                and not packet.is_discard
+                and (packet.is_keyframe or not key_frames)
+            ):
+                heapq.heappush(waiting, _milliseconds(stamp - start, unit))
+            if len(waiting) > _MOST_REORDERED:
+                yield heapq.heappop(waiting)
+        while waiting:
+            yield heapq.heappop(waiting)
+
+    def _time(self, frame: VideoFrame) -> int:
+        stamp = frame.dts if frame.pts is None else frame.pts
+        return _milliseconds((stamp or 0) - (self._stream.start_time or 0), frame.time_base)
+
+    def _decode(self) -> Iterator[VideoFrame]:
+        for packet in self._container.demux(self._stream):
+            try:
+                frames = packet.decode()
+            except InvalidDataError:
+                self._is_damaged = True
+                continue
+            yield from frames
+
+    def _peek(self) -> VideoFrame | None:
+        if self._following is None:
+            self._following = next(self._decoded, None)
+        return self._following
+
+    def _take(self) -> None:
+        self._current, self._following = self._following, None
+        self._is_damaged = False
+        if self._position is not None:
+            self._position += 1
+
+    def _approach(self, key: int) -> None:
+        """Goes to a frame at or before a time, if the one that is wanted is behind, or far ahead."""
+        reached = 0 if self._current is None else self._time(self._current)
+        if reached <= key <= reached + _JUMP_MS or (key > reached and not self._is_indexed):
+            return
+        if self._is_indexed:
+            start = self._stream.start_time or 0
+            self._seek(start + math.floor(key / 1000 / (self._stream.time_base or 1)))
+            self._position = None
+            following = self._peek()
+            if following is not None and self._time(following) <= key:
+                return
+        # The index is wrong, or there is none: FFmpeg would guess the place, and might miss the frame.
+        self._reopen()
+
+    def _seek(self, stamp: int) -> None:
+        self._container.seek(stamp, stream=self._stream, backward=True)
+        self._decoded = self._decode()
+        self._current = self._following = None
+
+
+def _milliseconds(stamp: int, unit: object) -> int:
+    return round(1000 * stamp * unit)  # type: ignore[operator]
+
+
+def _to_image(frame: VideoFrame, stream: VideoStream) -> Image.Image:
+    """Converts a frame to RGB, with square pixels, upright."""
+    colors = frame.colorspace
+    if colors == _UNSPECIFIED:
+        colors = Colorspace.ITU601 if frame.height <= _HIGHEST_SD else Colorspace.ITU709
+    image = Image.fromarray(frame.reformat(format="rgb24", src_colorspace=colors).to_ndarray())
+    ratio = stream.sample_aspect_ratio or 1
+    if ratio != 1 and 1 / _MOST_STRETCHED <= ratio <= _MOST_STRETCHED:
+        image = image.resize((max(1, round(image.width * ratio)), image.height))
+    turn = _TURNS.get(round(frame.rotation) % 360)
+    return image if turn is None else image.transpose(turn)
