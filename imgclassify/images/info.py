@@ -35,3 +35,10 @@ class ImageInfo(NamedTuple):
 
 INFO_KEYS = ImageInfo._fields[2:]
 """The keys of `image.info` that the decoding functions set."""
+
+COLOR_KEYS = frozenset({"cicp", "icc_profile", "nclx_profile", "gamma", "transfer_function"})
+"""The keys of `image.info` that declare colours. Pillow sets "icc_profile" and "gamma", pillow_heif "nclx_profile",
+and this package the others."""
+
+NOTES = ("levels", "colors", "alpha")
+"""The keys of `image.info` that say, for people, what was done with the samples."""
