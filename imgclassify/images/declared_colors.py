@@ -18,7 +18,7 @@ from imgclassify.images.color_spaces import (
     gamma_conversion,
     table_light,
 )
-from imgclassify.images.icc_profiles import TableConversion, read_conversion
+from imgclassify.images.icc_profiles import MAX_BYTES, TableConversion, read_conversion
 from imgclassify.images.white_level import UNDECLARED, DeclaredLevels, Levels, choose_levels, scale
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ HLG always are. Display P3 changes them by 7, Adobe RGB by 8, ProPhoto RGB by 25
 exchanged channels by 28 or more."""
 _TEST_COLORS = bytes.fromhex(
     "735244 c29682 627a9d 576c43 8580b1 67bdaa d67e2c 505ba6 c15a63 5e3c6c 9dbc40 e0a32e "
-    "383d96 469449 af363c e7c71f bb5695 0885a1 f3f3f2 c8c8c8 a0a0a0 7a7a79 555555 343434"
+    "383d96 469449 af363c e7c71f bb5695 0885a1 c8c8c8 a0a0a0 7a7a79 555555 343434 f3f3f2"
 )
-"""sRGB of the 24 patches of the ColorChecker (X-Rite), which stand for colours of photographs."""
-_DAMAGED_WHITE = 128
-"""Nothing is converted if white becomes darker than this, in some channel."""
+"""sRGB of the 24 patches of the ColorChecker (X-Rite), which stand for colours of photographs. White is last."""
+_LEAST_WHITE = 128
+"""What is declared is damaged if it makes the last of _TEST_COLORS darker than this, in some channel."""
 _LEAST_AREA = 0.02
 """Twice the smallest area of a triangle of primaries. Smaller ones are damaged; that of sRGB is 0.22."""
 
@@ -124,7 +124,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
 
     conversion = find_conversion(image.info, image.mode)
     if conversion is None:
-        return image
+        return _note_large_profile(image)
     notes: dict[Any, Any] = {"colors": describe(conversion)}
     if image.mode in _DEEP_GREY_MODES:
         values = np.asarray(image)
@@ -142,6 +142,13 @@ def to_srgb(image: Image.Image) -> Image.Image:
     converted = Image.fromarray(colors)
     converted.info = notes
     return converted
+
+
+def _note_large_profile(image: Image.Image) -> Image.Image:
+    if len(image.info.get("icc_profile") or b"") > MAX_BYTES:
+        image = image.copy()
+        image.info["colors"] = f"its ICC profile is ignored, because it is larger than {MAX_BYTES // 2**20} MiB"
+    return image
 
 
 def convert_samples(
@@ -240,13 +247,13 @@ def _judge(conversion: Conversion, is_grey: bool) -> _Found | None:
     """Decides whether colours are converted. Returns None if what is declared is damaged."""
     import numpy as np
 
+    if conversion.is_hdr:
+        return _Found(conversion)
     colors = np.frombuffer(_TEST_COLORS, np.uint8).reshape(1, -1, 3)
     if is_grey:
         colors = np.repeat(colors[:, :, 1:2], 3, axis=2)
-    if conversion.is_hdr:
-        return _Found(conversion)
-    white = conversion.to_srgb(np.full((1, 1, 3), 255, np.uint8))
-    if white.min() < _DAMAGED_WHITE:
+    converted = conversion.to_srgb(colors)
+    if converted[0, -1].min() < _LEAST_WHITE:
         return None
-    change = np.abs(conversion.to_srgb(colors).astype(np.float64) - colors).mean()
+    change = np.abs(converted.astype(np.float64) - colors).mean()
     return _Found(conversion if change > LEAST_CHANGE else None)

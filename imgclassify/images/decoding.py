@@ -367,13 +367,15 @@ def _apply_declarations(image: Any, stream: BinaryIO, read: Callable[..., Any]) 
     """
     # Not at the top of the file, because an ordinary JPEG needs none of it.
     from imgclassify.images.declared_colors import declare_colors
-    from imgclassify.images.deep_samples import declare_levels, load_low_bits
+    from imgclassify.images.deep_samples import declare_levels, load_deep_heif, load_low_bits
 
     declare_colors(image, stream)
     if image.mode in _GREY_MODES:
         declare_levels(image, stream)
     elif image.format == "PNG":
         image = load_low_bits(image, stream, read) or image
+    elif image.format == "HEIF":
+        image = load_deep_heif(image, stream) or image
     elif image.format == "AVIF":
         image = _apply_clean_aperture(image, stream)
     return cast(Image.Image, image)

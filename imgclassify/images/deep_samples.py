@@ -122,6 +122,35 @@ def _grey_alpha_low_bytes(stream: BinaryIO, read: _Reader) -> NDArray[np.uint8]:
     return np.asarray(image)[:, :, 1::2]
 
 
+def load_deep_heif(image: ImageFile.ImageFile, stream: BinaryIO) -> Image.Image | None:
+    """Decodes a HEIF of more than 8 bits that is converted to sRGB, from all of its bits.
+
+    Args:
+        image: as pillow_heif has opened it, which gives 8 bits.
+
+    Returns:
+        The image in mode RGB or RGBA, in sRGB, with a note as `info["colors"]`. None for any other HEIF.
+    """
+    info = image.info
+    is_deep = info.get("bit_depth", 8) > 8 and image.mode in ("RGB", "RGBA") and getattr(image, "n_frames", 1) == 1
+    conversion = find_conversion(info, image.mode) if is_deep else None
+    if conversion is None:
+        return None
+    import numpy as np
+    import pillow_heif
+
+    stream.seek(0)
+    file = pillow_heif.HeifFile(stream, convert_hdr_to_8bit=False, hdr_to_16bit=True)
+    values = np.asarray(file[file.primary_index])
+    colors, _ = convert_samples(values[:, :, :3], _FULL, conversion)
+    if image.mode == "RGBA":
+        colors = np.concatenate((colors, (values[:, :, 3:] >> 8).astype(np.uint8)), axis=2)
+    found = Image.fromarray(colors)
+    found.info = {key: value for key, value in info.items() if key not in COLOR_KEYS}
+    found.info["colors"] = describe(conversion)
+    return found
+
+
 def significant_bits(stream: BinaryIO) -> int | None:
     """Returns the bits that the sBIT chunk of a PNG declares: the most of its channels. None without the chunk.
 
