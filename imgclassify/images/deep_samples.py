@@ -75,7 +75,11 @@ def load_low_bits(image: ImageFile.ImageFile, stream: BinaryIO, read: _Reader) -
     if conversion is None and high[:, :, :colors].max() >> (_MOST_LOW_BITS - 8):
         return None
     low = _grey_alpha_low_bytes(stream, read) if raw_mode == _GREY_ALPHA else _low_bytes(stream, read, raw_mode)
-    values = high.astype(np.uint16) << 8 | low
+    values = high.astype(np.uint16)
+    del high
+    values <<= 8
+    values |= low
+    del low
     notes: dict[Any, Any] = {}
     if conversion is None:
         scaled, notes["levels"] = scale_to_bytes(values[:, :, :colors], declared)
