@@ -24,7 +24,8 @@ HDR_WHITE = 203.0
 HLG_PEAK, HLG_GAMMA = 1000.0, 1.2
 """cd/m² and system gamma of the display for which HLG is meant (ITU-R BT.2100-2, table 5)."""
 
-_LINEAR, _PQ, _HLG, _UNSPECIFIED = 8, 16, 18, 2
+LINEAR, PQ, HLG = 8, 16, 18
+"""TransferCharacteristics of ITU-T H.273."""
 _D65, _D50, _DCI = (0.3127, 0.329), (0.3457, 0.3585), (0.314, 0.351)
 
 Chromaticities: TypeAlias = "tuple[tuple[float, float], ...]"
@@ -126,14 +127,14 @@ def coded_conversion(
     if transfer not in _TRANSFERS:
         return None
     transfer_name, curve = _TRANSFERS[transfer]
-    is_hdr = transfer in (_PQ, _HLG)
+    is_hdr = transfer in (PQ, HLG)
     name, chromaticities = _PRIMARIES.get(primaries, ("BT.2020", _BT2020) if is_hdr else ("BT.709", _BT709))
     return LightConversion(
         f"{transfer_name}, {name}" if matrix is None else transfer_name,
         curve,
         xyz_to_srgb() @ (rgb_to_xyz(chromaticities) if matrix is None else matrix),
         is_hdr=is_hdr,
-        is_scene=transfer == _HLG,
+        is_scene=transfer == HLG,
         is_narrow=is_narrow,
     )
 
@@ -245,12 +246,12 @@ _TRANSFERS: dict[int, tuple[str, Curve]] = {
     **dict.fromkeys((1, 6, 7, 11, 12, 13, 14, 15), _VIDEO),
     4: ("gamma 2.2", partial(power_light, 2.2)),
     5: ("gamma 2.8", partial(power_light, 2.8)),
-    _LINEAR: ("linear light", partial(power_light, 1.0)),
+    LINEAR: ("linear light", partial(power_light, 1.0)),
     9: ("logarithmic light", partial(_logarithm, 2.0)),
     10: ("logarithmic light", partial(_logarithm, 2.5)),
-    _PQ: ("PQ", pq_light),
+    PQ: ("PQ", pq_light),
     17: ("SMPTE ST 428", lambda signal: signal**2.6 * (52.37 / 48)),
-    _HLG: ("HLG", hlg_light),
+    HLG: ("HLG", hlg_light),
 }
 """Names and curves of the TransferCharacteristics of ITU-T H.273, table 3."""
 

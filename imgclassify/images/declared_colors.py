@@ -67,21 +67,22 @@ def declare_colors(image: Image.Image, stream: BinaryIO) -> None:
     elif image.format == "AVIF":
         from imgclassify.images.iso_boxes import read_item_properties
 
-        _declare_boxes(image, read_item_properties(stream))
+        _declare_nclx(image, [content for kind, content in read_item_properties(stream) if kind == b"colr"])
     elif image.format == "JPEG2000":
         from imgclassify.images.iso_boxes import iter_boxes, read_box
 
-        _declare_boxes(image, list(iter_boxes(read_box(stream, b"jp2h"))))
+        boxes = iter_boxes(read_box(stream, b"jp2h"))
+        first = next((content for kind, content in boxes if kind == b"colr"), b"")
+        if first[:1] in (b"\2", b"\3"):  # ISO/IEC 15444-1, I.5.3.3, and 15444-2: an ICC profile
+            image.info["icc_profile"] = first[3:]
 
 
-def _declare_boxes(image: Image.Image, boxes: list[tuple[bytes, bytes]]) -> None:
-    """Stores what the boxes "colr" say (AVIF: ISO/IEC 14496-12, 12.1.5; JPEG 2000: ISO/IEC 15444-1, I.5.3.3)."""
-    for content in (content for kind, content in boxes if kind == b"colr"):
-        if content[:4] == b"nclx" and len(content) >= 10:
+def _declare_nclx(image: Image.Image, boxes: list[bytes]) -> None:
+    """Stores the code points of a box "colr" (ISO/IEC 14496-12, 12.1.5) as pillow_heif does."""
+    for content in boxes:
+        if content[:4] == b"nclx" and len(content) >= 8:
             primaries, transfer = struct.unpack_from(">HH", content, 4)
             image.info["nclx_profile"] = {"color_primaries": primaries, "transfer_characteristics": transfer}
-        elif image.format == "JPEG2000" and content[:1] in (b"\2", b"\3"):
-            image.info.setdefault("icc_profile", content[3:])
 
 
 class _Found(NamedTuple):
@@ -191,10 +192,12 @@ def _find_coded(code: object, is_grey: bool) -> _Found | None:
 
 
 def _find_nclx(nclx: object, is_grey: bool) -> _Found | None:
-    # The decoder has dealt with the range.
     if not isinstance(nclx, dict):
         return None
-    conversion = coded_conversion(nclx.get("color_primaries", 2), nclx.get("transfer_characteristics", 2))
+    primaries, transfer = nclx.get("color_primaries"), nclx.get("transfer_characteristics")
+    if not isinstance(primaries, int) or not isinstance(transfer, int):
+        return None
+    conversion = coded_conversion(primaries, transfer)  # the decoder has dealt with the range
     return _judge(conversion, is_grey) if conversion else None
 
 

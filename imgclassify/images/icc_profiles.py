@@ -12,7 +12,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgclassify.images.color_spaces import (
+    HLG,
     HLG_GAMMA,
+    PQ,
     LightConversion,
     coded_conversion,
     curves_conversion,
@@ -44,7 +46,6 @@ _ELEMENTS = (b"D2B0", b"D2B1", b"D2B2", b"D2B3")
 """Transforms of any number of steps, which nothing limits. Profiles that have them are ignored."""
 
 _NAME = "ICC profile"
-_PQ, _HLG = 16, 18
 _SIMILAR = 0.1
 """How far the logarithm of a curve may be off that of PQ or HLG."""
 
@@ -180,7 +181,7 @@ def _find_transfer(curve: Curve) -> int | None:
     signal = np.linspace(0.3, 1, 36)
     with np.errstate(all="ignore"):
         found = np.log(curve(signal))
-        shapes = ((_PQ, pq_light, 1.0), (_HLG, hlg_light, 1.0), (_HLG, hlg_light, HLG_GAMMA))
+        shapes = ((PQ, pq_light, 1.0), (HLG, hlg_light, 1.0), (HLG, hlg_light, HLG_GAMMA))
         for transfer, light, exponent in shapes:
             shape = np.log(light(signal)) * exponent
             if np.abs((found - found[-1]) - (shape - shape[-1])).max() < _SIMILAR:
