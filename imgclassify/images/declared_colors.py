@@ -126,10 +126,10 @@ def to_srgb(image: Image.Image) -> Image.Image:
     conversion = find_conversion(image.info, image.mode)
     if conversion is None:
         return _note_large_profile(image)
-    notes: dict[Any, Any] = {"colors": describe(conversion)}
+    levels = None
     if image.mode in _DEEP_GREY_MODES:
         values = np.asarray(image)
-        colors, notes["levels"] = convert_samples(values, image.info.get("declared", UNDECLARED), conversion)
+        colors, levels = convert_samples(values, image.info.get("declared", UNDECLARED), conversion)
         if isinstance(transparent := image.info.get("transparency"), int):
             colors[values == transparent] = 255
     else:
@@ -141,7 +141,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
         if mode == "RGBA":
             colors = np.concatenate((colors, samples[:, :, 3:]), axis=2)
     converted = Image.fromarray(colors)
-    converted.info = notes
+    converted.info = make_notes(conversion, levels)
     return converted
 
 
@@ -176,9 +176,12 @@ def convert_samples(
     return conversion.to_srgb(np.broadcast_to(samples, (*samples.shape[:2], 3))), levels
 
 
-def describe(conversion: Conversion) -> str:
-    """Returns a note for people."""
-    return f"colours converted to sRGB ({conversion.name})"
+def make_notes(conversion: Conversion, levels: Levels | None) -> dict[Any, Any]:
+    """Returns the notes for `image.info` on a conversion. PQ and HLG say themselves which light is white."""
+    return {
+        "levels": None if conversion.is_hdr else levels,
+        "colors": f"colours converted to sRGB ({conversion.name})",
+    }
 
 
 # What is declared -------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from PIL import Image, ImageFile
 
-from imgclassify.images.declared_colors import convert_samples, describe, find_conversion
+from imgclassify.images.declared_colors import convert_samples, find_conversion, make_notes
 from imgclassify.images.info import COLOR_KEYS
 from imgclassify.images.png_chunks import read_png_chunk
 from imgclassify.images.white_level import UNDECLARED, DeclaredLevels, Levels, scale, scale_to_bytes
@@ -80,14 +80,14 @@ def load_low_bits(image: ImageFile.ImageFile, stream: BinaryIO, read: _Reader) -
     values <<= 8
     values |= low
     del low
-    notes: dict[Any, Any] = {}
+    levels: Levels | None
     if conversion is None:
-        scaled, notes["levels"] = scale_to_bytes(values[:, :, :colors], declared)
+        scaled, levels = scale_to_bytes(values[:, :, :colors], declared)
+        notes: dict[Any, Any] = {"levels": levels}
     else:
-        scaled, notes["levels"] = convert_samples(values[:, :, :colors], declared, conversion)
-        notes["colors"] = describe(conversion)
+        scaled, levels = convert_samples(values[:, :, :colors], declared, conversion)
+        notes = make_notes(conversion, levels)
         mode = mode.replace("L", "RGB")
-    levels = notes["levels"]
     if isinstance(transparent := image.info.get("transparency"), tuple):
         scaled[(values == transparent).all(axis=2)] = 255
     if mode.endswith("A"):
@@ -151,7 +151,7 @@ def load_deep_heif(image: ImageFile.ImageFile, stream: BinaryIO) -> Image.Image 
         colors = np.concatenate((colors, (values[:, :, 3:] >> 8).astype(np.uint8)), axis=2)
     found = Image.fromarray(colors)
     found.info = {key: value for key, value in info.items() if key not in COLOR_KEYS}
-    found.info["colors"] = describe(conversion)
+    found.info |= make_notes(conversion, None)
     return found
 
 

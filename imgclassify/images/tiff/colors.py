@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from imgclassify.errors import UnsupportedImageError
-from imgclassify.images.declared_colors import Conversion, convert_samples, describe, find_conversion
+from imgclassify.images.declared_colors import Conversion, convert_samples, find_conversion, make_notes
 from imgclassify.images.icc_profiles import MAX_BYTES
 from imgclassify.images.tiff.directories import Directory
 from imgclassify.images.tiff.layout import (
@@ -54,11 +54,12 @@ def to_image(samples: NDArray[Any], layout: Layout, page: Directory) -> Image.Im
             conversion,
             is_negative=layout.photometric == WHITE_IS_ZERO,
         )
-        declared = {"colors": describe(conversion)}
+        notes = make_notes(conversion, levels)
     else:
         colors, levels = _TO_BYTES.get(layout.photometric, _scaled_colors)(samples, layout, page)
         if layout.photometric == WHITE_IS_ZERO:
             colors = 255 - colors
+        notes = {**declared, "levels": levels}
     mode = _MODES.get(layout.photometric, "RGB" if colors.shape[2] == 3 else "L")
     image = _image_of(mode, colors)
     if layout.alpha is not None:
@@ -68,7 +69,7 @@ def to_image(samples: NDArray[Any], layout: Layout, page: Directory) -> Image.Im
         alpha = _image_of("L", _alpha_bytes(samples[:, :, -1:], layout, levels))
         bands = {"L": ("LA", "La"), "RGB": ("RGBA", "RGBa")}[mode][premultiplied]
         image = Image.merge(bands, (*image.split(), alpha))
-    image.info = {**declared, "levels": levels}
+    image.info = notes
     return image
 
 
