@@ -111,7 +111,7 @@ def _in_heif(transfer: int, photo: NDArray[np.float64]) -> bytes:
     buffer = io.BytesIO()
     size = (photo.shape[1], photo.shape[0])
     codes = {"color_primaries": 9, "transfer_characteristics": transfer, "matrix_coefficients": 9}
-    pillow_heif.encode("RGB;16", size, values.tobytes(), buffer, quality=95, full_range_flag=1, **codes)
+    pillow_heif.encode("RGB;16", size, values.tobytes(), buffer, quality=-1, chroma=444, full_range_flag=1, **codes)
     return buffer.getvalue()
 
 
