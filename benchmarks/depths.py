@@ -1,16 +1,17 @@
-"""Counts how many photographs are classified rightly when they are stored in other depths and layouts.
+"""Counts how many photographs are classified rightly when they are stored in other depths, layouts and colours.
 
     python -m benchmarks.depths PHOTOS [--model NAME]
 
 PHOTOS is a folder of JPEGs whose names begin with their class: n01440764_tench.JPEG. Each is stored in every form
-below, without a loss beyond that of the form, and classified. Needs tifffile. The same table for another version of
-imgclassify: run this file with PYTHONPATH set to its checkout.
+below, without a loss beyond that of the form, and classified. Needs tifffile and pillow_heif. The same table for
+another version of imgclassify: run this file with PYTHONPATH set to its checkout.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,6 +22,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks import color_spaces
 from imgclassify import Classifier
 from imgclassify.sources import Source
 
@@ -68,6 +70,89 @@ def _tomography(photo: NDArray[np.float64]) -> NDArray[np.int32]:
     return np.rint(photo * 2000 - 1000).astype(np.int32)
 
 
+def _light(space: str, photo: NDArray[np.float64]) -> NDArray[np.float64]:
+    return color_spaces.in_space(color_spaces.linear(photo), space)
+
+
+def _pq(photo: NDArray[np.float64]) -> NDArray[np.float64]:
+    return color_spaces.pq(_light("BT.2020", photo) * color_spaces.WHITE_NITS)
+
+
+def _hlg(photo: NDArray[np.float64]) -> NDArray[np.float64]:
+    return color_spaces.hlg(_light("BT.2020", photo) * color_spaces.WHITE_NITS)
+
+
+def _in_png(
+    largest: int,
+    encode: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    chunk: tuple[bytes, bytes],
+    photo: NDArray[np.float64],
+) -> bytes:
+    values = np.rint(encode(photo) * largest).astype(np.min_scalar_type(largest))
+    return color_spaces.png(values, chunk)
+
+
+def _in_avif(photo: NDArray[np.float64]) -> bytes:
+    """PQ of 8 bits: Pillow writes no other, and no declaration of PQ."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(np.rint(_pq(photo) * 255).astype(np.uint8))
+    image.save(buffer, "AVIF", quality=95, subsampling="4:4:4")
+    content = bytearray(buffer.getvalue())
+    place = content.index(b"colrnclx") + 8
+    content[place : place + 4] = struct.pack(">HH", 9, 16)
+    return bytes(content)
+
+
+def _in_heif(transfer: int, photo: NDArray[np.float64]) -> bytes:
+    """HEIC of 10 bits."""
+    import pillow_heif
+
+    values = np.rint({16: _pq, 18: _hlg}[transfer](photo) * 65535).astype("<u2")
+    buffer = io.BytesIO()
+    size = (photo.shape[1], photo.shape[0])
+    codes = {"color_primaries": 9, "transfer_characteristics": transfer, "matrix_coefficients": 9}
+    pillow_heif.encode("RGB;16", size, values.tobytes(), buffer, quality=-1, chroma=444, full_range_flag=1, **codes)
+    return buffer.getvalue()
+
+
+def _with_profile(
+    space: str, exponent: float | None, photo: NDArray[np.float64], *, order: str = "rgb", largest: int = 255
+) -> bytes:
+    """A PNG with a profile of a gamma, or of sRGB's curve."""
+    light = _light(space, photo)
+    signal = color_spaces.srgb(light) if exponent is None else light ** (1 / exponent)
+    signal = signal[:, :, ["rgb".index(color) for color in order]]
+    curve = color_spaces.SRGB_CURVE if exponent is None else color_spaces.gamma_curve(exponent)
+    values = np.rint(signal * largest).astype(np.min_scalar_type(largest))
+    return color_spaces.png(values, color_spaces.iccp(color_spaces.rgb_profile(space, curve, order=order)))
+
+
+def _gamma(exponent: float) -> Writer:
+    """A PNG of 16 bits with the chunk gAMA."""
+    return partial(
+        _in_png, 65535, lambda photo: color_spaces.linear(photo) ** exponent, color_spaces.gama(exponent)
+    )
+
+
+DECLARED_FORMS: dict[str, Writer] = {
+    "PQ, 16-bit PNG": partial(_in_png, 65535, _pq, color_spaces.cicp(9, 16)),
+    "PQ, 8-bit PNG": partial(_in_png, 255, _pq, color_spaces.cicp(9, 16)),
+    "PQ, 8-bit AVIF": _in_avif,
+    "PQ, 10-bit HEIC": partial(_in_heif, 16),
+    "HLG, 16-bit PNG": partial(_in_png, 65535, _hlg, color_spaces.cicp(9, 18)),
+    "HLG, 8-bit PNG": partial(_in_png, 255, _hlg, color_spaces.cicp(9, 18)),
+    "HLG, 10-bit HEIC": partial(_in_heif, 18),
+    "linear light, 16-bit PNG with gAMA": _gamma(1.0),
+    "linear light, 16-bit PNG with a profile": partial(_with_profile, "sRGB", 1.0, largest=65535),
+    "linear light, 8-bit PNG with a profile": partial(_with_profile, "sRGB", 1.0),
+    "gamma 1.8, 16-bit PNG with gAMA": _gamma(1 / 1.8),
+    "Display P3, 8-bit PNG with a profile": partial(_with_profile, "Display P3", None),
+    "Adobe RGB, 8-bit PNG with a profile": partial(_with_profile, "Adobe RGB", 2.2),
+    "ProPhoto RGB, 8-bit PNG with a profile": partial(_with_profile, "ProPhoto RGB", 1.8),
+    "red and blue exchanged, 8-bit PNG with a profile": partial(_with_profile, "sRGB", None, order="bgr"),
+    "channels rotated, 8-bit PNG with a profile": partial(_with_profile, "sRGB", None, order="gbr"),
+}
+
 COLOR_FORMS: dict[str, Writer] = {
     "8-bit PNG": _png,
     "8-bit TIFF in planes": _tiff(255, "u1", planar=True),
@@ -105,7 +190,7 @@ def main() -> None:
     classifier = Classifier(options.model)
     paths = sorted(options.photos.glob("n[0-9]*_*.JPEG"))
     print(f"| form | right of {len(paths)} | refused |\n|---|---|---|")
-    for mode, forms in (("RGB", COLOR_FORMS), ("L", GREY_FORMS)):
+    for mode, forms in (("RGB", COLOR_FORMS), ("L", GREY_FORMS), ("RGB", DECLARED_FORMS)):
         for name, write in forms.items():
             right, refused = _count_right(classifier, _stored(paths, mode, write))
             print(f"| {name} | {right} | {refused} |", flush=True)

@@ -17,6 +17,7 @@ import torch
 from conftest import noise
 from PIL import ExifTags, Image
 
+from benchmarks import color_spaces
 from imgclassify import sources
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import (
@@ -162,6 +163,9 @@ def without_adobe(content: bytes) -> bytes:
     return content[:start] + content[start + 2 + int.from_bytes(content[start + 2 : start + 4], "big") :]
 
 
+EXCHANGED = color_spaces.rgb_profile("sRGB", color_spaces.SRGB_CURVE, order="bgr")
+DISPLAY_P3 = color_spaces.rgb_profile("Display P3", color_spaces.SRGB_CURVE)
+
 NOT_FOR_THE_GPU = {
     "png": (png(noise(160, 100)), spec()),
     "grey": (jpeg(noise(160, 100).convert("L")), spec()),
@@ -171,6 +175,7 @@ NOT_FOR_THE_GPU = {
     "lanczos": (jpeg(noise(160, 100)), spec("lanczos")),
     "crop beyond the picture": (jpeg(noise(160, 100)), spec(resize=40)),
     "border": (jpeg(noise(160, 100)), spec(mode="border")),
+    "channels exchanged by a profile": (jpeg(noise(160, 100), icc_profile=EXCHANGED), spec()),
 }
 
 
@@ -182,6 +187,14 @@ def test_what_the_gpu_is_not_for_is_cropped_to_the_bit(name: str) -> None:
     np.testing.assert_array_equal(crop, exactly(content, how))
     assert (info.width, info.height) == (160, 100)
     assert decode.sizes == []
+
+
+def test_a_profile_that_is_not_applied_is_no_hindrance() -> None:
+    content, decode = jpeg(noise(160, 100), icc_profile=DISPLAY_P3), Decoder()
+    assert_close(
+        GpuDecoder(spec(), "cpu", decode_batch=decode).load_crop(source(content))[0], exactly(content, spec())
+    )
+    assert len(decode.sizes) == 1
 
 
 def raising(jpegs: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -35,6 +35,7 @@ from imgclassify.errors import (
 )
 from imgclassify.images import MAX_PIXELS, camera_raw
 from imgclassify.images.frames import MAX_BLANK_FRAMES, Frames, PillowFrames, is_blank, keys_from
+from imgclassify.images.info import COLOR_KEYS, NOTES
 from imgclassify.images.truncation import is_truncated
 from imgclassify.sources import MAX_BYTES, Source
 
@@ -161,7 +162,7 @@ _TRANSPOSITIONS = {
 SWAPS_AXES = tuple(_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8))
 """The transpositions that swap width and height."""
 
-_INFO = ("levels", "damaged")
+_INFO = (*NOTES, "damaged")
 """What is known of an image besides `frames`, as keys of its `info`."""
 
 _GREY_MODES = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
@@ -193,7 +194,7 @@ def load_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         with source.open() as stream:
             opened = OpenedImage(stream, max_pixels)
             image = opened.decode_first() if source.frame is None else opened.decode(opened.find(source.frame.name))
-    _report_levels(source, image)
+    _report_notes(source, image)
     return cast(Image.Image, image)
 
 
@@ -242,14 +243,15 @@ def load_reduced_image(
         return image, image.size
     with source.open() as stream:
         image, full_size = decode_reduced_image(stream, resized_size, max_pixels=max_pixels)
-    _report_levels(source, image)
+    _report_notes(source, image)
     return image, full_size
 
 
-def _report_levels(source: Source, image: Image.Image) -> None:
-    """Says which values of a deep image became black and white. Shown with --verbose."""
-    if levels := image.info.get("levels"):
-        logger.info("%s: %s", source.name, levels)
+def _report_notes(source: Source, image: Image.Image) -> None:
+    """Says what was done with an image's samples that is not the same for all. Shown with --verbose."""
+    for key in NOTES:
+        if note := image.info.get(key):
+            logger.info("%s: %s", source.name, note)
 
 
 def decode_reduced_image(
@@ -316,8 +318,8 @@ def image_from_memory(image_like: Image.Image | ArrayLike) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Turns an image upright and converts it to mode RGB.
 
-    Transparent pixels are laid on white. Grey of more than 8 bits is scaled to 0..255. Everything else is
-    Pillow's own conversion (docs/images.md).
+    Transparent pixels are laid on white. Grey of more than 8 bits is scaled to 0..255. Colours that are declared
+    to be far from sRGB are converted to it. Everything else is Pillow's own conversion (docs/images.md).
 
     Returns:
         A new image, or `image` itself, not copied, if it is already upright and in mode RGB.
@@ -332,12 +334,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
         rgb = _convert_mode(image)
     except (ValueError, ImportError) as error:
         raise UnsupportedImageError(f"colour mode {image.mode} cannot be converted to RGB: {error}") from error
-    levels = rgb.info.get("levels") or image.info.get("levels")
+    notes: dict[Any, Any] = {key: note for key in NOTES if (note := rgb.info.get(key) or image.info.get(key))}
     if transposition is not None:
         rgb = rgb.transpose(transposition)
     if rgb is not image:
         # The orientation has been applied; left here, it would be applied a second time.
-        rgb.info = {"levels": levels} if levels else {}
+        rgb.info = notes
     return rgb
 
 
@@ -462,20 +464,29 @@ def _apply_declarations(image: Any, stream: BinaryIO, read: Callable[..., Any], 
         is_first: whether it is the frame that `read` opens.
     """
     # Not at the top of the file, because an ordinary JPEG needs none of it.
-    from imgclassify.images.clean_aperture import find_clean_aperture
-    from imgclassify.images.deep_samples import declare_levels, load_low_bits
+    from imgclassify.images.declared_colors import declare_colors
+    from imgclassify.images.deep_samples import declare_levels, load_deep_heif, load_low_bits
 
+    declare_colors(image, stream)
     if image.mode in _GREY_MODES:
         declare_levels(image, stream)
     elif image.format == "PNG" and is_first:
         image = load_low_bits(image, stream, read) or image
-    elif image.format == "AVIF" and (shown := find_clean_aperture(stream, image.size)):
-        image = _crop(image, shown)
+    elif image.format == "HEIF":
+        image = load_deep_heif(image, stream) or image
+    elif image.format == "AVIF":
+        image = _apply_clean_aperture(image, stream)
     return cast(Image.Image, image)
 
 
-def _crop(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
-    cropped = image.crop(box)
+def _apply_clean_aperture(image: Image.Image, stream: BinaryIO) -> Image.Image:
+    from imgclassify.images.clean_aperture import find_clean_aperture
+    from imgclassify.images.iso_boxes import read_item_properties
+
+    shown = find_clean_aperture(read_item_properties(stream), image.size)
+    if shown is None:
+        return image
+    cropped = image.crop(shown)
     cropped.info = image.info  # with the orientation, which is applied after the crop
     return cropped
 
@@ -660,13 +671,37 @@ def exif_transposition(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
+def has_far_colors(image: Image.Image) -> bool:
+    """Whether the colours of an image are declared to be so far from sRGB that they are converted."""
+    if COLOR_KEYS.isdisjoint(image.info):
+        return False
+    from imgclassify.images.declared_colors import find_conversion
+
+    return find_conversion(image.info, image.mode) is not None
+
+
 def _convert_mode(image: Image.Image) -> Image.Image:
-    """Returns the same pixels in mode RGB."""
+    """Returns the same pixels in mode RGB, and in sRGB if they are declared to be far from it."""
+    if image.mode == "RGBA" and (image.format == "BMP" or "assumed_alpha" in image.info):
+        image = _drop_unused_alpha(image)
+    if not COLOR_KEYS.isdisjoint(image.info):
+        from imgclassify.images.declared_colors import to_srgb
+
+        image = to_srgb(image)
     if image.mode in _GREY_MODES:
         return _scale_grey(image)
     if image.has_transparency_data:
         return _composite_on_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _drop_unused_alpha(image: Image.Image) -> Image.Image:
+    """Makes an image opaque if its alpha is 0 everywhere. Many programs leave the fourth byte of a pixel at 0."""
+    if image.getchannel("A").getextrema() != (0, 0):
+        return image
+    opaque = image.convert("RGB")
+    opaque.info["alpha"] = "opaque, because its alpha is 0 everywhere"
+    return opaque
 
 
 def _composite_on_white(image: Image.Image) -> Image.Image:
@@ -676,6 +711,7 @@ def _composite_on_white(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
     canvas = Image.new("RGB", image.size, (255, 255, 255))
     canvas.paste(image, mask=image)
+    canvas.info = image.info
     return canvas
 
 

@@ -6,11 +6,13 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from PIL import Image, ImageFile
 
+from imgclassify.images.declared_colors import convert_samples, find_conversion, make_notes
+from imgclassify.images.info import COLOR_KEYS
+from imgclassify.images.png_chunks import read_png_chunk
 from imgclassify.images.white_level import UNDECLARED, DeclaredLevels, Levels, scale, scale_to_bytes
 
 if TYPE_CHECKING:
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 _Reader: TypeAlias = Callable[[BinaryIO], ImageFile.ImageFile]
 
 _FULL = DeclaredLevels(white=65535)
-_MOST_CHUNKS = 2**10
 _CODESTREAM = b"\xff\x4f\xff\x51"
 """SOC and SIZ, which begin every codestream of JPEG 2000."""
 _HEADER_BYTES = 2**12
@@ -49,38 +50,53 @@ def declare_levels(image: Image.Image, stream: BinaryIO) -> None:
 
 
 def load_low_bits(image: ImageFile.ImageFile, stream: BinaryIO, read: _Reader) -> Image.Image | None:
-    """Decodes a PNG of 16-bit RGB, or with alpha, whose samples use only the lower bits.
+    """Decodes a PNG of 16-bit RGB, or with alpha, whose samples use only the lower bits, or are not sRGB.
 
     Args:
         image: as Pillow has opened it, not decoded.
         read: opens a stream as Pillow does.
 
     Returns:
-        The image in mode LA, RGB or RGBA, with its levels as `info["levels"]`. None for any other PNG.
+        The image in mode LA, RGB or RGBA, with its levels as `info["levels"]`, and with a note as
+        `info["colors"]` if it was converted to sRGB. None for any other PNG.
     """
     raw_mode = image.tile[0].args if image.tile else None
     if raw_mode not in (*_LOW_BYTES, _GREY_ALPHA):
         return None
     import numpy as np
 
-    bits = significant_bits(stream)
+    declared = DeclaredLevels(significant_bits=significant_bits(stream))
+    conversion = find_conversion(image.info, "L" if raw_mode == _GREY_ALPHA else "RGB")
     image.load()
     high = np.asarray(image)
     colors, mode = 3, image.mode
     if raw_mode == _GREY_ALPHA:  # of which Pillow makes RGBA
         high, colors, mode = high[:, :, [0, 3]], 1, "LA"
-    if high[:, :, :colors].max() >> (_MOST_LOW_BITS - 8):
+    if conversion is None and high[:, :, :colors].max() >> (_MOST_LOW_BITS - 8):
         return None
     low = _grey_alpha_low_bytes(stream, read) if raw_mode == _GREY_ALPHA else _low_bytes(stream, read, raw_mode)
-    values = high.astype(np.uint16) << 8 | low
-    scaled, levels = scale_to_bytes(values[:, :, :colors], DeclaredLevels(significant_bits=bits))
+    values = high.astype(np.uint16)
+    del high
+    values <<= 8
+    values |= low
+    del low
+    levels: Levels | None
+    if conversion is None:
+        scaled, levels = scale_to_bytes(values[:, :, :colors], declared)
+        notes: dict[Any, Any] = {"levels": levels}
+    else:
+        scaled, levels = convert_samples(values[:, :, :colors], declared, conversion)
+        notes = make_notes(conversion, levels)
+        mode = mode.replace("L", "RGB")
+    if isinstance(transparent := image.info.get("transparency"), tuple):
+        scaled[(values == transparent).all(axis=2)] = 255
     if mode.endswith("A"):
         alpha = values[:, :, -1:]
         white = levels.white if levels and alpha.max() <= levels.white else 65535
         scaled = np.concatenate((scaled, scale(alpha, Levels(0, white, ""))), axis=2)
     found = Image.frombytes(mode, image.size, scaled.tobytes())
-    found.info = {**image.info, "levels": levels}
-    found.info.pop("transparency", None)
+    dealt_with = COLOR_KEYS | {"transparency"}
+    found.info = {key: value for key, value in image.info.items() if key not in dealt_with} | notes
     return found
 
 
@@ -110,25 +126,41 @@ def _grey_alpha_low_bytes(stream: BinaryIO, read: _Reader) -> NDArray[np.uint8]:
     return np.asarray(image)[:, :, 1::2]
 
 
+def load_deep_heif(image: ImageFile.ImageFile, stream: BinaryIO) -> Image.Image | None:
+    """Decodes a HEIF of more than 8 bits that is converted to sRGB, from all of its bits.
+
+    Args:
+        image: as pillow_heif has opened it, which gives 8 bits.
+
+    Returns:
+        The image in mode RGB or RGBA, in sRGB, with a note as `info["colors"]`. None for any other HEIF.
+    """
+    info = image.info
+    is_deep = info.get("bit_depth", 8) > 8 and image.mode in ("RGB", "RGBA") and getattr(image, "n_frames", 1) == 1
+    conversion = find_conversion(info, image.mode) if is_deep else None
+    if conversion is None:
+        return None
+    import numpy as np
+    import pillow_heif
+
+    stream.seek(0)
+    file = pillow_heif.HeifFile(stream, convert_hdr_to_8bit=False, hdr_to_16bit=True)
+    values = np.asarray(file[file.primary_index])
+    colors, _ = convert_samples(values[:, :, :3], _FULL, conversion)
+    if image.mode == "RGBA":
+        colors = np.concatenate((colors, (values[:, :, 3:] >> 8).astype(np.uint8)), axis=2)
+    found = Image.fromarray(colors)
+    found.info = {key: value for key, value in info.items() if key not in COLOR_KEYS}
+    found.info |= make_notes(conversion, None)
+    return found
+
+
 def significant_bits(stream: BinaryIO) -> int | None:
     """Returns the bits that the sBIT chunk of a PNG declares: the most of its channels. None without the chunk.
 
     The position of the stream is kept.
     """
-    position, place = stream.tell(), 8
-    try:
-        with suppress(struct.error):
-            for _ in range(_MOST_CHUNKS):
-                stream.seek(place)
-                length, kind = struct.unpack(">I4s", stream.read(8))
-                if kind == b"sBIT":
-                    return max(stream.read(min(length, 3)), default=0) or None
-                if kind in (b"IDAT", b"PLTE", b"IEND"):  # sBIT comes before these
-                    break
-                place += 12 + length
-    finally:
-        stream.seek(position)
-    return None
+    return max((read_png_chunk(stream, b"sBIT") or b"")[:3], default=0) or None
 
 
 def _jpeg2000_bits(stream: BinaryIO) -> int | None:

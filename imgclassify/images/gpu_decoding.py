@@ -245,6 +245,8 @@ def _read_jpeg(stream: BinaryIO, spec: PreprocessSpec, max_pixels: int) -> _Jpeg
     header = JpegImagePlugin.JpegImageFile(reader)
     if not _is_ycbcr(header) or not _is_complete(content, reader.tell()):
         return None
+    if decoding.has_far_colors(header):
+        return None
     if header.width * header.height > max_pixels or content.count(_START_OF_SCAN) > decoding.MAX_SCANS:
         return None
     stored = (header.height, header.width)

@@ -31,3 +31,11 @@ class ImageInfo(NamedTuple):
         known = image.info
         width, height = size or image.size
         return cls(width, height, known.get("frames", 1), known.get("frame", 1), "damaged" in known)
+
+
+COLOR_KEYS = frozenset({"cicp", "icc_profile", "nclx_profile", "gamma", "transfer_function"})
+"""The keys of `image.info` that declare colours. Pillow sets "icc_profile" and "gamma", pillow_heif "nclx_profile",
+and this package the others."""
+
+NOTES = ("levels", "colors", "alpha")
+"""The keys of `image.info` that say, for people, what was done with the samples."""

@@ -48,6 +48,8 @@ class JpegXlImageFile(ImageFile.ImageFile):
                 raise ValueError("its size is not the one in its header")
             decoded.load()
             self.im, self._size, self._mode = decoded.im, decoded.size, decoded.mode
+            if profile := decoded.info.get("icc_profile"):
+                self.info["icc_profile"] = profile
             if decoded.jpeg:  # a JPEG inside, which is decoded as it is, and not turned
                 self.info["exif"] = decoded.info.get("exif", b"")
         return super().load()

@@ -82,17 +82,23 @@ def scale_to_bytes(
     return scale(values, levels, declared.no_data), levels
 
 
-def scale(values: NDArray[Any], levels: Levels, no_data: float | None = None) -> NDArray[np.uint8]:
-    """Scales samples as `scale_to_bytes` does, with levels that are known."""
+def scale(
+    values: NDArray[Any], levels: Levels, no_data: float | None = None, *, largest: int = 255
+) -> NDArray[Any]:
+    """Scales samples as `scale_to_bytes` does, with levels that are known.
+
+    Args:
+        largest: what white becomes. 255 gives uint8, and 65535 gives uint16.
+    """
     import numpy as np
 
-    scaled = np.empty(values.shape, np.uint8)
-    factor = 255 / (levels.white - levels.black or 1)
-    for rows in _row_blocks(values):
+    scaled = np.empty(values.shape, np.min_scalar_type(largest))
+    factor = largest / (levels.white - levels.black or 1)
+    for rows in row_blocks(values):
         with np.errstate(invalid="ignore", over="ignore"):  # a signalling NaN would cause a warning
             part = (values[rows].astype(np.float64) - levels.black) * factor
         part[~_has_data(values[rows], no_data)] = 0
-        scaled[rows] = np.rint(part.clip(0, 255))
+        scaled[rows] = np.rint(part.clip(0, largest))
     return scaled
 
 
@@ -224,7 +230,7 @@ def _extremes(values: NDArray[Any], no_data: float | None) -> tuple[float, float
     """Returns the (lowest, highest) sample that has data, or (0, 0)."""
     if no_data is None:
         return float(values.min()), float(values.max())
-    parts = [part[_has_data(part, no_data)] for part in (values[rows] for rows in _row_blocks(values))]
+    parts = [part[_has_data(part, no_data)] for part in (values[rows] for rows in row_blocks(values))]
     found = [(float(part.min()), float(part.max())) for part in parts if part.size]
     return min((low for low, _ in found), default=0.0), max((high for _, high in found), default=0.0)
 
@@ -239,6 +245,7 @@ def _has_data(values: NDArray[Any], no_data: float | None) -> NDArray[np.bool_]:
     return has_data
 
 
-def _row_blocks(values: NDArray[Any]) -> Iterator[slice]:
+def row_blocks(values: NDArray[Any]) -> Iterator[slice]:
+    """Yields slices of rows that are converted at once, each of about _BLOCK_VALUES values."""
     rows = max(1, _BLOCK_VALUES // (values.size // len(values)))
     return (slice(start, start + rows) for start in range(0, len(values), rows))

@@ -15,7 +15,7 @@ import tifffile
 from conftest import AVAILABLE_FORMATS, dicom_dataset, encoded
 from fuzz.harness import FindingError, Input, Target, main
 from fuzz.mutations import Field, mutated
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin
 
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import DecoderCrashedError, DecoderTimeoutError, ImageError
@@ -60,6 +60,12 @@ def seeds() -> dict[str, bytes]:
     for kind in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF"):
         made[kind].append((colour, {"exif": exif.tobytes(), "icc_profile": profile}))
     made["PNG"].append((colour, {"pnginfo": text}))
+    coded = PngImagePlugin.PngInfo()
+    coded.add(b"cICP", bytes([9, 16, 0, 1]))
+    made["PNG"] += [(each, {"pnginfo": coded}) for each in (colour, clear, deep)]
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF"):
+        made[kind].append((clear if kind != "JPEG" else colour, {"icc_profile": srgb}))
     made["JPEG"].append((colour, {"restart_marker_blocks": 1, "optimize": True, "comment": "words"}))
     for kind in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg", "zstd"):
         made["TIFF"].append((colour, {"compression": kind}))

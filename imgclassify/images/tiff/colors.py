@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from imgclassify.errors import UnsupportedImageError
+from imgclassify.images.declared_colors import Conversion, convert_samples, find_conversion, make_notes
+from imgclassify.images.icc_profiles import MAX_BYTES
 from imgclassify.images.tiff.directories import Directory
 from imgclassify.images.tiff.layout import (
+    BLACK_IS_ZERO,
     COLOR_MAP,
     FLOAT,
     ICC_LAB,
+    ICC_PROFILE,
     INT,
     LAB,
     MAX_VALUE,
@@ -21,10 +25,12 @@ from imgclassify.images.tiff.layout import (
     NO_DATA,
     PALETTE,
     PREMULTIPLIED,
+    RGB,
     S_MAX_VALUE,
     S_MIN_VALUE,
     SEPARATED,
     STORED_BITS,
+    TRANSFER_FUNCTION,
     UINT,
     WHITE_IS_ZERO,
     YCBCR,
@@ -39,9 +45,21 @@ if TYPE_CHECKING:
 
 def to_image(samples: NDArray[Any], layout: Layout, page: Directory) -> Image.Image:
     """Converts samples, (height, width, channels), to an image of 8 bits per channel in one of Pillow's modes."""
-    colors, levels = _TO_BYTES.get(layout.photometric, _scaled_colors)(samples, layout, page)
-    if layout.photometric == WHITE_IS_ZERO:
-        colors = 255 - colors
+    declared = read_declared_colors(page)
+    levels: Levels | None
+    if conversion := _find_conversion(declared, layout):
+        colors, levels = convert_samples(
+            samples[:, :, : layout.colors],
+            _declared_levels(page, layout),
+            conversion,
+            is_negative=layout.photometric == WHITE_IS_ZERO,
+        )
+        notes = make_notes(conversion, levels)
+    else:
+        colors, levels = _TO_BYTES.get(layout.photometric, _scaled_colors)(samples, layout, page)
+        if layout.photometric == WHITE_IS_ZERO:
+            colors = 255 - colors
+        notes = {**declared, "levels": levels}
     mode = _MODES.get(layout.photometric, "RGB" if colors.shape[2] == 3 else "L")
     image = _image_of(mode, colors)
     if layout.alpha is not None:
@@ -51,9 +69,29 @@ def to_image(samples: NDArray[Any], layout: Layout, page: Directory) -> Image.Im
         alpha = _image_of("L", _alpha_bytes(samples[:, :, -1:], layout, levels))
         bands = {"L": ("LA", "La"), "RGB": ("RGBA", "RGBa")}[mode][premultiplied]
         image = Image.merge(bands, (*image.split(), alpha))
-    if levels:
-        image.info["levels"] = levels
+    image.info = notes
     return image
+
+
+def read_declared_colors(page: Directory) -> dict[Any, Any]:
+    """Reads in which colours a page says that its samples are, with the keys that they have in `image.info`."""
+    found: dict[Any, Any] = {}
+    with suppress(EOFError, ValueError):
+        if profile := page.content(ICC_PROFILE, MAX_BYTES + 1):
+            found["icc_profile"] = profile
+        if TRANSFER_FUNCTION in page.entries:
+            found["transfer_function"] = page.array(TRANSFER_FUNCTION, 3 * 2**16)
+    return found
+
+
+def _find_conversion(declared: dict[Any, Any], layout: Layout) -> Conversion | None:
+    """Returns the conversion of samples of more than 8 bits. Those of 8 bits are converted later."""
+    if layout.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB) or (layout.bits, layout.sample_format) == (
+        8,
+        UINT,
+    ):
+        return None
+    return find_conversion(declared, "L" if layout.colors == 1 else "RGB")
 
 
 def _image_of(mode: str, channels: NDArray[np.uint8]) -> Image.Image:

@@ -90,10 +90,10 @@ class Directory:
         """Returns the first value of a tag."""
         return next(iter(self.numbers(tag)), default)
 
-    def content(self, tag: int) -> bytes:
-        """Returns the values of a tag as they are in the file, such as a text."""
+    def content(self, tag: int, most: int = _MAX_NUMBERS) -> bytes:
+        """Returns the values of a tag as they are in the file, such as a text: at most so many."""
         entry = self.entries.get(tag)
-        return self._read(entry, min(entry.many, _MAX_NUMBERS)) if entry else b""
+        return self._read(entry, min(entry.many, most)) if entry else b""
 
     def array(self, tag: int, most: int) -> NDArray[Any]:
         """Returns the first values of a tag of integers, at most so many: of a file of any number of strips."""

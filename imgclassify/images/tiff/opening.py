@@ -8,18 +8,19 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from itertools import islice
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from imgclassify.errors import ImageTooLargeError, UnsupportedImageError
 from imgclassify.images import camera_raw
 from imgclassify.images.frames import FrameSelection, find_number, number_names
-from imgclassify.images.tiff.colors import to_image
+from imgclassify.images.tiff.colors import read_declared_colors, to_image
 from imgclassify.images.tiff.directories import HEIGHT, WIDTH, Directory, choose_pages, read_pages, starting_at
 from imgclassify.images.tiff.layout import (
     BITS,
     COMPRESSION,
+    EXTRA_SAMPLES,
     JPEG,
     NONE,
     OLD_JPEG,
@@ -27,6 +28,7 @@ from imgclassify.images.tiff.layout import (
     PHOTOMETRIC,
     PILLOW_CODECS,
     PLANAR,
+    RGB,
     SAMPLE_FORMAT,
     SAMPLES,
     TILE_HEIGHT,
@@ -117,6 +119,7 @@ class TiffPages:
             except SyntaxError:  # a combination of photometric interpretation and channels that it does not know
                 pass
             else:
+                image.info |= {**read_declared_colors(page), **_assumed_alpha(page)}
                 if page.number(COMPRESSION) == OLD_JPEG:
                     _load_old_jpeg(image)
                 return image
@@ -129,7 +132,9 @@ class TiffPages:
         if self._image is None or self._image.tell() >= position:
             self._stream.seek(0)
             self._image = TiffImagePlugin.TiffImageFile(self._stream)
-        self._image.seek(position)
+        if self._image.tell() != position:
+            self._image.info.clear()  # of what the page before declares
+            self._image.seek(position)
         return self._image
 
 
@@ -174,5 +179,11 @@ def _read_page(stream: BinaryIO, page: Directory, max_pixels: int) -> Image.Imag
     image = to_image(read_samples(stream, page, layout), layout, page)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = page.number(ORIENTATION, 1)
-    image.info["exif"] = exif.tobytes()
+    image.info |= {"exif": exif.tobytes(), **_assumed_alpha(page)}
     return image
+
+
+def _assumed_alpha(page: Directory) -> dict[Any, Any]:
+    """Returns the mark for `image.info` of a page of RGB with a fourth channel that is not said to be alpha."""
+    is_assumed = (page.number(PHOTOMETRIC), page.number(SAMPLES)) == (RGB, 4) and EXTRA_SAMPLES not in page.entries
+    return {"assumed_alpha": True} if is_assumed else {}
