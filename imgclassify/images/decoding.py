@@ -12,11 +12,12 @@ import logging
 import re
 import struct
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar, cast
 
 from PIL import ExifTags, Image
 
@@ -40,8 +41,11 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from imgclassify.catalog import Size
+    from imgclassify.images.damaged import Repaired
 
 logger = logging.getLogger("imgclassify")
+
+T = TypeVar("T")
 
 MAX_SCANS = 100
 """Limit on the scans of a JPEG. Encoders write ten. Each scan takes as long to decode as the whole image, but
@@ -171,8 +175,13 @@ _WARNING_FILTER = ("ignore", None, Warning, re.compile(_WARNING_MODULES), 0)
 _silencing = threading.Lock()
 
 
-def load_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_image(source: Source, *, max_pixels: int = MAX_PIXELS, decode_damaged: bool = False) -> Image.Image:
     """Decodes the first image of a source.
+
+    Args:
+        max_pixels: limit on width × height.
+        decode_damaged: whether to decode what there is of a damaged image (docs/images.md). If a part of it is
+            missing, its `info["damaged"]` is True.
 
     Returns:
         The image, upright, in mode RGB, with 8 bits per channel and at least 1×1 pixels.
@@ -181,17 +190,18 @@ def load_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ImageError: one of its subclasses. No other exception is raised.
     """
     with source.open() as stream:
-        image = decode_image(stream, max_pixels=max_pixels)
-    _report_levels(source, image)
+        image = decode_image(stream, max_pixels=max_pixels, decode_damaged=decode_damaged)
+    _report_notes(source, image)
     return image
 
 
-def decode_image(stream: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_image(stream: BinaryIO, *, max_pixels: int = MAX_PIXELS, decode_damaged: bool = False) -> Image.Image:
     """Decodes the first image of a stream, as `load_image` does.
 
     Args:
         stream: seekable and at its start. It stays open.
         max_pixels: limit on width × height.
+        decode_damaged: as in `load_image`.
 
     Raises:
         ImageEmptyError: the stream contains no bytes.
@@ -203,12 +213,15 @@ def decode_image(stream: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
         ImageUnreadableError: the disk failed.
         UnsupportedImageError: a package for the format is missing, or its colours cannot be converted to RGB.
     """
-    with _open_image(stream, max_pixels) as image:
-        return _decode_opened(image)
+    return _use_image(stream, max_pixels, decode_damaged, _decode_opened)
 
 
 def load_reduced_image(
-    source: Source, resized_size: Callable[[Size], Size], *, max_pixels: int = MAX_PIXELS
+    source: Source,
+    resized_size: Callable[[Size], Size],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    decode_damaged: bool = False,
 ) -> tuple[Image.Image, tuple[int, int]]:
     """Decodes the first image of a source, and a JPEG at the smallest scale that is large enough.
 
@@ -218,6 +231,7 @@ def load_reduced_image(
         resized_size: takes the upright size of the full image and returns the size to which it will be resized,
             both (height, width).
         max_pixels: limit on width × height of the full image.
+        decode_damaged: as in `load_image`.
 
     Returns:
         (image, (width, height) of the full image, upright). The image is the full one, or it is reduced to a
@@ -228,19 +242,27 @@ def load_reduced_image(
         ImageError: one of its subclasses. No other exception is raised.
     """
     with source.open() as stream:
-        image, full_size = decode_reduced_image(stream, resized_size, max_pixels=max_pixels)
-    _report_levels(source, image)
+        image, full_size = decode_reduced_image(
+            stream, resized_size, max_pixels=max_pixels, decode_damaged=decode_damaged
+        )
+    _report_notes(source, image)
     return image, full_size
 
 
-def _report_levels(source: Source, image: Image.Image) -> None:
-    """Says which values of a deep image became black and white. Shown with --verbose."""
+def _report_notes(source: Source, image: Image.Image) -> None:
+    """Says which values of a deep image became black and white, and what was left out. Shown with --verbose."""
     if levels := image.info.get("levels"):
         logger.info("%s: %s", source.name, levels)
+    if left_out := image.info.get("left_out"):
+        logger.info("%s: not read, because it is damaged, too large or not needed: %s", source.name, left_out)
 
 
 def decode_reduced_image(
-    stream: BinaryIO, resized_size: Callable[[Size], Size], *, max_pixels: int = MAX_PIXELS
+    stream: BinaryIO,
+    resized_size: Callable[[Size], Size],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    decode_damaged: bool = False,
 ) -> tuple[Image.Image, tuple[int, int]]:
     """Decodes the first image of a stream, as `load_reduced_image` does.
 
@@ -248,17 +270,21 @@ def decode_reduced_image(
         stream: seekable and at its start. It stays open.
         resized_size: as in `load_reduced_image`.
         max_pixels: limit on width × height of the full image.
+        decode_damaged: as in `load_image`.
 
     Raises:
         ImageError: as in `decode_image`.
     """
-    with _open_image(stream, max_pixels) as image:
+
+    def decode(image: Image.Image, facts: dict[str, Any]) -> tuple[Image.Image, tuple[int, int]]:
         full_size = _choose_scale(image, resized_size)
-        rgb = _decode_opened(image)
+        rgb = _decode_opened(image, facts)
         return rgb, full_size or rgb.size
 
+    return _use_image(stream, max_pixels, decode_damaged, decode)
 
-def read_orientation(source: Source, *, max_pixels: int = MAX_PIXELS) -> int:
+
+def read_orientation(source: Source, *, max_pixels: int = MAX_PIXELS, decode_damaged: bool = False) -> int:
     """Returns the EXIF orientation that the decoding functions apply, 1 to 8. 1 means upright.
 
     The image is decoded, because some formats have their EXIF data at the end.
@@ -266,9 +292,13 @@ def read_orientation(source: Source, *, max_pixels: int = MAX_PIXELS) -> int:
     Raises:
         ImageError: as in `decode_image`.
     """
-    with source.open() as stream, _open_image(stream, max_pixels) as image:
+
+    def find(image: Image.Image, _facts: dict[str, Any]) -> Image.Transpose | None:
         image.load()
-        transposition = exif_transposition(image)
+        return exif_transposition(image)
+
+    with source.open() as stream:
+        transposition = _use_image(stream, max_pixels, decode_damaged, find)
     return next((number for number, each in _TRANSPOSITIONS.items() if each == transposition), 1)
 
 
@@ -333,6 +363,62 @@ def to_rgb(image: Image.Image) -> Image.Image:
 # Decoding ---------------------------------------------------------------------------------------------------
 
 
+def _use_image(
+    stream: BinaryIO, max_pixels: int, decode_damaged: bool, use: Callable[[Image.Image, dict[str, Any]], T]
+) -> T:
+    """Opens an image and returns what a function returns for it.
+
+    If the file is damaged, the function is called again, with the image of a file without what is damaged beside
+    the pixels, or, if `decode_damaged` is True, with what there is of the pixels.
+
+    Args:
+        use: takes the image, of which only the header has been read if Pillow knows its layout, and what is known
+            of it, such as {"damaged": True}. It must decode the image.
+    """
+    try:
+        with _open_image(stream, max_pixels) as image:
+            return use(image, {})
+    except (CorruptImageError, TruncatedImageError) as error:
+        _release_frames(error)
+        for opened, facts in _open_repaired(stream, max_pixels, decode_damaged):
+            with suppress(CorruptImageError, TruncatedImageError, UnsupportedImageError), opened as image:
+                return use(image, facts)
+        raise
+
+
+def _release_frames(error: BaseException | None) -> None:
+    """Releases what was held when an exception was raised, such as the pixels decoded by then."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__
+
+
+def _open_repaired(
+    stream: BinaryIO, max_pixels: int, decode_damaged: bool
+) -> Iterator[tuple[AbstractContextManager[Image.Image], dict[str, Any]]]:
+    """Yields what may be opened in place of a damaged image, and what is then known of the image."""
+    # Not at the top of the file, because a whole image needs neither.
+    from imgclassify.images.damaged import find_repairs
+    from imgclassify.images.notes import leave_out_notes
+
+    stream.seek(0)
+    format_name = _identify_format(stream).format
+    facts: dict[str, Any] = {}
+    if cleaned := leave_out_notes(stream, format_name):
+        stream, facts = cleaned.stream, {"left_out": cleaned.left_out}
+        stream.seek(0)
+        yield _open_image(stream, max_pixels), facts
+    for repaired in find_repairs(stream, format_name, max_pixels) if decode_damaged else ():
+        yield _open_filled(repaired, max_pixels), {**facts, "damaged": True}
+
+
+@contextmanager
+def _open_filled(repaired: Repaired, max_pixels: int) -> Iterator[Image.Image]:
+    repaired.stream.seek(0)
+    with _open_image(repaired.stream, max_pixels) as image:
+        yield repaired.fill(image, _convert_mode)
+
+
 @contextmanager
 def _open_image(stream: BinaryIO, max_pixels: int) -> Iterator[Image.Image]:
     """Yields the image, of which only the header has been read if Pillow knows its layout.
@@ -382,9 +468,34 @@ def _crop(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
     return cropped
 
 
-def _decode_opened(image: Image.Image) -> Image.Image:
+def _decode_opened(image: Image.Image, facts: dict[str, Any]) -> Image.Image:
+    """Decodes an image to one such as `load_image` returns.
+
+    Args:
+        facts: what is to be kept in the `info` of the result, beside its levels.
+    """
     image.load()
-    return to_rgb(image)
+    rgb = to_rgb(image)
+    levels = rgb.info.get("levels")
+    # Nothing else stays: a text in the file may have any key.
+    rgb.info = dict[Any, Any](facts)
+    if isinstance(levels, tuple):
+        rgb.info["levels"] = levels
+    if facts.get("damaged") and image.format == "JPEG":
+        _require_content(rgb)
+    return rgb
+
+
+def _require_content(rgb: Image.Image) -> None:
+    """Checks that a damaged JPEG is not wholly what libjpeg puts in place of missing data.
+
+    Raises:
+        CorruptImageError: all pixels are the same.
+    """
+    from imgclassify.images.damaged import is_blank
+
+    if is_blank(rgb):
+        raise CorruptImageError("nothing of its pixels is left")
 
 
 def _choose_scale(image: Image.Image, resized_size: Callable[[Size], Size]) -> tuple[int, int] | None:

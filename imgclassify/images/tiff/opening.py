@@ -77,6 +77,8 @@ def open_tiff(stream: BinaryIO, max_pixels: int) -> Image.Image:
         except SyntaxError:  # a combination of photometric interpretation and channels that Pillow does not know
             pass
         else:
+            if not isinstance(image.info.get("xmp", b""), bytes):  # which Pillow would search for an orientation
+                del image.info["xmp"]
             if page.number(COMPRESSION) == OLD_JPEG:
                 _load_old_jpeg(image)
             return image
