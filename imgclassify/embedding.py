@@ -123,6 +123,7 @@ EMBEDDINGS: RecordType[ImageEmbedding] = RecordType(
     setting_names=("embedding_dtype", "norm"),
     # Engine and device are left out: like the batch, they change only the last digits.
     must_match=("model", "architecture", "weights", "weights_sha256", "preprocess", "decode", "dtype", "options"),
+    optional_settings=("decode_damaged",),
 )
 """The records that the command `embed` writes."""
 

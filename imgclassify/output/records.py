@@ -105,6 +105,8 @@ class RecordType(Generic[R]):
     resumed."""
     optional_settings: tuple[str, ...] = ()
     """Names of such values that only some runs have."""
+    filter_settings: tuple[str, ...] = ()
+    """Those of them that leave records out."""
     added_keys: tuple[str, ...] = ()
     """Keys of `must_match` that earlier versions did not write. An output without them can be resumed."""
 
@@ -184,7 +186,8 @@ PREDICTIONS: RecordType[ImageResult] = RecordType(
         "options",
         "groups",
     ),
-    optional_settings=("only", "not", "min_probability"),
+    optional_settings=("only", "not", "min_probability", "decode_damaged"),
+    filter_settings=("only", "not", "min_probability"),
     added_keys=("activation",),
 )
 """The records that the command `predict` writes."""

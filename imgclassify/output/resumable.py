@@ -224,7 +224,7 @@ class ResumableOutput(Generic[R]):
         def checked_records() -> Iterator[R]:
             with self._report_damage():
                 yield from records
-                if any(name in provenance.settings for name in self._record_type.optional_settings):
+                if any(name in provenance.settings for name in self._record_type.filter_settings):
                     yield from load_left_out(self._target, self._record_type)
 
         with self._report_damage():

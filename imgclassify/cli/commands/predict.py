@@ -129,7 +129,11 @@ def predict(
         with _save_crops(classifier, save_input):
             run.write_records(
                 classifier,
-                {"top_k": classifier.top_k, **(selection.to_settings() if selection else {})},
+                {
+                    "top_k": classifier.top_k,
+                    **(selection.to_settings() if selection else {}),
+                    **decoding.to_settings(),
+                },
                 selects=selection.selects if selection else None,
                 count=counts.add if counts else None,
             )
