@@ -343,7 +343,9 @@ def _decode_upon(image: ImageFile.ImageFile, extents: tuple[int, int, int, int],
 
 _PADDINGS = (b"\0", b"\x55\xaa\x33\x0f\xcc\x69", b"\x96\x5a", b"\xff")
 """What is repeated in place of missing data. More zeros follow, of which a decoder needs few."""
+_MOST_PADDING = 2**24
 _MORE_BYTES = 2**22
+"""How many bytes are padded, whatever length a file says, and how many zeros follow."""
 _FRAME_HEADER_BYTES = 16
 
 
@@ -373,7 +375,7 @@ def _pad_chunks(
         kept.append((kind, (position, size - position)))
     elif kind in (b"VP8 ", b"VP8L"):
         start = stream.read()
-        missing = length - len(start)
+        missing = min(length - len(start), _MOST_PADDING)
         start += (padding * (missing // len(padding) + 1))[:missing]
         kept.append((kind, start + bytes(_MORE_BYTES)))
     elif kind == b"ANMF" and not any(earlier == b"ANMF" for earlier, _ in kept):

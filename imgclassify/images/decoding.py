@@ -27,6 +27,7 @@ from imgclassify.errors import (
     ImageError,
     ImageTooLargeError,
     ImageUnreadableError,
+    NotAnImageError,
     TruncatedImageError,
     UnsupportedImageError,
     describe_error,
@@ -167,6 +168,9 @@ _GREY_MODES = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
 _UNSUPPORTED = re.compile(r"unsupported (BMP|feature)|unable to determine J2K image mode", re.IGNORECASE)
 """Error messages of Pillow and libheif for files that are whole, but of a kind that they do not decode."""
 _DISK_FAILURES = {errno.EIO, errno.ESTALE}
+
+_FAILURES = (CorruptImageError, TruncatedImageError, UnsupportedImageError, NotAnImageError, ImageEmptyError)
+"""Errors of a file that was made of a damaged one. The error of the damaged one is reported instead."""
 
 _WARNING_MODULES = r"(PIL|pillow_heif|pillow_jxl|pydicom|imgclassify\.images\.dicom)\b"
 # The entry that `warnings.filterwarnings` adds to `warnings.filters`. It shows whether the filter is still
@@ -381,7 +385,7 @@ def _use_image(
     except (CorruptImageError, TruncatedImageError) as error:
         _release_frames(error)
         for opened, facts in _open_repaired(stream, max_pixels, decode_damaged):
-            with suppress(CorruptImageError, TruncatedImageError, UnsupportedImageError), opened as image:
+            with suppress(*_FAILURES), opened as image:
                 return use(image, facts)
         raise
 

@@ -54,16 +54,25 @@ class _Parts(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._read_some(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        """Reads the rest in as few pieces as it has parts, where RawIOBase takes thousands."""
+        return b"".join(iter(lambda: self._read_some(self._starts[-1]), b""))
+
+    def _read_some(self, most: int) -> bytes:
+        """Reads from the part at the current position. The result is empty only at the end."""
         index = bisect_right(self._starts, self._position) - 1
         if index == len(self._parts):
-            return 0
+            return b""
         part, offset = self._parts[index], self._position - self._starts[index]
-        wanted = min(len(buffer), self._starts[index + 1] - self._position)
+        wanted = min(most, self._starts[index + 1] - self._position)
         if isinstance(part, tuple):
             self._stream.seek(part[0] + offset)
             data = self._stream.read(wanted)
         else:
             data = part[offset : offset + wanted]
-        buffer[: len(data)] = data
         self._position += len(data)
-        return len(data)
+        return data
