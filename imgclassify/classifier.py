@@ -72,6 +72,7 @@ class Classifier:
         max_pixels: int = MAX_PIXELS,
         isolate: bool = False,
         time_limit: float = TIME_LIMIT,
+        decode_damaged: bool = False,
         num_images: int | None = None,
         resize_size: int | tuple[int, int] | None = None,
         crop_size: int | tuple[int, int] | None = None,
@@ -114,6 +115,8 @@ class Classifier:
             isolate: decode in separate processes, so that a decoder that crashes, hangs or takes all memory
                 costs only one image (docs/images.md).
             time_limit: seconds for one image, used only with `isolate`.
+            decode_damaged: classify what there is of a damaged JPEG, PNG, WebP or GIF. Its result is marked as
+                damaged (docs/images.md).
             num_images: expected number of images, if known. It helps "auto" to choose the engine and the
                 device.
             resize_size: pixels of the short side, or (height, width), whatever the aspect ratio.
@@ -158,6 +161,7 @@ class Classifier:
             max_pixels=max_pixels,
             isolate=isolate,
             time_limit=time_limit,
+            decode_damaged=decode_damaged,
             num_images=num_images,
             resize_size=resize_size,
             crop_size=crop_size,

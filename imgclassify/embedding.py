@@ -121,9 +121,9 @@ EMBEDDINGS: RecordType[ImageEmbedding] = RecordType(
     from_dict=ImageEmbedding.from_dict,
     fields=(*IMAGE_FIELDS, Vector("embedding", dtype="embedding_dtype"), ERROR),
     setting_names=("embedding_dtype", "norm"),
-    optional_settings=("frames", "fps"),
     # Engine and device are left out: like the batch, they change only the last digits.
     must_match=("model", "architecture", "weights", "weights_sha256", "preprocess", "decode", "dtype", "options"),
+    optional_settings=("frames", "fps", "decode_damaged"),
 )
 """The records that the command `embed` writes."""
 

@@ -61,6 +61,7 @@ class RunnerOptions:
     max_pixels: int = MAX_PIXELS
     isolate: bool = False
     time_limit: float = TIME_LIMIT
+    decode_damaged: bool = False
     num_images: int | None = None
     offline: bool = False
     outputs: tuple[str, ...] = (LOGITS,)
@@ -129,7 +130,7 @@ def load_runner(
         outputs: what the runner returns for each image (RunnerOptions.outputs).
         with_labels: whether labels are needed. If False, a model without labels can be loaded.
         running: fields of RunnerOptions: `device`, `dtype`, `engine`, `batch_size`, `workers`, `max_pixels`,
-            `isolate`, `time_limit` and `num_images`.
+            `isolate`, `time_limit`, `decode_damaged` and `num_images`.
         crop_mode: PreprocessSpec.crop_mode. None keeps the model's, or is what `resize_size` says.
 
     `Classifier` explains the other arguments.
@@ -386,6 +387,7 @@ class ModelRunner:
             self._spec,
             self._preprocess,
             max_pixels=self._options.max_pixels,
+            decode_damaged=self._options.decode_damaged,
         )
 
     def observe_crops(self, function: Callable[[str, NDArray[np.uint8]], None]) -> None:
@@ -423,11 +425,19 @@ class ModelRunner:
             from imgclassify.images.isolation import IsolatedPreprocessor  # most runs do not need this import
 
             isolated = IsolatedPreprocessor(
-                options.decode_mode, self._spec, max_pixels=options.max_pixels, time_limit=options.time_limit
+                options.decode_mode,
+                self._spec,
+                max_pixels=options.max_pixels,
+                time_limit=options.time_limit,
+                decode_damaged=options.decode_damaged,
             )
             return isolated, isolated.close
         preprocess = create_preprocessor(
-            options.decode_mode, self._spec, self.engine.device, max_pixels=options.max_pixels
+            options.decode_mode,
+            self._spec,
+            self.engine.device,
+            max_pixels=options.max_pixels,
+            decode_damaged=options.decode_damaged,
         )
         return preprocess, lambda: None
 

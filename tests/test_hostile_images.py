@@ -92,22 +92,22 @@ def png_with_a_deep_zlib_bomb() -> bytes:
     return png(10, 10, pixels=zeros(2**26))
 
 
-@hostile("corrupt_image")
+@hostile(ANSWERED)
 def png_with_a_ztxt_bomb() -> bytes:
     return png(10, 10, chunk(b"zTXt", b"a\0\0" + zeros(2**26)))
 
 
-@hostile("corrupt_image")
+@hostile(ANSWERED)
 def png_with_an_iccp_bomb() -> bytes:
     return png(10, 10, chunk(b"iCCP", b"a\0\0" + zeros(2**26)))
 
 
-@hostile("corrupt_image")
+@hostile(ANSWERED)
 def png_with_an_itxt_bomb() -> bytes:
     return png(10, 10, chunk(b"iTXt", b"a\0\x01\0\0\0" + zeros(2**26)))
 
 
-@hostile("corrupt_image")
+@hostile(ANSWERED)
 def png_with_a_thousand_ztxt() -> bytes:
     packed = zlib.compress(bytes(10**6), 9)
     return png(10, 10, *(chunk(b"zTXt", b"a%d\0\0" % index + packed) for index in range(1000)))

@@ -509,7 +509,7 @@ class FrameOptions:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class DecodingOptions:
-    """Limits on decoding one image."""
+    """Limits on decoding one image, and what is done with a damaged one."""
 
     max_pixels: Annotated[
         int,
@@ -538,10 +538,22 @@ class DecodingOptions:
             help="Time limit for decoding one image, with --isolate.",
         ),
     ] = TIME_LIMIT
+    decode_damaged: Annotated[
+        bool,
+        typer.Option(
+            "--decode-damaged",
+            rich_help_panel=_UNATTENDED,
+            help="Use what there is of a damaged JPEG, PNG, WebP or GIF. Its record is marked as damaged.",
+        ),
+    ] = False
 
     def classifier_arguments(self) -> dict[str, Any]:
         """Returns the options as keyword arguments of Classifier."""
         return asdict(self)
+
+    def to_settings(self) -> dict[str, int | str]:
+        """Returns the options that records depend on, as settings of their output. Without them, it is empty."""
+        return {"decode_damaged": "yes"} if self.decode_damaged else {}
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

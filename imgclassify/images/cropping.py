@@ -26,13 +26,19 @@ Raises ImageError if the image cannot be decoded or cropped."""
 
 
 def create_preprocessor(
-    decode_mode: str, spec: PreprocessSpec, device: str, *, max_pixels: int = MAX_PIXELS
+    decode_mode: str,
+    spec: PreprocessSpec,
+    device: str,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    decode_damaged: bool = False,
 ) -> Preprocessor:
     """Creates the preprocessor of a model for one of DECODE_MODES.
 
     Args:
         device: the CUDA device that decodes in the mode "gpu". The other modes ignore it.
         max_pixels: limit on width × height of images that are decoded. PIL images and arrays have no limit.
+        decode_damaged: whether to decode what there is of a damaged image, as in `decoding.load_image`.
 
     Raises:
         DeviceError: the mode is "gpu", and the device cannot decode.
@@ -40,27 +46,32 @@ def create_preprocessor(
     if decode_mode == "gpu":
         from imgclassify.images.gpu_decoding import GpuDecoder
 
-        return partial(_preprocess_on_gpu, GpuDecoder(spec, device, max_pixels=max_pixels), spec)
-    return partial(_preprocess_fast if decode_mode == "fast" else _preprocess_exact, spec, max_pixels)
+        decoder = GpuDecoder(spec, device, max_pixels=max_pixels, decode_damaged=decode_damaged)
+        return partial(_preprocess_on_gpu, decoder, spec)
+    preprocess = _preprocess_fast if decode_mode == "fast" else _preprocess_exact
+    return partial(preprocess, spec, max_pixels, decode_damaged)
 
 
 def _preprocess_exact(
-    spec: PreprocessSpec, max_pixels: int, image_input: ImageInput, out: NDArray[np.uint8]
+    spec: PreprocessSpec, max_pixels: int, decode_damaged: bool, image_input: ImageInput, out: NDArray[np.uint8]
 ) -> ImageInfo:
-    image = image_input.load_image(max_pixels=max_pixels)
+    image = image_input.load_image(max_pixels=max_pixels, decode_damaged=decode_damaged)
     preprocessing.resize_and_crop(image, spec, out=out)
     return ImageInfo.of(image) if image_input.source else ImageInfo(*image.size)
 
 
 def _preprocess_fast(
-    spec: PreprocessSpec, max_pixels: int, image_input: ImageInput, out: NDArray[np.uint8]
+    spec: PreprocessSpec, max_pixels: int, decode_damaged: bool, image_input: ImageInput, out: NDArray[np.uint8]
 ) -> ImageInfo:
     if image_input.source is None:
         image = image_input.load_image()
         info = ImageInfo(*image.size)
     else:
         image, size = decoding.load_reduced_image(
-            image_input.source, lambda whole: preprocessing.resized_size(whole, spec), max_pixels=max_pixels
+            image_input.source,
+            lambda whole: preprocessing.resized_size(whole, spec),
+            max_pixels=max_pixels,
+            decode_damaged=decode_damaged,
         )
         info = ImageInfo.of(image, size)
     preprocessing.resize_and_crop_fast(image, (info.width, info.height), spec, out=out)
@@ -72,6 +83,6 @@ def _preprocess_on_gpu(
 ) -> ImageInfo:
     if image_input.source is None:
         # An image in memory is already decoded. nvJPEG has nothing to do, and the limit does not apply.
-        return _preprocess_exact(spec, MAX_PIXELS, image_input, out)
+        return _preprocess_exact(spec, MAX_PIXELS, False, image_input, out)
     out[...], info = decoder.load_crop(image_input.source)
     return info

@@ -19,6 +19,7 @@ from imgclassify.images.color_spaces import (
     table_light,
 )
 from imgclassify.images.icc_profiles import MAX_BYTES, TableConversion, read_conversion
+from imgclassify.images.info import Note
 from imgclassify.images.white_level import UNDECLARED, DeclaredLevels, Levels, choose_levels, scale
 
 if TYPE_CHECKING:
@@ -148,7 +149,9 @@ def to_srgb(image: Image.Image) -> Image.Image:
 def _note_large_profile(image: Image.Image) -> Image.Image:
     if len(image.info.get("icc_profile") or b"") > MAX_BYTES:
         image = image.copy()
-        image.info["colors"] = f"its ICC profile is ignored, because it is larger than {MAX_BYTES // 2**20} MiB"
+        image.info["colors"] = Note(
+            f"its ICC profile is ignored, because it is larger than {MAX_BYTES // 2**20} MiB"
+        )
     return image
 
 
@@ -180,7 +183,7 @@ def make_notes(conversion: Conversion, levels: Levels | None) -> dict[Any, Any]:
     """Returns the notes for `image.info` on a conversion. PQ and HLG say themselves which light is white."""
     return {
         "levels": None if conversion.is_hdr else levels,
-        "colors": f"colours converted to sRGB ({conversion.name})",
+        "colors": Note(f"colours converted to sRGB ({conversion.name})"),
     }
 
 

@@ -12,12 +12,15 @@ import logging
 import re
 import struct
 import threading
+import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from itertools import islice
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar, cast
 
 from PIL import ExifTags, Image
 
@@ -27,6 +30,7 @@ from imgclassify.errors import (
     ImageError,
     ImageTooLargeError,
     ImageUnreadableError,
+    NotAnImageError,
     TruncatedImageError,
     UnsupportedImageError,
     describe_error,
@@ -35,7 +39,7 @@ from imgclassify.errors import (
 )
 from imgclassify.images import MAX_PIXELS, camera_raw
 from imgclassify.images.frames import MAX_BLANK_FRAMES, Frames, PillowFrames, is_blank, keys_from
-from imgclassify.images.info import COLOR_KEYS, NOTES
+from imgclassify.images.info import COLOR_KEYS, NOTES, Note
 from imgclassify.images.truncation import is_truncated
 from imgclassify.sources import MAX_BYTES, Source
 
@@ -45,6 +49,8 @@ if TYPE_CHECKING:
     from imgclassify.catalog import Size
 
 logger = logging.getLogger("imgclassify")
+
+T = TypeVar("T")
 
 MAX_SCANS = 100
 """Limit on the scans of a JPEG. Encoders write ten. Each scan takes as long to decode as the whole image, but
@@ -162,15 +168,15 @@ _TRANSPOSITIONS = {
 SWAPS_AXES = tuple(_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8))
 """The transpositions that swap width and height."""
 
-_INFO = (*NOTES, "damaged")
-"""What is known of an image besides `frames`, as keys of its `info`."""
-
 _GREY_MODES = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
 """Pillow's modes for grey of more than 8 bits."""
 
 _UNSUPPORTED = re.compile(r"unsupported (BMP|feature)|unable to determine J2K image mode", re.IGNORECASE)
 """Error messages of Pillow and libheif for files that are whole, but of a kind that they do not decode."""
 _DISK_FAILURES = {errno.EIO, errno.ESTALE}
+
+FAILURES = (CorruptImageError, TruncatedImageError, UnsupportedImageError, NotAnImageError, ImageEmptyError)
+"""Errors of a file that was made of a damaged one. The error of the damaged one is reported instead."""
 
 _WARNING_MODULES = r"(PIL|pillow_heif|pillow_jxl|pydicom|imgclassify\.images\.dicom)\b"
 # The entry that `warnings.filterwarnings` adds to `warnings.filters`. It shows whether the filter is still
@@ -179,8 +185,13 @@ _WARNING_FILTER = ("ignore", None, Warning, re.compile(_WARNING_MODULES), 0)
 _silencing = threading.Lock()
 
 
-def load_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decodes the first image of a source.
+def load_image(source: Source, *, max_pixels: int = MAX_PIXELS, decode_damaged: bool = False) -> Image.Image:
+    """Decodes the image of a source: the frame that it names, or the first that is not blank.
+
+    Args:
+        max_pixels: limit on width × height.
+        decode_damaged: whether to decode what there is of a damaged image (docs/images.md). If a part of it is
+            missing, its `info["damaged"]` is True. A frame that the source names is never decoded in part.
 
     Returns:
         The image, upright, in mode RGB, with 8 bits per channel and at least 1×1 pixels.
@@ -190,20 +201,24 @@ def load_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """
     if source.frame is not None and source.frame.reader is not None:
         image = source.frame.reader.read(source.frame.name, max_pixels)
+    elif source.frame is not None:
+        name = source.frame.name
+        with source.open() as stream:
+            image = _use_image(stream, max_pixels, False, lambda opened: opened.decode(opened.find(name)))
     else:
         with source.open() as stream:
-            opened = OpenedImage(stream, max_pixels)
-            image = opened.decode_first() if source.frame is None else opened.decode(opened.find(source.frame.name))
+            image = decode_image(stream, max_pixels=max_pixels, decode_damaged=decode_damaged)
     _report_notes(source, image)
     return cast(Image.Image, image)
 
 
-def decode_image(stream: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decodes the first image of a stream, as `load_image` does.
+def decode_image(stream: BinaryIO, *, max_pixels: int = MAX_PIXELS, decode_damaged: bool = False) -> Image.Image:
+    """Decodes the image of a stream, as `load_image` does.
 
     Args:
         stream: seekable and at its start. It stays open.
         max_pixels: limit on width × height.
+        decode_damaged: as in `load_image`.
 
     Raises:
         ImageEmptyError: the stream contains no bytes.
@@ -215,11 +230,15 @@ def decode_image(stream: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
         ImageUnreadableError: the disk failed.
         UnsupportedImageError: a package for the format is missing, or its colours cannot be converted to RGB.
     """
-    return OpenedImage(stream, max_pixels).decode_first()
+    return _use_image(stream, max_pixels, decode_damaged, OpenedImage.decode_first)
 
 
 def load_reduced_image(
-    source: Source, resized_size: Callable[[Size], Size], *, max_pixels: int = MAX_PIXELS
+    source: Source,
+    resized_size: Callable[[Size], Size],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    decode_damaged: bool = False,
 ) -> tuple[Image.Image, tuple[int, int]]:
     """Decodes the first image of a source, and a JPEG at the smallest scale that is large enough.
 
@@ -229,6 +248,7 @@ def load_reduced_image(
         resized_size: takes the upright size of the full image and returns the size to which it will be resized,
             both (height, width).
         max_pixels: limit on width × height of the full image.
+        decode_damaged: as in `load_image`.
 
     Returns:
         (image, (width, height) of the full image, upright). The image is the full one, or it is reduced to a
@@ -242,7 +262,9 @@ def load_reduced_image(
         image = load_image(source, max_pixels=max_pixels)
         return image, image.size
     with source.open() as stream:
-        image, full_size = decode_reduced_image(stream, resized_size, max_pixels=max_pixels)
+        image, full_size = decode_reduced_image(
+            stream, resized_size, max_pixels=max_pixels, decode_damaged=decode_damaged
+        )
     _report_notes(source, image)
     return image, full_size
 
@@ -252,10 +274,16 @@ def _report_notes(source: Source, image: Image.Image) -> None:
     for key in NOTES:
         if note := image.info.get(key):
             logger.info("%s: %s", source.name, note)
+    if left_out := image.info.get("left_out"):
+        logger.info("%s: not read, because it is damaged, too large or not needed: %s", source.name, left_out)
 
 
 def decode_reduced_image(
-    stream: BinaryIO, resized_size: Callable[[Size], Size], *, max_pixels: int = MAX_PIXELS
+    stream: BinaryIO,
+    resized_size: Callable[[Size], Size],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    decode_damaged: bool = False,
 ) -> tuple[Image.Image, tuple[int, int]]:
     """Decodes the first image of a stream, as `load_reduced_image` does.
 
@@ -263,14 +291,15 @@ def decode_reduced_image(
         stream: seekable and at its start. It stays open.
         resized_size: as in `load_reduced_image`.
         max_pixels: limit on width × height of the full image.
+        decode_damaged: as in `load_image`.
 
     Raises:
         ImageError: as in `decode_image`.
     """
-    return OpenedImage(stream, max_pixels).decode_reduced(resized_size)
+    return _use_image(stream, max_pixels, decode_damaged, lambda opened: opened.decode_reduced(resized_size))
 
 
-def read_orientation(source: Source, *, max_pixels: int = MAX_PIXELS) -> int:
+def read_orientation(source: Source, *, max_pixels: int = MAX_PIXELS, decode_damaged: bool = False) -> int:
     """Returns the EXIF orientation that the decoding functions apply, 1 to 8. 1 means upright.
 
     The image is decoded, because some formats have their EXIF data at the end.
@@ -278,10 +307,12 @@ def read_orientation(source: Source, *, max_pixels: int = MAX_PIXELS) -> int:
     Raises:
         ImageError: as in `decode_image`.
     """
+
+    def find(opened: OpenedImage) -> Image.Transpose | None:
+        return opened.read_transposition(None if source.frame is None else opened.find(source.frame.name))
+
     with source.open() as stream:
-        opened = OpenedImage(stream, max_pixels)
-        key = opened.frames.first if source.frame is None else opened.find(source.frame.name)
-        transposition = opened.read_transposition(key)
+        transposition = _use_image(stream, max_pixels, decode_damaged, find)
     return next((number for number, each in _TRANSPOSITIONS.items() if each == transposition), 1)
 
 
@@ -346,21 +377,77 @@ def to_rgb(image: Image.Image) -> Image.Image:
 # Decoding ---------------------------------------------------------------------------------------------------
 
 
+def _use_image(stream: BinaryIO, max_pixels: int, decode_damaged: bool, use: Callable[[OpenedImage], T]) -> T:
+    """Opens an image and returns what a function returns for it.
+
+    If the file is damaged, the function is called again, with the image of a file without what is damaged beside
+    the pixels, or, if `decode_damaged` is True, with what there is of the pixels.
+
+    Args:
+        use: must decode the image.
+    """
+    try:
+        return use(OpenedImage(stream, max_pixels))
+    except (CorruptImageError, TruncatedImageError) as error:
+        _release_frames(error)
+        for open_repaired in repairs(stream, max_pixels, decode_damaged=decode_damaged):
+            with suppress(*FAILURES):
+                return use(open_repaired())
+        raise
+
+
+def _release_frames(error: BaseException | None) -> None:
+    """Releases what was held when an exception was raised, such as the pixels decoded by then."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__
+
+
+def repairs(stream: BinaryIO, max_pixels: int, *, decode_damaged: bool) -> Iterator[Callable[[], OpenedImage]]:
+    """Yields functions that open what may be decoded in place of a damaged image. They may raise FAILURES."""
+    # Not at the top of the file, because a whole image needs neither.
+    from imgclassify.images.damaged import find_repairs
+    from imgclassify.images.notes import leave_out_notes
+
+    stream.seek(0)
+    format_name = _identify_format(stream).format
+    facts: dict[str, Any] = {}
+    if cleaned := leave_out_notes(stream, format_name):
+        stream, facts = cleaned.stream, {"left_out": cleaned.left_out}
+        stream.seek(0)
+        yield partial(OpenedImage, stream, max_pixels, facts=facts)
+    for repaired in find_repairs(stream, format_name, max_pixels) if decode_damaged else ():
+        repaired.stream.seek(0)
+        yield partial(
+            OpenedImage, repaired.stream, max_pixels, facts={**facts, "damaged": True}, fill=repaired.fill
+        )
+
+
 class OpenedImage:
     """An image file of which only the header has been read, if Pillow knows its layout.
 
     Any exception of a decoder becomes an ImageError. Only one thread at a time may use it.
     """
 
-    def __init__(self, stream: BinaryIO, max_pixels: int | None) -> None:
+    def __init__(
+        self,
+        stream: BinaryIO,
+        max_pixels: int | None,
+        *,
+        facts: Mapping[str, Any] = MappingProxyType({}),
+        fill: Callable[[Image.Image, Callable[[Image.Image], Image.Image]], Image.Image] | None = None,
+    ) -> None:
         """Opens the file; see `decode_image`.
 
         Args:
             stream: must stay open as long as this object is used.
             max_pixels: as in `decode_image`. None if nothing will be decoded, only `frames` be counted.
+            facts: what the `info` of the decoded image says besides what is found.
+            fill: damaged.Repaired.fill, which is applied to the first frame.
         """
         silence_decoders()
         self._stream, self._max_pixels = stream, max_pixels or 0
+        self._facts, self._fill = facts, fill
         decoder = _identify_format(stream)
         self._format, self._read = decoder.format, _find_reader(decoder)
         with self._translated_errors():
@@ -385,7 +472,7 @@ class OpenedImage:
         """Decodes the first frame that is not blank. If all are blank, decodes the first."""
         frames = self.frames
         first = self.decode(frames.first)
-        if frames.count == 1 or not is_blank(first):
+        if frames.count == 1 or "damaged" in self._facts or not is_blank(first):
             return first
         pixels, image = 0, first
         with suppress(ImageError):  # a damaged frame ends the search
@@ -410,19 +497,13 @@ class OpenedImage:
         """
         with self._translated_errors():
             image = self._open_frame(key)
-            image.load()
-            rgb = to_rgb(image)
-            # Only what this package knows: the texts of a PNG may have any key.
-            known: dict[str | tuple[int, int], Any] = {
-                name: value for name, value in rgb.info.items() if name in _INFO and not isinstance(value, str)
-            }
+            rgb = self._to_rgb(image)
             if self.frames.count != 1:
                 if rgb is image:
                     rgb = image.copy()
                 position = self.frames.position(key)
-                known["frames"] = self.frames.count
-                known["frame"] = None if position is None else position + 1
-            rgb.info = known
+                rgb.info["frames"] = self.frames.count
+                rgb.info["frame"] = None if position is None else position + 1
             return rgb
 
     def decode_reduced(self, resized_size: Callable[[Size], Size]) -> tuple[Image.Image, tuple[int, int]]:
@@ -433,15 +514,27 @@ class OpenedImage:
         with self._translated_errors():
             image = self._open_frame(0)
             full_size = _choose_scale(image, resized_size)
-            image.load()
-            return to_rgb(image), full_size
+            return self._to_rgb(image), full_size
 
-    def read_transposition(self, key: int) -> Image.Transpose | None:
-        """Returns the transposition that turns one of the frames upright. Decodes it."""
+    def read_transposition(self, key: int | None) -> Image.Transpose | None:
+        """Returns the transposition that turns one of the frames, or the first one, upright. Decodes it."""
         with self._translated_errors():
-            image = self._open_frame(key)
+            image = self._open_frame(self.frames.first if key is None else key)
             image.load()
             return exif_transposition(image)
+
+    def _to_rgb(self, image: Image.Image) -> Image.Image:
+        """Decodes a frame to one such as `load_image` returns. Its `info` has notes and facts alone.
+
+        A text in the file may have any key.
+        """
+        image.load()
+        rgb = to_rgb(image)
+        notes = {key: rgb.info[key] for key in NOTES if isinstance(rgb.info.get(key), Note | tuple)}
+        rgb.info = dict[Any, Any]({**notes, **self._facts})
+        if "damaged" in self._facts and image.format == "JPEG":
+            _require_content(rgb)
+        return rgb
 
     def _open_frame(self, key: int) -> Image.Image:
         """Returns a frame that is not decoded yet, or to which the file's declarations have been applied."""
@@ -450,7 +543,8 @@ class OpenedImage:
         if image.format == "JPEG":
             _limit_scans(image, self._stream)
             return image
-        return _apply_declarations(image, self._stream, self._read, is_first=key == 0)
+        image = _apply_declarations(image, self._stream, self._read, is_first=key == 0)
+        return self._fill(image, _convert_mode) if self._fill else image
 
     def _translated_errors(self) -> AbstractContextManager[None]:
         return _translate_errors(self._format, self._stream)
@@ -489,6 +583,18 @@ def _apply_clean_aperture(image: Image.Image, stream: BinaryIO) -> Image.Image:
     cropped = image.crop(shown)
     cropped.info = image.info  # with the orientation, which is applied after the crop
     return cropped
+
+
+def _require_content(rgb: Image.Image) -> None:
+    """Checks that a damaged JPEG is not wholly what libjpeg puts in place of missing data.
+
+    Raises:
+        CorruptImageError: all pixels are the same.
+    """
+    from imgclassify.images.damaged import is_blank
+
+    if is_blank(rgb):
+        raise CorruptImageError("nothing of its pixels is left")
 
 
 def _choose_scale(image: Image.Image, resized_size: Callable[[Size], Size]) -> tuple[int, int]:
@@ -700,7 +806,7 @@ def _drop_unused_alpha(image: Image.Image) -> Image.Image:
     if image.getchannel("A").getextrema() != (0, 0):
         return image
     opaque = image.convert("RGB")
-    opaque.info["alpha"] = "opaque, because its alpha is 0 everywhere"
+    opaque.info["alpha"] = Note("opaque, because its alpha is 0 everywhere")
     return opaque
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
@@ -13,8 +14,8 @@ from typing import BinaryIO, NoReturn
 
 from PIL import Image
 
-from imgclassify.errors import ImageError
-from imgclassify.images.decoding import OpenedImage
+from imgclassify.errors import CorruptImageError, ImageError, TruncatedImageError
+from imgclassify.images.decoding import FAILURES, OpenedImage, repairs
 from imgclassify.images.frames import FrameSelection
 from imgclassify.sources import Frame, Source
 
@@ -82,6 +83,7 @@ class FrameReader:
         self._source = source
         self._lock = threading.Lock()
         self._opened: OpenedImage | None = None
+        self._is_repaired = False
         self._stream: BinaryIO | None = None
         self._issued: deque[str] = deque(maxlen=_MOST_ISSUED)
         self._kept: dict[str, Image.Image | ImageError] = {}
@@ -124,10 +126,24 @@ class FrameReader:
                 self._kept[each] = error
 
     def _decode(self, name: str, max_pixels: int) -> Image.Image:
-        if self._opened is None:
+        if self._stream is None:
             self._stream = self._source.open()
-            self._opened = OpenedImage(self._stream, max_pixels)
-        return self._opened.decode(self._opened.find(name))
+        try:
+            if self._opened is None:
+                self._opened = OpenedImage(self._stream, max_pixels)
+            return self._opened.decode(self._opened.find(name))
+        except (CorruptImageError, TruncatedImageError):
+            # What is damaged may be beside the pixels. This is tried for one frame only.
+            for open_repaired in (
+                () if self._is_repaired else repairs(self._stream, max_pixels, decode_damaged=False)
+            ):
+                self._is_repaired = True
+                with suppress(*FAILURES):
+                    opened = open_repaired()
+                    image = opened.decode(opened.find(name))
+                    self._opened = opened
+                    return image
+            raise
 
 
 def _each_frame(source: Source, names: Iterator[str], first: list[str]) -> Iterator[Source]:

@@ -86,6 +86,7 @@ class GpuDecoder:
         device: str,
         *,
         max_pixels: int = images.MAX_PIXELS,
+        decode_damaged: bool = False,
         decode_batch: BatchDecoder | None = None,
     ) -> None:
         """Tests the device's decoder on a small image.
@@ -93,6 +94,7 @@ class GpuDecoder:
         Args:
             device: "cuda" or "cuda:N". If `decode_batch` is given, any torch device.
             max_pixels: as in `decoding.decode_image`.
+            decode_damaged: as in `decoding.decode_image`.
             decode_batch: replaces nvJPEG.
 
         Raises:
@@ -102,6 +104,7 @@ class GpuDecoder:
 
         self._spec = spec
         self._max_pixels = max_pixels
+        self._decode_damaged = decode_damaged
         self._cuda = torch.device(device).type == "cuda"
         if decode_batch is None:
             if not self._cuda:
@@ -135,7 +138,7 @@ class GpuDecoder:
             except Exception as error:  # noqa: BLE001 - nvJPEG fails in many ways; the CPU takes over
                 logger.debug("%s is not decoded on the GPU: %s", source.name, describe_error(error))
             stream.seek(0)
-            image = decoding.decode_image(stream, max_pixels=self._max_pixels)
+            image = decoding.decode_image(stream, max_pixels=self._max_pixels, decode_damaged=self._decode_damaged)
         return preprocessing.resize_and_crop(image, self._spec), ImageInfo.of(image)
 
     def _crop_on_gpu(self, jpeg: _Jpeg) -> NDArray[np.uint8]:

@@ -33,6 +33,12 @@ class ImageInfo(NamedTuple):
         return cls(width, height, known.get("frames", 1), known.get("frame", 1), "damaged" in known)
 
 
+class Note(str):
+    """A text for people about what was done with an image. A text that the file contains is not one."""
+
+    __slots__ = ()
+
+
 COLOR_KEYS = frozenset({"cicp", "icc_profile", "nclx_profile", "gamma", "transfer_function"})
 """The keys of `image.info` that declare colours. Pillow sets "icc_profile" and "gamma", pillow_heif "nclx_profile",
 and this package the others."""

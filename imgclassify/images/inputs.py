@@ -41,11 +41,12 @@ class ImageInput(NamedTuple):
     """Upright, in mode RGB."""
     error: ImageError | None = None
 
-    def load_image(self, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    def load_image(self, *, max_pixels: int = MAX_PIXELS, decode_damaged: bool = False) -> Image.Image:
         """Returns the image, upright, in mode RGB. Decodes it if it is not in memory.
 
         Args:
             max_pixels: limit on width × height of an image that is decoded.
+            decode_damaged: as in `decoding.load_image`.
 
         Raises:
             ImageError: the image cannot be decoded.
@@ -53,7 +54,7 @@ class ImageInput(NamedTuple):
         if self.error:
             raise self.error
         if self.source:
-            return decoding.load_image(self.source, max_pixels=max_pixels)
+            return decoding.load_image(self.source, max_pixels=max_pixels, decode_damaged=decode_damaged)
         assert self.image is not None
         return self.image
 

@@ -97,6 +97,7 @@ class IsolatedPreprocessor:
         *,
         max_pixels: int = MAX_PIXELS,
         time_limit: float = TIME_LIMIT,
+        decode_damaged: bool = False,
     ) -> None:
         """Prepares the workers, but starts none yet.
 
@@ -104,6 +105,7 @@ class IsolatedPreprocessor:
             decode_mode: "exact" or "fast".
             max_pixels: as in `decoding.decode_image`. The memory limit of a worker grows with it.
             time_limit: seconds for one image, from the moment when a worker has received the request.
+            decode_damaged: as in `decoding.load_image`.
 
         Raises:
             UsageError: this system is neither Linux nor macOS.
@@ -113,7 +115,13 @@ class IsolatedPreprocessor:
         self._time_limit = time_limit
         self._preprocess_in_process = create_preprocessor(decode_mode, spec, "cpu", max_pixels=max_pixels)
         self._pool = WorkerPool(
-            {"decode": decode_mode, "spec": asdict(spec), "max_pixels": max_pixels, "time_limit": time_limit}
+            {
+                "decode": decode_mode,
+                "spec": asdict(spec),
+                "max_pixels": max_pixels,
+                "time_limit": time_limit,
+                "decode_damaged": decode_damaged,
+            }
         )
         self.close = weakref.finalize(self, self._pool.close)
         """Ends the workers. Idle workers end at once, busy ones after their current image. The workers also
@@ -416,7 +424,13 @@ def _serve_requests(requests: IO[bytes], replies: IO[bytes]) -> None:
         name: tuple(value) if isinstance(value, list) else value for name, value in setup["spec"].items()
     }
     spec = PreprocessSpec(**fields)
-    preprocess = create_preprocessor(setup["decode"], spec, "cpu", max_pixels=setup["max_pixels"])
+    preprocess = create_preprocessor(
+        setup["decode"],
+        spec,
+        "cpu",
+        max_pixels=setup["max_pixels"],
+        decode_damaged=setup["decode_damaged"],
+    )
     notes, frames = _collect_notes(), _OpenedFrames()
     out = np.empty((*spec.crop_size, 3), np.uint8)
     fresh = True

@@ -42,6 +42,8 @@ class ImagePreview(NamedTuple):
     """Whether the image is such a long strip that the crop differs from that of the model's own pipeline."""
     crop: NDArray[np.uint8]
     """(H, W, 3), 0..255, with the channels in the order of the network: bit for bit what the engine gets."""
+    damaged: bool = False
+    """Whether a part of the image is missing."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all but the crop, as plain values for JSON."""
@@ -53,17 +55,24 @@ class ImagePreview(NamedTuple):
             "resized": list(self.resized),
             "box": list(self.box),
             "approximate": self.approximate,
+            **({"damaged": True} if self.damaged else {}),
         }
 
 
 def preview_image(
-    image: ImageInput, spec: PreprocessSpec, preprocess: Preprocessor, *, max_pixels: int = MAX_PIXELS
+    image: ImageInput,
+    spec: PreprocessSpec,
+    preprocess: Preprocessor,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    decode_damaged: bool = False,
 ) -> ImagePreview:
     """Makes the crop of an image.
 
     Args:
         preprocess: of the same spec.
         max_pixels: limit on width × height of an image that is decoded.
+        decode_damaged: as in `decoding.load_image`, and as `preprocess` was created with.
 
     Raises:
         ImageError: the image cannot be opened or decoded.
@@ -72,18 +81,23 @@ def preview_image(
 
     if image.source and image.source.path is None:  # a download or a pipe is read only once
         image = image._replace(source=buffer_source(image.source))
+    orientation = None
     crop = np.empty((*spec.crop_size, 3), np.uint8)
-    width, height, *_ = preprocess(image, crop)
+    info = preprocess(image, crop)
+    width, height = info.width, info.height
     size = (height, width)
+    if image.source:
+        orientation = read_orientation(image.source, max_pixels=max_pixels, decode_damaged=decode_damaged)
     return ImagePreview(
         source=image.name,
         width=width,
         height=height,
-        orientation=read_orientation(image.source, max_pixels=max_pixels) if image.source else None,
+        orientation=orientation,
         resized=resized_size(size, spec),
         box=crop_box(size, spec),
         approximate=is_approximate(size, spec),
         crop=crop,
+        damaged=info.damaged,
     )
 
 

@@ -186,7 +186,7 @@ PREDICTIONS: RecordType[ImageResult] = RecordType(
         "options",
         "groups",
     ),
-    optional_settings=("only", "not", "min_probability", "frames", "fps"),
+    optional_settings=("only", "not", "min_probability", "frames", "fps", "decode_damaged"),
     filter_settings=("only", "not", "min_probability"),
     added_keys=("activation",),
 )

@@ -267,14 +267,14 @@ class _InspectedInput(ImageInput):
     facts: ImageFacts
     fingerprint: Any = None
 
-    def load_image(self, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    def load_image(self, *, max_pixels: int = MAX_PIXELS, decode_damaged: bool = False) -> Image.Image:
         """See ImageInput.load_image."""
         from imgclassify.similarity.alignment import compute_fingerprint
 
         assert self.source is not None
         self.facts = ImageFacts(self.name)
         content, self.facts = _read_file(self.source)
-        image = decoding.decode_image(BytesIO(content), max_pixels=max_pixels)
+        image = decoding.decode_image(BytesIO(content), max_pixels=max_pixels, decode_damaged=decode_damaged)
         self.facts = _describe_pixels(image, self.facts)
         self.fingerprint = compute_fingerprint(image)
         return image

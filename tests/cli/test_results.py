@@ -265,3 +265,47 @@ def test_an_unknown_node_is_status_1_with_the_nearest(command: list[str], run: R
     assert (found.status, found.out) == (1, "")
     assert "did you mean dog?" in found.err
     assert run("labels", "search").status == 2
+
+
+@pytest.mark.parametrize("output_format", ["csv", "jsonl", "parquet", "sqlite"])
+def test_what_is_left_of_a_damaged_image_is_answered_marked_and_resumed(
+    output_format: str, run: Run, tmp_path: Path
+) -> None:
+    whole, cut = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    noise(200, 150).save(whole)
+    cut.write_bytes(whole.read_bytes()[:-900])
+    target = tmp_path / f"records.{output_format}"
+    found = run("predict", whole, cut, "--decode-damaged", "-o", target)
+    assert found.status == 0
+    assert [record.damaged for record in read_records(target, PREDICTIONS)] == [False, True]
+    before = target.read_bytes()
+    again = run("predict", whole, cut, "--decode-damaged", "-o", target, "--resume")
+    assert (again.status, "2 resumed" in again.err, target.read_bytes()) == (0, True, before)
+    without = run("predict", whole, cut, "-o", target, "--resume")
+    assert (without.status, "decode_damaged was 'yes' and is now not given" in without.err) == (2, True)
+    strict = run("predict", whole, cut, "-o", target, "--overwrite")
+    assert strict.status == 1
+    assert [bool(record.error) for record in read_records(target, PREDICTIONS)] == [False, True]
+    later = run("predict", whole, cut, "--decode-damaged", "-o", target, "--retry-errors")
+    assert (later.status, "decode_damaged was not given and is now 'yes'" in later.err) == (2, True)
+
+
+def test_vectors_of_damaged_images_are_marked_too(run: Run, tmp_path: Path) -> None:
+    cut = tmp_path / "b.png"
+    noise(200, 150).save(cut)
+    cut.write_bytes(cut.read_bytes()[:-900])
+    assert run("embed", cut).status == 1
+    found = run("embed", cut, "--decode-damaged", "--isolate")
+    assert found.status == 0
+    assert json.loads(found.out)["damaged"] is True
+
+
+def test_a_damaged_image_is_previewed(run: Run, tmp_path: Path) -> None:
+    cut = tmp_path / "b.gif"
+    noise(200, 150).save(cut)
+    cut.write_bytes(cut.read_bytes()[:-900])
+    assert run("preview", cut).status == 1
+    overlay = tmp_path / "overlay.png"
+    found = run("preview", cut, "--decode-damaged", "--json", "--overlay", overlay)
+    assert (found.status, json.loads(found.out)["damaged"]) == (0, True)
+    assert overlay.exists()

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pillow_heif
@@ -304,40 +305,58 @@ def repair(content: bytes) -> bytes:
 
 
 def target() -> Target:
-    """One worker at a time; inputs of one format are decoded in both ways, exact and fast."""
-    croppers = [
-        IsolatedPreprocessor(decode, SPEC, max_pixels=MAX_PIXELS, time_limit=TIME_LIMIT)
+    """One worker at a time; each input is decoded in both ways, exact and fast, and with what is damaged or not."""
+    croppers = {
+        (decode, damaged): IsolatedPreprocessor(
+            decode, SPEC, max_pixels=MAX_PIXELS, time_limit=TIME_LIMIT, decode_damaged=damaged
+        )
         for decode in ("exact", "fast")
-    ]
-    out = np.zeros((*SPEC.crop_size, 3), np.uint8)
+        for damaged in (False, True)
+    }
 
     def attempt(given_input: Input) -> str:
         source = Source(given_input.kind, partial(io.BytesIO, given_input.content))
-        words = {_outcome(cropper, source, out) for cropper in croppers}
-        if len(words) > 1:
-            raise FindingError(f"exact and fast differ: {', '.join(sorted(words))}")
-        return words.pop()
+        found = {way: _outcome(cropper, source) for way, cropper in croppers.items()}
+        for damaged in (False, True):
+            words = {found[decode, damaged].words for decode in ("exact", "fast")}
+            if len(words) > 1:
+                raise FindingError(f"exact and fast differ: {', '.join(sorted(words))}")
+        strict, tolerant = found["exact", False], found["exact", True]
+        if strict.words == "answered":
+            if tolerant.words != "answered" or (strict.crop != tolerant.crop).any():
+                raise FindingError("decode_damaged changes a whole image")
+        elif strict.words not in ("truncated_image", "corrupt_image") and strict.words != tolerant.words:
+            raise FindingError(f"decode_damaged makes {tolerant.words} of {strict.words}")
+        return strict.words if strict.words == tolerant.words else f"{strict.words}, then {tolerant.words}"
 
     def peak_bytes() -> int:
-        return max((_peak(worker) for cropper in croppers for worker in cropper.idle_workers()), default=0)
+        workers = [worker for cropper in croppers.values() for worker in cropper.idle_workers()]
+        return max(map(_peak, workers), default=0)
 
     def close() -> None:
-        for cropper in croppers:
+        for cropper in croppers.values():
             cropper.close()
 
     return Target("images", mutated(seeds(), fields=fields, repair=repair), attempt, peak_bytes, close)
 
 
-def _outcome(cropper: IsolatedPreprocessor, source: Source, out: np.ndarray) -> str:
+class _Outcome(NamedTuple):
+    words: str
+    """"answered", "damaged", or the type of the error."""
+    crop: np.ndarray
+
+
+def _outcome(cropper: IsolatedPreprocessor, source: Source) -> _Outcome:
+    out = np.zeros((*SPEC.crop_size, 3), np.uint8)
     try:
-        width, height, *_ = cropper(inputs.input_from_source(source), out)
+        info = cropper(inputs.input_from_source(source), out)
     except (DecoderCrashedError, DecoderTimeoutError) as error:
         raise FindingError(f"{error.type}: {error}") from error
     except ImageError as error:
-        return error.type
-    if not 1 <= width * height <= MAX_PIXELS:
-        raise FindingError(f"answered as {width}×{height}")
-    return "answered"
+        return _Outcome(error.type, out)
+    if not 1 <= info.width * info.height <= MAX_PIXELS:
+        raise FindingError(f"answered as {info.width}×{info.height}")
+    return _Outcome("damaged" if info.damaged else "answered", out)
 
 
 def _peak(process: int) -> int:

@@ -152,5 +152,5 @@ def embed(
         embedder = Embedder(runner, dtype=embedding.vector_dtype, normalize=embedding.normalize)
         info = embedder.run
         print_verbose(f"{info.model} ({info.weights}) on {info.engine}, {info.device}, {info.dtype}: {info.reason}")
-        run.write_records(embedder, {**embedder.settings, **frames.to_settings()})
+        run.write_records(embedder, {**embedder.settings, **frames.to_settings(), **decoding.to_settings()})
     raise typer.Exit(int(run.stats.status))

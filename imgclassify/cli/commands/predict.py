@@ -143,6 +143,7 @@ def predict(
                     "top_k": classifier.top_k,
                     **(selection.to_settings() if selection else {}),
                     **frames.to_settings(),
+                    **decoding.to_settings(),
                 },
                 selects=selection.selects if selection else None,
                 count=counts.add if counts else None,

@@ -82,6 +82,9 @@ def preview(
     fast_decode: Annotated[bool, typer.Option("--fast-decode", help="Crop as with `predict --fast-decode`.")] = (
         False
     ),
+    decode_damaged: Annotated[
+        bool, typer.Option("--decode-damaged", help="Show what there is of a damaged image.")
+    ] = False,
     preprocessing: PreprocessingOptions,
     offline: Offline = False,
     console: ConsoleOptions,
@@ -111,13 +114,15 @@ def preview(
         image = image._replace(source=buffer_source(image.source))
     mode = "fast" if fast_decode else "exact"
     try:
-        shown = preview_image(image, spec, create_preprocessor(mode, spec, "cpu"))
+        preprocess = create_preprocessor(mode, spec, "cpu", decode_damaged=decode_damaged)
+        shown = preview_image(image, spec, preprocess, decode_damaged=decode_damaged)
     except ImageError as error:
         raise type(error)(f"{source}: {error}", hint=error.hint) from error
     if output:
         _save(shown.crop, output, "--output")
     if overlay:
-        _save(_draw_box(image.load_image().copy(), shown), overlay, "--overlay")
+        whole = image.load_image(decode_damaged=decode_damaged)
+        _save(_draw_box(whole.copy(), shown), overlay, "--overlay")
     facts = {"model": model or EMBEDDED_MODEL, "decode": mode, "preprocess": spec.to_dict()}
     if json:
         typer.echo(jsonlib.dumps({"schema": _SCHEMA, **shown.to_dict(), **facts}, indent=1))
@@ -182,6 +187,8 @@ def _rows(shown: "ImagePreview", facts: dict[str, Any]) -> list[list[str]]:
         ["mean", ", ".join(f"{value:g}" for value in spec["mean"])],
         ["std", ", ".join(f"{value:g}" for value in spec["std"])],
     ]
+    if shown.damaged:
+        rows.append(["damaged", "a part of the image is missing, and grey: docs/images.md"])
     if shown.approximate:
         rows.append(["approximate", "an extremely long image: docs/preprocessing.md"])
     return rows

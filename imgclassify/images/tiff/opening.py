@@ -119,6 +119,10 @@ class TiffPages:
             except SyntaxError:  # a combination of photometric interpretation and channels that it does not know
                 pass
             else:
+                if not isinstance(
+                    image.info.get("xmp", b""), bytes
+                ):  # which Pillow would search for an orientation
+                    del image.info["xmp"]
                 image.info |= {**read_declared_colors(page), **_assumed_alpha(page)}
                 if page.number(COMPRESSION) == OLD_JPEG:
                     _load_old_jpeg(image)
