@@ -185,6 +185,30 @@ def test_colours_are_those_of_the_declared_matrix(height: int, colors: int | Non
     assert np.abs(np.asarray(image)[height // 2, 40].astype(int) - wanted).max() <= 4
 
 
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
+def test_high_dynamic_range_is_brought_to_srgb(transfer: int, name: str) -> None:
+    """Grey of 203 cd/m² is white, and a grey of a quarter of the light is sRGB's 137 (BT.2408; IEC 61966-2-1)."""
+    signals = {16: {203: 0.5807, 50.75: 0.4417}, 18: {203: 0.75, 50.75: 0.5002}}[transfer]
+    half = np.empty((48, 64, 3), np.uint16)
+    half[:, :32], half[:, 32:] = (round(65535 * signal) for signal in signals.values())
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="mp4") as container:
+        track = container.add_stream("libx265", rate=25, options={"x265-params": "log-level=none:lossless=1"})
+        track.width, track.height, track.pix_fmt = 64, 48, "yuv420p10le"
+        context = track.codec_context
+        context.color_primaries, context.color_trc, context.colorspace = 9, transfer, 9
+        for number in range(3):
+            made = av.VideoFrame.from_ndarray(half, "rgb48le").reformat(format="yuv420p10le", dst_colorspace=9)
+            made.pts = number
+            container.mux(track.encode(made))
+        container.mux(track.encode())
+    image = decoding.load_image(opened("mp4", stream.getvalue()))
+    white, grey = np.asarray(image)[24, 8].astype(int), np.asarray(image)[24, 56].astype(int)
+    assert np.abs(white - 255).max() <= 4
+    assert np.abs(grey - 137).max() <= 5
+    assert name in str(image.info["colors"])
+
+
 def without_colours(content: bytes) -> bytes:
     """Copies a video through a filter that takes away the declared colours (AVCOL_SPC_UNSPECIFIED is 2)."""
     source, target = io.BytesIO(content), io.BytesIO()

@@ -39,6 +39,8 @@ _HIGHEST_SD = 576
 """A video of more lines has the colours of ITU-R BT.709 if it does not say, and a smaller one those of BT.601."""
 _MOST_STRETCHED = 4
 """The largest ratio of a pixel's sides that is believed."""
+_CONVERTED = (8, 16, 18)
+"""Transfer characteristics (ITU-T H.273) of linear light, PQ and HLG, which are converted to sRGB."""
 _UNSPECIFIED = 2
 """The colours of a video that does not say: AVCOL_SPC_UNSPECIFIED."""
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
@@ -208,4 +210,11 @@ def _to_image(frame: VideoFrame, stream: VideoStream) -> Image.Image:
     if ratio != 1 and 1 / _MOST_STRETCHED <= ratio <= _MOST_STRETCHED:
         image = image.resize((max(1, round(image.width * ratio)), image.height))
     turn = _TURNS.get(round(frame.rotation) % 360)
-    return image if turn is None else image.transpose(turn)
+    if turn is not None:
+        image = image.transpose(turn)
+    if frame.color_trc in _CONVERTED:  # as pillow_heif declares it
+        image.info["nclx_profile"] = {
+            "color_primaries": int(frame.color_primaries),
+            "transfer_characteristics": int(frame.color_trc),
+        }
+    return image
