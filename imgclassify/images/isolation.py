@@ -276,8 +276,9 @@ class Worker:
             [sys.executable, "-c", _WORKER_PROGRAM, *sys.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # More OpenBLAS threads would use address space that images need, and have nothing to do.
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            # More OpenBLAS threads, and memory arenas of the decoders' threads, would use address space that
+            # images need.
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"},
             # Ctrl-C must reach only the main process, which then waits for the images that are being decoded.
             start_new_session=True,
         )
@@ -489,6 +490,10 @@ class _OpenedFrames:
             self._file, self._reader = file, FrameReader(source)
         return replace(source, frame=sources.Frame(frame, self._reader))
 
+    def close(self) -> None:
+        """Closes the file, if one is open, so that its memory is there for others."""
+        self._file = self._reader = None
+
 
 def _handle_request(
     preprocess: Preprocessor, frames: _OpenedFrames, request: dict[str, Any], content: bytes, out: NDArray[np.uint8]
@@ -498,6 +503,8 @@ def _handle_request(
         source = source_of_request(request, content)
         if "frame" in request:
             source = frames.select(source, request["file"], request["frame"])
+        else:
+            frames.close()
         info = preprocess(input_from_source(source), out)
     except ImageError as error:
         out_of_memory = isinstance(error, ImageTooLargeError) and error.out_of_memory

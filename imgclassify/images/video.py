@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 import av
 import av.logging
-from av.error import InvalidDataError
+from av.error import FFmpegError
 from av.stream import Disposition
 from av.video.reformatter import Colorspace
 from PIL import Image
@@ -78,19 +80,26 @@ class VideoFrames:
         """Goes to the start."""
         self._file.seek(0)
         # The format is given, because FFmpeg also knows formats that open other files: playlists.
-        self._container = av.open(self._file, "r", format=self._format, metadata_errors="replace")
+        with _plain_errors():
+            self._container = av.open(self._file, "r", format=self._format, metadata_errors="replace")
         streams = [
             each for each in self._container.streams.video if not each.disposition & Disposition.attached_pic
         ]
         if not streams:
             raise UnsupportedImageError("a video file that has no video, only sound or text")
         self._stream = streams[0]
+        if self._stream.codec_context is None:
+            raise UnsupportedImageError("a video in a codec that FFmpeg cannot decode")
         self._stream.thread_type = "AUTO"
-        self._decoded = self._decode()
-        self._current: VideoFrame | None = None
-        self._following: VideoFrame | None = None
+        self._start_decoding()
         self._position: int | None = -1
         """The position of the current frame. None after a jump."""
+
+    def _start_decoding(self) -> None:
+        self._packets = self._container.demux(self._stream)
+        self._decoded: deque[VideoFrame] = deque()
+        self._current: VideoFrame | None = None
+        self._following: VideoFrame | None = None
 
     def position(self, key: int) -> int | None:
         return self._position
@@ -123,7 +132,9 @@ class VideoFrames:
         self._approach(key)
         while (following := self._peek()) is not None and (self._current is None or self._time(following) <= key):
             self._take()
-        if self._current is None or (following is None and key > self._time(self._current) + _JUMP_MS):
+        if self._current is None:
+            raise CorruptImageError("damaged video: no frame of it can be decoded")
+        if following is None and key > self._time(self._current) + _JUMP_MS:
             raise ImageNotFoundError(f"no frame at {key / 1000:.3f} seconds: the video ends before")
         if self._is_damaged and self._time(self._current) != key:
             raise CorruptImageError(f"damaged video: the frame at {key / 1000:.3f} seconds cannot be decoded")
@@ -137,7 +148,12 @@ class VideoFrames:
         """Yields the times of the frames in the order in which they are shown, without decoding them."""
         waiting: list[int] = []
         start, unit = self._stream.start_time or 0, self._stream.time_base
-        for packet in self._container.demux(self._stream):
+        packets = self._container.demux(self._stream)
+        while True:
+            with _plain_errors():
+                packet = next(packets, None)
+            if packet is None:
+                break
             stamp = packet.dts if packet.pts is None else packet.pts
             if (
                 packet.size
@@ -155,19 +171,22 @@ class VideoFrames:
         stamp = frame.dts if frame.pts is None else frame.pts
         return _milliseconds((stamp or 0) - (self._stream.start_time or 0), frame.time_base)
 
-    def _decode(self) -> Iterator[VideoFrame]:
-        for packet in self._container.demux(self._stream):
-            try:
-                frames = packet.decode()
-            except InvalidDataError:
-                self._is_damaged = True
-                continue
-            yield from frames
-
     def _peek(self) -> VideoFrame | None:
         if self._following is None:
-            self._following = next(self._decoded, None)
+            self._following = self._decode_next()
         return self._following
+
+    def _decode_next(self) -> VideoFrame | None:
+        while not self._decoded:
+            with _plain_errors():
+                packet = next(self._packets, None)
+            if packet is None:
+                return None
+            try:
+                self._decoded.extend(packet.decode())
+            except FFmpegError:
+                self._is_damaged = True
+        return self._decoded.popleft()
 
     def _take(self) -> None:
         self._current, self._following = self._following, None
@@ -192,8 +211,16 @@ class VideoFrames:
 
     def _seek(self, stamp: int) -> None:
         self._container.seek(stamp, stream=self._stream, backward=True)
-        self._decoded = self._decode()
-        self._current = self._following = None
+        self._start_decoding()
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Turns FFmpeg's errors into ValueError. Some of them look like those of a disk."""
+    try:
+        yield
+    except FFmpegError as error:
+        raise ValueError(error.strerror) from error
 
 
 def _milliseconds(stamp: int, unit: object) -> int:

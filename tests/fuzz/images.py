@@ -7,6 +7,8 @@ import struct
 import zlib
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +23,15 @@ from PIL import Image, ImageCms, PngImagePlugin
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import DecoderCrashedError, DecoderTimeoutError, ImageError
 from imgclassify.images import inputs
+from imgclassify.images.frame_sources import expand_frames
+from imgclassify.images.frames import FrameSelection
+from imgclassify.images.isolated_listing import IsolatedListing
 from imgclassify.images.isolation import IsolatedPreprocessor
 from imgclassify.sources import Source
 
 MAX_PIXELS = 2**22
 TIME_LIMIT = 10.0
+_MOST_FRAMES = 5
 SPEC = PreprocessSpec(40, (32, 32), "bicubic", True, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
@@ -76,7 +82,7 @@ def seeds() -> dict[str, bytes]:
         for kind, variants in made.items()
         for index, (image, options) in enumerate(variants)
     }
-    found |= _deep_tiffs(generator)
+    found |= _deep_tiffs(generator) | _videos([colour, other, colour, other])
     found |= {"BMP RLE": _rle_bitmap(), "PPM plain": b"P3 # words\n2 2 255\n1 2 3 4 5 6 7 8 9 10 11 12\n"}
     heifs = [([colour], {"exif": exif.tobytes()}), ([clear], {}), ([grey], {}), ([colour, other], {})]
     for index, (pages, options) in enumerate(heifs):
@@ -93,6 +99,25 @@ def seeds() -> dict[str, bytes]:
         window = {"WindowCenter": [30000, 1], "WindowWidth": [9000, 1], "RescaleSlope": 2, "RescaleIntercept": -9}
         dicom_dataset(np.asarray(deep), **window).save_as(buffer, enforce_file_format=True)
         found["DICOM 1"] = buffer.getvalue()
+    return found
+
+
+def _videos(frames: list[Image.Image]) -> dict[str, bytes]:
+    """Videos of a few frames, if PyAV is installed."""
+    if find_spec("av") is None:
+        return {}
+    import av
+
+    found = {}
+    for kind, codec in (("mp4", "libx264"), ("matroska", "libvpx-vp9"), ("avi", "mpeg4"), ("mpegts", "mpeg2video")):
+        stream = io.BytesIO()
+        with av.open(stream, "w", format=kind) as container:
+            track = container.add_stream(codec, rate=25)
+            track.width, track.height, track.pix_fmt = 48, 32, "yuv420p"
+            for image in frames:
+                container.mux(track.encode(av.VideoFrame.from_image(image.resize((48, 32)))))
+            container.mux(track.encode())
+        found[f"video {kind}"] = stream.getvalue()
     return found
 
 
@@ -305,7 +330,11 @@ def repair(content: bytes) -> bytes:
 
 
 def target() -> Target:
-    """One worker at a time; each input is decoded in both ways, exact and fast, and with what is damaged or not."""
+    """One worker at a time; each input is decoded in both ways, exact and fast, and with what is damaged or not.
+
+    Its first frames are decoded too.
+    """
+    listing = IsolatedListing(max_pixels=MAX_PIXELS, time_limit=TIME_LIMIT)
     croppers = {
         (decode, damaged): IsolatedPreprocessor(
             decode, SPEC, max_pixels=MAX_PIXELS, time_limit=TIME_LIMIT, decode_damaged=damaged
@@ -317,6 +346,8 @@ def target() -> Target:
     def attempt(given_input: Input) -> str:
         source = Source(given_input.kind, partial(io.BytesIO, given_input.content))
         found = {way: _outcome(cropper, source) for way, cropper in croppers.items()}
+        for frame in islice(expand_frames([source], FrameSelection(), listing), _MOST_FRAMES):
+            _outcome(croppers["exact", False], frame)
         for damaged in (False, True):
             words = {found[decode, damaged].words for decode in ("exact", "fast")}
             if len(words) > 1:
@@ -334,6 +365,7 @@ def target() -> Target:
         return max(map(_peak, workers), default=0)
 
     def close() -> None:
+        listing.close()
         for cropper in croppers.values():
             cropper.close()
 
