@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from itertools import count
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn, TypeAlias
 
 from PIL import Image
 
@@ -19,12 +19,14 @@ from imgclassify.images.decoding import FAILURES, OpenedImage, repairs
 from imgclassify.images.frames import FrameSelection
 from imgclassify.sources import Frame, Source
 
+__all__ = ["expand_frames", "list_names"]
+
 _MOST_KEPT = 8
 """How many decoded frames are kept for other threads."""
 _MOST_ISSUED = 2**13
 """How many names of frames that are not read yet are remembered. A run looks ahead at 4,096."""
 
-ListFrames = Callable[[Source, FrameSelection], Iterator[str]]
+ListFrames: TypeAlias = Callable[[Source, FrameSelection], Iterator[str]]
 """Yields the names of the frames that are selected, and one name or none if the file has only one frame. Raises
 ImageError if the file cannot be opened."""
 

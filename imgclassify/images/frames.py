@@ -1,4 +1,4 @@
-"""Gives access to the frames or pages of an opened image file."""
+"""The frames or pages of an image file, and the choice among them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import NamedTuple, Protocol
 from PIL import Image
 
 from imgclassify.errors import ImageNotFoundError, UsageError
+
+__all__ = ["FrameSelection", "select_frames"]
 
 MAX_BLANK_FRAMES = 300
 """How many frames are decoded to find one that is not blank."""
