@@ -131,17 +131,21 @@ def no_images_error(selection: Selection) -> NoImagesError:
     Args:
         selection: what was left out of them.
     """
-    from imgclassify.sources import RAW_SUFFIXES
+    from imgclassify.sources import RAW_SUFFIXES, VIDEO_SUFFIXES
 
     hints = []
-    raw = sorted(RAW_SUFFIXES & selection.skipped_extensions.keys())
-    if raw:
-        hints.append(f"camera raw files ({', '.join(raw)}) are not decoded: convert them to JPEG or TIFF first")
+    skipped = selection.skipped_extensions.keys()
+    if raw := sorted(RAW_SUFFIXES & skipped):
+        needed = "" if find_spec("rawpy") else " (after pip install rawpy)"
+        hints.append(f"add --any-name to develop camera RAW files, {', '.join(raw)}{needed}")
+    if videos := sorted(VIDEO_SUFFIXES & skipped):
+        needed = "" if find_spec("av") else " (after pip install av)"
+        hints.append(f"`imgclassify predict --fps 1` classifies frames of videos, {', '.join(videos)}{needed}")
     if selection.skipped["hidden"] or selection.skipped["system_folder"]:
         hints.append("add --hidden to read hidden files and system folders")
     if selection.skipped["subfolder"]:
         hints.append("leave out --no-recursive to look into subfolders")
-    if selection.skipped["not_an_image_name"]:
+    if selection.skipped["not_an_image_name"] and not raw:
         hints.append("add --any-name to look into every file, whatever its name")
     hints.append("`imgclassify doctor` lists the file extensions that are looked for")
     return NoImagesError("no image was found", hint="; ".join(hints))

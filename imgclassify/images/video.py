@@ -10,7 +10,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import av
 import av.logging
@@ -71,6 +71,7 @@ class VideoFrames:
     def __init__(self, file: BinaryIO, format_name: str | None, max_pixels: int) -> None:
         self._file, self._format, self._max_pixels = file, format_name, max_pixels
         self._is_indexed = format_name in _INDEXED
+        self._container: Any = None
         self._is_damaged = False
         """Whether frames after the current one could not be decoded."""
         self._reopen()
@@ -78,6 +79,7 @@ class VideoFrames:
 
     def _reopen(self) -> None:
         """Goes to the start."""
+        self._close()
         self._file.seek(0)
         # The format is given, because FFmpeg also knows formats that open other files: playlists.
         with _plain_errors():
@@ -95,11 +97,22 @@ class VideoFrames:
         self._position: int | None = -1
         """The position of the current frame. None after a jump."""
 
+    def _close(self) -> None:
+        """Ends the decoder's threads.
+
+        The container and its streams refer to each other. So they would stay until garbage is collected.
+        """
+        if self._container is not None:
+            self._container.close()
+
     def _start_decoding(self) -> None:
         self._packets = self._container.demux(self._stream)
         self._decoded: deque[VideoFrame] = deque()
         self._current: VideoFrame | None = None
         self._following: VideoFrame | None = None
+
+    def __del__(self) -> None:
+        self._close()
 
     def position(self, key: int) -> int | None:
         return self._position

@@ -108,7 +108,8 @@ def choose_levels(values: NDArray[Any], declared: DeclaredLevels = UNDECLARED) -
     - Declared levels are taken, unless the samples contradict them: integers if one is larger than white,
       floats if more than a few are.
     - Unsigned integers: white is the largest value of the fewest bits of USUAL_BITS that hold every sample. If
-      all samples lie far from 0 and near each other, an offset was added, and they are stretched.
+      all samples lie far from 0 and near each other, an offset was added, and they are stretched. So are those
+      of 32 bits, unless they use the highest bit.
     - Signed integers and floats: the smallest usual scale (1 for floats, and the depths above) that holds all
       samples but a few. If none does, they are stretched.
 
@@ -152,6 +153,8 @@ def _unsigned_levels(values: NDArray[Any], declared: DeclaredLevels) -> Levels:
     for bits in USUAL_BITS:
         if high <= 2**bits - 1:
             return Levels(0, 2.0**bits - 1, f"{bits} bits are the fewest usual ones that hold {high:g}")
+    if high > full / 2:
+        return Levels(0, full, "the samples use all bits of their type")
     return _stretch(_finite_sample(values, declared.no_data))
 
 

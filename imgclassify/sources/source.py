@@ -36,7 +36,8 @@ VIDEO_SUFFIXES = frozenset(f".{name}" for name in _VIDEO.split())
 
 _RAW = "3fr arw cr2 cr3 crw dng erf iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f"
 RAW_SUFFIXES = frozenset(f".{name}" for name in _RAW.split())
-"""Suffixes of camera raw files, which are not decoded."""
+"""Suffixes of camera RAW files. They are not taken from folders, because most have a JPEG of the same image beside
+them."""
 
 MAX_BYTES = 256 * 1024 * 1024
 """Maximum size of what is held in memory whole: a download, an archive member, standard input or a pipe."""
