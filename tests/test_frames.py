@@ -229,6 +229,24 @@ def test_a_damaged_frame_costs_only_itself() -> None:
     assert outcomes == [1, 2, "corrupt_image", 4]
 
 
+@pytest.mark.parametrize("form", ["gif", "png"])
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.8, 0.95])
+def test_a_truncated_animation_answers_the_frames_that_are_whole(form: str, share: float) -> None:
+    content = MAKERS[form]([frame(number) for number in range(5)])
+    outcomes = []
+    for source in expand_frames([Source("x", partial(io.BytesIO, content[: int(share * len(content))]))], ALL):
+        try:
+            image = decoding.load_image(source)
+        except ImageError as error:
+            outcomes.append(error.type)
+        else:
+            assert_is(image, frame(len(outcomes)), form)
+            outcomes.append("answered")
+    assert outcomes[0] == "answered"
+    assert set(outcomes) <= {"answered", "truncated_image", "corrupt_image"}
+    assert outcomes == sorted(outcomes)  # the whole ones come first
+
+
 def test_what_cannot_be_opened_is_passed_on_with_its_error(tmp_path: Path) -> None:
     (tmp_path / "no.gif").write_bytes(b"GIF89a")
     names = [str(tmp_path / "no.gif"), str(tmp_path / "missing.gif"), "-"]

@@ -14,7 +14,7 @@ from typing import BinaryIO, NoReturn, TypeAlias
 
 from PIL import Image
 
-from imgclassify.errors import CorruptImageError, ImageError, TruncatedImageError
+from imgclassify.errors import CorruptImageError, ImageError, ImageNotFoundError, TruncatedImageError
 from imgclassify.images.decoding import FAILURES, OpenedImage, repairs
 from imgclassify.images.frames import FrameSelection
 from imgclassify.sources import Frame, Source
@@ -136,12 +136,14 @@ class FrameReader:
             return self._opened.decode(self._opened.find(name))
         except (CorruptImageError, TruncatedImageError):
             # What is damaged may be beside the pixels. This is tried for one frame only.
-            for open_repaired in (
-                () if self._is_repaired else repairs(self._stream, max_pixels, decode_damaged=False)
-            ):
-                self._is_repaired = True
-                with suppress(*FAILURES):
+            if self._is_repaired:
+                raise
+            self._is_repaired = True
+            for open_repaired in repairs(self._stream, max_pixels, decode_damaged=False):
+                with suppress(*FAILURES, ImageNotFoundError):
                     opened = open_repaired()
+                    if self._opened is not None and opened.frames.count != self._opened.frames.count:
+                        continue  # a frame is missing, so the numbers may mean others
                     image = opened.decode(opened.find(name))
                     self._opened = opened
                     return image
