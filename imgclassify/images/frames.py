@@ -80,7 +80,28 @@ class Frames(Protocol):
         ...
 
 
-class PillowFrames:
+class NumberedFrames:
+    """What frames have in common whose key is their position."""
+
+    count: int
+
+    def position(self, key: int) -> int:
+        return key
+
+    def following(self, key: int) -> int | None:
+        return key + 1 if key + 1 < self.count else None
+
+    def names(self, selection: FrameSelection) -> Iterator[str]:
+        return map(str, range(1, self.count + 1))
+
+    def find(self, name: str) -> int:
+        if not (name.isdecimal() and 1 <= int(name) <= self.count):
+            frames = "1 frame" if self.count == 1 else f"{self.count} frames"
+            raise ImageNotFoundError(f"no frame {name}: the file has {frames}")
+        return int(name) - 1
+
+
+class PillowFrames(NumberedFrames):
     """The frames of a file that one of Pillow's classes, or a class with the same methods, has opened."""
 
     def __init__(self, image: Image.Image) -> None:
@@ -93,35 +114,11 @@ class PillowFrames:
             self._image.seek(key)
         return self._image
 
-    def position(self, key: int) -> int:
-        return key
-
-    def following(self, key: int) -> int | None:
-        return key + 1 if key + 1 < self.count else None
-
-    def names(self, selection: FrameSelection) -> Iterator[str]:
-        return number_names(self.count)
-
-    def find(self, name: str) -> int:
-        return find_number(name, self.count)
-
     def _count(self) -> int:
         try:
             return max(1, getattr(self._image, "n_frames", 1))
         except Exception:  # noqa: BLE001  (frames that cannot be counted are damaged, but the first may be whole)
             return 1
-
-
-def number_names(count: int) -> Iterator[str]:
-    """Yields the names of frames that have numbers."""
-    return map(str, range(1, count + 1))
-
-
-def find_number(name: str, count: int) -> int:
-    """Returns the key of a frame by its number, from 1. Raises ImageNotFoundError if there is none."""
-    if not (name.isdecimal() and 1 <= int(name) <= count):
-        raise ImageNotFoundError(f"no frame {name}: the file has {count} {'frame' if count == 1 else 'frames'}")
-    return int(name) - 1
 
 
 def is_blank(image: Image.Image) -> bool:

@@ -6,7 +6,6 @@ Pillow reads pages of up to 8 bits whose samples lie together. It does not know,
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any, BinaryIO
 
@@ -14,7 +13,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 from imgclassify.errors import ImageTooLargeError, UnsupportedImageError
 from imgclassify.images import camera_raw
-from imgclassify.images.frames import FrameSelection, find_number, number_names
+from imgclassify.images.frames import NumberedFrames
 from imgclassify.images.tiff.colors import read_declared_colors, to_image
 from imgclassify.images.tiff.directories import HEIGHT, WIDTH, Directory, choose_pages, read_pages, starting_at
 from imgclassify.images.tiff.layout import (
@@ -73,7 +72,7 @@ def open_tiff(stream: BinaryIO, max_pixels: int) -> TiffPages | Image.Image:
     return TiffPages(stream, max_pixels)
 
 
-class TiffPages:
+class TiffPages(NumberedFrames):
     """The pages of a TIFF that are not tagged as a reduced version or as the mask of another; see frames.Frames."""
 
     first = 0
@@ -84,18 +83,6 @@ class TiffPages:
         self._max_pixels = max_pixels
         self._image: TiffImagePlugin.TiffImageFile | None = None
         self.count = len(self._pages)
-
-    def position(self, key: int) -> int:
-        return key
-
-    def following(self, key: int) -> int | None:
-        return key + 1 if key + 1 < self.count else None
-
-    def names(self, selection: FrameSelection) -> Iterator[str]:
-        return number_names(self.count)
-
-    def find(self, name: str) -> int:
-        return find_number(name, self.count)
 
     def open(self, key: int) -> Image.Image:
         """Opens a page.
