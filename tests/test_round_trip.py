@@ -208,6 +208,8 @@ def write_tiff(
 ) -> Written:
     import tifffile
 
+    if compression in ("jpegxl", "jpegxr", "jpeg2000", "png") and kind == "f4" and compression != "jpegxl":
+        raise ValueError("integers only")
     image = GREY if channels == "grey" else COLOR
     if isinstance(kind, int):
         samples = np.rint((2.0**kind - 1) * image).astype(UNSIGNED[kind])
@@ -232,6 +234,24 @@ def write_tiff(
     tifffile.imwrite(stream, samples, byteorder=order, compression=compression, **options)
     wanted = as_bytes(image) if channels == "rgb" else np.repeat(as_bytes(image)[:, :, None], 3, axis=2)
     return Written(stream.getvalue(), wanted, 0.51)
+
+
+def codec_ways() -> Iterator[Way]:
+    """Compressions that imagecodecs writes and reads."""
+    if find_spec("tifffile") is None or find_spec("imagecodecs") is None:
+        return
+    for compression in ("lerc", "jpegxl", "jpegxr", "jpeg2000", "png"):
+        for channels in ("grey", "rgb"):
+            for kind in (8, 16, "f4"):
+                for layout in ("strips", "tiles", "planes"):
+                    for order in ("<", ">"):
+                        if layout == "planes" and channels == "grey":
+                            continue
+                        if compression == "jpeg2000" and order == ">":
+                            continue  # tifffile swaps the bytes of what it compresses
+                        name = f"imagecodecs {compression} {channels} {kind} {order} {layout}"
+                        arguments = (channels, kind, order, layout, compression, False)
+                        yield Way(name, partial(write_tiff, *arguments))
 
 
 # Other libraries --------------------------------------------------------------------------------------------
@@ -329,7 +349,15 @@ def write_turned_tiff(orientation: int, kind: int) -> Written:
 # The test ---------------------------------------------------------------------------------------------------
 
 
-WAYS = [*pillow_ways(), *tiff_ways(), *heif_ways(), *jpeg_xl_ways(), *dicom_ways(), *orientation_ways()]
+WAYS = [
+    *pillow_ways(),
+    *tiff_ways(),
+    *codec_ways(),
+    *heif_ways(),
+    *jpeg_xl_ways(),
+    *dicom_ways(),
+    *orientation_ways(),
+]
 NOT_WRITTEN = (OSError, ValueError, KeyError, NotImplementedError, RuntimeError, TypeError)
 
 

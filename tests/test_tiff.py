@@ -8,6 +8,7 @@ import logging
 import struct
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image
 
 from imgclassify.errors import CorruptImageError, ImageTooLargeError, TruncatedImageError, UnsupportedImageError
 from imgclassify.images.decoding import decode_image, load_image
+from imgclassify.images.tiff import layout
 from imgclassify.sources import Source
 
 HEIGHT, WIDTH = 37, 53
@@ -467,7 +469,10 @@ def test_the_rule_is_reported(caplog: pytest.LogCaptureFixture) -> None:
         ({32997: ("I", [9])}, "ImageDepth"),
     ],
 )
-def test_what_is_not_supported_is_named(changed: dict[int, Any], words: str) -> None:
+def test_what_is_not_supported_is_named(
+    changed: dict[int, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "find_spec", lambda _name: None)  # as if imagecodecs were not installed
     content = tiff(page_tags(8, 8, 1, 16, 1, rows=8) | changed, [bytes(512)])
     with pytest.raises(UnsupportedImageError, match=words):
         decoded(content)
@@ -533,3 +538,44 @@ def test_every_combination_of_order_and_planes_agrees_with_tifffile() -> None:
         )
     }
     assert len(found) == 1
+
+
+CODECS = ("lerc", "jpegxl", "jpegxr", "jpeg2000")
+
+
+def compressed(kind: str) -> bytes:
+    pytest.importorskip("imagecodecs")
+    stream = io.BytesIO()
+    values = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) * 21
+    tifffile.imwrite(stream, values, compression=kind, photometric="minisblack", metadata=None)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", CODECS)
+def test_a_compression_of_imagecodecs_is_named_with_its_extra(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = compressed(kind)
+    monkeypatch.setattr(layout, "find_spec", lambda _name: None)
+    with pytest.raises(UnsupportedImageError, match=r"imgclassify\[tiff\]: pip install imagecodecs"):
+        decode_image(io.BytesIO(content))
+
+
+@pytest.mark.parametrize("kind", CODECS)
+def test_data_of_another_size_than_the_page_says_is_damaged(kind: str) -> None:
+    """A small file may hold data that unpacks to gigabytes."""
+    content = bytearray(compressed(kind))
+    page = tifffile.TiffFile(io.BytesIO(content)).pages[0]
+    for tag in (256, 257):
+        offset = page.tags[tag].valueoffset  # type: ignore[union-attr]
+        content[offset : offset + 2] = struct.pack("<H", 32)
+    with pytest.raises(CorruptImageError):
+        decode_image(io.BytesIO(bytes(content)))
+
+
+@pytest.mark.parametrize("kind", CODECS)
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
+def test_damaged_data_of_imagecodecs_is_an_error_or_an_image(kind: str, place: float) -> None:
+    content = bytearray(compressed(kind))
+    start = int(place * len(content))
+    content[start : start + 20] = b"\xa5" * 20
+    with suppress(CorruptImageError, UnsupportedImageError, TruncatedImageError):
+        assert decode_image(io.BytesIO(bytes(content))).size == (64, 48)

@@ -36,6 +36,7 @@ _EXTRAS = {
     ("rawpy",): "pip install rawpy to open camera RAW",
     ("pillow-jxl-plugin",): "pip install pillow-jxl-plugin to open JPEG XL",
     ("pydicom",): "pip install pydicom to open DICOM",
+    ("imagecodecs",): "pip install imagecodecs to open TIFF compressed by LERC, JPEG XL or JPEG XR",
     ("av",): "pip install av to open videos",
     ("pyarrow",): "pip install pyarrow to write Parquet",
     (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import NamedTuple
 
 from imgclassify.errors import UnsupportedImageError
@@ -45,7 +46,8 @@ STORED_BITS = {UINT: (8, 16, 32, 64), INT: (8, 16, 32, 64), FLOAT: (16, 32, 64)}
 PREMULTIPLIED, STRAIGHT = 1, 2
 """The values of ExtraSamples for an alpha channel."""
 
-NONE, OLD_JPEG, JPEG, PNG = 1, 6, 7, 34933
+NONE, OLD_JPEG, JPEG, PNG, LERC = 1, 6, 7, 34933, 34887
+LERC_PARAMETERS = 50674
 BYTE_CODECS = {5: "LZW", 8: "deflate", 32773: "PackBits", 32946: "deflate", 34925: "LZMA", 50000: "Zstandard"}
 """Compressions whose strips and tiles are streams of bytes, so that libtiff unpacks them without knowing what the
 samples are."""
@@ -56,7 +58,18 @@ IMAGE_CODECS = {
     **dict.fromkeys((33003, 33004, 33005, 34712), ("JPEG 2000", "PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile")),
 }
 """Compressions whose strips and tiles are files of another format, which Pillow opens."""
+_JPEG2000 = ("JPEG 2000", "jpeg2k_decode")
+ARRAY_CODECS = {
+    LERC: ("LERC", "lerc_decode"),
+    **dict.fromkeys((50002, 52546), ("JPEG XL", "jpegxl_decode")),
+    **dict.fromkeys((22610, 34934), ("JPEG XR", "jpegxr_decode")),
+    **dict.fromkeys((33003, 33004, 33005, 34712), _JPEG2000),
+    PNG: ("PNG", "png_decode"),
+}
+"""Compressions that imagecodecs unpacks to samples of any depth, by its function. Those that are also in
+IMAGE_CODECS need it only for samples that are not of 8 bits."""
 COMPRESSION_NAMES = {
+    **{code: name for code, (name, _) in ARRAY_CODECS.items()},
     **BYTE_CODECS,
     **BILEVEL_CODECS,
     **{code: name for code, (name, *_) in IMAGE_CODECS.items()},
@@ -66,11 +79,7 @@ COMPRESSION_NAMES = {
     34661: "JBIG",
     34676: "SGI LogLuv",
     34677: "SGI LogLuv of 24 bits",
-    34712: "JPEG 2000",
-    34887: "LERC",
     34892: "lossy JPEG",
-    50002: "JPEG XL",
-    52546: "JPEG XL",
 }
 PILLOW_CODECS = {NONE, OLD_JPEG, JPEG, *BYTE_CODECS, *BILEVEL_CODECS}
 
@@ -175,6 +184,13 @@ def _check_compression(page: Directory, compression: int, bits: int) -> None:
     known = compression == NONE or (compression in BYTE_CODECS and has_codec(compression))
     known |= compression in IMAGE_CODECS and bits == 8
     known |= compression == JPEG and bits == 8 and page.number(SAMPLES, 1) == 1
+    if not known and compression in ARRAY_CODECS:
+        if find_spec("imagecodecs") is None:
+            raise UnsupportedImageError(
+                f"a TIFF with {name} compression of {bits} bits needs the extra imgclassify[tiff]: "
+                "pip install imagecodecs"
+            )
+        known = True
     if not known:
         form = "BigTIFF" if page.big else "TIFF"
         channels = f"{page.number(SAMPLES, 1)} channels of {bits} bits"

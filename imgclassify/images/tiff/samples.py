@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
@@ -17,6 +18,7 @@ from PIL import TiffImagePlugin
 from imgclassify.errors import TruncatedImageError, UnsupportedImageError
 from imgclassify.images.tiff.directories import HEIGHT, WIDTH, Directory
 from imgclassify.images.tiff.layout import (
+    ARRAY_CODECS,
     BITS,
     BLACK_IS_ZERO,
     BYTE_CODECS,
@@ -27,6 +29,8 @@ from imgclassify.images.tiff.layout import (
     INT,
     JPEG,
     JPEG_TABLES,
+    LERC,
+    LERC_PARAMETERS,
     NONE,
     PHOTOMETRIC,
     SAMPLES,
@@ -48,6 +52,7 @@ _GROUP_BYTES = 2**25
 _PACKED_BYTES = 2**24
 _GROUP_BLOCKS = 2**12
 """The unpacked size, the packed size and the number of the strips that are unpacked together."""
+_HEADER_BYTES = 2**12
 _ROW_VALUES = 2**20
 """How many values are made from bytes at once. Unpacking bits takes eight times their size."""
 _MOST_PILLOW_PIXELS = 178_000_000
@@ -140,8 +145,10 @@ def _unpack(group: list[_Block], layout: Layout, page: Directory) -> NDArray[np.
     import numpy as np
 
     rows = sum(block.rows for block in group)
-    if layout.compression in IMAGE_CODECS:
+    if layout.compression in IMAGE_CODECS and layout.bits == 8:
         return _unpack_image(group[0], layout)
+    if layout.compression in ARRAY_CODECS:
+        return _unpack_array(group[0], layout, page.numbers(LERC_PARAMETERS))
     if layout.compression == NONE:
         data: Any = b"".join(block.data for block in group)
         if layout.fill_order == 2:
@@ -170,6 +177,45 @@ def _unpack_image(block: _Block, layout: Layout) -> NDArray[np.uint8]:
     if len(image.tobytes()) != layout.row_bytes * block.rows:
         raise UnsupportedImageError(f"a TIFF with {name} compression of mode {image.mode} is not supported")
     return np.frombuffer(image.tobytes(), np.uint8).reshape(block.rows, layout.row_bytes)
+
+
+def _unpack_array(block: _Block, layout: Layout, lerc_parameters: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Decodes a strip or tile with imagecodecs, into an array of the size that the page says."""
+    import imagecodecs
+    import numpy as np
+
+    name, function = ARRAY_CODECS[layout.compression]
+    kind = _sample_type(layout)
+    shape = (block.rows, layout.block_width, layout.stored)[: 2 if layout.stored == 1 else 3]
+    data: bytes | bytearray = block.data
+    size = block.rows * layout.row_bytes
+    if layout.compression == LERC and lerc_parameters[1:2] == (1,):
+        data = zlib.decompressobj().decompress(data, 2 * size + 2**16)
+    elif layout.compression == LERC and lerc_parameters[1:2] == (2,):
+        data = imagecodecs.zstd_decode(data, out=2 * size + 2**16)
+    if name == "JPEG 2000":
+        _check_codestream(data, layout.block_width, block.rows)
+    # The size of an array that it makes itself would be that of the data, which a hostile file chooses.
+    out = np.zeros(shape, kind.newbyteorder("="))
+    try:
+        samples = np.asarray(getattr(imagecodecs, function)(data, out=out))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(f"its {name} data is damaged, or of another size than it says: {error}") from error
+    return np.frombuffer(samples.astype(kind).tobytes(), np.uint8).reshape(block.rows, layout.row_bytes)
+
+
+def _check_codestream(data: bytes | bytearray, width: int, height: int) -> None:
+    """Checks the size in the header of JPEG 2000 data (ISO/IEC 15444-1, A.5.1), which OpenJPEG would decode whole.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    start = data.find(b"\xff\x4f\xff\x51", 0, _HEADER_BYTES)
+    if start < 0 or len(data) < start + 24:
+        raise ValueError("its JPEG 2000 data has no header")
+    right, bottom, left, top = struct.unpack_from(">IIII", data, start + 8)
+    if (right - left, bottom - top) != (width, height):
+        raise ValueError(f"its JPEG 2000 data is of {right - left}×{bottom - top} in a part of {width}×{height}")
 
 
 def _wrap(group: list[_Block], layout: Layout, jpeg_tables: bytes) -> bytes:
