@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import weakref
 from collections.abc import Iterator
 from itertools import islice
 from typing import IO, Any
@@ -36,6 +37,8 @@ class IsolatedListing:
         """
         self._time_limit = time_limit
         self._pool = WorkerPool({"max_pixels": max_pixels, "time_limit": time_limit})
+        self.close = weakref.finalize(self, self._pool.close)
+        """Ends the worker. It also ends when this object is garbage-collected."""
 
     def __call__(self, source: Source, selection: FrameSelection) -> Iterator[str]:
         request, content = make_request(source)
@@ -48,10 +51,6 @@ class IsolatedListing:
                 if status == -signal.SIGALRM:
                     raise DecoderTimeoutError(f"its frames were not found within {self._time_limit:g} s") from error
                 raise DecoderCrashedError(f"the decoder {describe_exit(status)}") from error
-
-    def close(self) -> None:
-        """Ends the worker."""
-        self._pool.close()
 
 
 def serve_listings(setup: dict[str, Any], requests: IO[bytes], replies: IO[bytes]) -> None:
