@@ -6,6 +6,8 @@ import io
 import itertools
 import logging
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -248,7 +250,7 @@ def packed(values: np.ndarray, bits: int) -> bytes:
 
 @pytest.mark.parametrize("compression", [1, 5, 8])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("bits", [2, 4, 6, 10, 12, 14, 20, 24])
+@pytest.mark.parametrize("bits", [2, 4, 6, 10, 12, 14, 20, 24, 25, 28, 31])
 def test_samples_of_any_bits_are_unpacked(bits: int, channels: int, compression: int) -> None:
     values = np.rint(UNIT[:, :, :channels] * 0.3 * (2**bits - 1)).astype(
         np.int64
@@ -579,3 +581,74 @@ def test_damaged_data_of_imagecodecs_is_an_error_or_an_image(kind: str, place: f
     content[start : start + 20] = b"\xa5" * 20
     with suppress(CorruptImageError, UnsupportedImageError, TruncatedImageError):
         assert decode_image(io.BytesIO(bytes(content))).size == (64, 48)
+
+
+def ramp(bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Samples of so many bits, from black to white, and the 8-bit image that they are."""
+    values = np.rint(np.linspace(0, 2**bits - 1, 48 * 64)).reshape(48, 64)
+    return values.astype(np.uint8 if bits <= 8 else np.uint16), values / (2**bits - 1) * 255
+
+
+@pytest.mark.parametrize("kind", ["jpeg2k", "jpegxl"])
+@pytest.mark.parametrize("bits", [1, 4, 7, 10, 12, 14, 16])
+def test_compressed_samples_of_any_depth_are_read(kind: str, bits: int) -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    samples, wanted = ramp(bits)
+    if kind == "jpeg2k":
+        code, options = 34712, {"codecformat": "j2k", "reversible": True}
+    else:
+        code, options = 50002, {"lossless": True}
+    data = getattr(imagecodecs, f"{kind}_encode")(samples, bitspersample=bits, **options)
+    image = decode_image(io.BytesIO(tiff(page_tags(64, 48, 1, bits, code, rows=48), [data])))
+    assert np.abs(np.asarray(image)[:, :, 0] - wanted).max() <= 1
+
+
+@pytest.mark.parametrize(("option", "pack"), [(1, zlib.compress), (2, None)])
+def test_lerc_that_is_compressed_again_is_read(option: int, pack: Any) -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    samples, wanted = ramp(16)
+    data = (pack or imagecodecs.zstd_encode)(imagecodecs.lerc_encode(samples))
+    tags = page_tags(64, 48, 1, 16, 34887, rows=48) | {50674: ("I", [4, option])}
+    image = decode_image(io.BytesIO(tiff(tags, [data])))
+    assert np.abs(np.asarray(image)[:, :, 0] - wanted).max() <= 1
+
+
+def jpeg_2000_header(width: int, height: int) -> bytes:
+    """SOC and SIZ of one channel of 16 bits (ISO/IEC 15444-1, A.5.1)."""
+    sizes = struct.pack(">8I", width, height, 0, 0, width, height, 0, 0)
+    return b"\xff\x4f\xff\x51" + struct.pack(">HH", 41, 0) + sizes + struct.pack(">HBBB", 1, 15, 1, 1)
+
+
+_PEAK = """
+import io, re, sys
+import imagecodecs
+from imgclassify.errors import CorruptImageError
+from imgclassify.images.decoding import decode_image
+
+def peak():  # of this process alone; ru_maxrss begins with that of its parent
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+
+imagecodecs.jpeg2k_decode, imagecodecs.png_decode  # imported now
+content = io.BytesIO(sys.stdin.buffer.read())
+before = peak()
+try:
+    decode_image(content)
+except CorruptImageError:
+    print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("trick", ["another size", "a header in a box before it", "more channels"])
+def test_jpeg_2000_data_of_another_form_is_refused_before_it_takes_memory(trick: str) -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    form = "jp2" if "box" in trick else "j2k"
+    shape = (48, 64, 4000) if trick == "more channels" else (8000, 8000)
+    data = imagecodecs.jpeg2k_encode(np.zeros(shape, np.uint16), codecformat=form, reversible=True, mct=False)
+    if form == "jp2":
+        start = 12 + int.from_bytes(data[12:16], "big")  # after the boxes "jP" and "ftyp"
+        box = bytes(16) + jpeg_2000_header(64, 48)
+        data = data[:start] + struct.pack(">I", 8 + len(box)) + b"uuid" + box + data[start:]
+    content = tiff(page_tags(64, 48, 1, 16, 34712, rows=48), [data])
+    done = subprocess.run([sys.executable, "-c", _PEAK], input=content, capture_output=True, check=True)
+    assert int(done.stdout) < 40 * 1024  # KiB; 8000 × 8000 × 4 bytes are 244 MiB, 48 × 64 × 4,000 × 4 are 47

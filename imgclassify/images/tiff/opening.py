@@ -38,7 +38,7 @@ from imgclassify.images.tiff.layout import (
     read_layout,
 )
 from imgclassify.images.tiff.libtiff import has_codec, silence_libtiff
-from imgclassify.images.tiff.samples import read_samples
+from imgclassify.images.tiff.samples import read_samples, unpacked_layout
 from imgclassify.sources import MAX_BYTES
 
 _RAW_DIRECTORIES = 8
@@ -164,7 +164,7 @@ def _load_old_jpeg(image: Image.Image) -> None:
 
 def _read_page(stream: BinaryIO, page: Directory, max_pixels: int) -> Image.Image:
     layout = read_layout(page)
-    block_bytes = layout.row_bytes * layout.block_height
+    block_bytes = unpacked_layout(layout).row_bytes * layout.block_height
     if block_bytes > 8 * max_pixels:
         raise ImageTooLargeError(f"a strip or tile of {block_bytes} bytes, and the limit is {8 * max_pixels}")
     image = to_image(read_samples(stream, page, layout), layout, page)

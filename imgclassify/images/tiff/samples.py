@@ -83,7 +83,7 @@ def read_samples(stream: BinaryIO, page: Directory, layout: Layout) -> NDArray[A
             unpacked = _unpack(group, layout, page)
             start = 0
             for block in group:
-                for rows, values in _block_values(unpacked[start : start + block.rows], layout):
+                for rows, values in _block_values(unpacked[start : start + block.rows], unpacked_layout(layout)):
                     seen = values[: layout.height - block.top - rows, : layout.width - block.left]
                     place = (
                         slice(block.top + rows, block.top + rows + len(seen)),
@@ -92,6 +92,13 @@ def read_samples(stream: BinaryIO, page: Directory, layout: Layout) -> NDArray[A
                     samples[(*place, at)] = seen[:, :, 0] if layout.planar else seen[:, :, picked]
                 start += block.rows
     return samples
+
+
+def unpacked_layout(layout: Layout) -> Layout:
+    """Returns the layout of a page's samples after unpacking: those from imagecodecs take whole bytes each."""
+    if layout.compression not in ARRAY_CODECS:
+        return layout
+    return layout._replace(bits=8 * _sample_type(layout).itemsize)
 
 
 def _read_blocks(stream: BinaryIO, page: Directory, layout: Layout, plane: int) -> Iterator[_Block]:
@@ -180,7 +187,11 @@ def _unpack_image(block: _Block, layout: Layout) -> NDArray[np.uint8]:
 
 
 def _unpack_array(block: _Block, layout: Layout, lerc_parameters: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Decodes a strip or tile with imagecodecs, into an array of the size that the page says."""
+    """Decodes a strip or tile with imagecodecs, into an array of the size that the page says.
+
+    Returns:
+        The samples in the layout of `unpacked_layout`, (rows, bytes of a row).
+    """
     import imagecodecs
     import numpy as np
 
@@ -188,34 +199,45 @@ def _unpack_array(block: _Block, layout: Layout, lerc_parameters: tuple[int, ...
     kind = _sample_type(layout)
     shape = (block.rows, layout.block_width, layout.stored)[: 2 if layout.stored == 1 else 3]
     data: bytes | bytearray = block.data
-    size = block.rows * layout.row_bytes
+    row_bytes = unpacked_layout(layout).row_bytes
+    size = block.rows * row_bytes
     if layout.compression == LERC and lerc_parameters[1:2] == (1,):
         data = zlib.decompressobj().decompress(data, 2 * size + 2**16)
     elif layout.compression == LERC and lerc_parameters[1:2] == (2,):
         data = imagecodecs.zstd_decode(data, out=2 * size + 2**16)
     if name == "JPEG 2000":
-        _check_codestream(data, layout.block_width, block.rows)
+        data = _checked_codestream(data, shape[1], shape[0], layout.stored)
     # The size of an array that it makes itself would be that of the data, which a hostile file chooses.
     out = np.zeros(shape, kind.newbyteorder("="))
     try:
         samples = np.asarray(getattr(imagecodecs, function)(data, out=out))
     except (RuntimeError, ValueError, TypeError) as error:
-        raise ValueError(f"its {name} data is damaged, or of another size than it says: {error}") from error
-    return np.frombuffer(samples.astype(kind).tobytes(), np.uint8).reshape(block.rows, layout.row_bytes)
+        raise ValueError(
+            f"its {name} data is damaged, or of another size or depth than it says: {error}"
+        ) from error
+    return np.frombuffer(samples.astype(kind).tobytes(), np.uint8).reshape(block.rows, row_bytes)
 
 
-def _check_codestream(data: bytes | bytearray, width: int, height: int) -> None:
-    """Checks the size in the header of JPEG 2000 data (ISO/IEC 15444-1, A.5.1), which OpenJPEG would decode whole.
+def _checked_codestream(data: bytes | bytearray, width: int, height: int, channels: int) -> bytes | bytearray:
+    """Returns the codestream in JPEG 2000 data, without boxes, if its header is that of the image.
+
+    OpenJPEG decodes an image whole, before imagecodecs compares its size. It would find the codestream by the
+    boxes before it, and these can hold another header. So it is given only what is checked here.
 
     Raises:
-        ValueError: it is another one.
+        ValueError: the header (ISO/IEC 15444-1, A.5.1) is of another size or number of channels.
     """
     start = data.find(b"\xff\x4f\xff\x51", 0, _HEADER_BYTES)
-    if start < 0 or len(data) < start + 24:
+    if start < 0 or len(data) < start + 42:
         raise ValueError("its JPEG 2000 data has no header")
     right, bottom, left, top = struct.unpack_from(">IIII", data, start + 8)
-    if (right - left, bottom - top) != (width, height):
-        raise ValueError(f"its JPEG 2000 data is of {right - left}×{bottom - top} in a part of {width}×{height}")
+    [found] = struct.unpack_from(">H", data, start + 40)
+    if (right - left, bottom - top, found) != (width, height, channels):
+        raise ValueError(
+            f"its JPEG 2000 data is of {right - left}×{bottom - top} with {found} channels, "
+            f"in a part of {width}×{height} with {channels}"
+        )
+    return data[start:]
 
 
 def _wrap(group: list[_Block], layout: Layout, jpeg_tables: bytes) -> bytes:
