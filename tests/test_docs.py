@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import ast
+import io
 import os
 import re
+import struct
 import subprocess
 import sys
+import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from imgclassify import errors
 from imgclassify.catalog import parse_manifests
+from imgclassify.cli.commands import doctor
+from imgclassify.errors import ImageError, UnsupportedImageError
+from imgclassify.images.decoding import decode_image
+from imgclassify.images.tiff import layout
+from imgclassify.sources import IMAGE_FORMATS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -156,3 +166,71 @@ def test_the_error_tree_is_drawn_as_it_is() -> None:
     for name, status in drawn:
         if status:
             assert int(defined[name].exit_status) == int(status)
+
+
+def table(page: str, heading: str) -> dict[str, list[str]]:
+    """The first table under a heading: the first cell of each row → the other cells."""
+    text = (ROOT / "docs" / page).read_text("utf-8").partition(f"\n{heading}\n")[2]
+    lines = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert lines, heading
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[0].splitlines()[2:]]
+    return {first: others for first, *others in rows}
+
+
+def test_the_table_of_formats_is_that_of_the_code() -> None:
+    rows = table("images.md", "## Formats")
+    assert {name.split(",")[0]: tuple(cells[0].split()) for name, cells in rows.items()} == IMAGE_FORMATS
+    opened_with = {name: packages for name, cells in rows.items() if (packages := _installed(" ".join(cells)))}
+    assert opened_with == {"HEIC, HEIF": ["pillow-heif"], "JPEG XL": ["pillow-jxl-plugin"], "DICOM": ["pydicom"]}
+    assert len(rows) == 12  # "Only these twelve formats"
+
+
+def _installed(text: str) -> list[str]:
+    return re.findall(r"`pip install ([\w-]+)`", text)
+
+
+def test_every_extra_is_described_and_each_package_of_one_is_proposed_rightly() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    described = {name.strip("`") for name in table("install.md", "## Extras")}
+    assert described == extras.keys() - {"dev", "benchmarks"}
+    packages = {re.split("[><=]", each)[0] for name in described for each in extras[name]}
+    assert set(_installed((ROOT / "docs" / "images.md").read_text("utf-8"))) <= packages
+    assert {names[0] for names in doctor._EXTRAS} == packages - {"transformers"}
+
+
+def _is_supported(code: int, bits: int) -> bool:
+    stream = io.BytesIO()
+    Image.new("L", (8, 8)).save(stream, "TIFF")
+    content = stream.getvalue()
+    for tag, old, new in ((258, 8, bits), (259, 1, code)):
+        entry = struct.pack("<HHI", tag, 3, 1)  # of one SHORT
+        assert entry + struct.pack("<H", old) in content
+        content = content.replace(entry + struct.pack("<H", old), entry + struct.pack("<H", new))
+    try:
+        decode_image(io.BytesIO(content + bytes(128)))
+    except UnsupportedImageError:
+        return False
+    except ImageError:  # the data is none, but it was tried
+        return True
+    return True
+
+
+@pytest.mark.parametrize("code", [*layout.COMPRESSION_NAMES, 65000])
+def test_the_table_of_tiffs_says_which_compressions_are_read(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: dict[str, str] = {}
+    for first, others in table("images.md", "### TIFF").items():
+        said |= dict.fromkeys(re.split(r"[,;] (?:and )?| and ", first), others[0])
+    name = layout.COMPRESSION_NAMES.get(code, "any other compression")
+    term = max((each for each in said if f"{name} ".startswith(f"{each} ")), key=len, default=None)
+    assert term, f"{name} is not in the table"
+    if "where it can be" in said[term]:
+        return
+    bits = 4 if name == "ThunderScan" else 1 if "CCITT" in name else 8
+    monkeypatch.setattr(layout, "find_spec", lambda _name: None)  # as if imagecodecs were not installed
+    needs_extra = said[term].startswith("read with `pip install imagecodecs`")
+    assert _is_supported(code, bits) == (said[term].startswith("read") and not needs_extra)
+    if find_spec("imagecodecs"):
+        monkeypatch.setattr(layout, "find_spec", find_spec)
+        assert _is_supported(code, bits) == said[term].startswith("read")
+        deep = needs_extra or name in said[term].partition(";")[2]
+        assert _is_supported(code, 16) == (said[term] == "read" or deep)

@@ -136,10 +136,10 @@ def no_images_error(selection: Selection) -> NoImagesError:
     hints = []
     skipped = selection.skipped_extensions.keys()
     if raw := sorted(RAW_SUFFIXES & skipped):
-        needed = "" if find_spec("rawpy") else " (after pip install rawpy)"
+        needed = "" if find_spec("rawpy") else ", after pip install rawpy (extra imgclassify[raw])"
         hints.append(f"add --any-name to develop camera RAW files, {', '.join(raw)}{needed}")
     if videos := sorted(VIDEO_SUFFIXES & skipped):
-        needed = "" if find_spec("av") else " (after pip install av)"
+        needed = "" if find_spec("av") else ", after pip install av (extra imgclassify[video])"
         hints.append(f"`imgclassify predict --fps 1` classifies frames of videos, {', '.join(videos)}{needed}")
     if selection.skipped["hidden"] or selection.skipped["system_folder"]:
         hints.append("add --hidden to read hidden files and system folders")

@@ -462,9 +462,11 @@ def test_a_folder_without_images_says_what_can_be_opened(run: Run, tmp_path: Pat
         assert f"no image in {str(folder)!r}: 4 skipped (.mp4 2, .cr2 1, .txt 1)" in done.err
         assert "error: no image was found" in done.err
         assert "--any-name to develop camera RAW files, .cr2" in done.err
-        assert ("pip install rawpy" in done.err) == (find_spec("rawpy") is None)
+        needed = "pip install rawpy (extra imgclassify[raw])"
+        assert (needed in done.err) == (find_spec("rawpy") is None)
         assert "--fps 1` classifies frames of videos, .mp4" in done.err
-        assert ("pip install av" in done.err) == (find_spec("av") is None)
+        needed = "pip install av (extra imgclassify[video])"
+        assert (needed in done.err) == (find_spec("av") is None)
         assert "imgclassify doctor" in done.err
     (folder / "c.CR2").unlink()
     assert "camera RAW" not in run("predict", folder).err

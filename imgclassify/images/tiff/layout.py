@@ -79,7 +79,7 @@ COMPRESSION_NAMES = {
     34661: "JBIG",
     34676: "SGI LogLuv",
     34677: "SGI LogLuv of 24 bits",
-    34892: "lossy JPEG",
+    34892: "lossy DNG JPEG",
 }
 PILLOW_CODECS = {NONE, OLD_JPEG, JPEG, *BYTE_CODECS, *BILEVEL_CODECS}
 
