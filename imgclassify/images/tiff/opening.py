@@ -34,7 +34,6 @@ from imgclassify.images.tiff.layout import (
     TILE_WIDTH,
     UINT,
     YCBCR,
-    has_whole_chroma,
     read_layout,
 )
 from imgclassify.images.tiff.libtiff import has_codec, silence_libtiff
@@ -145,7 +144,8 @@ def _is_plain(page: Directory) -> bool:
     compression = page.number(COMPRESSION, NONE)
     return (
         not (page.big and page.order == ">")  # which Pillow takes for a TIFF of another form
-        and not (compression == NONE and page.number(PHOTOMETRIC) == YCBCR and not has_whole_chroma(page))
+        # Before version 13, Pillow takes four bytes for each of its pixels.
+        and not (compression == NONE and page.number(PHOTOMETRIC) == YCBCR)
         and max(page.numbers(BITS, (1,))) <= 8
         and set(page.numbers(SAMPLE_FORMAT)) <= {UINT, 4}  # 4: undefined
         and (page.number(PLANAR, 1) != 2 or page.number(SAMPLES, 1) == 1 or compression in (OLD_JPEG, JPEG))
