@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import suppress
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import encoded
 from PIL import Image
 from test_frames import frame
 
@@ -327,3 +329,34 @@ def test_videos_of_a_folder(options: list[str], tmp_path: Path) -> None:
     assert names() == ["b.jpg"]
     assert names("--fps", "1") == ["a.mp4#0.000", "a.mp4#1.000", "a.mp4#2.000", "b.jpg"]
     assert len(names("--frames", "all")) == 61
+
+
+class FailingStream(io.BytesIO):
+    """A file on a disk that fails behind the first bytes."""
+
+    good = 0
+
+    def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]
+        if self.tell() + (size or 0) > self.good:
+            raise OSError(5, "Input/output error")
+        return super().read(size)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8])
+@pytest.mark.parametrize("form", ["mkv", "ts"])
+def test_a_disk_that_fails_costs_only_its_video(form: str, share: float) -> None:
+    """No other exception than ImageError leaves the search for a first frame, or the listing of frames."""
+    content = video(form, [Image.new("RGB", SIZE)] * 60 + FRAMES * 20)
+
+    def read() -> FailingStream:
+        stream = FailingStream(content)
+        stream.good = int(share * len(content))
+        return stream
+
+    source = Source(f"clip.{form}", read, path="clip")
+    with suppress(ImageError):
+        assert decoding.load_image(source).size == SIZE
+    still = opened("png", encoded(FRAMES[3], "PNG"))
+    found = list(expand_frames([source, still], EVERY))
+    assert found[-1].name == still.name
+    assert found[0].name.startswith(f"clip.{form}")

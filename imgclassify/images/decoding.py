@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from importlib import import_module
-from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar, cast
 
@@ -38,7 +37,7 @@ from imgclassify.errors import (
     with_article,
 )
 from imgclassify.images import MAX_PIXELS, camera_raw
-from imgclassify.images.frames import MAX_BLANK_FRAMES, Frames, PillowFrames, is_blank, keys_from
+from imgclassify.images.frames import MAX_BLANK_FRAMES, Frames, FrameSelection, PillowFrames, is_blank
 from imgclassify.images.info import COLOR_KEYS, NOTES, Note
 from imgclassify.images.truncation import is_truncated
 from imgclassify.sources import MAX_BYTES, Source
@@ -463,6 +462,11 @@ class OpenedImage:
                 opened = PillowFrames(opened)
             self.frames: Frames = opened
 
+    def names(self, selection: FrameSelection) -> Iterator[str]:
+        """Yields the names of the frames that are selected; see frames.Frames."""
+        with self._translated_errors():
+            yield from self.frames.names(selection)
+
     def find(self, name: str) -> int:
         """Returns the key of the frame of a name. Raises ImageNotFoundError if there is none."""
         with self._translated_errors():
@@ -474,16 +478,16 @@ class OpenedImage:
         first = self.decode(frames.first)
         if frames.count == 1 or "damaged" in self._facts or not is_blank(first):
             return first
-        pixels, image = 0, first
-        with suppress(ImageError):  # a damaged frame ends the search
-            for key in islice(keys_from(frames, frames.first), MAX_BLANK_FRAMES):
-                if key != frames.first:
-                    image = self.decode(key)
-                    if not is_blank(image):
-                        return image
-                pixels += image.width * image.height
-                if pixels > _MAX_BLANK_PIXELS:
+        key, pixels = frames.first, first.width * first.height
+        with suppress(ImageError), self._translated_errors():  # a damaged frame ends the search
+            for _ in range(MAX_BLANK_FRAMES - 1):
+                following = frames.following(key)
+                if following is None or pixels > _MAX_BLANK_PIXELS:
                     break
+                key, image = following, self.decode(following)
+                if not is_blank(image):
+                    return image
+                pixels += image.width * image.height
         return first
 
     def decode(self, key: int) -> Image.Image:

@@ -68,7 +68,7 @@ def list_names(source: Source, selection: FrameSelection) -> Iterator[str]:
         ImageError: the source cannot be opened.
     """
     with source.open() as stream:
-        yield from OpenedImage(stream, max_pixels=None).frames.names(selection)
+        yield from OpenedImage(stream, max_pixels=None).names(selection)
 
 
 class FrameReader:

@@ -125,11 +125,3 @@ def is_blank(image: Image.Image) -> bool:
     """Whether an image of mode RGB has one colour, or hardly varies."""
     extrema: tuple[tuple[int, int], ...] = image.getextrema()  # type: ignore[assignment]
     return all(high - low <= _BLANK_RANGE for low, high in extrema)
-
-
-def keys_from(frames: Frames, key: int) -> Iterator[int]:
-    """Yields a key and those after it. Open each frame before the next key is taken."""
-    following: int | None = key
-    while following is not None:
-        yield following
-        following = frames.following(following)
