@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 
 from PIL import Image, ImageFile
 
@@ -57,11 +57,6 @@ def find_repairs(stream: BinaryIO, format_name: str, max_pixels: int) -> Iterato
     with suppress(Exception):  # of a file too damaged; its first error is the one to report
         if find := _FINDERS.get(format_name):
             yield from find(stream, stream.seek(0, io.SEEK_END), max_pixels)
-
-
-def is_blank(image: Image.Image) -> bool:
-    """Whether all pixels of an RGB image are the same."""
-    return all(low == high for low, high in cast("list[tuple[int, int]]", image.getextrema()))
 
 
 def _with_info_of(image: Image.Image, rgb: Image.Image) -> Image.Image:

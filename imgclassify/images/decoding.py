@@ -536,8 +536,9 @@ class OpenedImage:
         rgb = to_rgb(image)
         notes = {key: rgb.info[key] for key in NOTES if isinstance(rgb.info.get(key), Note | tuple)}
         rgb.info = dict[Any, Any]({**notes, **self._facts})
-        if "damaged" in self._facts and image.format == "JPEG":
-            _require_content(rgb)
+        # libjpeg puts grey in place of what is missing.
+        if "damaged" in self._facts and image.format == "JPEG" and is_blank(rgb, tolerance=0):
+            raise CorruptImageError("nothing of its pixels is left")
         return rgb
 
     def _open_frame(self, key: int) -> Image.Image:
@@ -587,18 +588,6 @@ def _apply_clean_aperture(image: Image.Image, stream: BinaryIO) -> Image.Image:
     cropped = image.crop(shown)
     cropped.info = image.info  # with the orientation, which is applied after the crop
     return cropped
-
-
-def _require_content(rgb: Image.Image) -> None:
-    """Checks that a damaged JPEG is not wholly what libjpeg puts in place of missing data.
-
-    Raises:
-        CorruptImageError: all pixels are the same.
-    """
-    from imgclassify.images.damaged import is_blank
-
-    if is_blank(rgb):
-        raise CorruptImageError("nothing of its pixels is left")
 
 
 def _choose_scale(image: Image.Image, resized_size: Callable[[Size], Size]) -> tuple[int, int]:

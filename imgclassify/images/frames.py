@@ -121,7 +121,7 @@ class PillowFrames(NumberedFrames):
             return 1
 
 
-def is_blank(image: Image.Image) -> bool:
-    """Whether an image of mode RGB has one colour, or hardly varies."""
+def is_blank(image: Image.Image, *, tolerance: int = _BLANK_RANGE) -> bool:
+    """Whether no channel of an RGB image varies by more than a number of levels, of 255."""
     extrema: tuple[tuple[int, int], ...] = image.getextrema()  # type: ignore[assignment]
-    return all(high - low <= _BLANK_RANGE for low, high in extrema)
+    return all(high - low <= tolerance for low, high in extrema)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, BinaryIO, NamedTuple
 
+from imgclassify.images.png_chunks import iter_chunks
 from imgclassify.images.splicing import Part, splice
 
 MOST_BYTES = 2**23
@@ -101,7 +102,7 @@ def read_chunks(stream: BinaryIO, size: int) -> tuple[list[Chunk], set[str]]:
     chunks: list[Chunk] = []
     left_out: set[str] = set()
     reader = _NoteReader(stream, size)
-    for kind, position, length in _walk_chunks(stream, size):
+    for kind, position, length in iter_chunks(stream, _MOST_CHUNKS):
         chunk = Chunk(kind, position, length, (position, 12 + length))
         if not kind[0] & 0x20 or kind == b"tRNS":  # critical: an upper-case letter
             reader.see(chunk)
@@ -115,21 +116,6 @@ def read_chunks(stream: BinaryIO, size: int) -> tuple[list[Chunk], set[str]]:
     if left_out & {kind.decode() for kind in _ANIMATION}:
         chunks = [chunk for chunk in chunks if chunk.kind not in _ANIMATION]
     return _without_gaps(chunks, left_out), left_out
-
-
-def _walk_chunks(stream: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
-    position = 8
-    for _ in range(_MOST_CHUNKS):
-        header = _read_at(stream, position, 8)
-        if len(header) < 8:
-            return
-        length, kind = struct.unpack(">I4s", header)
-        if not kind.isalnum():
-            return
-        yield kind, position, length
-        position += 12 + length
-        if kind == b"IEND" or position > size:
-            return
 
 
 def _without_gaps(chunks: list[Chunk], left_out: set[str]) -> list[Chunk]:

@@ -1,9 +1,9 @@
-"""Reads single chunks of a PNG, which Pillow does not hand over."""
+"""Follows the chunks of a PNG, and reads single ones that Pillow does not hand over."""
 
 from __future__ import annotations
 
 import struct
-from contextlib import suppress
+from collections.abc import Iterator
 from typing import BinaryIO
 
 _MOST_CHUNKS = 2**10
@@ -23,17 +23,37 @@ def read_png_chunk(stream: BinaryIO, kind: bytes) -> bytes | None:
         stream: a PNG.
         kind: four letters, such as b"sBIT".
     """
-    position, place = stream.tell(), 8
+    position = stream.tell()
     try:
-        with suppress(struct.error):
-            for _ in range(_MOST_CHUNKS):
-                stream.seek(place)
-                length, found = struct.unpack(">I4s", stream.read(8))
-                if found == kind:
-                    return stream.read(min(length, _MOST_BYTES))
-                if found in _END:
-                    break
-                place += 12 + length
+        for found, place, length in iter_chunks(stream, _MOST_CHUNKS):
+            if found == kind:
+                stream.seek(place + 8)
+                return stream.read(min(length, _MOST_BYTES))
+            if found in _END:
+                break
     finally:
         stream.seek(position)
     return None
+
+
+def iter_chunks(stream: BinaryIO, most: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yields the (kind, position of the length that begins it, length of its data) of each chunk.
+
+    The last one may reach beyond the end. The stream may be moved in between.
+
+    Args:
+        most: how many chunks are followed.
+    """
+    position = 8
+    for _ in range(most):
+        stream.seek(position)
+        header = stream.read(8)
+        if len(header) < 8:
+            return
+        length, kind = struct.unpack(">I4s", header)
+        if not kind.isalnum():
+            return
+        yield kind, position, length
+        if kind == b"IEND":
+            return
+        position += 12 + length

@@ -6,7 +6,8 @@ Pillow reads pages of up to 8 bits whose samples lie together. It does not know,
 from __future__ import annotations
 
 import io
-from itertools import islice
+from collections.abc import Iterable
+from itertools import chain, islice
 from typing import Any, BinaryIO
 
 from PIL import ExifTags, Image, TiffImagePlugin
@@ -65,10 +66,11 @@ def open_tiff(stream: BinaryIO, max_pixels: int) -> TiffPages | Image.Image:
         # libtiff would map a file into memory. If another program truncated the file meanwhile, this process
         # would be killed.
         stream = io.BytesIO(stream.read())
-    first = list(islice(read_pages(stream), _RAW_DIRECTORIES))
+    directories = read_pages(stream)
+    first = list(islice(directories, _RAW_DIRECTORIES))
     if camera_raw.has_raw_directory([*first, *(inner for page in first for inner in page.read_inner())]):
         return camera_raw.open_raw(stream, max_pixels)
-    return TiffPages(stream, max_pixels)
+    return TiffPages(stream, chain(first, directories), max_pixels)
 
 
 class TiffPages(NumberedFrames):
@@ -76,9 +78,9 @@ class TiffPages(NumberedFrames):
 
     first = 0
 
-    def __init__(self, stream: BinaryIO, max_pixels: int) -> None:
+    def __init__(self, stream: BinaryIO, directories: Iterable[Directory], max_pixels: int) -> None:
         self._stream = stream
-        self._pages = choose_pages(read_pages(stream))
+        self._pages = choose_pages(directories)
         self._max_pixels = max_pixels
         self._image: TiffImagePlugin.TiffImageFile | None = None
         self.count = len(self._pages)
