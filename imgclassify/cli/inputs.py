@@ -16,7 +16,7 @@ from imgclassify.cli import console
 from imgclassify.errors import NoImagesError, UsageError, describe_error
 
 if TYPE_CHECKING:
-    from imgclassify.cli.options import SourceOptions
+    from imgclassify.cli.options import DecodingOptions, SourceOptions
     from imgclassify.images.frame_sources import ListFrames
     from imgclassify.images.frames import FrameSelection
     from imgclassify.sources import Selection, Source
@@ -26,12 +26,17 @@ class SourceInputs:
     """The sources that the user named."""
 
     def __init__(
-        self, options: SourceOptions, *, offline: bool, frames: FrameSelection | None = None, isolate: bool = False
+        self,
+        options: SourceOptions,
+        *,
+        offline: bool,
+        frames: FrameSelection | None = None,
+        decoding: DecodingOptions | None = None,
     ) -> None:
         """
         Args:
             frames: the frames to take of a file that has several, each as a source. None takes each file whole.
-            isolate: whether no decoder may run in this process, not even to count frames.
+            decoding: the limits under which files are opened to find their frames.
 
         Raises:
             UsageError: no source is given, or options conflict.
@@ -41,7 +46,7 @@ class SourceInputs:
         self._options = options
         self._offline = offline
         self._frames = frames
-        self._isolate = isolate
+        self._decoding = decoding
         self.selection = self._create_selection()
         """Decides what is taken from folders, globs and archives. It counts what is left out."""
         self._validate()
@@ -80,11 +85,12 @@ class SourceInputs:
         return self._expand_all(self._create_selection(), lambda _message: None, BytesIO())
 
     def _create_listing(self) -> ListFrames | None:
-        if not self._isolate:
+        """Returns what lists frames, if no decoder may run in this process."""
+        if self._decoding is None or not self._decoding.isolate:
             return None
         from imgclassify.images.isolated_listing import IsolatedListing
 
-        return IsolatedListing()
+        return IsolatedListing(max_pixels=self._decoding.max_pixels, time_limit=self._decoding.time_limit)
 
     def _create_selection(self) -> Selection:
         from imgclassify.sources import Selection

@@ -19,8 +19,13 @@ from imgclassify.errors import ExitStatus, ImgclassifyError, UsageError
 if TYPE_CHECKING:
     from threading import Event
 
-    from imgclassify.cli.options import OutputOptions, SourceOptions, UnattendedOptions
-    from imgclassify.images.frames import FrameSelection
+    from imgclassify.cli.options import (
+        DecodingOptions,
+        FrameOptions,
+        OutputOptions,
+        SourceOptions,
+        UnattendedOptions,
+    )
     from imgclassify.output import Output
     from imgclassify.output.records import R, RecordType
     from imgclassify.results import RunInfo
@@ -52,13 +57,25 @@ class RecordProducer(Protocol):
 class RecordRun:
     """The sources of a run that have no record yet, and the output for their records."""
 
-    def __init__(self, inputs: SourceInputs, output: Output, stats: RunStats, *, max_errors: int | None) -> None:
+    def __init__(
+        self,
+        inputs: SourceInputs,
+        output: Output,
+        stats: RunStats,
+        *,
+        settings: dict[str, int | str],
+        max_errors: int | None,
+    ) -> None:
         """
+        Args:
+            settings: what the records depend on of how images are found and decoded.
+
         Raises:
             NoImagesError: there is neither a source nor an earlier record.
         """
         self.stats = stats
         self._output = output
+        self._settings = settings
         self._max_errors = max_errors
         stats.resumed, stats.resumed_failed = output.resumed, output.resumed_failed
         pending = self._find_pending(inputs)
@@ -107,7 +124,7 @@ class RecordRun:
         Sets `stats.status`, and `stats.stopped` if the run is stopped.
 
         Args:
-            settings: the settings that the record type names, such as "top_k".
+            settings: the settings that the record type names, such as "top_k", besides those of this run.
             selects: returns whether a record belongs to the output. None selects all.
             count: called with each record of the output, also with those of earlier runs.
 
@@ -115,7 +132,7 @@ class RecordRun:
             UsageError: the output cannot be written, or its earlier records are of another model or settings.
         """
         _report_origins(producer.run)
-        self._output.begin(producer.run, settings, selects)
+        self._output.begin(producer.run, {**settings, **self._settings}, selects)
         if count:
             for record in self._output.earlier_records():
                 count(record)
@@ -158,16 +175,13 @@ def open_run(
     sources: SourceOptions,
     output: OutputOptions,
     unattended: UnattendedOptions,
+    frames: FrameOptions,
+    decoding: DecodingOptions,
     *,
     offline: bool,
-    frames: FrameSelection | None = None,
-    isolate: bool = False,
     default_format: str = "table",
 ) -> Iterator[RecordRun]:
     """Opens the output of a run and finds its first sources. Prints the summary at the end of the block.
-
-    Args:
-        frames, isolate: see SourceInputs.
 
     Raises:
         UsageError: options conflict, or a file cannot be written.
@@ -176,7 +190,7 @@ def open_run(
     from imgclassify.output import open_output
 
     output_format = output.find_format(record_type, default=default_format)
-    inputs = SourceInputs(sources, offline=offline, frames=frames, isolate=isolate)
+    inputs = SourceInputs(sources, offline=offline, frames=frames.selection, decoding=decoding)
     stats = RunStats(skipped=inputs.selection.skipped, skipped_extensions=inputs.selection.skipped_extensions)
     if unattended.summary:
         from imgclassify.cli.summary import check_summary_path
@@ -193,7 +207,8 @@ def open_run(
     )
     with _report_on_exit(stats, opened, unattended.summary, output), opened:
         max_errors = 1 if unattended.fail_fast else unattended.max_errors
-        yield RecordRun(inputs, opened, stats, max_errors=max_errors)
+        settings = {**frames.to_settings(), **decoding.to_settings()}
+        yield RecordRun(inputs, opened, stats, settings=settings, max_errors=max_errors)
 
 
 def _look_ahead(sources: Iterator[Source], limit: int) -> tuple[list[Source], bool]:

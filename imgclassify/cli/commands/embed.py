@@ -123,14 +123,7 @@ def embed(
     from imgclassify.embedding import EMBEDDINGS
 
     with open_run(
-        EMBEDDINGS,
-        sources,
-        output,
-        unattended,
-        offline=offline,
-        frames=frames.selection,
-        isolate=decoding.isolate,
-        default_format="jsonl",
+        EMBEDDINGS, sources, output, unattended, frames, decoding, offline=offline, default_format="jsonl"
     ) as run:
         from imgclassify.embedding import Embedder
         from imgclassify.engines import FEATURES
@@ -152,5 +145,5 @@ def embed(
         embedder = Embedder(runner, dtype=embedding.vector_dtype, normalize=embedding.normalize)
         info = embedder.run
         print_verbose(f"{info.model} ({info.weights}) on {info.engine}, {info.device}, {info.dtype}: {info.reason}")
-        run.write_records(embedder, {**embedder.settings, **frames.to_settings(), **decoding.to_settings()})
+        run.write_records(embedder, embedder.settings)
     raise typer.Exit(int(run.stats.status))

@@ -109,15 +109,7 @@ def predict(
 
         counts = LabelCounts()
         output, counts_as_json = separate_counts(output)
-    with open_run(
-        PREDICTIONS,
-        sources,
-        output,
-        unattended,
-        offline=offline,
-        frames=frames.selection,
-        isolate=decoding.isolate,
-    ) as run:
+    with open_run(PREDICTIONS, sources, output, unattended, frames, decoding, offline=offline) as run:
         from imgclassify.classifier import Classifier
 
         with download_progress() as progress:
@@ -139,12 +131,7 @@ def predict(
         with _save_crops(classifier, save_input):
             run.write_records(
                 classifier,
-                {
-                    "top_k": classifier.top_k,
-                    **(selection.to_settings() if selection else {}),
-                    **frames.to_settings(),
-                    **decoding.to_settings(),
-                },
+                {"top_k": classifier.top_k, **(selection.to_settings() if selection else {})},
                 selects=selection.selects if selection else None,
                 count=counts.add if counts else None,
             )
