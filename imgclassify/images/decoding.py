@@ -463,9 +463,15 @@ class OpenedImage:
             self.frames: Frames = opened
 
     def names(self, selection: FrameSelection) -> Iterator[str]:
-        """Yields the names of the frames that are selected; see frames.Frames."""
+        """Yields the names of the frames that are selected; see frames.Frames.
+
+        Raises:
+            ImageError: at the end, if frames may be missing.
+        """
         with self._translated_errors():
             yield from self.frames.names(selection)
+        if self.frames.missing is not None:
+            raise self.frames.missing
 
     def find(self, name: str) -> int:
         """Returns the key of the frame of a name. Raises ImageNotFoundError if there is none."""
@@ -502,11 +508,11 @@ class OpenedImage:
         with self._translated_errors():
             image = self._open_frame(key)
             rgb = self._to_rgb(image)
-            if self.frames.count != 1:
+            if self.frames.count != 1 or self.frames.missing:
                 if rgb is image:
                     rgb = image.copy()
                 position = self.frames.position(key)
-                rgb.info["frames"] = self.frames.count
+                rgb.info["frames"] = None if self.frames.missing else self.frames.count
                 rgb.info["frame"] = None if position is None else position + 1
             return rgb
 

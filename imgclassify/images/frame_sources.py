@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
-from itertools import count
+from itertools import count, islice
 from typing import BinaryIO, NoReturn, TypeAlias
 
 from PIL import Image
@@ -28,7 +28,7 @@ _MOST_ISSUED = 2**13
 
 ListFrames: TypeAlias = Callable[[Source, FrameSelection], Iterator[str]]
 """Yields the names of the frames that are selected, and one name or none if the file has only one frame. Raises
-ImageError if the file cannot be opened."""
+ImageError if the file cannot be opened, or at the end if frames may be missing."""
 
 
 def expand_frames(
@@ -46,15 +46,20 @@ def expand_frames(
             yield source
             continue
         source = source if source.path is not None else _read_once(source)
-        names = (list_frames or list_names)(source, selection)
-        try:
-            first, second = next(names, None), next(names, None)
-        except ImageError:
-            first = second = None
-        if first is None or (second is None and "." not in first):
-            yield source
-            continue
-        yield from _each_frame(source, names, [name for name in (first, second) if name is not None])
+        yield from _expand(source, (list_frames or list_names)(source, selection))
+
+
+def _expand(source: Source, names: Iterator[str]) -> Iterator[Source]:
+    found: list[str] = []
+    error: ImageError | None = None
+    try:
+        found.extend(islice(names, 2))
+    except ImageError as reason:  # the names before it are kept
+        error = reason
+    if not found or (error is None and found == ["1"]):
+        yield source
+    else:
+        yield from _each_frame(source, found, names if error is None else error)
 
 
 def _raise(error: ImageError) -> NoReturn:
@@ -65,7 +70,7 @@ def list_names(source: Source, selection: FrameSelection) -> Iterator[str]:
     """Yields the names of the frames of a source that are selected: "1", "2" and so on, or seconds in a video.
 
     Raises:
-        ImageError: the source cannot be opened.
+        ImageError: the source cannot be opened; or, at the end, frames may be missing.
     """
     with source.open() as stream:
         yield from OpenedImage(stream, max_pixels=None).names(selection)
@@ -150,7 +155,8 @@ class FrameReader:
             raise
 
 
-def _each_frame(source: Source, names: Iterator[str], first: list[str]) -> Iterator[Source]:
+def _each_frame(source: Source, first: list[str], more: Iterator[str] | ImageError) -> Iterator[Source]:
+    """Yields a source for each frame, and one for the error that ends them, if one does."""
     reader = FrameReader(source)
 
     def frame(name: str) -> Source:
@@ -159,7 +165,9 @@ def _each_frame(source: Source, names: Iterator[str], first: list[str]) -> Itera
 
     yield from map(frame, first)
     try:
-        yield from map(frame, names)
+        if isinstance(more, ImageError):
+            raise more
+        yield from map(frame, more)
     except ImageError as error:
         yield Source(source.name, partial(_raise, error))
 

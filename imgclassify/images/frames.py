@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from PIL import Image
 
-from imgclassify.errors import ImageNotFoundError, UsageError
+from imgclassify.errors import ImageError, ImageNotFoundError, UsageError
 
 __all__ = ["FrameSelection", "select_frames"]
 
@@ -51,7 +51,12 @@ class Frames(Protocol):
 
     @property
     def count(self) -> int | None:
-        """How many there are. None if the file does not say."""
+        """How many can be found. None if the file does not say."""
+        ...
+
+    @property
+    def missing(self) -> ImageError | None:
+        """Why there may be more frames than can be found: the file is truncated or damaged. None if it is not."""
         ...
 
     @property
@@ -84,6 +89,7 @@ class NumberedFrames:
     """What frames have in common whose key is their position."""
 
     count: int
+    missing: ImageError | None = None
 
     def position(self, key: int) -> int:
         return key

@@ -14,7 +14,7 @@ class ImageInfo(NamedTuple):
     """Pixels, of the upright image."""
     height: int
     frames: int | None = None
-    """How many frames or pages the file has. None if the image was in memory."""
+    """How many frames or pages the file has. None if that cannot be known, or the image was in memory."""
     frame: int | None = None
     """Which of them this is, from 1. None if the image was in memory."""
     damaged: bool = False

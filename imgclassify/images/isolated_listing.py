@@ -63,16 +63,18 @@ def serve_listings(setup: dict[str, Any], requests: IO[bytes], replies: IO[bytes
             reply = _next_names(names)
             signal.setitimer(signal.ITIMER_REAL, 0)
             send_frame(replies, reply, b"")
-            if "names" not in reply:
+            if not reply or "error" in reply:
                 break
 
 
 def _next_names(names: Iterator[str]) -> dict[str, Any]:
-    """Returns the next names, an error, or at the end an empty reply."""
+    """Returns the next names, and an error if one ends them. At the end the reply is empty."""
+    found: list[str] = []
+    reply: dict[str, Any] = {"names": found}
     try:
-        found = list(islice(names, _NAMES_PER_REPLY))
+        found.extend(islice(names, _NAMES_PER_REPLY))
     except ImageError as error:
-        return {"error": error.type, "message": str(error)}
+        reply |= {"error": error.type, "message": str(error)}
     except Exception as error:  # noqa: BLE001 - without isolation it would end the run; here it costs one file
-        return {"error": DecoderCrashedError.type, "message": f"the decoder failed: {describe_error(error)}"}
-    return {"names": found} if found else {}
+        reply |= {"error": DecoderCrashedError.type, "message": f"the decoder failed: {describe_error(error)}"}
+    return reply if found or "error" in reply else {}

@@ -343,8 +343,10 @@ class Worker:
         self.images_handled += 1
         self.usable = False
         reply = self._exchange(request, content)
-        while "names" in reply:
-            yield from map(str, reply["names"])
+        while True:
+            yield from map(str, reply.get("names", ()))
+            if "names" not in reply or "error" in reply:
+                break
             reply = self._receive()
         self.usable = True
         if "error" in reply:

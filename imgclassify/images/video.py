@@ -19,7 +19,13 @@ from av.stream import Disposition
 from av.video.reformatter import Colorspace
 from PIL import Image
 
-from imgclassify.errors import CorruptImageError, ImageNotFoundError, ImageTooLargeError, UnsupportedImageError
+from imgclassify.errors import (
+    CorruptImageError,
+    ImageError,
+    ImageNotFoundError,
+    ImageTooLargeError,
+    UnsupportedImageError,
+)
 from imgclassify.file_kinds import HEAD_BYTES
 from imgclassify.images.foreign_formats import find_video
 
@@ -67,6 +73,7 @@ class VideoFrames:
     """The frames of a video; see frames.Frames. They are decoded in order, and from key frames after a jump."""
 
     first = 0
+    missing: ImageError | None = None
 
     def __init__(self, file: BinaryIO, format_name: str | None, max_pixels: int) -> None:
         self._file, self._format, self._max_pixels = file, format_name, max_pixels
