@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 
 from PIL import Image, ImageFile
 
-from imgclassify.images.notes import MOST_BYTES, Chunk, has_checksum, make_chunk, make_riff, read_chunks, read_riff
+from imgclassify.images.notes import make_riff, read_chunks, read_riff
+from imgclassify.images.png_chunks import Chunk, has_checksum, make_chunk, read_data
 from imgclassify.images.splicing import Part, splice
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _repair_png(stream: BinaryIO, size: int, max_pixels: int) -> Iterator[Repair
     So white and black of deep samples are found as in a whole file.
     """
     chunks, _ = read_chunks(stream, size)
-    header = _read_data(stream, chunks[0])
+    header = read_data(stream, chunks[0], 13)
     width, height, depth, color, _, _, interlace = struct.unpack(">IIBBBBB", header)
     if chunks[0].kind != b"IHDR" or not 0 < width * height <= max_pixels:
         return
@@ -168,12 +169,7 @@ def _repair_png(stream: BinaryIO, size: int, max_pixels: int) -> Iterator[Repair
 
 
 def _is_sound(stream: BinaryIO, chunk: Chunk) -> bool:
-    return chunk.kind != b"tRNS" or has_checksum(stream, chunk)
-
-
-def _read_data(stream: BinaryIO, chunk: Chunk) -> bytes:
-    stream.seek(chunk.position + 8)
-    return stream.read(min(chunk.length, 13))
+    return chunk.kind != b"tRNS" or has_checksum(stream, chunk, if_cut=False)
 
 
 def _image_data(stream: BinaryIO, size: int, chunks: list[Chunk]) -> Iterator[bytes]:
@@ -181,8 +177,7 @@ def _image_data(stream: BinaryIO, size: int, chunks: list[Chunk]) -> Iterator[by
     first = True
     for chunk in chunks:
         if chunk.kind == b"IDAT":
-            whole = chunk.position + 12 + chunk.length <= size
-            if not first and whole and chunk.length <= MOST_BYTES and not has_checksum(stream, chunk):
+            if not first and not has_checksum(stream, chunk):
                 return
             first = False
             position, end = chunk.position + 8, min(chunk.position + 8 + chunk.length, size)

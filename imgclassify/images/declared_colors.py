@@ -65,6 +65,8 @@ def declare_colors(image: Image.Image, stream: BinaryIO) -> None:
 
         if len(code := read_png_chunk(stream, b"cICP") or b"") == 4:
             image.info["cicp"] = code
+        if "gamma" in image.info and len(first := read_png_chunk(stream, b"gAMA") or b"") == 4:
+            image.info["gamma"] = int.from_bytes(first, "big") / 100000  # Pillow takes the last one
     elif image.format == "AVIF":
         from imgclassify.images.iso_boxes import read_item_properties
 

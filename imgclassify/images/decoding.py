@@ -88,7 +88,7 @@ _RAW_DECODER = _define_decoder(
 _DECODERS = (
     # Also matches MPO files, of which this class reads the first image.
     _define_decoder("JPEG", rb"\xff\xd8\xff", "PIL.JpegImagePlugin", "JpegImageFile"),
-    _define_decoder("PNG", rb"\x89PNG\r\n\x1a\n", "PIL.PngImagePlugin", "PngImageFile"),
+    _define_decoder("PNG", rb"\x89PNG\r\n\x1a\n", "imgclassify.images.png", "open_png"),
     _define_decoder("WEBP", rb"RIFF.{4}WEBP", "PIL.WebPImagePlugin", "WebPImageFile", reads_whole_file=True),
     _define_decoder("GIF", rb"GIF8[79]a", "PIL.GifImagePlugin", "GifImageFile"),
     _define_decoder(
@@ -554,20 +554,15 @@ class OpenedImage:
         if image.format == "JPEG":
             _limit_scans(image, self._stream)
             return image
-        image = _apply_declarations(image, self._stream, self._read, is_first=key == 0)
+        image = _apply_declarations(image, self._stream)
         return self._fill(image, _convert_mode) if self._fill else image
 
     def _translated_errors(self) -> AbstractContextManager[None]:
         return _translate_errors(self._format, self._stream)
 
 
-def _apply_declarations(image: Any, stream: BinaryIO, read: Callable[..., Any], *, is_first: bool) -> Image.Image:
-    """Applies what a file says about its pixels, if Pillow does not.
-
-    Args:
-        image: as `read` has opened it.
-        is_first: whether it is the frame that `read` opens.
-    """
+def _apply_declarations(image: Any, stream: BinaryIO) -> Image.Image:
+    """Applies what a file says about the pixels of a frame that has been opened, if Pillow does not."""
     # Not at the top of the file, because an ordinary JPEG needs none of it.
     from imgclassify.images.declared_colors import declare_colors
     from imgclassify.images.deep_samples import declare_levels, load_deep_heif, load_low_bits
@@ -575,8 +570,8 @@ def _apply_declarations(image: Any, stream: BinaryIO, read: Callable[..., Any], 
     declare_colors(image, stream)
     if image.mode in _GREY_MODES:
         declare_levels(image, stream)
-    elif image.format == "PNG" and is_first:
-        image = load_low_bits(image, stream, read) or image
+    elif image.format == "PNG":
+        image = load_low_bits(image) or image
     elif image.format == "HEIF":
         image = load_deep_heif(image, stream) or image
     elif image.format == "AVIF":

@@ -49,22 +49,23 @@ def declare_levels(image: Image.Image, stream: BinaryIO) -> None:
         image.info["declared"] = UNDECLARED if _jpeg2000_bits(stream) == 16 else _FULL
 
 
-def load_low_bits(image: ImageFile.ImageFile, stream: BinaryIO, read: _Reader) -> Image.Image | None:
+def load_low_bits(image: Any) -> Image.Image | None:
     """Decodes a PNG of 16-bit RGB, or with alpha, whose samples use only the lower bits, or are not sRGB.
 
     Args:
-        image: as Pillow has opened it, not decoded.
-        read: opens a stream as Pillow does.
+        image: as Pillow has opened it, not decoded; or an image without a file.
 
     Returns:
         The image in mode LA, RGB or RGBA, with its levels as `info["levels"]`, and with a note as
         `info["colors"]` if it was converted to sRGB. None for any other PNG.
     """
-    raw_mode = image.tile[0].args if image.tile else None
+    tiles = getattr(image, "tile", None)
+    raw_mode = tiles[0].args if tiles else None
     if raw_mode not in (*_LOW_BYTES, _GREY_ALPHA):
         return None
     import numpy as np
 
+    stream, read = image.fp, type(image)
     declared = DeclaredLevels(significant_bits=significant_bits(stream))
     conversion = find_conversion(image.info, "L" if raw_mode == _GREY_ALPHA else "RGB")
     image.load()

@@ -15,11 +15,9 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, BinaryIO, NamedTuple
 
-from imgclassify.images.png_chunks import iter_chunks
+from imgclassify.images.png_chunks import MOST_BYTES, Chunk, has_checksum, iter_chunks, make_chunk
 from imgclassify.images.splicing import Part, splice
 
-MOST_BYTES = 2**23
-"""The largest note that is kept, packed and unpacked."""
 _MOST_CHUNKS = 2**20
 _MOST_NOTES = 2**8
 """How many chunks of a PNG are followed, and how many notes are inspected. A hostile file may have any number, and
@@ -75,17 +73,6 @@ _TURNING = (b"eXIf", *_TEXTS)
 _KEPT = {b"tRNS", *_SHOWN, *_ANIMATION, *_TEXTS}
 
 
-class Chunk(NamedTuple):
-    """A chunk of a PNG."""
-
-    kind: bytes
-    position: int
-    """Of its length, which comes first."""
-    length: int
-    """Of its data."""
-    part: Part
-
-
 def read_chunks(stream: BinaryIO, size: int) -> tuple[list[Chunk], set[str]]:
     """Reads the chunks of a PNG that its image needs, and the sound ones that say how it is shown.
 
@@ -102,8 +89,8 @@ def read_chunks(stream: BinaryIO, size: int) -> tuple[list[Chunk], set[str]]:
     chunks: list[Chunk] = []
     left_out: set[str] = set()
     reader = _NoteReader(stream, size)
-    for kind, position, length in iter_chunks(stream, _MOST_CHUNKS):
-        chunk = Chunk(kind, position, length, (position, 12 + length))
+    for chunk in iter_chunks(stream, _MOST_CHUNKS):
+        kind = chunk.kind
         if not kind[0] & 0x20 or kind == b"tRNS":  # critical: an upper-case letter
             reader.see(chunk)
             chunks.append(chunk)
@@ -169,7 +156,7 @@ class _NoteReader:
         if kind in _TEXTS and not data.startswith(_TEXTS[kind]):
             return None
         self._notes += kind not in _ANIMATION
-        if not has_checksum(self._stream, chunk):
+        if not has_checksum(self._stream, chunk, if_cut=False):
             return None
         if self._is_sound(kind, data, length):
             return chunk
@@ -212,19 +199,6 @@ def _unpack_text(data: bytes) -> bytes | None:
     with suppress(zlib.error):
         text = zlib.decompressobj().decompress(packed, MOST_BYTES)
     return b"\0".join((keyword, b"\0", language, translated, text))
-
-
-def has_checksum(stream: BinaryIO, chunk: Chunk) -> bool:
-    """Whether the checksum of a chunk of at most MOST_BYTES is right."""
-    data = _read_at(stream, chunk.position + 4, min(chunk.length, MOST_BYTES) + 8)
-    return struct.pack(">I", zlib.crc32(data[:-4])) == data[-4:]
-
-
-def make_chunk(kind: bytes, data: bytes) -> bytes:
-    """Returns a chunk of a PNG."""
-    return b"".join(
-        (struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind))))
-    )
 
 
 def _clean_png(stream: BinaryIO, size: int) -> Cleaned | None:

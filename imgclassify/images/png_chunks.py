@@ -1,17 +1,60 @@
-"""Follows the chunks of a PNG, and reads single ones that Pillow does not hand over."""
+"""Follows the chunks of a PNG, reads single ones, checks them and makes new ones."""
 
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
+if TYPE_CHECKING:
+    from imgclassify.images.splicing import Part
+
+MOST_BYTES = 2**23
+"""How much is read of one chunk at most, packed and unpacked."""
 _MOST_CHUNKS = 2**10
-"""How many chunks are looked at."""
+"""How many chunks are looked at to find one of a kind."""
 _MOST_BYTES = 2**10
-"""How much is read of a chunk. Those that are asked for are shorter."""
+"""How much is read of such a chunk. Those that are asked for are shorter."""
+_BLOCK_BYTES = 2**20
 _END = (b"IDAT", b"IEND")
 """Where the search ends."""
+
+
+class Chunk(NamedTuple):
+    """A chunk of a PNG."""
+
+    kind: bytes
+    position: int
+    """Of its length, which comes first."""
+    length: int
+    """Of its data."""
+    part: Part
+    """Where it is in the file, or what takes its place."""
+
+
+def iter_chunks(stream: BinaryIO, most: int) -> Iterator[Chunk]:
+    """Yields each chunk. The last one may reach beyond the end. The stream may be moved in between.
+
+    A chunk with a type that is not of four letters ends them, unless its checksum is right.
+
+    Args:
+        most: how many chunks are followed.
+    """
+    position = 8
+    for _ in range(most):
+        stream.seek(position)
+        header = stream.read(8)
+        if len(header) < 8:
+            return
+        length, kind = struct.unpack(">I4s", header)
+        chunk = Chunk(kind, position, length, (position, 12 + length))
+        if not kind.isalnum() and not (length <= MOST_BYTES and has_checksum(stream, chunk, if_cut=False)):
+            return
+        yield chunk
+        if kind == b"IEND":
+            return
+        position += 12 + length
 
 
 def read_png_chunk(stream: BinaryIO, kind: bytes) -> bytes | None:
@@ -25,35 +68,42 @@ def read_png_chunk(stream: BinaryIO, kind: bytes) -> bytes | None:
     """
     position = stream.tell()
     try:
-        for found, place, length in iter_chunks(stream, _MOST_CHUNKS):
-            if found == kind:
-                stream.seek(place + 8)
-                return stream.read(min(length, _MOST_BYTES))
-            if found in _END:
+        for chunk in iter_chunks(stream, _MOST_CHUNKS):
+            if chunk.kind == kind:
+                return read_data(stream, chunk, _MOST_BYTES)
+            if chunk.kind in _END:
                 break
     finally:
         stream.seek(position)
     return None
 
 
-def iter_chunks(stream: BinaryIO, most: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yields the (kind, position of the length that begins it, length of its data) of each chunk.
+def read_data(stream: BinaryIO, chunk: Chunk, most: int | None = None) -> bytes:
+    """Returns the data of a chunk: all, or at most so many bytes."""
+    stream.seek(chunk.position + 8)
+    return stream.read(chunk.length if most is None else min(chunk.length, most))
 
-    The last one may reach beyond the end. The stream may be moved in between.
+
+def has_checksum(stream: BinaryIO, chunk: Chunk, *, if_cut: bool = True) -> bool:
+    """Whether the checksum of a chunk is right.
 
     Args:
-        most: how many chunks are followed.
+        if_cut: the result if the file ends before the checksum.
     """
-    position = 8
-    for _ in range(most):
-        stream.seek(position)
-        header = stream.read(8)
-        if len(header) < 8:
-            return
-        length, kind = struct.unpack(">I4s", header)
-        if not kind.isalnum():
-            return
-        yield kind, position, length
-        if kind == b"IEND":
-            return
-        position += 12 + length
+    stream.seek(chunk.position + 4)
+    left, checksum = chunk.length + 4, 0
+    while left:
+        block = stream.read(min(left, _BLOCK_BYTES))
+        if not block:
+            return if_cut
+        left -= len(block)
+        checksum = zlib.crc32(block, checksum)
+    found = stream.read(4)
+    return if_cut if len(found) < 4 else found == struct.pack(">I", checksum)
+
+
+def make_chunk(kind: bytes, data: bytes) -> bytes:
+    """Returns a chunk of a PNG."""
+    return b"".join(
+        (struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind))))
+    )
