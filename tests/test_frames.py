@@ -247,6 +247,32 @@ def test_a_truncated_animation_answers_the_frames_that_are_whole(form: str, shar
     assert outcomes == sorted(outcomes)  # the whole ones come first
 
 
+@pytest.mark.parametrize("form", MAKERS)
+def test_frames_that_are_cut_off_do_not_vanish_silently(form: str) -> None:
+    """Wherever a file is cut: the frames that are answered are right, and there is an error if some are not."""
+    content = MAKERS[form]([frame(number) for number in range(5)])
+
+    def read(part: bytes) -> list[bytes | str]:
+        found: list[bytes | str] = []
+        for each in expand_frames([Source("a", partial(io.BytesIO, part), in_memory=True)], ALL):
+            try:
+                found.append(decoding.load_image(each).tobytes())
+            except ImageError as error:
+                found.append(error.type)
+        return found
+
+    whole = read(content)
+    assert len(set(whole)) == 5
+    answered = set()
+    for end in (*range(16, len(content), len(content) // 50), *range(len(content) - 10, len(content))):
+        cut = read(content[:end])
+        images = [each for each in cut if isinstance(each, bytes)]
+        assert images == whole[: len(images)], end
+        assert len(images) == 5 or len(images) < len(cut), end
+        answered.add(len(images))
+    assert answered >= {0, 2, 3, 4} or form == "avif"  # libavif reads no sequence that is cut
+
+
 def test_what_cannot_be_opened_is_passed_on_with_its_error(tmp_path: Path) -> None:
     (tmp_path / "no.gif").write_bytes(b"GIF89a")
     names = [str(tmp_path / "no.gif"), str(tmp_path / "missing.gif"), "-"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import struct
 from contextlib import suppress
 from fractions import Fraction
 from functools import partial
@@ -51,17 +53,19 @@ def video(
     rotation: float = 0,
     aspect: Fraction | None = None,
     colors: int | None = None,
+    container: dict[str, str] | None = None,
 ) -> bytes:
     """
     Args:
         times: the time of each frame, in units of 1/rate.
         aspect: the ratio of a pixel's sides.
         colors: FFmpeg's number of a matrix from RGB, which is used and declared.
+        container: options of FFmpeg's writer for the format.
     """
     stream = io.BytesIO()
     kind = {"ts": "mpegts", "mkv": "matroska", "mpg": "mpeg", "wmv": "asf"}.get(form, form)
-    with av.open(stream, "w", format=kind) as container:
-        track = container.add_stream(CODECS[form], rate=rate)
+    with av.open(stream, "w", format=kind, options=container or {}) as file:
+        track = file.add_stream(CODECS[form], rate=rate)
         track.width, track.height = frames[0].size
         track.pix_fmt = "yuv420p"
         track.bit_rate = 4_000_000
@@ -77,8 +81,8 @@ def video(
             if colors is not None:
                 made = made.reformat(format="yuv420p", dst_colorspace=colors)
             made.pts = number if times is None else times[number]
-            container.mux(track.encode(made))
-        container.mux(track.encode())
+            file.mux(track.encode(made))
+        file.mux(track.encode())
     return stream.getvalue()
 
 
@@ -162,6 +166,56 @@ def test_a_frame_is_upright(form: str, rotation: int, turn: str) -> None:
     image = decoding.load_image(opened(form, video(form, FRAMES[:3], rotation=rotation)))
     # FFmpeg's angle turns the stored frame anticlockwise, as ImageMagick's and Pillow's does.
     assert_is(image, FRAMES[0].transpose(Image.Transpose[turn]))
+
+
+MATRICES = [
+    matrix
+    for signs in itertools.product((1, -1), repeat=2)
+    for matrix in ((signs[0], 0, 0, signs[1]), (0, signs[0], signs[1], 0))
+]
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_a_frame_is_turned_and_mirrored_as_the_display_matrix_says(matrix: tuple[int, int, int, int]) -> None:
+    """The pixel at (x, y) is shown at (a x + c y, b x + d y) (ISO/IEC 14496-12, 6.2.2)."""
+    content = bytearray(video("mp4", FRAMES[:2]))
+    stored = np.asarray(decoding.load_image(opened("mp4", bytes(content))))
+    a, b, c, d = matrix
+    place = content.index(b"tkhd") + 44
+    one = 0x10000
+    content[place : place + 36] = struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 0x40000000)
+    y, x = np.mgrid[: stored.shape[0], : stored.shape[1]]
+    across, down = a * x + c * y, b * x + d * y
+    across, down = across - across.min(), down - down.min()
+    wanted = np.zeros((down.max() + 1, across.max() + 1, 3), np.uint8)
+    wanted[down, across] = stored
+    assert np.array_equal(np.asarray(decoding.load_image(opened("mp4", bytes(content)))), wanted)
+
+
+def read_all(source: Source) -> list[str]:
+    """The names of the frames that --frames all answers, and the types of the errors."""
+    found = []
+    for each in expand_frames([source], EVERY):
+        try:
+            decoding.load_image(each)
+            found.append(each.name)
+        except ImageError as error:
+            found.append(error.type)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("form", "options"), [("mkv", {}), ("webm", {}), ("avi", {}), ("mp4", {"movflags": "frag_keyframe+empty_moov"})]
+)
+@pytest.mark.parametrize("share", [0.5, 0.8, 0.97])
+def test_frames_that_are_cut_off_do_not_vanish_silently(form: str, options: dict[str, str], share: float) -> None:
+    content = video(form, FRAMES, container=options)
+    whole = read_all(opened(form, content))
+    assert "truncated_image" not in whole
+    cut = read_all(opened(form, content[: int(share * len(content))]))
+    assert cut[-1] in ("truncated_image", "corrupt_image")
+    names = [name for name in cut if "#" in name]
+    assert names == whole[: len(names)]
 
 
 def test_pixels_that_are_not_square_are_stretched() -> None:

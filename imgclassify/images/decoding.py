@@ -402,8 +402,15 @@ def _release_frames(error: BaseException | None) -> None:
         error = error.__cause__
 
 
-def repairs(stream: BinaryIO, max_pixels: int, *, decode_damaged: bool) -> Iterator[Callable[[], OpenedImage]]:
-    """Yields functions that open what may be decoded in place of a damaged image. They may raise FAILURES."""
+def repairs(
+    stream: BinaryIO, max_pixels: int | None, *, decode_damaged: bool
+) -> Iterator[Callable[[], OpenedImage]]:
+    """Yields functions that open what may be decoded in place of a damaged image. They may raise FAILURES.
+
+    Args:
+        max_pixels: as in `OpenedImage`.
+        decode_damaged: must be False if `max_pixels` is None.
+    """
     # Not at the top of the file, because a whole image needs neither.
     from imgclassify.images.damaged import find_repairs
     from imgclassify.images.notes import leave_out_notes
@@ -414,8 +421,8 @@ def repairs(stream: BinaryIO, max_pixels: int, *, decode_damaged: bool) -> Itera
     if cleaned := leave_out_notes(stream, format_name):
         stream, facts = cleaned.stream, {"left_out": cleaned.left_out}
         stream.seek(0)
-        yield partial(OpenedImage, stream, max_pixels, facts=facts)
-    for repaired in find_repairs(stream, format_name, max_pixels) if decode_damaged else ():
+        yield partial(OpenedImage, stream, max_pixels, facts=facts, missing=cleaned.missing)
+    for repaired in find_repairs(stream, format_name, max_pixels or 0) if decode_damaged else ():
         repaired.stream.seek(0)
         yield partial(
             OpenedImage, repaired.stream, max_pixels, facts={**facts, "damaged": True}, fill=repaired.fill
@@ -434,6 +441,7 @@ class OpenedImage:
         max_pixels: int | None,
         *,
         facts: Mapping[str, Any] = MappingProxyType({}),
+        missing: ImageError | None = None,
         fill: Callable[[Image.Image, Callable[[Image.Image], Image.Image]], Image.Image] | None = None,
     ) -> None:
         """Opens the file; see `decode_image`.
@@ -442,6 +450,7 @@ class OpenedImage:
             stream: must stay open as long as this object is used.
             max_pixels: as in `decode_image`. None if nothing will be decoded, only `frames` be counted.
             facts: what the `info` of the decoded image says besides what is found.
+            missing: the error of frames that have been left out of the file.
             fill: damaged.Repaired.fill, which is applied to the first frame.
         """
         silence_decoders()
@@ -459,8 +468,9 @@ class OpenedImage:
             if isinstance(opened, Image.Image):
                 if max_pixels is not None:
                     _check_pixels(opened, max_pixels)
-                opened = PillowFrames(opened)
+                opened = PillowFrames(opened, stream)
             self.frames: Frames = opened
+            self.frames.missing = missing or self.frames.missing
 
     def names(self, selection: FrameSelection) -> Iterator[str]:
         """Yields the names of the frames that are selected; see frames.Frames.

@@ -14,7 +14,7 @@ from PIL import Image, ImageFile
 from pydicom import dcmread
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 
-from imgclassify.errors import TruncatedImageError, UnsupportedImageError
+from imgclassify.errors import ImageError, TruncatedImageError, UnsupportedImageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,9 +48,24 @@ class DicomImageFile(ImageFile.ImageFile):
                 raise TruncatedImageError(_TRUNCATED)
             raise UnsupportedImageError("a DICOM file without an image, such as a report or a directory")
         self.n_frames = int(self._dataset.get("NumberOfFrames") or 1)
+        self.missing: ImageError | None = None
+        self._leave_out_missing()
         self._stored_size = int(self._dataset.Columns), int(self._dataset.Rows)
         self._stored_mode = "RGB" if self._dataset.get("SamplesPerPixel", 1) == 3 else "L"
         self.seek(0)
+
+    def _leave_out_missing(self) -> None:
+        """Leaves out the last frames of a file that is cut, if its frames are not compressed."""
+        dataset = self._dataset
+        if "PixelData" not in dataset or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+            return
+        bits = dataset.Rows * dataset.Columns * dataset.get("SamplesPerPixel", 1) * dataset.BitsAllocated
+        whole = 8 * len(dataset.PixelData) // bits
+        if 0 < whole < self.n_frames and "422" not in dataset.PhotometricInterpretation:
+            self.missing = TruncatedImageError("damaged DICOM file: it ends too early, and frames are missing")
+            dataset.NumberOfFrames = self.n_frames = whole
+            content = dataset.PixelData[: -(-whole * bits // 8)]
+            dataset.PixelData = content + bytes(len(content) % 2)
 
     def seek(self, frame: int) -> None:
         self._frame = frame

@@ -73,7 +73,18 @@ def list_names(source: Source, selection: FrameSelection) -> Iterator[str]:
         ImageError: the source cannot be opened; or, at the end, frames may be missing.
     """
     with source.open() as stream:
-        yield from OpenedImage(stream, max_pixels=None).names(selection)
+        yield from _open_or_repair(stream).names(selection)
+
+
+def _open_or_repair(stream: BinaryIO) -> OpenedImage:
+    """Opens a file, without what keeps its decoder from reading it if that is beside the pixels."""
+    try:
+        return OpenedImage(stream, max_pixels=None)
+    except (CorruptImageError, TruncatedImageError):
+        for open_repaired in repairs(stream, None, decode_damaged=False):
+            with suppress(*FAILURES):
+                return open_repaired()
+        raise
 
 
 class FrameReader:

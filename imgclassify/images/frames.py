@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from PIL import Image
 
-from imgclassify.errors import ImageError, ImageNotFoundError, UsageError
+from imgclassify.errors import ImageError, ImageNotFoundError, TruncatedImageError, UsageError
 
 __all__ = ["FrameSelection", "select_frames"]
 
@@ -49,14 +49,12 @@ def select_frames(which: str, fps: float | None = None) -> FrameSelection:
 class Frames(Protocol):
     """The frames of an opened file. Each has a key: its position from 0, or its time."""
 
+    missing: ImageError | None
+    """Why there may be more frames than can be found: the file is truncated or damaged. None if it is not."""
+
     @property
     def count(self) -> int | None:
         """How many can be found. None if the file does not say."""
-        ...
-
-    @property
-    def missing(self) -> ImageError | None:
-        """Why there may be more frames than can be found: the file is truncated or damaged. None if it is not."""
         ...
 
     @property
@@ -110,21 +108,29 @@ class NumberedFrames:
 class PillowFrames(NumberedFrames):
     """The frames of a file that one of Pillow's classes, or a class with the same methods, has opened."""
 
-    def __init__(self, image: Image.Image) -> None:
+    def __init__(self, image: Image.Image, stream: BinaryIO) -> None:
+        """
+        Args:
+            stream: the file of the image. Its position is kept.
+        """
         self._image = image
         self.first: int = image.tell()  # a HEIC's main image need not be its first
-        self.count = self._count()
+        self.missing = getattr(image, "missing", None)
+        self.count = max(1, self._count_gif(stream) if image.format == "GIF" else getattr(image, "n_frames", 1))
 
     def open(self, key: int) -> Image.Image:
         if key != self._image.tell():
             self._image.seek(key)
         return self._image
 
-    def _count(self) -> int:
-        try:
-            return max(1, getattr(self._image, "n_frames", 1))
-        except Exception:  # noqa: BLE001  (frames that cannot be counted are damaged, but the first may be whole)
-            return 1
+    def _count_gif(self, stream: BinaryIO) -> int:
+        """Counts the images as far as they go. Pillow gives no number if one of them is damaged."""
+        from imgclassify.images.gif_blocks import count_images
+
+        count, is_whole = count_images(stream)
+        if not is_whole:
+            self.missing = TruncatedImageError("damaged GIF file: it ends too early, and frames may be missing")
+        return count
 
 
 def is_blank(image: Image.Image, *, tolerance: int = _BLANK_RANGE) -> bool:

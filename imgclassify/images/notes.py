@@ -12,9 +12,12 @@ import struct
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any, BinaryIO, NamedTuple
 
+from imgclassify.errors import ImageError, TruncatedImageError
+from imgclassify.images.gif_blocks import EXTENSION, iter_blocks, skip_data
 from imgclassify.images.png_chunks import MOST_BYTES, Chunk, has_checksum, iter_chunks, make_chunk
 from imgclassify.images.splicing import Part, splice
 
@@ -32,6 +35,8 @@ class Cleaned(NamedTuple):
     stream: BinaryIO
     left_out: str
     """What has been left out: kinds of chunks, such as "iCCP, zTXt"."""
+    missing: ImageError | None = None
+    """The error of the frames that have been left out, if there were any."""
 
 
 def leave_out_notes(stream: BinaryIO, format_name: str) -> Cleaned | None:
@@ -248,6 +253,8 @@ def _clean_jpeg(stream: BinaryIO, size: int) -> Cleaned | None:
 
 _WEBP_IMAGE = {b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"}
 _WEBP_KEPT = {*_WEBP_IMAGE, b"EXIF", b"XMP "}
+_ANIMATED, _WITH_NOTES = 0x02, 0x0C
+"""Flags of VP8X: that the file is an animation, and that it has EXIF data or XMP."""
 
 
 def read_riff(stream: BinaryIO, start: int, end: int) -> list[tuple[bytes, int, int]]:
@@ -276,44 +283,50 @@ def make_riff(parts: list[tuple[bytes, Part]]) -> list[Part]:
 
 
 def _clean_webp(stream: BinaryIO, size: int) -> Cleaned | None:
-    """Keeps what the image needs, EXIF data and XMP."""
-    if int.from_bytes(_read_at(stream, 4, 4), "little") + 8 > size:
-        return None  # the file is cut, and the orientation may be in what is missing
+    """Keeps what the image needs, EXIF data and XMP; and of an animation that is cut, the frames before."""
+    is_cut = int.from_bytes(_read_at(stream, 4, 4), "little") + 8 > size
+    if is_cut and _read_at(stream, 20, 1)[0] & (_ANIMATED | _WITH_NOTES) != _ANIMATED:
+        return None  # the orientation may be in what is missing
     kept: list[tuple[bytes, Part]] = []
     left_out: set[str] = set()
     for kind, position, length in read_riff(stream, 12, size):
         whole = position + length <= size
-        if kind in _WEBP_IMAGE and not whole:
+        if kind in _WEBP_IMAGE and not whole and (b"ANMF" not in dict(kept) or not is_cut):
             return None
-        if kind in _WEBP_KEPT:
+        if kind in _WEBP_KEPT and (whole or kind not in _WEBP_IMAGE):
             kept.append((kind, (position, min(length, size - position))))
         if not whole or kind not in _WEBP_KEPT:
             left_out.add(kind.decode("latin-1").strip())
-    return _clean(stream, make_riff(kept), left_out)
+    if not is_cut:
+        return _clean(stream, make_riff(kept), left_out)
+    missing = TruncatedImageError("damaged WEBP file: it ends too early, and frames may be missing")
+    return Cleaned(splice(stream, make_riff(kept)), "frames", missing)
 
 
 # GIF --------------------------------------------------------------------------------------------------------
 
+_GRAPHIC_CONTROL = 0xF9
+
 
 def _clean_gif(stream: BinaryIO, size: int) -> Cleaned | None:
     """Leaves out the extensions before the first image, except for graphic control extensions."""
-    flags = _read_at(stream, 10, 1)[0]
-    position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
-    parts: list[Part] = [(0, position)]
+    parts: list[Part] = []
     left_out: set[str] = set()
-    for _ in range(_MOST_SEGMENTS):
-        mark, label = _read_at(stream, position, 2)
-        if mark != 0x21:
+    end = 0
+    for kind, start, position in islice(iter_blocks(stream), _MOST_SEGMENTS):
+        if kind != EXTENSION:
+            parts.append((start, max(0, size - start)))
             break
-        end = position + 2
-        while count := _read_at(stream, end, 1)[0]:
-            end += 1 + count
-        if label == 0xF9:
-            parts.append((position, end + 1 - position))
+        parts.append((end, start - end))
+        end = skip_data(stream, position)
+        (label,) = _read_at(stream, position - 1, 1)
+        if label == _GRAPHIC_CONTROL:
+            parts.append((start, end - start))
         else:
             left_out.add(f"extension {label}")
-        position = end + 1
-    return _clean(stream, [*parts, (position, max(0, size - position))], left_out)
+    else:
+        return None
+    return _clean(stream, parts, left_out)
 
 
 # AVIF and HEIC ----------------------------------------------------------------------------------------------

@@ -16,6 +16,10 @@ _END_OF_JPEG = b"\xff\xd9"
 _START_OF_SCAN = 0xDA
 _END_OF_PNG = b"IEND\xaeB`\x82"
 _END_OF_GIF = b"\0;"
+_EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
+"""The identifiers of the first two elements of a Matroska file."""
+_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp")
+"""Types of the boxes with which an MP4 or QuickTime file may begin."""
 _PADDING = b"\0\r\n\t "
 
 _TAIL_BYTES = 2**12
@@ -143,6 +147,47 @@ def _boxes_truncated(stream: BinaryIO, size: int) -> bool:
     return False
 
 
+def _video_truncated(stream: BinaryIO, size: int) -> bool:
+    """Whether the container says that it is longer. Only those that say so are looked at."""
+    stream.seek(0)
+    start = stream.read(4)
+    if start == _EBML:
+        return _matroska_truncated(stream, size)
+    if start == b"RIFF":
+        return _avi_truncated(stream, size)
+    return stream.read(4) in _FIRST_BOXES and _boxes_truncated(stream, size)
+
+
+def _matroska_truncated(stream: BinaryIO, size: int) -> bool:
+    """Whether the segment, which is the second element, reaches beyond the end (RFC 8794)."""
+    header = _read_element_size(stream, 4)
+    assert header is not None
+    stream.seek(header, 1)
+    if stream.read(4) != _SEGMENT:
+        return False
+    length = _read_element_size(stream, stream.tell())
+    return length is not None and stream.tell() + length > size
+
+
+def _read_element_size(stream: BinaryIO, position: int) -> int | None:
+    """Reads the size of an element's data, which begins at the position then. None if it is not known."""
+    stream.seek(position)
+    first = stream.read(1)[0]
+    more = 8 - first.bit_length()
+    bits = 7 * (more + 1)
+    value = int.from_bytes(bytes((first,)) + stream.read(more), "big") & ((1 << bits) - 1)
+    return None if value == (1 << bits) - 1 else value
+
+
+def _avi_truncated(stream: BinaryIO, size: int) -> bool:
+    position = 0
+    for _ in range(_MOST_PARTS):
+        if position + 8 > size:
+            return position > size
+        position += 8 + _read_number(stream, position + 4, "<I")
+    return False
+
+
 def _jpeg2000_truncated(stream: BinaryIO, size: int) -> bool:
     if _read_number(stream, 0, ">I") == 0xFF4FFF51:  # a bare codestream, without boxes
         return not _read_tail(stream, size).rstrip(_PADDING).endswith(_END_OF_JPEG)
@@ -159,7 +204,7 @@ _CHECKS: dict[str, Callable[[BinaryIO, int], bool]] = {
     "AVIF": _boxes_truncated,
     "HEIF": _boxes_truncated,
     "JPEG2000": _jpeg2000_truncated,
-    "video": _boxes_truncated,
+    "video": _video_truncated,
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import struct
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,10 +25,12 @@ from imgclassify.errors import (
     ImageError,
     ImageNotFoundError,
     ImageTooLargeError,
+    TruncatedImageError,
     UnsupportedImageError,
 )
 from imgclassify.file_kinds import HEAD_BYTES
 from imgclassify.images.foreign_formats import find_video
+from imgclassify.images.truncation import is_truncated
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -51,7 +54,16 @@ _CONVERTED = (8, 16, 18)
 """Transfer characteristics (ITU-T H.273) of linear light, PQ and HLG, which are converted to sRGB."""
 _UNSPECIFIED = 2
 """The colours of a video that does not say: AVCOL_SPC_UNSPECIFIED."""
-_TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+_TRANSPOSITIONS = {
+    (False, True, False): Image.Transpose.FLIP_LEFT_RIGHT,
+    (False, False, True): Image.Transpose.FLIP_TOP_BOTTOM,
+    (False, True, True): Image.Transpose.ROTATE_180,
+    (True, False, False): Image.Transpose.TRANSPOSE,
+    (True, True, False): Image.Transpose.ROTATE_270,
+    (True, False, True): Image.Transpose.ROTATE_90,
+    (True, True, True): Image.Transpose.TRANSVERSE,
+}
+"""The transposition for a matrix: whether it swaps the axes, and whether x and y of its result run backwards."""
 
 
 def open_video(stream: BinaryIO, max_pixels: int) -> VideoFrames:
@@ -73,7 +85,6 @@ class VideoFrames:
     """The frames of a video; see frames.Frames. They are decoded in order, and from key frames after a jump."""
 
     first = 0
-    missing: ImageError | None = None
 
     def __init__(self, file: BinaryIO, format_name: str | None, max_pixels: int) -> None:
         self._file, self._format, self._max_pixels = file, format_name, max_pixels
@@ -83,6 +94,15 @@ class VideoFrames:
         """Whether frames after the current one could not be decoded."""
         self._reopen()
         self.count: int | None = self._stream.frames or None
+        self.missing = self._find_missing()
+
+    def _find_missing(self) -> ImageError | None:
+        """Returns an error if the file is cut, and has no list of its frames, as most MP4 files have."""
+        position = self._file.tell()
+        is_listed = self._format == "mov" and self.count is not None
+        is_cut = not is_listed and is_truncated(self._file, "video", "")
+        self._file.seek(position)
+        return TruncatedImageError("damaged video: it ends too early, and frames are missing") if is_cut else None
 
     def _reopen(self) -> None:
         """Goes to the start."""
@@ -256,12 +276,27 @@ def _to_image(frame: VideoFrame, stream: VideoStream) -> Image.Image:
     ratio = stream.sample_aspect_ratio or 1
     if ratio != 1 and 1 / _MOST_STRETCHED <= ratio <= _MOST_STRETCHED:
         image = image.resize((max(1, round(image.width * ratio)), image.height))
-    turn = _TURNS.get(round(frame.rotation) % 360)
-    if turn is not None:
-        image = image.transpose(turn)
+    transposition = _find_transposition(frame)
+    if transposition is not None:
+        image = image.transpose(transposition)
     if frame.color_trc in _CONVERTED:  # as pillow_heif declares it
         image.info["nclx_profile"] = {
             "color_primaries": int(frame.color_primaries),
             "transfer_characteristics": int(frame.color_trc),
         }
     return image
+
+
+def _find_transposition(frame: VideoFrame) -> Image.Transpose | None:
+    """Returns the transposition that the display matrix asks for, or the one that is nearest to it.
+
+    The matrix takes the point (x, y) to (a x + c y, b x + d y); its numbers are a, b, u, c, d, v, … in 16.16 fixed
+    point, of 32 bits (ISO/IEC 14496-12, 6.2.2; FFmpeg, libavutil/display.h).
+    """
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return None
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(side_data))  # type: ignore[call-overload]
+    swaps = abs(b) + abs(c) > abs(a) + abs(d)
+    across, down = (c, b) if swaps else (a, d)
+    return _TRANSPOSITIONS.get((swaps, across < 0, down < 0))

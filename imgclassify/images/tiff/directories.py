@@ -7,6 +7,8 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+from imgclassify.errors import CorruptImageError, ImageError, ImageTooLargeError, TruncatedImageError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -135,11 +137,11 @@ class Directory:
 
 
 def read_pages(stream: BinaryIO) -> Iterator[Directory]:
-    """Yields the directories of the pages in order, at most MAX_PAGES.
+    """Yields the directories of the pages in order.
 
     Raises:
-        ValueError, struct.error, OverflowError: the first directory cannot be read. A later one that cannot be
-            read ends the pages.
+        ValueError, struct.error, OverflowError: the first directory cannot be read.
+        ImageError: a later one cannot be read, or there are more than MAX_PAGES.
     """
     stream.seek(0)
     header = stream.read(16)
@@ -148,14 +150,18 @@ def read_pages(stream: BinaryIO) -> Iterator[Directory]:
     big = version == 43 or header[2:4] in (b"+\0", b"\0+")
     (offset,) = struct.unpack(order + ("Q" if big else "I"), header[8:16] if big else header[4:8])
     seen: set[int] = set()
-    while offset and offset not in seen and len(seen) < MAX_PAGES:
-        seen.add(offset)
+    while offset and offset not in seen:
+        if len(seen) == MAX_PAGES:
+            raise ImageTooLargeError(f"more than {MAX_PAGES} pages")
         try:
             page = Directory(stream, offset, order, big=big)
-        except (ValueError, struct.error, OverflowError):
-            if len(seen) == 1:
+        except (ValueError, struct.error, OverflowError) as error:
+            if not seen:
                 raise
-            return
+            if offset + 2 > stream.seek(0, io.SEEK_END) or isinstance(error, struct.error):
+                raise TruncatedImageError("damaged TIFF file: it ends too early, and pages are missing") from error
+            raise CorruptImageError(f"damaged TIFF file: page {len(seen) + 1} cannot be found: {error}") from error
+        seen.add(offset)
         yield page
         offset = page.following
 
@@ -173,21 +179,32 @@ class Page(NamedTuple):
         return Directory(stream, self.offset, self.order, big=self.big)
 
 
-def choose_pages(directories: Iterable[Directory]) -> list[Page]:
-    """Returns the pages that are not tagged as reduced, in SubIFDs too; the first directory if all are."""
+def choose_pages(directories: Iterable[Directory]) -> tuple[list[Page], ImageError | None]:
+    """Chooses the pages that are not tagged as reduced, in SubIFDs too; the first directory if all are.
+
+    Returns:
+        (pages, the error that ends the directories, if one does).
+    """
     chosen: list[Page] = []
-    first = None
-    for position, page in enumerate(directories):
-        first = first or Page(position, page.offset, page.order, page.big)
-        if not page.is_reduced:
-            chosen.append(Page(position, page.offset, page.order, page.big))
-            continue
-        chosen += [
-            Page(None, inner.offset, inner.order, inner.big)
-            for inner in page.read_inner()
-            if not inner.is_reduced and WIDTH in inner.entries and HEIGHT in inner.entries
-        ]
-    return chosen or ([first] if first else [])
+    first: list[Page] = []
+    ending = None
+    try:
+        for position, page in enumerate(directories):
+            first = first or [Page(position, page.offset, page.order, page.big)]
+            chosen += _choose_of(page, position)
+    except ImageError as error:
+        ending = error
+    return chosen or first, ending
+
+
+def _choose_of(page: Directory, position: int) -> list[Page]:
+    if not page.is_reduced:
+        return [Page(position, page.offset, page.order, page.big)]
+    return [
+        Page(None, inner.offset, inner.order, inner.big)
+        for inner in page.read_inner()
+        if not inner.is_reduced and WIDTH in inner.entries and HEIGHT in inner.entries
+    ]
 
 
 def starting_at(stream: BinaryIO, page: Directory) -> io.BytesIO:

@@ -6,13 +6,13 @@ Pillow reads pages of up to 8 bits whose samples lie together. It does not know,
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
-from itertools import chain, islice
+from contextlib import suppress
+from itertools import islice
 from typing import Any, BinaryIO
 
 from PIL import ExifTags, Image, TiffImagePlugin
 
-from imgclassify.errors import ImageTooLargeError, UnsupportedImageError
+from imgclassify.errors import ImageError, ImageTooLargeError, UnsupportedImageError
 from imgclassify.images import camera_raw
 from imgclassify.images.frames import NumberedFrames
 from imgclassify.images.tiff.colors import read_declared_colors, to_image
@@ -66,11 +66,12 @@ def open_tiff(stream: BinaryIO, max_pixels: int) -> TiffPages | Image.Image:
         # libtiff would map a file into memory. If another program truncated the file meanwhile, this process
         # would be killed.
         stream = io.BytesIO(stream.read())
-    directories = read_pages(stream)
-    first = list(islice(directories, _RAW_DIRECTORIES))
+    first: list[Directory] = []
+    with suppress(ImageError):  # of a later page; those before it are read
+        first.extend(islice(read_pages(stream), _RAW_DIRECTORIES))
     if camera_raw.has_raw_directory([*first, *(inner for page in first for inner in page.read_inner())]):
         return camera_raw.open_raw(stream, max_pixels)
-    return TiffPages(stream, chain(first, directories), max_pixels)
+    return TiffPages(stream, max_pixels)
 
 
 class TiffPages(NumberedFrames):
@@ -78,9 +79,9 @@ class TiffPages(NumberedFrames):
 
     first = 0
 
-    def __init__(self, stream: BinaryIO, directories: Iterable[Directory], max_pixels: int) -> None:
+    def __init__(self, stream: BinaryIO, max_pixels: int) -> None:
         self._stream = stream
-        self._pages = choose_pages(directories)
+        self._pages, self.missing = choose_pages(read_pages(stream))
         self._max_pixels = max_pixels
         self._image: TiffImagePlugin.TiffImageFile | None = None
         self.count = len(self._pages)
