@@ -86,7 +86,17 @@ def heic(frames: list[Image.Image]) -> bytes:
     return stream.getvalue()
 
 
+def stack(frames: list[Image.Image], **options: Any) -> bytes:
+    """A TIFF with one directory for all images."""
+    tifffile = pytest.importorskip("tifffile")
+    stream = io.BytesIO()
+    pixels = np.stack([np.asarray(each) for each in frames])
+    tifffile.imwrite(stream, pixels, photometric="rgb", truncate=True, **options)
+    return stream.getvalue()
+
+
 MAKERS |= {"16.tif": tiff_of_16_bits, "dcm": dicom, "heic": heic}
+MAKERS |= {"stack.tif": stack, "imagej.tif": partial(stack, imagej=True)}
 TOLERANCE = {"gif": 6, "avif": 24, "jpeg.tif": 24, "heic": 8}
 
 
@@ -189,6 +199,14 @@ def test_pages_that_are_reduced_or_masks_do_not_count() -> None:
     assert [each.name for each in found] == ["x.tif#1", "x.tif#2"]
     assert_is(decoding.load_image(found[0]), frame(2), "tif")
     assert_is(decoding.load_image(found[1]), frame(5), "tif")
+
+
+def test_a_stack_is_not_believed_where_there_is_no_room_for_it() -> None:
+    """A program may copy the description of a stack to a single image."""
+    content = stack([frame(1), frame(2)], imagej=True)
+    alone = content[: len(content) - SIZE[0] * SIZE[1] * 3]
+    assert list(list_names(Source("a", partial(io.BytesIO, alone)), ALL)) == ["1"]
+    assert_is(decoding.decode_image(io.BytesIO(alone)), frame(1), "tif")
 
 
 def test_pages_of_other_sizes_and_orientations_are_upright() -> None:

@@ -480,6 +480,13 @@ def test_what_is_not_supported_is_named(
         decoded(content)
 
 
+@pytest.mark.parametrize("options", [{}, {"tile": (16, 16, 16)}])
+def test_a_volume_is_not_taken_for_its_first_slice(options: dict[str, Any]) -> None:
+    values = np.arange(16 * 16 * 16, dtype=np.uint8).reshape(16, 16, 16)
+    with pytest.raises(UnsupportedImageError, match="ImageDepth"):
+        decoded(written(values, photometric="minisblack", volumetric=True, **options))
+
+
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_missing_and_damaged_data_is_no_question_of_layout(compression: str | None) -> None:
     content = written(samples_of("f4", 3), photometric="rgb", compression=compression)

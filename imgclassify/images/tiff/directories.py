@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NEW_SUBFILE_TYPE, OLD_SUBFILE_TYPE, SUB_DIRECTORIES = 254, 255, 330
-WIDTH, HEIGHT = 256, 257
+WIDTH, HEIGHT, STRIP_OFFSETS = 256, 257, 273
 
 _REDUCED, _MASK = 1, 4
 """Bits of NewSubfileType: a smaller version of another page, and the transparency mask of another page."""
@@ -57,6 +57,8 @@ class Directory:
             ValueError: there is no directory at the offset.
         """
         self.offset, self.order, self.big = offset, order, big
+        self.shift = 0
+        """How far the strips lie behind the places that the directory gives: of a later image of a stack."""
         self.entries: dict[int, _Entry] = {}
         self._stream = stream
         number, width = ("Q", 8) if big else ("I", 4)
@@ -107,8 +109,9 @@ class Directory:
         if entry.form not in ("H", "I", "Q", "B"):
             raise ValueError(f"tag {tag} is not of integers")
         data = self._read(entry, min(entry.many, most))
-        found = np.frombuffer(data, np.dtype(self.order + entry.form))
-        return found.astype(np.int64)  # offsets above 2^63 become negative, and are refused as such
+        found = np.frombuffer(data, np.dtype(self.order + entry.form)).astype(np.int64)
+        # Offsets above 2^63 become negative, and are refused as such.
+        return found + self.shift if tag == STRIP_OFFSETS else found
 
     def _read(self, entry: _Entry, count: int) -> bytes:
         length = count * struct.calcsize(self.order + entry.form)
@@ -174,9 +177,12 @@ class Page(NamedTuple):
     offset: int
     order: str
     big: bool
+    shift: int = 0
 
     def read(self, stream: BinaryIO) -> Directory:
-        return Directory(stream, self.offset, self.order, big=self.big)
+        directory = Directory(stream, self.offset, self.order, big=self.big)
+        directory.shift = self.shift
+        return directory
 
 
 def choose_pages(directories: Iterable[Directory]) -> tuple[list[Page], ImageError | None]:

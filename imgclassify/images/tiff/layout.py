@@ -11,7 +11,7 @@ from imgclassify.images.tiff.libtiff import has_codec
 
 BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, ORIENTATION = 258, 259, 262, 266, 274
 SAMPLES, PLANAR, PREDICTOR, COLOR_MAP = 277, 284, 317, 320
-STRIP_OFFSETS, STRIP_BYTES, STRIP_ROWS = 273, 279, 278
+STRIP_BYTES, STRIP_ROWS = 279, 278
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 322, 323, 324, 325
 MIN_VALUE, MAX_VALUE, S_MIN_VALUE, S_MAX_VALUE, NO_DATA = 280, 281, 340, 341, 42113
 INK_SET, EXTRA_SAMPLES, SAMPLE_FORMAT, JPEG_TABLES, SUBSAMPLING = 332, 338, 339, 347, 530
@@ -210,8 +210,6 @@ def _check_samples(page: Directory, bits: tuple[int, ...], formats: tuple[int, .
     if bits[0] not in STORED_BITS[kind] and not (kind == UINT and 0 < bits[0] < 32):
         name = {UINT: "integers", INT: "signed integers", FLOAT: "floats"}[kind]
         raise UnsupportedImageError(f"a TIFF of {name} of {bits[0]} bits is not supported")
-    if page.number(DEPTH, 1) > 1:
-        raise UnsupportedImageError("a TIFF of a volume (ImageDepth) is not supported")
 
 
 def _has_known_colors(page: Directory, photometric: int) -> bool:

@@ -12,14 +12,24 @@ from typing import Any, BinaryIO
 
 from PIL import ExifTags, Image, TiffImagePlugin
 
-from imgclassify.errors import ImageError, ImageTooLargeError, UnsupportedImageError
+from imgclassify.errors import ImageError, ImageTooLargeError, TruncatedImageError, UnsupportedImageError
 from imgclassify.images import camera_raw
 from imgclassify.images.frames import NumberedFrames
 from imgclassify.images.tiff.colors import read_declared_colors, to_image
-from imgclassify.images.tiff.directories import HEIGHT, WIDTH, Directory, choose_pages, read_pages, starting_at
+from imgclassify.images.tiff.directories import (
+    HEIGHT,
+    MAX_PAGES,
+    WIDTH,
+    Directory,
+    Page,
+    choose_pages,
+    read_pages,
+    starting_at,
+)
 from imgclassify.images.tiff.layout import (
     BITS,
     COMPRESSION,
+    DEPTH,
     EXTRA_SAMPLES,
     JPEG,
     NONE,
@@ -82,9 +92,28 @@ class TiffPages(NumberedFrames):
     def __init__(self, stream: BinaryIO, max_pixels: int) -> None:
         self._stream = stream
         self._pages, self.missing = choose_pages(read_pages(stream))
+        if len(self._pages) == 1:
+            self._find_stack(self._pages[0])
         self._max_pixels = max_pixels
         self._image: TiffImagePlugin.TiffImageFile | None = None
         self.count = len(self._pages)
+
+    def _find_stack(self, page: Page) -> None:
+        """Replaces a page by the images that lie behind it, if it stands for a stack."""
+        from imgclassify.images.tiff.stacks import find_stack
+
+        with suppress(Exception):  # the page says what is wrong when it is opened
+            stack = find_stack(self._stream, page.read(self._stream))
+            if stack is None:
+                return
+            count = min(stack.images, MAX_PAGES)
+            self._pages = [page._replace(shift=index * stack.image_bytes) for index in range(count)]
+            if count < stack.images:
+                self.missing = ImageTooLargeError(f"more than {MAX_PAGES} pages")
+            elif count < stack.stated:
+                self.missing = TruncatedImageError(
+                    f"damaged TIFF file: {count} of its {stack.stated} images are there"
+                )
 
     def open(self, key: int) -> Image.Image:
         """Opens a page.
@@ -101,6 +130,8 @@ class TiffPages(NumberedFrames):
         """
         position, page = self._pages[key].position, self._pages[key].read(self._stream)
         _check_pixels(page, self._max_pixels)
+        if page.number(DEPTH, 1) > 1:
+            raise UnsupportedImageError("a TIFF of a volume (ImageDepth) is not supported")
         # Pillow opens one of the SubIFDs only in a copy of the file.
         if _is_plain(page) and (position is not None or isinstance(self._stream, io.BytesIO)):
             try:
@@ -146,7 +177,8 @@ def _is_plain(page: Directory) -> bool:
     """Whether Pillow reads the page rightly, if it reads it at all."""
     compression = page.number(COMPRESSION, NONE)
     return (
-        not (page.big and page.order == ">")  # which Pillow takes for a TIFF of another form
+        not page.shift
+        and not (page.big and page.order == ">")  # which Pillow takes for a TIFF of another form
         # Before version 13, Pillow takes four bytes for each of its pixels.
         and not (compression == NONE and page.number(PHOTOMETRIC) == YCBCR)
         and max(page.numbers(BITS, (1,))) <= 8

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from PIL import TiffImagePlugin
 
 from imgclassify.errors import TruncatedImageError, UnsupportedImageError
-from imgclassify.images.tiff.directories import HEIGHT, WIDTH, Directory
+from imgclassify.images.tiff.directories import HEIGHT, STRIP_OFFSETS, WIDTH, Directory
 from imgclassify.images.tiff.layout import (
     ARRAY_CODECS,
     BITS,
@@ -36,7 +36,6 @@ from imgclassify.images.tiff.layout import (
     SAMPLES,
     SEPARATED,
     STRIP_BYTES,
-    STRIP_OFFSETS,
     STRIP_ROWS,
     TILE_BYTES,
     TILE_OFFSETS,
