@@ -938,7 +938,7 @@ def test_heic_without_the_extra_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(UnsupportedImageError) as caught:
         decoded(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40))
-    assert str(caught.value) == "HEIC needs an extra package: pip install pillow-heif"
+    assert str(caught.value) == "HEIC needs the extra imgclassify[heif]: pip install pillow-heif"
 
 
 def test_a_format_that_this_pillow_was_built_without_is_unsupported(monkeypatch):

@@ -287,6 +287,13 @@ def test_a_moment_shows_the_frame_that_is_seen_then() -> None:
         decoding.load_image(Source("x", partial(io.BytesIO, content), frame=sources.Frame("77")))
 
 
+@pytest.mark.parametrize("name", ["nan", "inf", "-1", "two"])
+def test_a_name_that_is_no_time_is_not_found(name: str) -> None:
+    source = Source("x", partial(io.BytesIO, video("mp4", FRAMES[:2])), frame=sources.Frame(name))
+    with pytest.raises(ImageNotFoundError):
+        decoding.load_image(source)
+
+
 @pytest.mark.parametrize("form", ["mp4", "mkv"])
 def test_what_is_missing_or_damaged_is_an_error_of_its_frame(form: str) -> None:
     content = bytearray(video(form, FRAMES * 4, gop=12))

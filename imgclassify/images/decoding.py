@@ -107,7 +107,7 @@ _DECODERS = (
         "pillow_heif",
         "HeifImageFile",
         reads_whole_file=True,
-        missing="HEIC needs an extra package: pip install pillow-heif",
+        missing="HEIC needs the extra imgclassify[heif]: pip install pillow-heif",
     ),
     _define_decoder(
         "JPEG2000", rb"\xff\x4f\xff\x51|\0{3}\x0cjP  \r\n\x87\n", "PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile"

@@ -154,13 +154,16 @@ class VideoFrames:
             yield f"{time / 1000:.3f}"
 
     def find(self, name: str) -> int:
-        return round(1000 * float(name))
+        try:
+            return round(1000 * float(name))
+        except (ValueError, OverflowError):  # not a number, or not finite
+            raise ImageNotFoundError(f"no frame at {name!r} seconds: not a time") from None
 
     def open(self, key: int) -> Image.Image:
         """Returns the frame that is shown at a time.
 
         Raises:
-            ImageNotFoundError: the video ends before.
+            ImageNotFoundError: the video ends before, or the time is negative.
             CorruptImageError: the frame cannot be decoded.
             ImageTooLargeError: it has too many pixels.
         """
@@ -169,6 +172,8 @@ class VideoFrames:
             raise ImageTooLargeError(
                 f"{width} × {height} is {width * height} pixels, and the limit is {self._max_pixels}"
             )
+        if key < 0:
+            raise ImageNotFoundError(f"no frame at {key / 1000:.3f} seconds: a video begins at 0")
         self._approach(key)
         while (following := self._peek()) is not None and (self._current is None or self._time(following) <= key):
             self._take()
