@@ -62,6 +62,18 @@ def test_no_bit_of_the_image_data_may_be_another(mode: str) -> None:
                 decode(bytes(damaged))
 
 
+@pytest.mark.parametrize("kind", [b"PLTE", b"tRNS"])
+def test_no_bit_of_the_palette_may_be_another(kind: bytes) -> None:
+    content = save(noise("RGB").quantize(16), transparency=bytes((255, 100) * 8))
+    place = content.index(kind)
+    for position in range(place, place + 8):  # the type, and the first of the data
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[position] ^= 1 << bit
+            with pytest.raises(CorruptImageError):
+                decode(bytes(damaged))
+
+
 def test_what_there_is_of_damaged_image_data_is_marked() -> None:
     content = bytearray(save(noise("RGB")))
     content[-END_BYTES - 1] ^= 1  # the checksum alone: all pixels are there

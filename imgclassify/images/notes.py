@@ -75,6 +75,8 @@ _TEXTS = {
 }
 _TURNING = (b"eXIf", *_TEXTS)
 """The notes that may hold the orientation. Of texts, those that begin so."""
+_NEEDED = (b"PLTE", b"tRNS")
+_LONGEST_NEEDED = 3 * 256
 _KEPT = {b"tRNS", *_SHOWN, *_ANIMATION, *_TEXTS}
 
 
@@ -90,6 +92,9 @@ def read_chunks(stream: BinaryIO, size: int) -> tuple[list[Chunk], set[str]]:
 
     Returns:
         (chunks, kinds of the chunks that are left out). The last chunk may reach beyond the end.
+
+    Raises:
+        ValueError: the type of the palette or of the transparency is damaged.
     """
     chunks: list[Chunk] = []
     left_out: set[str] = set()
@@ -100,6 +105,8 @@ def read_chunks(stream: BinaryIO, size: int) -> tuple[list[Chunk], set[str]]:
             reader.see(chunk)
             chunks.append(chunk)
         else:
+            if _was_needed(stream, chunk):
+                raise ValueError("the type of a chunk that the pixels need is damaged")
             kept = reader.check(chunk)
             if kept is not chunk:
                 left_out.add(kind.decode("latin-1"))
@@ -108,6 +115,15 @@ def read_chunks(stream: BinaryIO, size: int) -> tuple[list[Chunk], set[str]]:
     if left_out & {kind.decode() for kind in _ANIMATION}:
         chunks = [chunk for chunk in chunks if chunk.kind not in _ANIMATION]
     return _without_gaps(chunks, left_out), left_out
+
+
+def _was_needed(stream: BinaryIO, chunk: Chunk) -> bool:
+    """Whether the checksum shows that a chunk was the palette or the transparency, before its type was damaged."""
+    if chunk.length > _LONGEST_NEEDED:
+        return False
+    data = _read_at(stream, chunk.position + 8, chunk.length + 4)
+    checksums = (struct.pack(">I", zlib.crc32(data[:-4], zlib.crc32(kind))) for kind in _NEEDED)
+    return chunk.kind not in _NEEDED and data[-4:] in checksums
 
 
 def _without_gaps(chunks: list[Chunk], left_out: set[str]) -> list[Chunk]:
