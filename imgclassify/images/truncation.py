@@ -10,7 +10,13 @@ import io
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from typing import BinaryIO
+from itertools import islice
+from typing import TYPE_CHECKING, BinaryIO
+
+from imgclassify.errors import TruncatedImageError
+
+if TYPE_CHECKING:
+    from imgclassify.images.tiff.directories import Directory
 
 _END_OF_JPEG = b"\xff\xd9"
 _START_OF_SCAN = 0xDA
@@ -26,8 +32,9 @@ _TAIL_BYTES = 2**12
 _BLOCK_BYTES = 2**20
 _MOST_PARTS = 2**14
 _MOST_STRIPS = 2**20
-"""How many segments or boxes (_MOST_PARTS) and strips (_MOST_STRIPS) of a file are inspected. A hostile file
-may have any number."""
+_MOST_PAGES = 2**8
+"""How many segments or boxes (_MOST_PARTS), strips of a page (_MOST_STRIPS) and pages of a file are inspected. A
+hostile file may have any number."""
 
 
 def is_truncated(stream: BinaryIO, format_name: str, message: str) -> bool:
@@ -83,47 +90,27 @@ def _bmp_truncated(stream: BinaryIO, size: int) -> bool:
 
 
 def _tiff_truncated(stream: BinaryIO, size: int) -> bool:
-    """Whether the first directory, or a value, strip or tile that it names, reaches beyond the end."""
-    stream.seek(0)
-    header = stream.read(16).ljust(16, b"\xff")
-    order = "<" if header[:1] == b"I" else ">"
-    number, width = ("Q", 8) if header[2:4] in (b"+\0", b"\0+") else ("I", 4)
-    (start,) = struct.unpack(order + number, header[width : 2 * width])
-    if start + width > size:
+    """Whether a directory, or a value, strip or tile that one names, reaches beyond the end."""
+    from imgclassify.images.tiff.directories import read_pages
+
+    try:
+        return any(_page_end(page) > size for page in islice(read_pages(stream), _MOST_PAGES))
+    except (struct.error, TruncatedImageError):  # a directory is beyond the end
         return True
-    count = _read_number(stream, start, order + ("Q" if width == 8 else "H"))
-    directory = stream.read(min(count, 2**16) * (4 + 2 * width))
-    if len(directory) < count * (4 + 2 * width):
-        return True
-    extents: dict[int, tuple[int, ...]] = {}
-    for tag, kind, many, value in struct.iter_unpack(f"{order}HH{number}{width}s", directory):
-        form = _TIFF_FORMS.get(kind, "")
-        length = many * struct.calcsize(form)
-        if length > width:
-            (place,) = struct.unpack(order + number, value)
-            if place + length > size:
-                return True
-            stream.seek(place)
-        if tag in _TIFF_EXTENTS and form in ("H", "I", "Q") and many <= _MOST_STRIPS:
-            content = stream.read(length) if length > width else value[:length]
-            extents[tag] = struct.unpack(f"{order}{many}{form}", content)
-    starts, lengths = ([*extents.get(strips, ()), *extents.get(tiles, ())] for strips, tiles in _TIFF_PAIRS)
-    return any(start + length > size for start, length in zip(starts, lengths, strict=False))
 
 
-_TIFF_PAIRS = ((273, 324), (279, 325))
-"""The tags StripOffsets and TileOffsets, and the tags StripByteCounts and TileByteCounts."""
+def _page_end(page: Directory) -> int:
+    """Returns the end of what a directory names."""
+    ends = [entry.place + entry.length for entry in page.entries.values()]
+    for start_tag, length_tag in _TIFF_EXTENTS:
+        with suppress(EOFError, ValueError):
+            pairs = zip(page.array(start_tag, _MOST_STRIPS), page.array(length_tag, _MOST_STRIPS), strict=False)
+            ends += [int(start) + int(length) for start, length in pairs]
+    return max(ends, default=0)
 
-_TIFF_EXTENTS = {tag for pair in _TIFF_PAIRS for tag in pair}
 
-_TIFF_FORMS = dict(
-    zip(
-        (*range(1, 14), 16, 17, 18),
-        ("B", "B", "H", "I", "II", "b", "B", "h", "i", "ii", "f", "d", "I", "Q", "q", "Q"),
-        strict=True,
-    )
-)
-"""The `struct` format of each type of value in TIFF 6.0 and BigTIFF."""
+_TIFF_EXTENTS = ((273, 279), (324, 325))
+"""The tags StripOffsets and StripByteCounts, TileOffsets and TileByteCounts."""
 
 
 def _boxes_truncated(stream: BinaryIO, size: int) -> bool:

@@ -44,6 +44,11 @@ class _Entry(NamedTuple):
     place: int
     """Where the values are in the file."""
 
+    @property
+    def length(self) -> int:
+        """How many bytes they take."""
+        return self.many * struct.calcsize("=" + self.form)
+
 
 class Directory:
     """The tags of one page. Their values are read when they are asked for."""
