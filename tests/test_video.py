@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import json
 import struct
+import weakref
 from contextlib import suppress
 from fractions import Fraction
 from functools import partial
@@ -216,6 +218,24 @@ def test_frames_that_are_cut_off_do_not_vanish_silently(form: str, options: dict
     assert cut[-1] in ("truncated_image", "corrupt_image")
     names = [name for name in cut if "#" in name]
     assert names == whole[: len(names)]
+
+
+def test_a_cut_video_is_closed_at_once() -> None:
+    """Otherwise the threads of its decoder would stay until garbage is collected."""
+    content = video("mkv", FRAMES)[:-500]
+    gc.collect()
+    gc.disable()
+    try:
+        image = decoding.OpenedImage(io.BytesIO(content), decoding.MAX_PIXELS)
+        frames = weakref.ref(image.frames)
+        with pytest.raises(ImageError):
+            list(image.names(EVERY))
+        del image
+        assert frames() is None
+        read_all(opened("mkv", content))
+        assert not [each for each in gc.get_objects() if type(each).__name__ == "VideoFrames"]
+    finally:
+        gc.enable()
 
 
 def test_pixels_that_are_not_square_are_stretched() -> None:

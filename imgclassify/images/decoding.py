@@ -16,6 +16,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from copy import copy
 from functools import partial
 from importlib import import_module
 from types import MappingProxyType
@@ -481,7 +482,7 @@ class OpenedImage:
         with self._translated_errors():
             yield from self.frames.names(selection)
         if self.frames.missing is not None:
-            raise self.frames.missing
+            raise copy(self.frames.missing)  # one that was raised refers to this object: it would never be freed
 
     def find(self, name: str) -> int:
         """Returns the key of the frame of a name. Raises ImageNotFoundError if there is none."""

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
@@ -55,7 +56,7 @@ def _expand(source: Source, names: Iterator[str]) -> Iterator[Source]:
     try:
         found.extend(islice(names, 2))
     except ImageError as reason:  # the names before it are kept
-        error = reason
+        error = copy(reason)  # without its traceback, which refers to the opened file
     if not found or (error is None and found == ["1"]):
         yield source
     else:
@@ -180,7 +181,7 @@ def _each_frame(source: Source, first: list[str], more: Iterator[str] | ImageErr
             raise more
         yield from map(frame, more)
     except ImageError as error:
-        yield Source(source.name, partial(_raise, error))
+        yield Source(source.name, partial(_raise, copy(error)))
 
 
 def _read_once(source: Source) -> Source:

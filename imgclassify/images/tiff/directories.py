@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterable, Iterator
+from copy import copy
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from imgclassify.errors import CorruptImageError, ImageError, ImageTooLargeError, TruncatedImageError
@@ -204,7 +205,7 @@ def choose_pages(directories: Iterable[Directory]) -> tuple[list[Page], ImageErr
             first = first or [Page(position, page.offset, page.order, page.big)]
             chosen += _choose_of(page, position)
     except ImageError as error:
-        ending = error
+        ending = copy(error)  # without its traceback
     return chosen or first, ending
 
 
