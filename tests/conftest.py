@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 from servers import HubHandler
 
-from imgclassify.images import decoding
+from imgclassify.images import decoders
 
 # A busy machine is slow, which is no fault. CI tries the same examples each time, so that only a change fails it;
 # everywhere else new ones are looked for.
@@ -75,7 +75,7 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 _OPTIONAL_FORMATS = {"HEIF": "pillow_heif", "JPEGXL": "pillow_jxl", "DICOM": "pydicom"}
-AVAILABLE_FORMATS = [name for name in decoding.IMAGE_FORMATS if find_spec(_OPTIONAL_FORMATS.get(name, "PIL"))]
+AVAILABLE_FORMATS = [name for name in decoders.IMAGE_FORMATS if find_spec(_OPTIONAL_FORMATS.get(name, "PIL"))]
 """The formats whose package is installed."""
 
 

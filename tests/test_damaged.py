@@ -13,7 +13,7 @@ from PIL import Image, ImageFile, ImageOps
 from imgclassify import sources
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.classifier import Classifier
-from imgclassify.errors import CorruptImageError, TruncatedImageError
+from imgclassify.errors import CorruptImageError, ImageTooLargeError, TruncatedImageError
 from imgclassify.images import decoding
 from imgclassify.images.cropping import create_preprocessor
 from imgclassify.images.inputs import input_from_source
@@ -254,7 +254,7 @@ def test_other_formats_stay_errors(format_name: str) -> None:
 def test_the_limit_on_pixels_stays() -> None:
     for name in ("JPEG", "PNG", "GIF", "WebP"):
         content = WHOLE[name][: len(WHOLE[name]) // 2]
-        with pytest.raises((TruncatedImageError, decoding.ImageTooLargeError)):
+        with pytest.raises((TruncatedImageError, ImageTooLargeError)):
             decoding.decode_image(io.BytesIO(content), max_pixels=160 * 120 - 1, decode_damaged=True)
 
 

@@ -21,9 +21,10 @@ from PIL import Image, ImageCms
 from benchmarks import color_spaces as spaces
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.images import decoding, icc_profiles
-from imgclassify.images.decoding import decode_image, load_image, to_rgb
+from imgclassify.images.decoding import decode_image, load_image
 from imgclassify.images.inputs import input_from_source
 from imgclassify.images.isolation import IsolatedPreprocessor
+from imgclassify.images.rgb_conversion import to_rgb
 from imgclassify.sources import Source, file_source
 
 RANDOM = np.random.default_rng(13)

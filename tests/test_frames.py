@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from imgclassify import sources
 from imgclassify.errors import ImageError, ImageNotFoundError, UsageError
-from imgclassify.images import decoding
+from imgclassify.images import decoding, opened_image
 from imgclassify.images.frame_sources import expand_frames, list_names
 from imgclassify.images.frames import FrameSelection, select_frames
 from imgclassify.images.isolated_listing import IsolatedListing
@@ -322,13 +322,13 @@ def test_each_frame_is_decoded_once_by_many_threads(monkeypatch: pytest.MonkeyPa
     frames = [frame(number) for number in range(60)]
     source = made("gif", frames)
     decoded: list[int] = []
-    decode = decoding.OpenedImage.decode
+    decode = opened_image.OpenedImage.decode
 
     def count(self: Any, key: int) -> Image.Image:
         decoded.append(key)
         return decode(self, key)
 
-    monkeypatch.setattr(decoding.OpenedImage, "decode", count)
+    monkeypatch.setattr(opened_image.OpenedImage, "decode", count)
     random = np.random.default_rng(1)
     waits = random.uniform(0, 0.004, 60).tolist()
 

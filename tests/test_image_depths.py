@@ -17,9 +17,10 @@ from PIL import Image
 
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import CorruptImageError, ImageTooLargeError, UnsupportedImageError
-from imgclassify.images.decoding import decode_image, load_image, to_rgb
+from imgclassify.images.decoding import decode_image, load_image
 from imgclassify.images.inputs import input_from_source
 from imgclassify.images.isolation import IsolatedPreprocessor
+from imgclassify.images.rgb_conversion import to_rgb
 from imgclassify.sources import Source, file_source
 
 RANDOM = np.random.default_rng(5)

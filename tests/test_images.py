@@ -27,15 +27,15 @@ from imgclassify.errors import (
     TruncatedImageError,
     UnsupportedImageError,
 )
-from imgclassify.images import decoding
+from imgclassify.images import decoders, decoding, opened_image
 from imgclassify.images.decoding import (
     decode_image,
     decode_reduced_image,
     image_from_memory,
     load_image,
     load_reduced_image,
-    to_rgb,
 )
+from imgclassify.images.rgb_conversion import to_rgb
 from imgclassify.sources import IMAGE_SUFFIXES, MAX_BYTES, expand
 
 RANDOM = np.random.default_rng(20)
@@ -121,7 +121,7 @@ def test_avif_that_calls_itself_mif1_is_told_from_heic():
 def test_what_a_folder_is_searched_for_is_what_can_be_opened():
     Image.init()
     extras = {".heic", ".heics", ".heif", ".heifs", ".hif", ".jxl", ".dcm", ".dicom"}
-    formats = {*decoding.IMAGE_FORMATS, "MPO"}  # an MPO is a JPEG with more images behind it
+    formats = {*decoders.IMAGE_FORMATS, "MPO"}  # an MPO is a JPEG with more images behind it
     registered = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
     assert registered | extras == IMAGE_SUFFIXES
 
@@ -694,8 +694,8 @@ def with_scans(count: int, thumbnails: int = 0) -> bytes:
 @pytest.mark.parametrize("thumbnails", [0, 300])
 def test_a_jpeg_has_a_limit_on_its_scans(thumbnails):
     expected = decoded(with_scans(1))
-    assert (decoded(with_scans(decoding.MAX_SCANS, thumbnails)) == expected).mean() > 0.9
-    for content in (with_scans(decoding.MAX_SCANS + 1, thumbnails), with_scans(50_000, thumbnails)):
+    assert (decoded(with_scans(opened_image.MAX_SCANS, thumbnails)) == expected).mean() > 0.9
+    for content in (with_scans(opened_image.MAX_SCANS + 1, thumbnails), with_scans(50_000, thumbnails)):
         with pytest.raises(ImageTooLargeError, match=r"^more than 100 scans"):
             decoded(content)
         with pytest.raises(ImageTooLargeError, match=r"^more than 100 scans"):
@@ -704,7 +704,7 @@ def test_a_jpeg_has_a_limit_on_its_scans(thumbnails):
 
 def test_a_scan_whose_marker_is_split_between_two_reads_is_counted():
     content, refinement = with_scans(1)[:-2], with_scans(2)[len(with_scans(1)) - 2 : -2]
-    for _ in range(decoding.MAX_SCANS):
+    for _ in range(opened_image.MAX_SCANS):
         padding = -(len(content) + 5) % ImageFile.MAXBLOCK
         comment = b"\xff\xfe" + (padding + 2).to_bytes(2, "big") + bytes(padding)
         content += comment + refinement

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from imgclassify.errors import CorruptImageError, ImageError
-from imgclassify.images import decoding
+from imgclassify.images import decoding, opened_image
 from imgclassify.images.frame_sources import expand_frames
 from imgclassify.images.frames import FrameSelection
 from imgclassify.sources import Source
@@ -244,7 +244,7 @@ def test_frames_are_composed_as_the_specification_says(seed: int) -> None:
 
 def test_a_frame_is_composed_out_of_order() -> None:
     parts = random_parts(3)
-    opened = decoding.OpenedImage(io.BytesIO(b"".join(animate(parts))), decoding.MAX_PIXELS)
+    opened = opened_image.OpenedImage(io.BytesIO(b"".join(animate(parts))), decoding.MAX_PIXELS)
     for key in (5, 2, 6, 0, 1):
         assert np.abs(np.asarray(opened.decode(key)) - shown(parts)[key]).max() < 3
 

@@ -22,7 +22,7 @@ from test_frames import frame
 
 from imgclassify import sources
 from imgclassify.errors import ImageError, ImageNotFoundError
-from imgclassify.images import decoding
+from imgclassify.images import decoding, opened_image
 from imgclassify.images.frame_sources import expand_frames, list_names
 from imgclassify.images.frames import FrameSelection
 from imgclassify.images.isolated_listing import IsolatedListing
@@ -226,7 +226,7 @@ def test_a_cut_video_is_closed_at_once() -> None:
     gc.collect()
     gc.disable()
     try:
-        image = decoding.OpenedImage(io.BytesIO(content), decoding.MAX_PIXELS)
+        image = opened_image.OpenedImage(io.BytesIO(content), decoding.MAX_PIXELS)
         frames = weakref.ref(image.frames)
         with pytest.raises(ImageError):
             list(image.names(EVERY))

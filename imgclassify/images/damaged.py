@@ -52,7 +52,7 @@ def find_repairs(stream: BinaryIO, format_name: str, max_pixels: int) -> Iterato
 
     Args:
         stream: seekable. It must stay open.
-        format_name: one of `decoding.IMAGE_FORMATS`. There are none for most of them.
+        format_name: one of `decoders.IMAGE_FORMATS`. There are none for most of them.
         max_pixels: limit on width × height.
     """
     with suppress(Exception):  # of a file too damaged; its first error is the one to report

@@ -16,8 +16,8 @@ from typing import BinaryIO, NoReturn, TypeAlias
 from PIL import Image
 
 from imgclassify.errors import CorruptImageError, ImageError, ImageNotFoundError, TruncatedImageError
-from imgclassify.images.decoding import FAILURES, OpenedImage, repairs
 from imgclassify.images.frames import FrameSelection
+from imgclassify.images.opened_image import FAILURES, OpenedImage, repairs
 from imgclassify.sources import Frame, Source
 
 __all__ = ["expand_frames", "list_names"]

@@ -23,7 +23,10 @@ from PIL import Image, JpegImagePlugin
 from imgclassify import images
 from imgclassify.errors import DeviceError, describe_error
 from imgclassify.images import decoding, preprocessing
+from imgclassify.images.decoder_errors import silence_decoders
 from imgclassify.images.info import ImageInfo
+from imgclassify.images.opened_image import MAX_SCANS
+from imgclassify.images.rgb_conversion import SWAPS_AXES, exif_transposition, has_far_colors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -242,19 +245,19 @@ def _read_jpeg(stream: BinaryIO, spec: PreprocessSpec, max_pixels: int) -> _Jpeg
     if start != b"\xff\xd8\xff":
         return None
     content = bytearray(start + stream.read(MAX_BYTES))
-    decoding.silence_decoders()
+    silence_decoders()
     reader = io.BytesIO(content)
     # Reads up to the start of the first scan.
     header = JpegImagePlugin.JpegImageFile(reader)
     if not _is_ycbcr(header) or not _is_complete(content, reader.tell()):
         return None
-    if decoding.has_far_colors(header):
+    if has_far_colors(header):
         return None
-    if header.width * header.height > max_pixels or content.count(_START_OF_SCAN) > decoding.MAX_SCANS:
+    if header.width * header.height > max_pixels or content.count(_START_OF_SCAN) > MAX_SCANS:
         return None
     stored = (header.height, header.width)
-    transposition = decoding.exif_transposition(header)
-    turned = transposition in decoding.SWAPS_AXES
+    transposition = exif_transposition(header)
+    turned = transposition in SWAPS_AXES
     size = stored[::-1] if turned else stored
     resized = preprocessing.resized_size(size, spec)
     if not _fits_crop(resized, spec):

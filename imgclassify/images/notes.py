@@ -44,7 +44,7 @@ def leave_out_notes(stream: BinaryIO, format_name: str) -> Cleaned | None:
 
     Args:
         stream: seekable. It is left at any position, and must stay open.
-        format_name: one of `decoding.IMAGE_FORMATS`.
+        format_name: one of `decoders.IMAGE_FORMATS`.
 
     Returns:
         None if there is nothing to leave out, or the structure of the file cannot be followed.

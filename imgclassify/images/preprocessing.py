@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from imgclassify.catalog import PreprocessSpec, Size
 from imgclassify.errors import ImageTooLargeError
-from imgclassify.images.decoding import JPEG_SCALES
+from imgclassify.images.opened_image import JPEG_SCALES
 
 if TYPE_CHECKING:
     import numpy as np

@@ -42,7 +42,7 @@ def is_truncated(stream: BinaryIO, format_name: str, message: str) -> bool:
 
     Args:
         stream: seekable. It is left at any position.
-        format_name: one of `decoding.IMAGE_FORMATS`.
+        format_name: one of `decoders.IMAGE_FORMATS`.
         message: the decoder's error message. PPM has no sizes, and so nothing else tells.
     """
     if format_name == "PPM":
