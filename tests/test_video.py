@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import struct
+import sys
 import weakref
 from contextlib import suppress
 from fractions import Fraction
@@ -234,6 +235,24 @@ def test_a_cut_video_is_closed_at_once() -> None:
         assert frames() is None
         read_all(opened("mkv", content))
         assert not [each for each in gc.get_objects() if type(each).__name__ == "VideoFrames"]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_no_thread_of_a_decoder_stays() -> None:
+    def threads() -> int:
+        return int(Path("/proc/self/status").read_text().partition("Threads:")[2].split()[0])
+
+    content = video("mp4", FRAMES, rotation=90)
+    decoding.load_image(opened("mp4", content))
+    gc.collect()
+    gc.disable()
+    try:
+        before = threads()
+        for _ in range(5):
+            read_all(opened("mp4", content))
+        assert threads() <= before
     finally:
         gc.enable()
 

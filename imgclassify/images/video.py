@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import av
 import av.logging
 from av.error import FFmpegError
+from av.sidedata.sidedata import SideDataContainer
 from av.stream import Disposition
 from av.video.reformatter import Colorspace
 from PIL import Image
@@ -298,10 +299,11 @@ def _find_transposition(frame: VideoFrame) -> Image.Transpose | None:
     The matrix takes the point (x, y) to (a x + c y, b x + d y); its numbers are a, b, u, c, d, v, … in 16.16 fixed
     point, of 32 bits (ISO/IEC 14496-12, 6.2.2; FFmpeg, libavutil/display.h).
     """
-    side_data = frame.side_data.get("DISPLAYMATRIX")
+    # Not `frame.side_data`: the frame would refer to it, and it to the frame, so that the decoder's threads stayed.
+    side_data = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
     if side_data is None:
         return None
-    a, b, _, c, d = struct.unpack_from("=5i", bytes(side_data))  # type: ignore[call-overload]
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(side_data))
     swaps = abs(b) + abs(c) > abs(a) + abs(d)
     across, down = (c, b) if swaps else (a, d)
     return _TRANSPOSITIONS.get((swaps, across < 0, down < 0))
