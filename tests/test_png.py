@@ -337,3 +337,10 @@ def test_grey_of_16_bits_is_composed() -> None:
     frames = read(b"".join(animate(parts, encode)))
     for frame, expected in zip(frames, shown(parts), strict=True):
         assert np.abs(frame - expected).max() < 2  # type: ignore[operator]
+
+
+def test_the_limit_on_pixels_holds_before_a_canvas_is_made() -> None:
+    chunks = animate([Part(noise("RGBA", (3, 2), 1), blending=1), Part(noise("RGBA", (3, 2), 2), blending=1)])
+    header = struct.pack(">II", 60000, 60000) + chunks[0][24:29]
+    chunks[0] = SIGNATURE + chunk(b"IHDR", header) + chunks[0][33:]
+    assert read(b"".join(chunks)) == ["image_too_large", "image_too_large"]

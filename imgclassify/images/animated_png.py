@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 from PIL import Image
 
 from imgclassify.errors import CorruptImageError, ImageError, TruncatedImageError
-from imgclassify.images.frames import NumberedFrames
+from imgclassify.images.frames import NumberedFrames, check_pixels
 from imgclassify.images.png import AFTER_PIXELS, PngFile, check_data
 from imgclassify.images.png_chunks import Chunk, has_checksum, iter_chunks, make_chunk, read_data
 from imgclassify.images.splicing import Part, splice
@@ -52,8 +52,13 @@ class AnimatedPng(NumberedFrames):
 
     first = 0
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: BinaryIO, max_pixels: int) -> None:
+        """
+        Args:
+            stream: seekable. It must stay open.
+            max_pixels: limit on width × height.
+        """
+        self._stream, self._max_pixels = stream, max_pixels
         self._frames: list[_Frame] = []
         self._head: list[Part] = []
         self._tail: list[Part] = []
@@ -69,10 +74,7 @@ class AnimatedPng(NumberedFrames):
         else:
             self.missing = self._find_missing()
         self.count = len(self._frames)
-        self._start()
-
-    def _start(self) -> None:
-        self._canvas = Image.new("RGBA", self._size)
+        self._canvas: Image.Image | None = None
         self._next = 0
         """The frame that is laid on the canvas next."""
 
@@ -177,33 +179,38 @@ class AnimatedPng(NumberedFrames):
             A file that is not decoded yet, or an image in mode RGBA with the `info` of the file.
 
         Raises:
+            ImageTooLargeError: the image has too many pixels.
             Exception: the frame, or one that it is laid over, is damaged.
         """
         if self._replaces_all(key):
             return self._open_frame(key)
-        start = next((each for each in range(key, -1, -1) if self._replaces_all(each)), 0)
-        if not start <= self._next <= key:
-            self._start()
-            self._next = start
-        while True:
-            frame, image = self._frames[self._next], self._open_frame(self._next)
-            image.load()
-            before = self._canvas.crop(frame.box) if frame.disposal == _RESTORE else (0, 0, 0, 0)
-            self._lay(frame, _to_rgba(image))
-            shown = self._canvas.copy() if self._next == key else None
-            if frame.disposal != _KEEP:
-                self._canvas.paste(before, frame.box)
+        check_pixels(self._size, self._max_pixels)
+        reached = self._next if self._next <= key else 0
+        start = next((each for each in range(key, reached, -1) if self._replaces_all(each)), reached)
+        if self._canvas is None or start != self._next:
+            self._canvas, self._next = Image.new("RGBA", self._size), start
+        while self._next < key:
+            self._lay(self._canvas, self._next)
             self._next += 1
-            if shown:
-                shown.format = image.format
-                shown.info = {name: value for name, value in image.info.items() if name != "transparency"}
-                return shown
+        shown = self._lay(self._canvas, key)
+        self._next += 1
+        return shown
 
-    def _lay(self, frame: _Frame, image: Image.Image) -> None:
+    def _lay(self, canvas: Image.Image, key: int) -> Image.Image:
+        """Lays a frame on the canvas, and disposes of it as it says. Returns what is seen in between."""
+        frame, image = self._frames[key], self._open_frame(key)
+        image.load()
+        before = canvas.crop(frame.box) if frame.disposal == _RESTORE else (0, 0, 0, 0)
         if frame.blending == _OVER:
-            self._canvas.alpha_composite(image, (frame.x, frame.y))
+            canvas.alpha_composite(_to_rgba(image), (frame.x, frame.y))
         else:
-            self._canvas.paste(image, (frame.x, frame.y))
+            canvas.paste(_to_rgba(image), (frame.x, frame.y))
+        shown = canvas.copy()
+        shown.format = image.format
+        shown.info = {name: value for name, value in image.info.items() if name != "transparency"}
+        if frame.disposal != _KEEP:
+            canvas.paste(before, frame.box)
+        return shown
 
     def _replaces_all(self, key: int) -> bool:
         """Whether nothing of the frames before is seen in a frame."""

@@ -43,7 +43,7 @@ _RAW_DECODER = _define_decoder(
 _DECODERS = (
     # Also matches MPO files, of which this class reads the first image.
     _define_decoder("JPEG", rb"\xff\xd8\xff", "PIL.JpegImagePlugin", "JpegImageFile"),
-    _define_decoder("PNG", rb"\x89PNG\r\n\x1a\n", "imgclassify.images.png", "open_png"),
+    _define_decoder("PNG", rb"\x89PNG\r\n\x1a\n", "imgclassify.images.png", "open_png", checks_pixels=True),
     _define_decoder("WEBP", rb"RIFF.{4}WEBP", "PIL.WebPImagePlugin", "WebPImageFile", reads_whole_file=True),
     _define_decoder("GIF", rb"GIF8[79]a", "PIL.GifImagePlugin", "GifImageFile"),
     _define_decoder(

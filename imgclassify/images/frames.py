@@ -8,7 +8,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 
 from PIL import Image
 
-from imgclassify.errors import ImageError, ImageNotFoundError, TruncatedImageError, UsageError
+from imgclassify.errors import ImageError, ImageNotFoundError, ImageTooLargeError, TruncatedImageError, UsageError
 
 __all__ = ["FrameSelection", "select_frames"]
 
@@ -137,3 +137,16 @@ def is_blank(image: Image.Image, *, tolerance: int = _BLANK_RANGE) -> bool:
     """Whether no channel of an RGB image varies by more than a number of levels, of 255."""
     extrema: tuple[tuple[int, int], ...] = image.getextrema()  # type: ignore[assignment]
     return all(high - low <= tolerance for low, high in extrema)
+
+
+def check_pixels(size: tuple[int, int], max_pixels: int, what: str = "") -> None:
+    """Raises ImageTooLargeError if width × height is above a limit.
+
+    Args:
+        what: words for the message, such as "a tile of ".
+    """
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageTooLargeError(
+            f"{what}{width} × {height} is {width * height} pixels, and the limit is {max_pixels}"
+        )

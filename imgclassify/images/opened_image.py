@@ -24,7 +24,7 @@ from imgclassify.errors import (
 )
 from imgclassify.images.decoder_errors import silence_decoders, translate_errors
 from imgclassify.images.decoders import find_reader, identify_format
-from imgclassify.images.frames import MAX_BLANK_FRAMES, Frames, FrameSelection, PillowFrames, is_blank
+from imgclassify.images.frames import MAX_BLANK_FRAMES, Frames, FrameSelection, PillowFrames, check_pixels, is_blank
 from imgclassify.images.info import NOTES, Note
 from imgclassify.images.rgb_conversion import GREY_MODES, SWAPS_AXES, convert_mode, exif_transposition, to_rgb
 from imgclassify.sources import MAX_BYTES
@@ -146,7 +146,7 @@ class OpenedImage:
             opened = self._read(stream, self._max_pixels) if decoder.checks_pixels else self._read(stream)
             if isinstance(opened, Image.Image):
                 if max_pixels is not None:
-                    _check_pixels(opened, max_pixels)
+                    check_pixels(opened.size, max_pixels)
                 opened = PillowFrames(opened, stream)
             self.frames: Frames = opened
             self.frames.missing = missing or self.frames.missing
@@ -239,7 +239,7 @@ class OpenedImage:
     def _open_frame(self, key: int) -> Image.Image:
         """Returns a frame that is not decoded yet, or to which the file's declarations have been applied."""
         image = self.frames.open(key)
-        _check_pixels(image, self._max_pixels)
+        check_pixels(image.size, self._max_pixels)
         if image.format == "JPEG":
             _limit_scans(image, self._stream)
             return image
@@ -303,12 +303,6 @@ def _stream_size(stream: BinaryIO) -> int:
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     return size
-
-
-def _check_pixels(image: Image.Image, max_pixels: int) -> None:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageTooLargeError(f"{width} × {height} is {width * height} pixels, and the limit is {max_pixels}")
 
 
 def _limit_scans(image: Image.Image, stream: BinaryIO) -> None:

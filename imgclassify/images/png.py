@@ -21,11 +21,12 @@ AFTER_PIXELS = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
 """The chunks that may hold the orientation. Others must come before the pixels (ISO/IEC 15948, 5.6)."""
 
 
-def open_png(stream: BinaryIO) -> PngFile | AnimatedPng:
+def open_png(stream: BinaryIO, max_pixels: int) -> PngFile | AnimatedPng:
     """Opens a PNG, as an animation if it is one.
 
     Args:
         stream: seekable and at its start.
+        max_pixels: limit on width × height, for frames that are composed.
 
     Raises:
         Exception: the file is damaged.
@@ -35,7 +36,7 @@ def open_png(stream: BinaryIO) -> PngFile | AnimatedPng:
         return image
     from imgclassify.images.animated_png import AnimatedPng
 
-    animation = AnimatedPng(stream)
+    animation = AnimatedPng(stream, max_pixels)
     return animation if animation.count else animation.open_still()
 
 

@@ -25,12 +25,12 @@ from imgclassify.errors import (
     CorruptImageError,
     ImageError,
     ImageNotFoundError,
-    ImageTooLargeError,
     TruncatedImageError,
     UnsupportedImageError,
 )
 from imgclassify.file_kinds import HEAD_BYTES
 from imgclassify.images.foreign_formats import find_video
+from imgclassify.images.frames import check_pixels
 from imgclassify.images.truncation import is_truncated
 
 if TYPE_CHECKING:
@@ -168,11 +168,7 @@ class VideoFrames:
             CorruptImageError: the frame cannot be decoded.
             ImageTooLargeError: it has too many pixels.
         """
-        width, height = self._stream.codec_context.width, self._stream.codec_context.height
-        if width * height > self._max_pixels:
-            raise ImageTooLargeError(
-                f"{width} × {height} is {width * height} pixels, and the limit is {self._max_pixels}"
-            )
+        check_pixels((self._stream.codec_context.width, self._stream.codec_context.height), self._max_pixels)
         if key < 0:
             raise ImageNotFoundError(f"no frame at {key / 1000:.3f} seconds: a video begins at 0")
         self._approach(key)

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 from imgclassify.errors import ImageError, ImageTooLargeError, TruncatedImageError, UnsupportedImageError
 from imgclassify.images import camera_raw
-from imgclassify.images.frames import NumberedFrames
+from imgclassify.images.frames import NumberedFrames, check_pixels
 from imgclassify.images.tiff.colors import read_declared_colors, to_image
 from imgclassify.images.tiff.directories import (
     HEIGHT,
@@ -129,7 +129,8 @@ class TiffPages(NumberedFrames):
             Exception: the file is damaged.
         """
         position, page = self._pages[key].position, self._pages[key].read(self._stream)
-        _check_pixels(page, self._max_pixels)
+        check_pixels((page.number(WIDTH, 0), page.number(HEIGHT, 0)), self._max_pixels)
+        check_pixels((page.number(TILE_WIDTH, 0), page.number(TILE_HEIGHT, 0)), self._max_pixels, "a tile of ")
         if page.number(DEPTH, 1) > 1:
             raise UnsupportedImageError("a TIFF of a volume (ImageDepth) is not supported")
         # Pillow opens one of the SubIFDs only in a copy of the file.
@@ -160,17 +161,6 @@ class TiffPages(NumberedFrames):
             self._image.info.clear()  # of what the page before declares
             self._image.seek(position)
         return self._image
-
-
-def _check_pixels(page: Directory, max_pixels: int) -> None:
-    for what, width, height in (
-        ("", page.number(WIDTH, 0), page.number(HEIGHT, 0)),
-        ("a tile of ", page.number(TILE_WIDTH, 0), page.number(TILE_HEIGHT, 0)),
-    ):
-        if width * height > max_pixels:
-            raise ImageTooLargeError(
-                f"{what}{width} × {height} is {width * height} pixels, and the limit is {max_pixels}"
-            )
 
 
 def _is_plain(page: Directory) -> bool:
