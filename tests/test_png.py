@@ -266,6 +266,16 @@ def test_transparent_entries_of_a_palette_are_laid_over() -> None:
     assert np.abs(frames[1] - [[(255, 0, 0), (4, 4, 132), (127, 0, 128)]]).max() < 3  # type: ignore[operator]
 
 
+def test_a_damaged_text_hides_no_frame() -> None:
+    parts = random_parts(6, 3)
+    chunks = animate(parts)
+    text = bytearray(chunk(b"tEXt", b"Comment\0text"))
+    text[-1] ^= 1
+    found = read(b"".join([chunks[0], bytes(text), *chunks[1:]]))
+    for frame, expected in zip(found, shown(parts), strict=True):
+        assert np.abs(frame - expected).max() < 3  # type: ignore[operator]
+
+
 def test_an_image_outside_the_animation_is_not_a_frame() -> None:
     parts = random_parts(1, 3)
     found = read(b"".join(animate(parts, still=noise("RGBA", SIZE, 9))))
