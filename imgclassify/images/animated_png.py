@@ -17,7 +17,6 @@ from imgclassify.images.png import AFTER_PIXELS, PngFile, check_data
 from imgclassify.images.png_chunks import Chunk, has_checksum, iter_chunks, make_chunk, read_data
 from imgclassify.images.splicing import Part, splice
 
-_MOST_CHUNKS = 2**20
 _SIGNATURE_BYTES = 8
 _IMAGE_END = make_chunk(b"IEND", b"")
 _KEEP, _CLEAR, _RESTORE = range(3)
@@ -64,34 +63,38 @@ class AnimatedPng(NumberedFrames):
         self._tail: list[Part] = []
         self._still: list[Chunk] = []
         self._size = (0, 0)
+        self._form = b""
+        """What the header says besides the size."""
         self._has_alpha = False
         self._stated = 0
-        self._is_whole = False
         try:
-            self._follow()
+            self.missing = self._find_missing(is_whole=self._follow())
         except ValueError as error:
-            self.missing: ImageError | None = CorruptImageError(f"damaged PNG file: {error}")
-        else:
-            self.missing = self._find_missing()
+            self.missing = CorruptImageError(f"damaged PNG file: {error}")
         self.count = len(self._frames)
         self._canvas: Image.Image | None = None
         self._next = 0
         """The frame that is laid on the canvas next."""
 
-    def _find_missing(self) -> ImageError | None:
+    def _find_missing(self, *, is_whole: bool) -> ImageError | None:
         if len(self._frames) == self._stated:
             return None
-        if not self._is_whole:
+        if not is_whole:
             return TruncatedImageError("damaged PNG file: it ends too early, and frames are missing")
         return CorruptImageError(f"damaged PNG file: {len(self._frames)} of its {self._stated} frames are there")
 
-    def _follow(self) -> None:
-        """Finds the frames. Raises ValueError at a frame that is damaged."""
+    def _follow(self) -> bool:
+        """Finds the frames. Raises ValueError at a frame that is damaged.
+
+        Returns:
+            Whether the file has its end.
+        """
+        is_whole = False
         numbers = iter(range(2**31))
-        for chunk in iter_chunks(self._stream, _MOST_CHUNKS):
+        for chunk in iter_chunks(self._stream):
             kind = chunk.kind
             if kind == b"IEND":
-                self._is_whole = True
+                is_whole = True
             elif kind == b"acTL":
                 (self._stated,) = struct.unpack(">I", read_data(self._stream, chunk)[:4])
             elif kind == b"fcTL":
@@ -108,12 +111,15 @@ class AnimatedPng(NumberedFrames):
                 self._read_header(chunk)
             elif kind in AFTER_PIXELS:
                 self._tail.append(chunk.part)
-        self._drop_incomplete()
+        if self._frames and not self._frames[-1].chunks:  # cut before its data
+            self._frames.pop()
+        return is_whole
 
     def _read_header(self, chunk: Chunk) -> None:
         if chunk.kind == b"IHDR":
-            width, height, _, color = struct.unpack(">IIBB", read_data(self._stream, chunk)[:10])
-            self._size, self._has_alpha = (width, height), color in (4, 6)
+            data = read_data(self._stream, chunk)
+            width, height, _, color = struct.unpack(">IIBB", data[:10])
+            self._size, self._form, self._has_alpha = (width, height), data[8:], color in (4, 6)
         else:
             self._head.append(chunk.part)
             self._has_alpha |= chunk.kind == b"tRNS"
@@ -139,20 +145,14 @@ class AnimatedPng(NumberedFrames):
             raise ValueError(f"the data of frame {len(self._frames)} is out of sequence")
         self._frames[-1].chunks.append(chunk)
 
-    def _drop_incomplete(self) -> None:
-        if self._frames and not self._frames[-1].chunks:
-            self._frames.pop()
-
     def open_still(self) -> PngFile:
         """Opens the image that is shown where animations are not."""
         return self._open_png(self._size, [chunk.part for chunk in self._still])
 
     def _open_png(self, size: tuple[int, int], data: list[Part]) -> PngFile:
-        self._stream.seek(_SIGNATURE_BYTES)
-        header = self._stream.read(25)[8:21]
         parts: list[Part] = [
             (0, _SIGNATURE_BYTES),
-            make_chunk(b"IHDR", struct.pack(">II", *size) + header[8:]),
+            make_chunk(b"IHDR", struct.pack(">II", *size) + self._form),
             *self._head,
             *data,
             *self._tail,

@@ -17,7 +17,7 @@ from PIL import Image
 
 from imgclassify.errors import CorruptImageError, ImageError, ImageNotFoundError, TruncatedImageError
 from imgclassify.images.frames import FrameSelection
-from imgclassify.images.opened_image import FAILURES, OpenedImage, repairs
+from imgclassify.images.opened_image import FAILURES, OpenedImage, repairs, use_image
 from imgclassify.sources import Frame, Source
 
 __all__ = ["expand_frames", "list_names"]
@@ -74,18 +74,7 @@ def list_names(source: Source, selection: FrameSelection) -> Iterator[str]:
         ImageError: the source cannot be opened; or, at the end, frames may be missing.
     """
     with source.open() as stream:
-        yield from _open_or_repair(stream).names(selection)
-
-
-def _open_or_repair(stream: BinaryIO) -> OpenedImage:
-    """Opens a file, without what keeps its decoder from reading it if that is beside the pixels."""
-    try:
-        return OpenedImage(stream, max_pixels=None)
-    except (CorruptImageError, TruncatedImageError):
-        for open_repaired in repairs(stream, None, decode_damaged=False):
-            with suppress(*FAILURES):
-                return open_repaired()
-        raise
+        yield from use_image(stream, None, False, lambda opened: opened).names(selection)
 
 
 class FrameReader:

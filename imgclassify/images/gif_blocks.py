@@ -18,7 +18,7 @@ def iter_blocks(stream: BinaryIO) -> Iterator[tuple[int, int, int]]:
     Raises:
         IndexError: the file ends within a block.
     """
-    position = 13 + _palette_bytes(_read(stream, 10, 1)[0])
+    position = 13 + _palette_bytes(_read_byte(stream, 10))
     while True:
         stream.seek(position)
         kind = stream.read(1)
@@ -30,8 +30,8 @@ def iter_blocks(stream: BinaryIO) -> Iterator[tuple[int, int, int]]:
             return
         if kind[0] not in (EXTENSION, IMAGE):
             continue
-        position += 1 if kind[0] == EXTENSION else 10 + _palette_bytes(_read(stream, position + 8, 1)[0])
-        _read(stream, position - 1, 1)
+        position += 1 if kind[0] == EXTENSION else 10 + _palette_bytes(_read_byte(stream, position + 8))
+        _read_byte(stream, position - 1)
         yield kind[0], start, position
         position = skip_data(stream, position)
 
@@ -63,9 +63,6 @@ def _palette_bytes(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
-def _read(stream: BinaryIO, position: int, count: int) -> bytes:
+def _read_byte(stream: BinaryIO, position: int) -> int:
     stream.seek(position)
-    data = stream.read(count)
-    if not data:
-        raise IndexError(position)
-    return data
+    return stream.read(1)[0]

@@ -21,10 +21,8 @@ from imgclassify.images.gif_blocks import EXTENSION, iter_blocks, skip_data
 from imgclassify.images.png_chunks import MOST_BYTES, Chunk, has_checksum, iter_chunks, make_chunk
 from imgclassify.images.splicing import Part, splice
 
-_MOST_CHUNKS = 2**20
 _MOST_NOTES = 2**8
-"""How many chunks of a PNG are followed, and how many notes are inspected. A hostile file may have any number, and
-each note may unpack to a megabyte."""
+"""How many notes of a PNG are inspected. A hostile file may have any number, and each may unpack to a megabyte."""
 _MOST_SEGMENTS = 2**14
 """How many segments, boxes or blocks of another format are followed."""
 
@@ -77,6 +75,7 @@ _TURNING = (b"eXIf", *_TEXTS)
 """The notes that may hold the orientation. Of texts, those that begin so."""
 _NEEDED = (b"PLTE", b"tRNS")
 _LONGEST_NEEDED = 3 * 256
+"""The kinds that the pixels need besides image data, and how many bytes a palette has at most."""
 _KEPT = {b"tRNS", *_SHOWN, *_ANIMATION, *_TEXTS}
 
 
@@ -99,7 +98,7 @@ def read_chunks(stream: BinaryIO, size: int) -> tuple[list[Chunk], set[str]]:
     chunks: list[Chunk] = []
     left_out: set[str] = set()
     reader = _NoteReader(stream, size)
-    for chunk in iter_chunks(stream, _MOST_CHUNKS):
+    for chunk in iter_chunks(stream):
         kind = chunk.kind
         if not kind[0] & 0x20 or kind == b"tRNS":  # critical: an upper-case letter
             reader.see(chunk)
@@ -123,7 +122,7 @@ def _was_needed(stream: BinaryIO, chunk: Chunk) -> bool:
         return False
     data = _read_at(stream, chunk.position + 8, chunk.length + 4)
     checksums = (struct.pack(">I", zlib.crc32(data[:-4], zlib.crc32(kind))) for kind in _NEEDED)
-    return chunk.kind not in _NEEDED and data[-4:] in checksums
+    return data[-4:] in checksums
 
 
 def _without_gaps(chunks: list[Chunk], left_out: set[str]) -> list[Chunk]:

@@ -55,14 +55,15 @@ FAILURES = (CorruptImageError, TruncatedImageError, UnsupportedImageError, NotAn
 """Errors of a file that was made of a damaged one. The error of the damaged one is reported instead."""
 
 
-def use_image(stream: BinaryIO, max_pixels: int, decode_damaged: bool, use: Callable[[OpenedImage], T]) -> T:
+def use_image(stream: BinaryIO, max_pixels: int | None, decode_damaged: bool, use: Callable[[OpenedImage], T]) -> T:
     """Opens an image and returns what a function returns for it.
 
     If the file is damaged, the function is called again, with the image of a file without what is damaged beside
     the pixels, or, if `decode_damaged` is True, with what there is of the pixels.
 
     Args:
-        use: must decode the image.
+        max_pixels, decode_damaged: as in `repairs`.
+        use: what it does not do with the image, such as decoding it, shows no damage.
     """
     try:
         return use(OpenedImage(stream, max_pixels))
@@ -136,14 +137,14 @@ class OpenedImage:
         self._stream, self._max_pixels = stream, max_pixels or 0
         self._facts, self._fill = facts, fill
         decoder = identify_format(stream)
-        self._format, self._read = decoder.format, find_reader(decoder)
+        self._format, read = decoder.format, find_reader(decoder)
         with self._translated_errors():
             size = _stream_size(stream)
             if decoder.reads_whole_file and size > MAX_BYTES:
                 raise ImageTooLargeError(
                     f"the file is larger than {MAX_BYTES // 2**20} MiB, and its format must be read as a whole"
                 )
-            opened = self._read(stream, self._max_pixels) if decoder.checks_pixels else self._read(stream)
+            opened = read(stream, self._max_pixels) if decoder.checks_pixels else read(stream)
             if isinstance(opened, Image.Image):
                 if max_pixels is not None:
                     check_pixels(opened.size, max_pixels)

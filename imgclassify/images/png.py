@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from PIL import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from imgclassify.images.png_chunks import Chunk, has_checksum, iter_chunks, make_chunk
+from imgclassify.images.png_chunks import Chunk, has_checksum, iter_chunks
 
 if TYPE_CHECKING:
     from imgclassify.images.animated_png import AnimatedPng
 
-_MOST_CHUNKS = 2**20
 AFTER_PIXELS = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
 """The chunks that may hold the orientation. Others must come before the pixels (ISO/IEC 15948, 5.6)."""
 
@@ -52,20 +51,21 @@ class PngFile(PngImageFile):
             super().load_end()
         finally:
             del reader.call  # it refers to the reader, which would stay until garbage is collected
-        for chunk in iter_chunks(stream, _MOST_CHUNKS):  # type: ignore[arg-type]
+        for chunk in iter_chunks(stream):  # type: ignore[arg-type]
             if chunk.kind == b"IDAT":
                 check_data(stream, chunk)  # type: ignore[arg-type]
 
 
-def _call_after_pixels(reader: Any, kind: bytes, _position: int, length: int) -> bytes:
+def _call_after_pixels(reader: Any, kind: bytes, position: int, length: int) -> bytes:
     """Lets Pillow read a chunk after the pixels if it may hold the orientation and its checksum is right."""
-    data = ImageFile._safe_read(reader.fp, length)
-    if kind in AFTER_PIXELS:
-        checksum = reader.fp.read(4)
-        reader.fp.seek(-len(checksum), 1)
-        if make_chunk(kind, data)[-4:] == checksum:
-            reader.fp.seek(-length, 1)
-            getattr(reader, f"chunk_{kind.decode()}")(0, length)
+    chunk = Chunk(kind, position - 8, length, (position - 8, 12 + length))
+    is_read = kind in AFTER_PIXELS and has_checksum(reader.fp, chunk, if_cut=False)
+    reader.fp.seek(position)
+    data: bytes = (
+        getattr(reader, f"chunk_{kind.decode()}")(position, length)
+        if is_read
+        else ImageFile._safe_read(reader.fp, length)
+    )
     return data
 
 

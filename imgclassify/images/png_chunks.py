@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 2**23
 """How much is read of one chunk at most, packed and unpacked."""
-_MOST_CHUNKS = 2**10
+_MOST_CHUNKS = 2**20
+"""How many chunks of a file are followed. A hostile file may have any number."""
+_MOST_SEARCHED = 2**10
 """How many chunks are looked at to find one of a kind."""
 _MOST_BYTES = 2**10
 """How much is read of such a chunk. Those that are asked for are shorter."""
@@ -33,7 +35,7 @@ class Chunk(NamedTuple):
     """Where it is in the file, or what takes its place."""
 
 
-def iter_chunks(stream: BinaryIO, most: int) -> Iterator[Chunk]:
+def iter_chunks(stream: BinaryIO, most: int = _MOST_CHUNKS) -> Iterator[Chunk]:
     """Yields each chunk. The last one may reach beyond the end. The stream may be moved in between.
 
     A chunk with a type that is not of four letters ends them, unless its checksum is right.
@@ -68,7 +70,7 @@ def read_png_chunk(stream: BinaryIO, kind: bytes) -> bytes | None:
     """
     position = stream.tell()
     try:
-        for chunk in iter_chunks(stream, _MOST_CHUNKS):
+        for chunk in iter_chunks(stream, _MOST_SEARCHED):
             if chunk.kind == kind:
                 return read_data(stream, chunk, _MOST_BYTES)
             if chunk.kind in _END:

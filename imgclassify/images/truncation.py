@@ -101,16 +101,15 @@ def _tiff_truncated(stream: BinaryIO, size: int) -> bool:
 
 def _page_end(page: Directory) -> int:
     """Returns the end of what a directory names."""
+    from imgclassify.images.tiff.directories import STRIP_OFFSETS
+    from imgclassify.images.tiff.layout import STRIP_BYTES, TILE_BYTES, TILE_OFFSETS
+
     ends = [entry.place + entry.length for entry in page.entries.values()]
-    for start_tag, length_tag in _TIFF_EXTENTS:
+    for start_tag, length_tag in ((STRIP_OFFSETS, STRIP_BYTES), (TILE_OFFSETS, TILE_BYTES)):
         with suppress(EOFError, ValueError):
             pairs = zip(page.array(start_tag, _MOST_STRIPS), page.array(length_tag, _MOST_STRIPS), strict=False)
             ends += [int(start) + int(length) for start, length in pairs]
     return max(ends, default=0)
-
-
-_TIFF_EXTENTS = ((273, 279), (324, 325))
-"""The tags StripOffsets and StripByteCounts, TileOffsets and TileByteCounts."""
 
 
 def _boxes_truncated(stream: BinaryIO, size: int) -> bool:
