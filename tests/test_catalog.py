@@ -203,6 +203,15 @@ def test_missing_preprocessing_key_is_named(key: str) -> None:
         catalog.parse_manifests(text, "mine.toml")
 
 
+TABLE = '{ temperature = 0.8, ece_before = 0.05, ece_after = 0.02, source = "a paper" }'
+
+
+def test_a_manifest_may_have_a_temperature() -> None:
+    text = MANIFEST.replace("default = true", f"default = true\ncalibration = {TABLE}")
+    [manifest] = catalog.parse_manifests(text, "mine.toml")
+    assert manifest.calibration == catalog.PublishedTemperature(0.8, 0.05, 0.02, "a paper")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
@@ -227,6 +236,21 @@ def test_missing_preprocessing_key_is_named(key: str) -> None:
         ("mine-0123abcd.pth", "mine\\u0000.pth", r"url must be"),
         ('name = "mine"', 'name = "vögel"', r"name must be ASCII"),
         ("default = true", "default = true\nmetadata = {}", r"missing key models\[0\]\.metadata\.num_params"),
+        (
+            "default = true",
+            f"default = true\ncalibration = {TABLE.replace('0.8', '0')}",
+            r"temperature must be above",
+        ),
+        (
+            "default = true",
+            f"default = true\ncalibration = {TABLE.replace('0.02', '2')}",
+            r"ece_after must be a share",
+        ),
+        (
+            "default = true",
+            "default = true\ncalibration = {}",
+            r"missing key models\[0\]\.calibration\.temperature",
+        ),
         ("[[models]]", "[models]", r"models must be an array"),
         ("default = true", "default = ", r"not TOML"),
     ],
@@ -351,3 +375,21 @@ def test_regenerating_the_catalog_changes_nothing() -> None:
     tool = Path(__file__).parent.parent / "tools" / "make_models.py"
     done = subprocess.run([sys.executable, tool, "--check"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_published_temperatures_are_catalogued_if_they_help(by_reference: dict[str, catalog.ModelManifest]) -> None:
+    lines = (Path(__file__).parent.parent / "tools" / "temperatures.tsv").read_text("utf-8").splitlines()[1:]
+    published = {}
+    for name, weights, acc1, temperature, before, after in (line.split("\t") for line in lines):
+        manifest = by_reference[f"{name}@{weights}"]
+        assert manifest.metadata
+        assert abs(manifest.metadata.acc1 - float(acc1)) < 0.5  # it is the same network
+        if float(after) < float(before):
+            published[manifest.reference] = [float(temperature), float(before), float(after)]
+    catalogued = {
+        reference: [manifest.calibration.temperature, *(100 * ece for ece in manifest.calibration[1:3])]
+        for reference, manifest in by_reference.items()
+        if manifest.calibration
+    }
+    assert len(published) == 40
+    assert catalogued == {reference: pytest.approx(figures) for reference, figures in published.items()}

@@ -139,7 +139,7 @@ def test_the_manifest_in_the_docs_parses_and_each_key_is_described() -> None:
     assert described == {
         "name", "weights", "default", "architecture", "provider", "url", "sha256", "num_classes", "label_set",
         "preprocess", "options", "rename", "layers", "metadata", "file", "gflops", "activation", "output_name",
-        "checkpoint_key",
+        "checkpoint_key", "calibration",
     }  # fmt: skip
 
 

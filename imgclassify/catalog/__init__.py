@@ -19,6 +19,7 @@ from imgclassify.catalog.manifest import (
     ModelManifest,
     ModelMetadata,
     PreprocessSpec,
+    PublishedTemperature,
     Size,
 )
 from imgclassify.catalog.parsing import parse_manifests, parse_preprocess
@@ -39,6 +40,7 @@ __all__ = [
     "ModelManifest",
     "ModelMetadata",
     "PreprocessSpec",
+    "PublishedTemperature",
     "Size",
     "filter_models",
     "find_model",

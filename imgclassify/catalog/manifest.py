@@ -101,6 +101,22 @@ class ModelMetadata:
     """The address of a description of the training; empty if the publisher gives none."""
 
 
+class PublishedTemperature(NamedTuple):
+    """A temperature that makes the probabilities of published weights more like frequencies.
+
+    It was measured with the model's own preprocessing.
+    """
+
+    temperature: float
+    """The logits are divided by it before the softmax. Above zero; below 1 it raises the largest probability."""
+    ece_before: float
+    """Expected calibration error (15 equal-width bins) without it, 0..1."""
+    ece_after: float
+    """The same with it."""
+    source: str
+    """Who measured it, and on which images."""
+
+
 class FeatureLayers(NamedTuple):
     """The layers of a torch network that features come from, by their names in the network."""
 
@@ -145,6 +161,8 @@ class ModelManifest:
     """The key of the state_dict in the user's own file, if it is not the usual one. Dots lead deeper."""
     layers: FeatureLayers | None = None
     """None if they are not known. timm's networks need none."""
+    calibration: PublishedTemperature | None = None
+    """None if none is published, or if it does not help."""
     metadata: ModelMetadata | None = None
     """None if a model of the user has none."""
     gflops: float | None = None
@@ -183,6 +201,7 @@ class ModelManifest:
                 key: value if isinstance(value, bool | int | float) else str(value)
                 for key, value in self.options.items()
             },
+            "calibration": self.calibration._asdict() if self.calibration else None,
             "metadata": None
             if metadata is None
             else {name: getattr(metadata, name) for name in ModelMetadata.__slots__},

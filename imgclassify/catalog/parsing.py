@@ -24,6 +24,7 @@ from imgclassify.catalog.manifest import (
     ModelManifest,
     ModelMetadata,
     PreprocessSpec,
+    PublishedTemperature,
     Size,
 )
 from imgclassify.errors import ManifestError
@@ -187,6 +188,7 @@ def _parse_model(table: _TomlTable, origin: str) -> ModelManifest:
         rename=_parse_rename(table),
         checkpoint_key=table.take_value("checkpoint_key", str, default=""),
         layers=_parse_layers(table.take_table("layers", default=None)),
+        calibration=_parse_calibration(table.take_table("calibration", default=None)),
         metadata=_parse_metadata(table.take_table("metadata", default=None)),
         gflops=table.take_float("gflops") if "gflops" in table else None,
         file=file,
@@ -278,6 +280,24 @@ def _parse_layers(table: _TomlTable | None) -> FeatureLayers | None:
     )
     table.check_empty()
     return layers
+
+
+def _parse_calibration(table: _TomlTable | None) -> PublishedTemperature | None:
+    if table is None:
+        return None
+    calibration = PublishedTemperature(
+        temperature=table.take_float("temperature"),
+        ece_before=table.take_float("ece_before"),
+        ece_after=table.take_float("ece_after"),
+        source=table.take_value("source", str),
+    )
+    if calibration.temperature <= 0:
+        table.reject("temperature", "above zero")
+    for key in ("ece_before", "ece_after"):
+        if not 0 <= getattr(calibration, key) <= 1:
+            table.reject(key, "a share, 0..1")
+    table.check_empty()
+    return calibration
 
 
 def _parse_metadata(table: _TomlTable | None) -> ModelMetadata | None:

@@ -35,6 +35,7 @@ def format_manifest(manifest: ModelManifest) -> str:
         "layers": manifest.layers._asdict() if manifest.layers else {},
         "preprocess": manifest.preprocess.to_dict(),
         "gflops": manifest.gflops,
+        "calibration": manifest.calibration._asdict() if manifest.calibration else {},
         "metadata": manifest.to_dict()["metadata"],
     }
     required = ("sha256", "label_set")  # these may be empty, but not left out

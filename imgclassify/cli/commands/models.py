@@ -444,6 +444,13 @@ def _detail_rows(manifest: "ModelManifest", others: list[str]) -> list[list[str]
         ["file", _describe_path(manifest)],
     ]
     rows += [[name, _format_value(value)] for name, value in manifest.preprocess.to_dict().items()]
+    if manifest.calibration:
+        calibration = manifest.calibration
+        rows += [
+            ["temperature", f"{calibration.temperature}, used with --calibrated"],
+            ["ECE", f"{100 * calibration.ece_before:.2f} %, with it {100 * calibration.ece_after:.2f} %"],
+            ["measured by", calibration.source],
+        ]
     if manifest.metadata:
         metadata = manifest.metadata
         rows += [
