@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, overload
 
+from imgclassify.confidence.assessment_options import AssessmentOptions
 from imgclassify.engines import FEATURES, LOGITS
-from imgclassify.errors import UsageError
+from imgclassify.errors import OutputError, UsageError
 from imgclassify.images import MAX_PIXELS, TIME_LIMIT
 from imgclassify.images.inputs import is_batch
 from imgclassify.results import ImageResult, Prediction
@@ -20,7 +23,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from imgclassify.confidence.assessment import Assessor
+    from imgclassify.confidence.calibration import Calibration
     from imgclassify.embedding import ImageEmbedding
+    from imgclassify.engines.activation import Activation
     from imgclassify.images.inputs import ImageLike, ManyImages
     from imgclassify.labels import LabelSet
     from imgclassify.labels.grouping import Grouping
@@ -29,6 +35,8 @@ if TYPE_CHECKING:
     from imgclassify.weights import Progress
 
 DEFAULT_TOP_K = 5
+
+logger = logging.getLogger("imgclassify")
 
 
 class Classifier:
@@ -87,6 +95,13 @@ class Classifier:
         offline: bool | None = None,
         trust: bool = False,
         groups: str | os.PathLike[str] | Mapping[str, Iterable[str]] | None = None,
+        calibration: bool | str | os.PathLike[str] | Calibration = False,
+        at_least: float | None = None,
+        tree: str | os.PathLike[str] | None = None,
+        threshold: float | None = None,
+        sets: float | None = None,
+        set_method: str = "raps",
+        unfamiliar: bool = False,
         progress: Progress | None = None,
     ) -> None:
         """Loads a model. Downloads its weights if they are not in the cache.
@@ -139,15 +154,38 @@ class Classifier:
                 for models whose classes are independent:
                 names such as "dog,cat,bird=n01503061", the path of a file with the columns class and group, or
                 a mapping from the name of each group to its classes (docs/labels.md).
+            calibration: True to divide the logits by the temperature that is known for these weights, from
+                `imgclassify calibrate` or from the catalog; or a Calibration, or the path of its file. False keeps
+                the raw softmax, unless `at_least`, `threshold` or `sets` need calibrated probabilities
+                (docs/confidence.md).
+            at_least: answer with the most specific class or node of the WordNet tree whose probability is at least
+                this, 0..1 (`ImageResult.answer`).
+            tree: the path of a file with a tree of the classes, instead of WordNet's (docs/confidence.md).
+            threshold: answer only if the most probable class has at least this probability, 0..1.
+            sets: the share of images, 0..1, whose prediction set holds the true class
+                (`ImageResult.prediction_set`). It needs a calibration from labelled images.
+            set_method: "raps" or "lac".
+            unfamiliar: measure how unlike the images of known classes each image is (`ImageResult.unfamiliar`).
             progress: called with (file name, bytes so far, total bytes or None) during a download.
 
         Raises:
-            UsageError: an argument is out of its range, or one that the model needs is missing.
+            UsageError: an argument is out of its range, or one that the model needs is missing, or the calibration
+                is of another model.
             UnavailableError: the model, its weights, its labels or the device is unavailable. The subclasses
                 show which and why.
         """
         require_positive(top_k=top_k)
-        self.runner = load_runner(
+        assessment = AssessmentOptions(
+            at_least=at_least,
+            tree=tree,
+            threshold=threshold,
+            sets=sets,
+            set_method=set_method,
+            unfamiliar=unfamiliar,
+        )
+        self._fields = assessment.fields
+        load = partial(
+            load_runner,
             model,
             arch=arch,
             labels=labels,
@@ -177,6 +215,7 @@ class Classifier:
             trust=trust,
             progress=progress,
         )
+        self.runner = _load_with_features(load) if unfamiliar else load()
         self._features_runner: ModelRunner | None = None
         labels_found = self.runner.network.labels
         assert labels_found is not None  # LoadOptions.with_labels is True
@@ -199,6 +238,11 @@ class Classifier:
             self._grouping = group_classes(labels_found, groups)
             self.labels = self._grouping.labels
             self.run = replace(self.run, groups=self._grouping.to_list())
+        self.calibration: Calibration | None = None
+        """What the probabilities are calibrated with. None if they are raw."""
+        self._assessor: Assessor | None = None
+        if assessment.fields or calibration is not False:
+            self._calibrate(calibration, assessment)
         self.top_k: int = min(top_k, len(self.labels))
 
     @overload
@@ -240,8 +284,8 @@ class Classifier:
                 be started.
         """
         if is_batch(images):
-            return self.runner.map(self._to_result, images)
-        return self._to_result(self.runner.run_one(images))
+            return self.runner.map(self.to_result, images)
+        return self.to_result(self.runner.run_one(images))
 
     def stream(self, sources: ManyImages, *, stop_event: Event | None = None) -> Generator[ImageResult, None, None]:
         """Classifies many images, such as the sources that `imgclassify.sources.expand` finds.
@@ -260,7 +304,7 @@ class Classifier:
         Raises:
             NoImagesError, UsageError, UnavailableError: as in `predict`.
         """
-        return self.runner.map(self._to_result, sources, stop_event=stop_event)
+        return self.runner.map(self.to_result, sources, stop_event=stop_event)
 
     def to_rows(self, results: ImageResult | Iterable[ImageResult]) -> Iterator[dict[str, Any]]:
         """Flattens results to rows that `pandas.DataFrame` takes, with the columns of CSV (docs/output.md).
@@ -271,16 +315,17 @@ class Classifier:
         Yields:
             A dictionary for each result. Each has the same keys: "source", "model", "width", "height", "frames",
             "frame", "damaged", then "class_index_1", "wnid_1", "label_1", "probability_1" and so on up to `top_k`,
-            then "error_type" and "error_message". A value that a result lacks is None.
+            then the columns of "answer", "set" and "unfamiliar" if the classifier has them, then "error_type" and
+            "error_message". A value that a result lacks is None.
 
         Raises:
             UsageError: a result has more than `top_k` predictions.
         """
-        from imgclassify.output.records import PREDICTIONS  # predict does not need these
+        from imgclassify.output.records import predictions_with  # predict does not need these
         from imgclassify.output.rows import column_names, row_values
 
-        lengths = {"top_k": self.top_k}
-        columns = column_names(PREDICTIONS.fields, lengths)
+        lengths, record_type = {"top_k": self.top_k}, predictions_with(self._fields)
+        columns = column_names(record_type.fields, lengths)
         for result in [results] if isinstance(results, ImageResult) else results:
             if len(result.predictions) > self.top_k:
                 raise UsageError(
@@ -288,7 +333,7 @@ class Classifier:
                     f"{self.top_k}",
                     hint="call to_rows of the classifier that returned it",
                 )
-            yield dict(zip(columns, row_values(result, PREDICTIONS, lengths), strict=True))
+            yield dict(zip(columns, row_values(result, record_type, lengths), strict=True))
 
     @overload
     def embed(self, images: ImageLike, *, normalize: bool = ...) -> ImageEmbedding: ...  # type: ignore[overload-overlap]
@@ -338,24 +383,83 @@ class Classifier:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def _to_result(self, image: ImageOutputs) -> ImageResult:
+    def _calibrate(
+        self, calibration: bool | str | os.PathLike[str] | Calibration, assessment: AssessmentOptions
+    ) -> None:
+        """Finds the calibration, and prepares what is said beside the predictions."""
+        from imgclassify.confidence.assessment import Assessor, choose_calibration  # few runs need them
+
+        run = self.runner.run_info
+        if assessment.fields:
+            _require_plain_classes(self._activation, grouped=self._grouping is not None)
+        is_needed = assessment.answers or assessment.sets is not None
+        self.calibration = choose_calibration(
+            calibration, run, self.runner.network.calibration, is_needed=is_needed
+        )
+        if self.calibration:
+            self.run = replace(self.run, calibration=self.calibration.to_run())
+        if assessment.fields:
+            scorer = None
+            if assessment.unfamiliar:
+                from imgclassify.confidence.unfamiliarity import create_scorer
+
+                scorer = create_scorer(self.runner, self.calibration)
+                self.run = replace(self.run, unfamiliar=scorer.method)
+            self._assessor = Assessor(assessment, self.labels, self.calibration, scorer)
+
+    def find_calibration(self) -> Calibration | None:
+        """Returns the calibration that is known for this model, whether or not the classifier uses it.
+
+        Raises:
+            UsageError: the user's own is damaged.
+        """
+        from imgclassify.confidence.calibration import find_calibration
+
+        if self._activation.name != "softmax":
+            return None
+        return self.calibration or find_calibration(self.runner.run_info, self.runner.network.calibration)
+
+    def to_result(self, image: ImageOutputs) -> ImageResult:
+        """Returns the result of an image, from the outputs of this classifier's runner for it."""
+        predictions: tuple[Prediction, ...] = ()
+        assessed: dict[str, Any] = {}
+        if image.arrays is not None:
+            probabilities = self.probabilities(image.arrays[LOGITS])
+            predictions = self._to_predictions(probabilities)
+            if self._assessor:
+                raw = self._activation.apply(image.arrays[LOGITS]) if self.calibration else probabilities
+                assessed = self._assessor.assess(probabilities, raw, image.arrays.get(FEATURES))._asdict()
         return ImageResult(
             source=image.source,
             model=self.run.model,
             width=image.width,
             height=image.height,
-            predictions=() if image.arrays is None else self._to_predictions(image.arrays[LOGITS]),
+            predictions=predictions,
             error=image.error,
             approximate=image.approximate,
             frames=image.frames,
             frame=image.frame,
             damaged=image.damaged,
+            **assessed,
         )
 
-    def _to_predictions(self, outputs: NDArray[np.float32]) -> tuple[Prediction, ...]:
+    def probabilities(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns the probabilities of all classes, or groups.
+
+        Args:
+            outputs: (…, number of outputs): the logits of this classifier's runner. With groups, of one image.
+
+        Returns:
+            (…, number of classes or groups), 0..1, calibrated if the classifier is.
+        """
+        import numpy as np
+
+        if self.calibration:
+            outputs = outputs / np.float32(self.calibration.temperature)
         probabilities = self._activation.apply(outputs)
-        if self._grouping:
-            probabilities = self._grouping.sum_probabilities(probabilities)
+        return self._grouping.sum_probabilities(probabilities) if self._grouping else probabilities
+
+    def _to_predictions(self, probabilities: NDArray[np.float32]) -> tuple[Prediction, ...]:
         predictions = []
         for rank, class_index in enumerate(top_k(probabilities, self.top_k), start=1):
             label = self.labels[class_index]
@@ -364,6 +468,28 @@ class Classifier:
             probability = float(str(probabilities[class_index]))
             predictions.append(Prediction(rank, class_index, label.wnid, label.label, probability))
         return tuple(predictions)
+
+
+def _load_with_features(load: Callable[..., ModelRunner]) -> ModelRunner:
+    """Loads a runner that also returns features, unless the network hands out none."""
+    try:
+        return load(outputs=(LOGITS, FEATURES))
+    except OutputError as error:
+        logger.info("unfamiliarity is measured without features: %s", error)
+        return load()
+
+
+def _require_plain_classes(activation: Activation, *, grouped: bool) -> None:
+    if activation.multi_label:
+        raise UsageError(
+            "this model predicts each class by itself, so its probabilities are not shares of one answer",
+            hint="leave out at_least, threshold, sets and unfamiliar",
+        )
+    if grouped:
+        raise UsageError(
+            "groups are answers above the classes already",
+            hint="leave out --group, or --at-least, --threshold, --sets and --unfamiliar",
+        )
 
 
 def top_k(probabilities: NDArray[np.float32], count: int) -> list[int]:

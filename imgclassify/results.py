@@ -6,6 +6,7 @@ They contain no tensors. The code that writes them is in output/.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Self
 
 from imgclassify.errors import make_printable
@@ -59,6 +60,58 @@ class ImageFailure:
         return {"type": self.type, "message": self.message}
 
 
+ANSWER_KINDS = ("leaf", "rollup", "unsure")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is answered of an image if the most probable class may be too unsure an answer."""
+
+    kind: str
+    """"leaf": the most probable class. "rollup": a node of the tree above it. "unsure": nothing."""
+    wnid: str | None
+    """None if "unsure", or if the node has none."""
+    label: str | None
+    """None if "unsure"."""
+    probability: float
+    """0..1: of the class, or the sum of the classes under the node. If "unsure", of the most probable class."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, "wnid": self.wnid, "label": self.label, "probability": self.probability}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        return cls(values["kind"], values["wnid"] or None, values["label"] or None, values["probability"])
+
+    def is_sound(self) -> bool:
+        """Whether each field has a value that it can have."""
+        return (
+            self.kind in ANSWER_KINDS
+            and (self.label is None) == (self.kind == "unsure")
+            and all(type(text) is str for text in (self.wnid or "", self.label or ""))
+            and type(self.probability) in (float, int)
+            and 0 <= self.probability <= 1
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Unfamiliarity:
+    """How unlike the images of known classes an image is."""
+
+    score: float
+    """The higher, the stranger. Its scale depends on the model and the method (RunInfo.unfamiliar)."""
+    percentile: float | None
+    """0..100: how many of the familiar images of a calibration have a lower score. None without them."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"score": self.score, "percentile": self.percentile}
+
+    def is_sound(self) -> bool:
+        """Whether each field has a value that it can have."""
+        numbers = [self.score, 0 if self.percentile is None else self.percentile]
+        return all(type(number) in (float, int) and isfinite(number) for number in numbers)
+
+
 _NUMBERS, _FLAGS = ("frames", "frame"), ("approximate", "damaged")
 
 
@@ -101,10 +154,16 @@ class ImageResult:
     """Which of them was classified, from 1. None as for `frames`."""
     damaged: bool = False
     """Whether a part of the image is missing, and `decode_damaged` was set."""
+    answer: Answer | None = None
+    """None unless the run may answer with a node above the best class, or not at all (docs/confidence.md)."""
+    prediction_set: tuple[str, ...] | None = None
+    """Labels, the most probable first. None unless the run has prediction sets."""
+    unfamiliar: Unfamiliarity | None = None
+    """None unless the run measures it."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the record as all machine-readable formats contain it (docs/output.md)."""
-        record = {
+        record: dict[str, Any] = {
             "source": self.source,
             "model": self.model,
             "width": self.width,
@@ -114,6 +173,12 @@ class ImageResult:
             "predictions": [prediction.to_dict() for prediction in self.predictions],
             "error": self.error.to_dict() if self.error else None,
         }
+        if self.answer:
+            record["answer"] = self.answer.to_dict()
+        if self.prediction_set is not None:
+            record["set"] = list(self.prediction_set)
+        if self.unfamiliar:
+            record["unfamiliar"] = self.unfamiliar.to_dict()
         return record | flags_of(self)
 
     def _repr_html_(self) -> str:
@@ -150,6 +215,9 @@ class ImageResult:
                 predictions=tuple(Prediction(**fields) for fields in record["predictions"]),
                 error=None if record["error"] is None else ImageFailure(**record["error"]),
                 **read_later_fields(record),
+                answer=None if record.get("answer") is None else Answer.from_dict(record["answer"]),
+                prediction_set=None if record.get("set") is None else tuple(record["set"]),
+                unfamiliar=None if record.get("unfamiliar") is None else Unfamiliarity(**record["unfamiliar"]),
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError("it lacks a field, or has an unknown one") from error
@@ -163,6 +231,7 @@ class ImageResult:
         for each in self.predictions:
             texts += [each.label, each.label if each.wnid is None else each.wnid]
             numbers += [each.rank, each.class_index]
+        texts += self.prediction_set or ()
         if self.error:
             texts += [self.error.type, self.error.message]
         else:
@@ -171,6 +240,8 @@ class ImageResult:
             bool(self.predictions) != bool(self.error)
             and all(type(text) is str for text in texts)
             and all(type(number) is int and number >= 0 for number in numbers)
+            and (self.answer is None or self.answer.is_sound())
+            and (self.unfamiliar is None or self.unfamiliar.is_sound())
             and all(
                 type(each.probability) in (float, int) and 0 <= each.probability <= 1 for each in self.predictions
             )
@@ -215,6 +286,10 @@ class RunInfo:
     `transform_input`."""
     groups: list[dict[str, Any]] | None = None
     """If classes are grouped: the `label`, `wnid` and `class_indices` of each group, in order."""
+    calibration: dict[str, Any] | None = None
+    """If probabilities are calibrated: the `temperature`, and what is known of it (Calibration.to_run)."""
+    unfamiliar: str | None = None
+    """If unfamiliarity is measured: the method, "nci", "gen" or "gen+neighbours"."""
 
     def to_dict(self) -> dict[str, Any]:
         described = {
@@ -238,5 +313,7 @@ class RunInfo:
             "origins": self.origins,
             "options": self.options,
             "groups": self.groups,
+            "calibration": self.calibration,
+            "unfamiliar": self.unfamiliar,
         }
         return described | {name: value for name, value in optional.items() if value is not None}

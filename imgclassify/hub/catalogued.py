@@ -54,6 +54,7 @@ class CataloguedLoader(ReferenceLoader):
             quantized=architectures.is_quantized(manifest),
             gmacs=manifest.gmacs,
             layers=manifest.layers,
+            calibration=manifest.calibration if preprocess == manifest.preprocess else None,
             backends=_find_backends(manifest, preprocess, file.path, options),
         )
 

@@ -20,6 +20,7 @@ from imgclassify.catalog import (
     FeatureLayers,
     ModelManifest,
     PreprocessSpec,
+    PublishedTemperature,
     Size,
 )
 from imgclassify.errors import UsageError
@@ -238,6 +239,8 @@ class Network:
     """The architecture of a user's checkpoint, with the options and the preprocessing that it needs."""
     layers: FeatureLayers | None = None
     """The layers that features come from, for torch. None if they are not known."""
+    calibration: PublishedTemperature | None = None
+    """A published temperature for these weights with this preprocessing. None if there is none."""
 
 
 def chosen_options(checkpoint_key: str, manifest: ModelManifest) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Self, TextIO
 
 from imgclassify.output.provenance import Provenance
-from imgclassify.output.records import R, Ranked, Record, RecordType, Scalar, Struct
+from imgclassify.output.records import R, Ranked, Record, RecordType, Scalar, Struct, Texts
 from imgclassify.output.rows import column_names, row_values
 
 _BYTE_ORDER_MARK = "\ufeff"
@@ -55,7 +56,10 @@ class CsvWriter:
         return self
 
     def write(self, record: Record) -> None:
-        self._write_row(row_values(record, self._record_type, self._lengths))
+        values = row_values(record, self._record_type, self._lengths)
+        self._write_row(
+            [json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value for value in values]
+        )
         self._stream.flush()
 
     def _write_row(self, row: Sequence[object]) -> None:
@@ -121,9 +125,16 @@ def _count_ranks(field: Ranked, columns: Sequence[str]) -> int:
 def _parse_field(field: Any, row: dict[str, str]) -> Any:
     if isinstance(field, Scalar):
         return _parse_scalar(field, row[field.name])
+    if isinstance(field, Texts):
+        return json.loads(row[field.name]) if row[field.name] else None
     if isinstance(field, Struct):
-        parts = {part.name: row[f"{field.name}_{part.name}"] for part in field.fields}
-        return parts if parts[field.fields[0].name] else None
+        texts = {part: row[f"{field.name}_{part.name}"] for part in field.fields}
+        if not texts[field.fields[0]]:
+            return None
+        # An empty text stays one: the message of an error may be empty.
+        return {
+            part.name: text if part.kind == "text" else _parse_scalar(part, text) for part, text in texts.items()
+        }
     entries = []
     for rank in range(1, _count_ranks(field, list(row)) + 1):
         texts = {part: row[f"{part.name}_{rank}"] for part in field.fields}

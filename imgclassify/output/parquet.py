@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
 from imgclassify.output.provenance import Provenance
-from imgclassify.output.records import Field, R, Ranked, Record, RecordType, Scalar, Struct, Vector
+from imgclassify.output.records import Field, R, Ranked, Record, RecordType, Scalar, Struct, Texts, Vector
 
 if TYPE_CHECKING:
     import pyarrow
@@ -158,6 +158,8 @@ def _column_type(field: Field) -> pyarrow.DataType:
     }
     if isinstance(field, Scalar):
         return kinds[field.kind]
+    if isinstance(field, Texts):
+        return pyarrow.list_(pyarrow.string())
     if isinstance(field, Struct):
         return pyarrow.struct({part.name: kinds[part.kind] for part in field.fields})
     assert isinstance(field, Ranked)

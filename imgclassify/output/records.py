@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from imgclassify.results import SCHEMA, ImageFailure, ImageResult
@@ -12,6 +12,7 @@ __all__ = [
     "ERROR",
     "IMAGE_FIELDS",
     "MODEL",
+    "OPTIONAL_FIELDS",
     "PREDICTIONS",
     "SOURCE",
     "Field",
@@ -21,7 +22,9 @@ __all__ = [
     "RecordType",
     "Scalar",
     "Struct",
+    "Texts",
     "Vector",
+    "predictions_with",
 ]
 
 
@@ -55,14 +58,24 @@ class Scalar(NamedTuple):
     comment: str = ""
     """A comment for the column in the SQL definition of a table."""
     added: bool = False
-    """Whether files of earlier versions lack it."""
+    """Whether files may lack it: those of earlier versions, or of runs without it."""
 
 
 class Struct(NamedTuple):
-    """A field with named parts. Its value may be null."""
+    """A field with named parts. Its value may be null. Then its first part is null in formats without structs."""
 
     name: str
     fields: tuple[Scalar, ...]
+    added: bool = False
+    """Whether files may lack it: those of earlier versions, or of runs without it."""
+
+
+class Texts(NamedTuple):
+    """A field that is a list of texts, or null. Formats without lists hold it as JSON."""
+
+    name: str
+    added: bool = False
+    """Whether files may lack it: those of earlier versions, or of runs without it."""
 
 
 class Ranked(NamedTuple):
@@ -82,7 +95,7 @@ class Vector(NamedTuple):
     """The name of the run's setting that gives the array's dtype: "float32" or "float16"."""
 
 
-Field: TypeAlias = Scalar | Struct | Ranked | Vector
+Field: TypeAlias = Scalar | Struct | Texts | Ranked | Vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +124,7 @@ class RecordType(Generic[R]):
     """Keys of `must_match` that earlier versions did not write. An output without them can be resumed."""
 
     def fields_in(self, names: Collection[str]) -> tuple[Field, ...]:
-        """Returns the fields of a file that may be an earlier version's.
+        """Returns the fields of a file that may lack some of them.
 
         Args:
             names: of its columns.
@@ -119,8 +132,14 @@ class RecordType(Generic[R]):
         return tuple(
             field
             for field in self.fields
-            if not (isinstance(field, Scalar) and field.added and field.name not in names)
+            if not (
+                isinstance(field, Scalar | Struct | Texts) and field.added and _first_column(field) not in names
+            )
         )
+
+    def without(self, names: Collection[str]) -> RecordType[R]:
+        """Returns the record type of a run whose records have no such fields."""
+        return replace(self, fields=tuple(field for field in self.fields if field.name not in names))
 
     @property
     def ranked(self) -> tuple[Ranked, ...]:
@@ -129,6 +148,10 @@ class RecordType(Generic[R]):
     @property
     def has_vectors(self) -> bool:
         return any(isinstance(field, Vector) for field in self.fields)
+
+
+def _first_column(field: Scalar | Struct | Texts) -> str:
+    return f"{field.name}_{field.fields[0].name}" if isinstance(field, Struct) else field.name
 
 
 SOURCE = Scalar("source", "text", comment="a BLOB with the bytes of the name if it is not UTF-8")
@@ -167,6 +190,25 @@ PREDICTIONS: RecordType[ImageResult] = RecordType(
             ),
             length="top_k",
         ),
+        Struct(
+            "answer",
+            (
+                Scalar("kind", "text", nullable=True, comment="leaf, rollup or unsure"),
+                Scalar("wnid", "text", nullable=True),
+                Scalar("label", "text", nullable=True),
+                Scalar("probability", "real", nullable=True),
+            ),
+            added=True,
+        ),
+        Texts("set", added=True),
+        Struct(
+            "unfamiliar",
+            (
+                Scalar("score", "real", nullable=True, comment="the higher, the stranger"),
+                Scalar("percentile", "real", nullable=True, comment="among familiar images, 0..100"),
+            ),
+            added=True,
+        ),
         ERROR,
     ),
     setting_names=("top_k",),
@@ -185,9 +227,22 @@ PREDICTIONS: RecordType[ImageResult] = RecordType(
         "multi_label",
         "options",
         "groups",
+        "calibration",
+        "unfamiliar",
     ),
-    optional_settings=("only", "not", "min_probability", "frames", "fps", "decode_damaged"),
+    optional_settings=(
+        *("only", "not", "min_probability", "frames", "fps", "decode_damaged"),
+        *("at_least", "tree", "threshold", "sets"),
+    ),
     filter_settings=("only", "not", "min_probability"),
     added_keys=("activation",),
 )
-"""The records that the command `predict` writes."""
+"""The records that the command `predict` writes, with all fields that they may have."""
+
+OPTIONAL_FIELDS = ("answer", "set", "unfamiliar")
+"""The fields of PREDICTIONS that only the records of some runs have."""
+
+
+def predictions_with(names: Collection[str]) -> RecordType[ImageResult]:
+    """Returns the record type of a run whose records have these of OPTIONAL_FIELDS."""
+    return PREDICTIONS.without(set(OPTIONAL_FIELDS) - set(names))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from imgclassify.output.records import Field, Record, RecordType, Scalar, Struct, Vector
+from imgclassify.output.records import Field, Record, RecordType, Scalar, Struct, Texts, Vector
 
 
 def column_names(fields: Iterable[Field], lengths: dict[str, int]) -> list[str]:
@@ -27,7 +27,7 @@ def row_values(record: Record, record_type: RecordType[Any], lengths: dict[str, 
 
 
 def _field_columns(field: Field, lengths: dict[str, int]) -> list[str]:
-    if isinstance(field, Scalar | Vector):
+    if isinstance(field, Scalar | Texts | Vector):
         return [field.name]
     if isinstance(field, Struct):
         return [f"{field.name}_{part.name}" for part in field.fields]
@@ -35,7 +35,7 @@ def _field_columns(field: Field, lengths: dict[str, int]) -> list[str]:
 
 
 def _field_values(field: Field, value: Any, lengths: dict[str, int]) -> list[Any]:
-    if isinstance(field, Scalar | Vector):
+    if isinstance(field, Scalar | Texts | Vector):
         return [value]
     if isinstance(field, Struct):
         return [value[part.name] if value else None for part in field.fields]

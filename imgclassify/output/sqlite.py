@@ -13,7 +13,7 @@ from typing import Any, Generic
 
 from imgclassify.errors import UsageError
 from imgclassify.output.provenance import Provenance
-from imgclassify.output.records import R, Ranked, Record, RecordType, Scalar, Struct
+from imgclassify.output.records import R, Ranked, Record, RecordType, Scalar, Struct, Texts
 
 _APPLICATION = 0x696D6763
 """SQLite's application_id of the files that this module writes: "imgc" in ASCII."""
@@ -74,8 +74,11 @@ class SqliteFileFormat(Generic[R]):
         for field in self._record_type.fields:
             if isinstance(field, Scalar):
                 row.append(_to_sql(values.get(field.name)))
+            elif isinstance(field, Texts):
+                texts = values.get(field.name)
+                row.append(None if texts is None else json.dumps(texts, ensure_ascii=False))
             elif isinstance(field, Struct):
-                struct = values[field.name]
+                struct = values.get(field.name)
                 row += [struct[part.name] if struct else None for part in field.fields]
         database.execute(f"INSERT INTO images VALUES ({_marks(len(row))})", row)
         for ranked in self._record_type.ranked:
@@ -95,6 +98,9 @@ class SqliteFileFormat(Generic[R]):
                     if isinstance(field, Scalar):
                         value = _from_sql(next(cells))
                         record[field.name] = bool(value) if field.kind == "flag" else value
+                    elif isinstance(field, Texts):
+                        text = next(cells)
+                        record[field.name] = None if text is None else json.loads(text)
                     elif isinstance(field, Struct):
                         parts = {part.name: next(cells) for part in field.fields}
                         record[field.name] = parts if parts[field.fields[0].name] else None
@@ -139,6 +145,8 @@ def _create_tables(record_type: RecordType[Any]) -> str:
     for field in record_type.fields:
         if isinstance(field, Scalar):
             columns.append(field)
+        elif isinstance(field, Texts):
+            columns.append(Scalar(field.name, "text", nullable=True, comment="a JSON list"))
         elif isinstance(field, Struct):
             columns += [part._replace(name=f"{field.name}_{part.name}") for part in field.fields]
     *lines, last = map(_column_line, columns)  # the last column must have no comma after it
@@ -160,8 +168,12 @@ CREATE TABLE images (
 
 
 def _column_line(column: Scalar) -> str:
-    words = f"{column.name} {_TYPES[column.kind]}" + ("" if column.nullable else " NOT NULL")
+    words = f"{_quote(column.name)} {_TYPES[column.kind]}" + ("" if column.nullable else " NOT NULL")
     return f"    {words},{' -- ' + column.comment if column.comment else ''}\n"
+
+
+def _quote(name: str) -> str:
+    return f'"{name}"' if name == "set" else name  # a keyword of SQL
 
 
 def _create_indexes(record_type: RecordType[Any]) -> str:

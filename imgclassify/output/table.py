@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self, TextIO
+from typing import NamedTuple, Self, TextIO
 
 from rich.cells import cell_len
 
@@ -14,11 +14,12 @@ from imgclassify.output.provenance import Provenance
 from imgclassify.output.records import RecordType
 from imgclassify.output.terminal import Line, LinePrinter
 from imgclassify.output.text_fitting import cut_end, cut_start, pad_text, wrap_text
-from imgclassify.results import ImageResult, Prediction
+from imgclassify.results import ImageResult, Prediction, Unfamiliarity
 
 _BAR_CELLS = 30
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _NARROWEST_LABEL = 8
+_NOT_SURE = "not sure"
 _RUNNERS_UP = 2
 _WIDTH_FOR_RUNNERS_UP = 70
 """The width in cells from which on a terminal's rows show predictions besides the best one."""
@@ -42,6 +43,7 @@ class TableWriter:
     def __init__(self, stream: TextIO, provenance: Provenance, record_type: RecordType[ImageResult]) -> None:
         self._stream = stream
         self._multi_label = provenance.run.get("multi_label") is True
+        self._calibrated = bool(provenance.run.get("calibration"))
         self._printer = LinePrinter(stream)
         self._terminal = self._printer.width is not None
         self._width = self._printer.width or _PIPE_WIDTH
@@ -88,17 +90,26 @@ class TableWriter:
         if self._terminal:
             cells = min(cells, max(room, _NARROWEST_LABEL))
             labels = [cut_end(label, cells) for label in labels]
-        colour = _confidence_colour(result.predictions[0])
+        colour = _confidence_colour(result.predictions[0].probability)
         for prediction, label in zip(result.predictions, labels, strict=True):
             percent = f"{_format_percent(prediction, 2):>8}"
             line = Line()
             line.append(f"{prediction.rank:>2}  ", style="dim")
             if self._multi_label:
                 line.append(f"{pad_text(label, cells)}  ", style="bold" if prediction.probability >= 0.5 else "")
-                line.append(percent, style=_confidence_colour(prediction))
+                line.append(percent, style=_confidence_colour(prediction.probability))
             else:
                 line.append(f"{pad_text(label, cells)}  {percent}  ", style="bold" if prediction.rank == 1 else "")
                 line.append(_draw_bar(prediction.probability, min(_BAR_CELLS, max(room - cells, 0))), style=colour)
+            self._print(line)
+        for name, text, style in _confidence_rows(result):
+            line = Line()
+            line.append(f"{name:>10}  ", style="dim")
+            for number, part in enumerate(wrap_text(text, max(self._width - 12, _NARROWEST_LABEL))):
+                if number:
+                    self._print(line)
+                    line = Line(" " * 12)
+                line.append(part, style=style)
             self._print(line)
 
     def _print_heading(self, result: ImageResult) -> None:
@@ -111,6 +122,8 @@ class TableWriter:
             facts.append(f"frame {result.frame} of {result.frames}")
         if result.damaged:
             facts.append("damaged")
+        if self._calibrated and not result.error:
+            facts.append("calibrated")
         if self._multi_label and not result.error:
             facts.append("each class by itself")
         for fact in facts:
@@ -135,20 +148,22 @@ class TableWriter:
 
     def _pipe_row(self, result: ImageResult) -> Line:
         source = make_printable(result.source)
-        best, *others = result.predictions or (None,)
-        label = make_printable(best.label) if best else ""
+        headline = _find_headline(result)
+        label = make_printable(headline.label)
         first, second = (
             max(cells, cell_len(text)) if cell_len(text) <= _WIDEST_PIPE_CELLS else cells
             for cells, text in zip(self._pipe_cells, (source, label), strict=True)
         )
         self._pipe_cells = first, second
         line = Line(pad_text(source, first) + "  ")
-        if best is None:
+        if result.error:
             line.append(_describe_failure(result))
             return line
-        line.append(f"{pad_text(label, second)} {_format_percent(best, 1):>8}  ")
-        runners = (f"{make_printable(other.label)} {_format_percent(other, 1)}" for other in others[:_RUNNERS_UP])
-        line.append(" · ".join(runners))
+        line.append(f"{pad_text(label, second)} {headline.percent():>8}  ")
+        runners = (
+            f"{make_printable(other.label)} {_format_percent(other, 1)}" for other in headline.others[:_RUNNERS_UP]
+        )
+        line.append(" · ".join([*_describe_confidence(result), *runners]))
         return line
 
     def _print_folder(self, source: str) -> tuple[str, str]:
@@ -179,14 +194,68 @@ def _terminal_row(name: tuple[str, str], result: ImageResult, width: int) -> Lin
     if result.error:
         line.append(cut_end(_describe_failure(result), room), style="red")
         return line
-    best, *others = result.predictions
-    line.append(f"{_format_percent(best, 1):>7}  ", style=_confidence_colour(best))
+    headline = _find_headline(result)
+    line.append(f"{headline.percent():>7}  ", style=_confidence_colour(headline.probability or 0))
     room = max(room - len("100.0 %  "), _NARROWEST_LABEL)
-    label = cut_end(make_printable(best.label), room)
+    label = cut_end(make_printable(headline.label), room)
     line.append(label, style="bold")
+    if notes := cut_end("".join(f"  {note}" for note in _describe_confidence(result)), room - cell_len(label)):
+        line.append(notes, style="yellow")
+    used = cell_len(label) + cell_len(notes)
     if width >= _WIDTH_FOR_RUNNERS_UP:
-        line.append(_join_runners_up(others, width // 5 - cell_len(label), room - cell_len(label)), style="dim")
+        line.append(_join_runners_up(headline.others, width // 5 - used, room - used), style="dim")
     return line
+
+
+def _confidence_rows(result: ImageResult) -> list[tuple[str, str, str]]:
+    """Returns the rows below the predictions of a single image: name, text and style."""
+    rows = []
+    headline = _find_headline(result)
+    if result.answer:
+        rows.append(("answer", f"{make_printable(headline.label)}  {headline.percent()}".rstrip(), "bold"))
+    if result.prediction_set is not None:
+        rows.append(("set", ", ".join(map(make_printable, result.prediction_set)), ""))
+    if result.unfamiliar:
+        text = f"score {result.unfamiliar.score:.4g}"
+        if result.unfamiliar.percentile is not None:
+            text += f", stranger than {result.unfamiliar.percentile:.1f} % of the familiar images"
+        rows.append(("unfamiliar", text, ""))
+    return rows
+
+
+class _Headline(NamedTuple):
+    """What a row shows first."""
+
+    label: str
+    probability: float | None
+    """None if there is no answer."""
+    others: Sequence[Prediction]
+    """The predictions besides it. The most probable class is among them if it is not the answer itself."""
+
+    def percent(self) -> str:
+        return "" if self.probability is None else f"{100 * self.probability:.1f} %"
+
+
+def _find_headline(result: ImageResult) -> _Headline:
+    """Returns what to show first: the answer if there is one, else the most probable class."""
+    answer = result.answer
+    if result.error:
+        return _Headline("", None, ())
+    if answer is None or answer.kind == "leaf":
+        return _Headline(result.predictions[0].label, result.predictions[0].probability, result.predictions[1:])
+    if answer.label is None:
+        return _Headline(_NOT_SURE, None, result.predictions)
+    return _Headline(answer.label, answer.probability, result.predictions)
+
+
+def _describe_confidence(result: ImageResult) -> list[str]:
+    """Returns how unfamiliar the image is, and how many classes are in its prediction set, as short texts."""
+    notes = [f"unfamiliar {_format_unfamiliarity(result.unfamiliar)}"] if result.unfamiliar else []
+    return notes + ([f"set of {len(result.prediction_set)}"] if result.prediction_set is not None else [])
+
+
+def _format_unfamiliarity(unfamiliar: Unfamiliarity) -> str:
+    return f"{unfamiliar.score:.3g}" if unfamiliar.percentile is None else f"{unfamiliar.percentile:.0f} %"
 
 
 def _join_runners_up(others: Sequence[Prediction], margin: int, cells: int) -> str:
@@ -218,11 +287,11 @@ def _describe_failure(result: ImageResult) -> str:
     return f"✗ {result.error.type}: {make_printable(result.error.message)}"
 
 
-def _confidence_colour(best: Prediction) -> str:
+def _confidence_colour(probability: float) -> str:
     """Returns the colour of a prediction: green if it is probably right, yellow if it may be, else magenta."""
-    if best.probability >= 0.8:
+    if probability >= 0.8:
         return "green"
-    return "yellow" if best.probability >= 0.5 else "magenta"
+    return "yellow" if probability >= 0.5 else "magenta"
 
 
 def _format_percent(prediction: Prediction, digits: int) -> str:

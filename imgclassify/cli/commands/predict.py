@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imgclassify.cli.app import CommandApp
-from imgclassify.cli.console import download_progress, print_verbose
+from imgclassify.cli.console import download_progress, print_message, print_verbose
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.options import (
     OUTPUT_PANEL,
+    ConfidenceOptions,
     ConsoleOptions,
     DecodingOptions,
     FrameOptions,
@@ -75,6 +76,7 @@ def predict(
     loading: LoadingOptions,
     top_k: TopK = 5,
     results: ResultOptions,
+    confidence: ConfidenceOptions,
     output: PredictionOutputOptions,
     unattended: UnattendedOptions,
     frames: FrameOptions,
@@ -99,8 +101,9 @@ def predict(
     Writes one record per image, in input order. A broken file gets an error record, and the run continues.
     """
     console.configure()
-    from imgclassify.output.records import PREDICTIONS
+    from imgclassify.output.records import predictions_with
 
+    assessment = confidence.assessment
     if save_input:
         _require_outside(save_input, sources.sources or [])
     counts, counts_as_json = None, False
@@ -109,13 +112,15 @@ def predict(
 
         counts = LabelCounts()
         output, counts_as_json = separate_counts(output)
-    with open_run(PREDICTIONS, sources, output, unattended, frames, decoding, offline=offline) as run:
+    record_type = predictions_with(assessment.fields)
+    with open_run(record_type, sources, output, unattended, frames, decoding, offline=offline) as run:
         from imgclassify.classifier import Classifier
 
         with download_progress() as progress:
             classifier = Classifier(
                 model,
                 **loading.classifier_arguments(),
+                **confidence.classifier_arguments(),
                 groups=results.groups,
                 top_k=top_k,
                 num_images=run.num_images,
@@ -127,17 +132,36 @@ def predict(
             )
         info = classifier.run
         print_verbose(f"{info.model} ({info.weights}) on {info.engine}, {info.device}, {info.dtype}: {info.reason}")
+        if classifier.calibration:
+            print_message(f"the probabilities are calibrated: {classifier.calibration.describe()}")
         selection = results.create_filter(classifier.labels)
         with _save_crops(classifier, save_input):
             run.write_records(
                 classifier,
-                {"top_k": classifier.top_k, **(selection.to_settings() if selection else {})},
+                {
+                    "top_k": classifier.top_k,
+                    **assessment.to_settings(),
+                    **(selection.to_settings() if selection else {}),
+                },
                 selects=selection.selects if selection else None,
                 count=counts.add if counts else None,
             )
     if counts:
         counts.print_counts(as_json=counts_as_json)
+    elif _prints_table(output) and not classifier.calibration and run.stats.answered:
+        _mention_calibration(classifier)
     raise typer.Exit(int(run.stats.status))
+
+
+def _prints_table(output: OutputOptions) -> bool:
+    """Whether the results are a table on stdout."""
+    return output.output is None and output.output_format in (None, "table") and not (output.json or output.jsonl)
+
+
+def _mention_calibration(classifier: "Classifier") -> None:
+    """Prints a line below the table if the probabilities could be calibrated."""
+    if known := classifier.find_calibration():
+        print_message(f"the probabilities are the network's own; --calibrated applies a {known.describe()}")
 
 
 def _require_outside(folder: Path, sources: list[str]) -> None:

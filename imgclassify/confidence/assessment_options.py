@@ -1,0 +1,66 @@
+"""What may be said of an image beside its predictions."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from imgclassify.errors import UsageError
+
+__all__ = ["SET_METHODS", "AssessmentOptions"]
+
+SET_METHODS = ("raps", "lac")
+
+
+@dataclass(frozen=True, slots=True)
+class AssessmentOptions:
+    """What is wanted beside the predictions. `Classifier` explains each option."""
+
+    at_least: float | None = None
+    tree: str | os.PathLike[str] | None = None
+    threshold: float | None = None
+    sets: float | None = None
+    set_method: str = SET_METHODS[0]
+    unfamiliar: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, most in (
+            ("at_least", self.at_least, "above 0 and at most 1"),
+            ("threshold", self.threshold, "above 0 and at most 1"),
+            ("sets", self.sets, "above 0 and below 1"),
+        ):
+            if value is not None and not (
+                type(value) in (int, float) and 0 < value <= 1 and (value < 1 or name != "sets")
+            ):
+                raise UsageError(f"{name} is {value!r}", hint=f"give a number {most}, such as 0.9", argument=name)
+        if self.set_method not in SET_METHODS:
+            raise UsageError(f"set_method is {self.set_method!r}", hint="use raps or lac", argument="set_method")
+        if self.at_least is not None and self.threshold is not None:
+            raise UsageError(
+                "at_least and threshold are two ways to answer",
+                hint="give --at-least to climb to a more general answer, or --threshold to answer only where sure",
+                argument="at_least",
+            )
+        if self.tree is not None and self.at_least is None:
+            raise UsageError("tree is used only with at_least", hint="add --at-least 0.9", argument="tree")
+
+    @property
+    def answers(self) -> bool:
+        """Whether an answer is wanted that may be another than the most probable class."""
+        return self.at_least is not None or self.threshold is not None
+
+    @property
+    def fields(self) -> set[str]:
+        """The fields of a record that are wanted, of records.OPTIONAL_FIELDS."""
+        wanted = {"answer": self.answers, "set": self.sets is not None, "unfamiliar": self.unfamiliar}
+        return {name for name, is_wanted in wanted.items() if is_wanted}
+
+    def to_settings(self) -> dict[str, int | str]:
+        """Returns the values that two runs must share to write to the same file, by the name of the option."""
+        values = {
+            "at_least": "" if self.at_least is None else f"{self.at_least:g}",
+            "tree": "" if self.tree is None else os.fspath(self.tree),
+            "threshold": "" if self.threshold is None else f"{self.threshold:g}",
+            "sets": "" if self.sets is None else f"{self.sets:g} ({self.set_method})",
+        }
+        return {name: value for name, value in values.items() if value}

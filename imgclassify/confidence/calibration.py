@@ -1,0 +1,333 @@
+"""A calibration: what was learned from labelled images about the outputs of one model, and its file."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from imgclassify.catalog import PublishedTemperature
+from imgclassify.errors import UsageError, describe_error
+from imgclassify.files import atomic_write
+from imgclassify.paths import config_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from imgclassify.results import RunInfo
+
+__all__ = [
+    "SCHEMA",
+    "Calibration",
+    "Familiar",
+    "SetScores",
+    "Threshold",
+    "find_calibration",
+    "user_calibration_path",
+]
+
+SCHEMA = "imgclassify.calibration/1"
+"""Identifies the structure of the file. A breaking change increases the number."""
+MAX_FILE_BYTES = 64 * 2**20
+"""Larger files are refused. The scores of 50,000 images and the features of 1,000 take less than 10 MB."""
+
+_HINT = "give a file that `imgclassify calibrate` wrote"
+_BOUND_TO = ("weights", "preprocess", "num_classes", "activation", "options")
+"""Keys of RunInfo.to_dict that must be the same for a calibration to hold. Engine, device and dtype change only the
+last digits, and labels only the names."""
+
+
+class SetScores(NamedTuple):
+    """The conformity scores of the images of a calibration, for prediction sets (prediction_sets.py)."""
+
+    lac: tuple[float, ...]
+    """Ascending."""
+    raps: tuple[float, ...]
+    """Ascending."""
+    penalty: float
+    """Of RAPS."""
+    k_reg: int
+    """Of RAPS."""
+
+
+class Familiar(NamedTuple):
+    """How familiar images look to the network (unfamiliarity.py)."""
+
+    method: str
+    """The score: "nci", "gen" or "gen+neighbours"."""
+    scores: tuple[float, ...]
+    """Ascending."""
+    features: NDArray[np.float32] | None
+    """(N, D): the features of some of them. None if the method needs none."""
+    centers: tuple[float, float, float, float] | None
+    """The mean and standard deviation of the two parts of "gen+neighbours" on the familiar images."""
+
+
+class Threshold(NamedTuple):
+    """What must be reached for an answer, so that answers are right often enough."""
+
+    accuracy: float
+    """The share of right answers, 0..1, among those that reach it."""
+    threshold: float
+    """0..1."""
+    answered: float
+    """The share of the images of the calibration that reach it, 0..1."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """What was learned from labelled images about the outputs of one model."""
+
+    origin: str
+    """Where it comes from, for people: the path of a file, or "the catalog"."""
+    temperature: float
+    """The logits are divided by it before the softmax."""
+    images: int | None
+    """How many images it was learned from. None if the publisher does not say."""
+    figures: Mapping[str, Mapping[str, Any]]
+    """"ece" and "nll": each with "before" and "after", with `value`, `low` and `high`."""
+    source: str = ""
+    """Who measured a published temperature, and on which images."""
+    belongs_to: Mapping[str, Any] | None = None
+    """The run of the model that it belongs to, as RunInfo.to_dict has it. None for a published temperature: the
+    catalog binds it to its weights."""
+    thresholds: tuple[Threshold, ...] = ()
+    """For `threshold`: the probability of the best class."""
+    rollup_thresholds: tuple[Threshold, ...] = ()
+    """For `at_least`: the probability of a node."""
+    sets: SetScores | None = None
+    familiar: Familiar | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What else the file says: version, truth, validation."""
+
+    @classmethod
+    def from_published(cls, published: PublishedTemperature) -> Self:
+        """Returns the calibration of a catalogued model."""
+        ece = {"before": {"value": published.ece_before}, "after": {"value": published.ece_after}}
+        return cls("the catalog", published.temperature, None, {"ece": ece}, source=published.source)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads the file that `write` wrote.
+
+        Raises:
+            UsageError: it cannot be read, or is no such file.
+        """
+        try:
+            with path.open("rb") as stream:
+                content = stream.read(MAX_FILE_BYTES + 1)
+            if len(content) > MAX_FILE_BYTES:
+                raise ValueError(f"it has more than {MAX_FILE_BYTES:,} bytes")
+            value = json.loads(content)
+            if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+                raise ValueError(f"its schema is not {SCHEMA}")
+            return cls(**_parse(value), origin=str(path))
+        except FileNotFoundError as error:
+            raise UsageError(f"the calibration {str(path)!r} does not exist", hint=_HINT) from error
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            has_reason = isinstance(error, OSError | ValueError)
+            reason = describe_error(error) if has_reason else "a field is missing or wrong"
+            raise UsageError(f"{str(path)!r} is not a calibration: {reason}", hint=_HINT) from error
+
+    def write(self, path: Path) -> None:
+        """Writes the file, which replaces an earlier one only when it is whole.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as draft:
+                draft.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {str(path)!r}: {describe_error(error)}", hint="choose another --output"
+            ) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the content of the file (docs/confidence.md)."""
+        sets, familiar = self.sets, self.familiar
+        return {
+            "schema": SCHEMA,
+            **self.details,
+            "run": self.belongs_to,
+            "images": self.images,
+            "temperature": self.temperature,
+            **self.figures,
+            "thresholds": [each._asdict() for each in self.thresholds],
+            "rollup_thresholds": [each._asdict() for each in self.rollup_thresholds],
+            "sets": None if sets is None else sets._asdict(),
+            "familiar": None
+            if familiar is None
+            else {
+                **familiar._asdict(),
+                "features": None if familiar.features is None else _pack(familiar.features),
+            },
+        }
+
+    def to_run(self) -> dict[str, Any]:
+        """Returns RunInfo.calibration: what a reader of the results must know of it."""
+        ece = self.figures.get("ece", {})
+        return {
+            "temperature": self.temperature,
+            "origin": self.origin,
+            "source": self.source or None,
+            "images": self.images,
+            "ece_before": ece.get("before", {}).get("value"),
+            "ece_after": ece.get("after", {}).get("value"),
+        }
+
+    def describe(self) -> str:
+        """Returns it in words: the temperature, and what it does to the calibration error."""
+        before, after = (self.figures.get("ece", {}).get(name, {}).get("value") for name in ("before", "after"))
+        change = (
+            ""
+            if None in (before, after)
+            else f", which brings the ECE from {100 * before:.2f} to {100 * after:.2f} %"
+        )
+        learned = f", from {self.images:,} images" if self.images else ""
+        return f"temperature {self.temperature:.4g} of {self.origin}{learned}{change}"
+
+    def differences(self, run: RunInfo) -> list[str]:
+        """Returns what a run has other than the model that this calibration belongs to, a text for each."""
+        if self.belongs_to is None:
+            return []
+        now, texts = run.to_dict(), []
+        for key in _BOUND_TO:
+            was, is_now = self.belongs_to.get(key), now.get(key)
+            if key == "weights":
+                was, is_now = (value.get("sha256") if isinstance(value, dict) else None for value in (was, is_now))
+                if was is None or was != is_now:
+                    texts.append(f"the SHA-256 of its weights is {_shorten(was)}, and of these {_shorten(is_now)}")
+            elif was != is_now:
+                texts.append(f"its {key} was {_differing(was, is_now)} and is now {_differing(is_now, was)}")
+        return texts
+
+    def require_run(self, run: RunInfo) -> None:
+        """Checks that it belongs to the model of a run.
+
+        Raises:
+            UsageError: it is of other weights, or of another preprocessing.
+        """
+        if differences := self.differences(run):
+            raise UsageError(
+                f"the calibration {self.origin!r} does not belong to {run.model}: {'; '.join(differences)}",
+                hint="run `imgclassify calibrate` with this model and these options",
+            )
+
+
+def user_calibration_path(weights_sha256: str) -> Path:
+    """Returns where `imgclassify calibrate` keeps the calibration of some weights if no file is named."""
+    return config_folder() / "calibrations" / f"{weights_sha256}.json"
+
+
+def find_calibration(run: RunInfo, published: PublishedTemperature | None) -> Calibration | None:
+    """Returns the calibration that is known for the model of a run: the user's own, or else the published one.
+
+    Args:
+        published: the temperature of the model in the catalog, if there is one for this preprocessing.
+
+    Raises:
+        UsageError: the user's file is damaged.
+    """
+    if run.weights_sha256:
+        path = user_calibration_path(run.weights_sha256)
+        if path.is_file():
+            own = Calibration.read(path)
+            if not own.differences(run):
+                return own
+    return Calibration.from_published(published) if published else None
+
+
+def _parse(value: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of Calibration. Raises ValueError, TypeError or KeyError for a wrong value."""
+    run, sets, familiar = value["run"], value["sets"], value["familiar"]
+    temperature = _number(value["temperature"])
+    if temperature <= 0 or not isinstance(run, dict):
+        raise ValueError("its temperature or its run is invalid")
+    known = {*_KEYS, "ece", "nll"}
+    return {
+        "temperature": temperature,
+        "images": int(value["images"]),
+        "figures": {name: dict(value[name]) for name in ("ece", "nll")},
+        "belongs_to": run,
+        "thresholds": tuple(map(_parse_threshold, value["thresholds"])),
+        "rollup_thresholds": tuple(map(_parse_threshold, value["rollup_thresholds"])),
+        "sets": None
+        if sets is None
+        else SetScores(_scores(sets["lac"]), _scores(sets["raps"]), _number(sets["penalty"]), int(sets["k_reg"])),
+        "familiar": None
+        if familiar is None
+        else Familiar(
+            str(familiar["method"]),
+            _scores(familiar["scores"]),
+            None if familiar["features"] is None else _unpack(familiar["features"]),
+            None if familiar["centers"] is None else _four(familiar["centers"]),
+        ),
+        "details": {name: each for name, each in value.items() if name not in known},
+    }
+
+
+_KEYS = ("schema", "run", "images", "temperature", "thresholds", "rollup_thresholds", "sets", "familiar")
+
+
+def _parse_threshold(value: dict[str, Any]) -> Threshold:
+    return Threshold(_number(value["accuracy"]), _number(value["threshold"]), _number(value["answered"]))
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a number")
+    return float(value)
+
+
+def _scores(values: list[Any]) -> tuple[float, ...]:
+    numbers = tuple(map(_number, values))
+    if list(numbers) != sorted(numbers):
+        raise ValueError("its scores are not in order")
+    return numbers
+
+
+def _four(values: list[Any]) -> tuple[float, float, float, float]:
+    first, second, third, fourth = map(_number, values)
+    return first, second, third, fourth
+
+
+def _pack(features: NDArray[np.float32]) -> dict[str, Any]:
+    import numpy as np
+
+    halved = features.astype("<f2")
+    if not np.isfinite(halved).all():
+        raise UsageError("the features are too large for a calibration in float16", hint="use another model")
+    return {"dtype": "float16", "shape": list(halved.shape), "base64": base64.b64encode(halved.tobytes()).decode()}
+
+
+def _unpack(value: dict[str, Any]) -> NDArray[np.float32]:
+    import numpy as np
+
+    try:
+        content = base64.b64decode(value["base64"], validate=True)
+    except binascii.Error as error:
+        raise ValueError("its features are damaged") from error
+    rows, columns = map(int, value["shape"])
+    features = np.frombuffer(content, "<f2").reshape(rows, columns).astype(np.float32)
+    if value["dtype"] != "float16" or not rows or not columns or not np.isfinite(features).all():
+        raise ValueError("its features are damaged")
+    return features
+
+
+def _shorten(digest: object) -> str:
+    return f"{digest[:12]}…" if isinstance(digest, str) else "none"
+
+
+def _differing(value: Any, other: Any) -> str:
+    """Returns the part of a value that differs from another one."""
+    if isinstance(value, dict) and isinstance(other, dict):
+        value = {key: each for key, each in value.items() if each != other.get(key)}
+    return "not given" if value is None else repr(value)
