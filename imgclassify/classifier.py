@@ -14,14 +14,12 @@ from imgclassify.engines import FEATURES, LOGITS
 from imgclassify.errors import OutputError, UsageError
 from imgclassify.images import MAX_PIXELS, TIME_LIMIT
 from imgclassify.images.inputs import is_batch
-from imgclassify.results import ImageResult, Prediction
+from imgclassify.postprocessing import Postprocessor
+from imgclassify.results import ImageResult
 from imgclassify.runner import load_runner, require_positive
 
 if TYPE_CHECKING:
     from threading import Event
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from imgclassify.confidence.assessment import Assessor
     from imgclassify.confidence.calibration import Calibration
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     from imgclassify.labels import LabelSet
     from imgclassify.labels.grouping import Grouping
     from imgclassify.results import RunInfo
-    from imgclassify.runner import ImageOutputs, ModelRunner
+    from imgclassify.runner import ModelRunner
     from imgclassify.weights import Progress
 
 DEFAULT_TOP_K = 5
@@ -225,7 +223,7 @@ class Classifier:
         """Everything that this classifier's predictions depend on, except the images."""
         assert self.runner.activation is not None  # there are labels, and one output or more
         self._activation = self.runner.activation
-        self._grouping: Grouping | None = None
+        grouping: Grouping | None = None
         if groups is not None:
             if self._activation.multi_label:
                 raise UsageError(
@@ -235,15 +233,27 @@ class Classifier:
                 )
             from imgclassify.labels.grouping import group_classes  # few runs need it
 
-            self._grouping = group_classes(labels_found, groups)
-            self.labels = self._grouping.labels
-            self.run = replace(self.run, groups=self._grouping.to_list())
+            grouping = group_classes(labels_found, groups)
+            self.labels = grouping.labels
+            self.run = replace(self.run, groups=grouping.to_list())
         self.calibration: Calibration | None = None
         """What the probabilities are calibrated with. None if they are raw."""
-        self._assessor: Assessor | None = None
+        assessor = None
         if assessment.fields or calibration is not False:
-            self._calibrate(calibration, assessment)
+            if assessment.fields:
+                _require_plain_classes(self._activation, grouped=grouping is not None)
+            assessor = self._calibrate(calibration, assessment)
         self.top_k: int = min(top_k, len(self.labels))
+        self.postprocessor = Postprocessor(
+            self.run.model,
+            self.labels,
+            self._activation,
+            top_k=self.top_k,
+            temperature=self.calibration.temperature if self.calibration else None,
+            grouping=grouping,
+            assessor=assessor,
+        )
+        """Turns the outputs of the runner into results."""
 
     @overload
     def predict(self, images: ImageLike) -> ImageResult: ...  # type: ignore[overload-overlap]
@@ -284,8 +294,8 @@ class Classifier:
                 be started.
         """
         if is_batch(images):
-            return self.runner.map(self.to_result, images)
-        return self.to_result(self.runner.run_one(images))
+            return self.runner.map(self.postprocessor.to_result, images)
+        return self.postprocessor.to_result(self.runner.run_one(images))
 
     def stream(self, sources: ManyImages, *, stop_event: Event | None = None) -> Generator[ImageResult, None, None]:
         """Classifies many images, such as the sources that `imgclassify.sources.expand` finds.
@@ -304,7 +314,7 @@ class Classifier:
         Raises:
             NoImagesError, UsageError, UnavailableError: as in `predict`.
         """
-        return self.runner.map(self.to_result, sources, stop_event=stop_event)
+        return self.runner.map(self.postprocessor.to_result, sources, stop_event=stop_event)
 
     def to_rows(self, results: ImageResult | Iterable[ImageResult]) -> Iterator[dict[str, Any]]:
         """Flattens results to rows that `pandas.DataFrame` takes, with the columns of CSV (docs/output.md).
@@ -385,27 +395,27 @@ class Classifier:
 
     def _calibrate(
         self, calibration: bool | str | os.PathLike[str] | Calibration, assessment: AssessmentOptions
-    ) -> None:
-        """Finds the calibration, and prepares what is said beside the predictions."""
+    ) -> Assessor | None:
+        """Finds the calibration, and what says more of an image than its predictions, if that is wanted."""
         from imgclassify.confidence.assessment import Assessor, choose_calibration  # few runs need them
 
-        run = self.runner.run_info
-        if assessment.fields:
-            _require_plain_classes(self._activation, grouped=self._grouping is not None)
-        is_needed = assessment.answers or assessment.sets is not None
         self.calibration = choose_calibration(
-            calibration, run, self.runner.network.calibration, is_needed=is_needed
+            calibration,
+            self.runner.run_info,
+            self.runner.network.calibration,
+            is_needed=assessment.answers or assessment.sets is not None,
         )
         if self.calibration:
             self.run = replace(self.run, calibration=self.calibration.to_run())
-        if assessment.fields:
-            scorer = None
-            if assessment.unfamiliar:
-                from imgclassify.confidence.unfamiliarity import create_scorer
+        if not assessment.fields:
+            return None
+        scorer = None
+        if assessment.unfamiliar:
+            from imgclassify.confidence.unfamiliarity import create_scorer
 
-                scorer = create_scorer(self.runner, self.calibration)
-                self.run = replace(self.run, unfamiliar=scorer.method)
-            self._assessor = Assessor(assessment, self.labels, self.calibration, scorer)
+            scorer = create_scorer(self.runner, self.calibration)
+            self.run = replace(self.run, unfamiliar=scorer.method)
+        return Assessor(assessment, self.labels, self.calibration, scorer)
 
     def find_calibration(self) -> Calibration | None:
         """Returns the calibration that is known for this model, whether or not the classifier uses it.
@@ -418,56 +428,6 @@ class Classifier:
         if self._activation.name != "softmax":
             return None
         return self.calibration or find_calibration(self.runner.run_info, self.runner.network.calibration)
-
-    def to_result(self, image: ImageOutputs) -> ImageResult:
-        """Returns the result of an image, from the outputs of this classifier's runner for it."""
-        predictions: tuple[Prediction, ...] = ()
-        assessed: dict[str, Any] = {}
-        if image.arrays is not None:
-            probabilities = self.probabilities(image.arrays[LOGITS])
-            predictions = self._to_predictions(probabilities)
-            if self._assessor:
-                raw = self._activation.apply(image.arrays[LOGITS]) if self.calibration else probabilities
-                assessed = self._assessor.assess(probabilities, raw, image.arrays.get(FEATURES))._asdict()
-        return ImageResult(
-            source=image.source,
-            model=self.run.model,
-            width=image.width,
-            height=image.height,
-            predictions=predictions,
-            error=image.error,
-            approximate=image.approximate,
-            frames=image.frames,
-            frame=image.frame,
-            damaged=image.damaged,
-            **assessed,
-        )
-
-    def probabilities(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns the probabilities of all classes, or groups.
-
-        Args:
-            outputs: (…, number of outputs): the logits of this classifier's runner. With groups, of one image.
-
-        Returns:
-            (…, number of classes or groups), 0..1, calibrated if the classifier is.
-        """
-        import numpy as np
-
-        if self.calibration:
-            outputs = outputs / np.float32(self.calibration.temperature)
-        probabilities = self._activation.apply(outputs)
-        return self._grouping.sum_probabilities(probabilities) if self._grouping else probabilities
-
-    def _to_predictions(self, probabilities: NDArray[np.float32]) -> tuple[Prediction, ...]:
-        predictions = []
-        for rank, class_index in enumerate(top_k(probabilities, self.top_k), start=1):
-            label = self.labels[class_index]
-            # Converted through its text, a float32 keeps its own digits: 0.1 does not become
-            # 0.10000000149011612.
-            probability = float(str(probabilities[class_index]))
-            predictions.append(Prediction(rank, class_index, label.wnid, label.label, probability))
-        return tuple(predictions)
 
 
 def _load_with_features(load: Callable[..., ModelRunner]) -> ModelRunner:
@@ -490,20 +450,3 @@ def _require_plain_classes(activation: Activation, *, grouped: bool) -> None:
             "groups are answers above the classes already",
             hint="leave out --group, or --at-least, --threshold, --sets and --unfamiliar",
         )
-
-
-def top_k(probabilities: NDArray[np.float32], count: int) -> list[int]:
-    """Returns the class indices of the `count` largest probabilities, the largest first.
-
-    Of equal probabilities, the one with the lower index comes first.
-    """
-    import numpy as np
-
-    if count < len(probabilities):
-        # Sorting all classes would take longer: of 1,000 twice as long, of 21,843 fifty times.
-        candidates = np.flatnonzero(probabilities >= np.partition(probabilities, -count)[-count])
-    else:
-        candidates = np.arange(len(probabilities))
-    order = np.argsort(-probabilities[candidates], kind="stable")[:count]
-    indices: list[int] = candidates[order].tolist()
-    return indices

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from imgclassify.engines import FEATURES
-from imgclassify.errors import OutputError, UsageError
+from imgclassify.errors import UsageError
 from imgclassify.images.inputs import is_batch
 from imgclassify.output.records import ERROR, IMAGE_FIELDS, RecordType, Vector
-from imgclassify.results import ImageFailure, flags_of, read_later_fields
+from imgclassify.output.vectors import VECTOR_DTYPES, describe_vector, halve, is_sound_vector, parse_vector
 
 if TYPE_CHECKING:
     from threading import Event
@@ -19,12 +19,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from imgclassify.images.inputs import ImageLike, ManyImages
-    from imgclassify.results import RunInfo
+    from imgclassify.results import ImageFailure, RunInfo
     from imgclassify.runner import ImageOutputs, ModelRunner
 
-__all__ = ["EMBEDDINGS", "EMBEDDING_DTYPES", "Embedder", "ImageEmbedding"]
-
-EMBEDDING_DTYPES = ("float32", "float16")
+__all__ = ["EMBEDDINGS", "Embedder", "ImageEmbedding"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,17 +49,7 @@ class ImageEmbedding:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the record as all formats contain it (docs/embed.md). The embedding stays an array."""
-        record = {
-            "source": self.source,
-            "model": self.model,
-            "width": self.width,
-            "height": self.height,
-            "frames": self.frames,
-            "frame": self.frame,
-            "embedding": self.embedding,
-            "error": self.error.to_dict() if self.error else None,
-        }
-        return record | flags_of(self)
+        return describe_vector(self, "embedding", self.embedding)
 
     @classmethod
     def from_dict(cls, record: Any) -> Self:
@@ -70,49 +58,10 @@ class ImageEmbedding:
         Raises:
             ValueError: the record is incomplete or invalid.
         """
-        import numpy as np
-
-        try:
-            vector, error = record["embedding"], record["error"]
-            result = cls(
-                source=record["source"],
-                model=record["model"],
-                width=record["width"],
-                height=record["height"],
-                embedding=np.asarray(vector, np.float32) if isinstance(vector, list) else vector,
-                error=None if error is None else ImageFailure(**error),
-                **read_later_fields(record),
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError("it lacks a field, or has an unknown one") from error
-        if not result._is_sound():
+        result = cls(**parse_vector(record, "embedding"))
+        if not is_sound_vector(result, result.embedding):
             raise ValueError("a field has an invalid value")
         return result
-
-    def _is_sound(self) -> bool:
-        import numpy as np
-
-        texts: list[object] = [self.source, self.model]
-        numbers: list[object] = []
-        if self.error:
-            texts += [self.error.type, self.error.message]
-        else:
-            numbers += [self.width, self.height]
-        vector = self.embedding
-        return (
-            (vector is None) != (self.error is None)
-            and all(type(text) is str for text in texts)
-            and all(type(number) is int and number >= 0 for number in numbers)
-            and (
-                vector is None
-                or (
-                    isinstance(vector, np.ndarray)
-                    and vector.ndim == 1
-                    and vector.dtype.name in EMBEDDING_DTYPES
-                    and bool(np.isfinite(vector).all())
-                )
-            )
-        )
 
 
 EMBEDDINGS: RecordType[ImageEmbedding] = RecordType(
@@ -149,7 +98,7 @@ class Embedder:
         Raises:
             UsageError: the dtype is neither of the two.
         """
-        if dtype not in EMBEDDING_DTYPES:
+        if dtype not in VECTOR_DTYPES:
             raise UsageError(f"unknown dtype {dtype!r} of embeddings", hint="use float32 or float16")
         self.runner = runner
         self.run: RunInfo = runner.run_info
@@ -213,11 +162,4 @@ class Embedder:
         if self._dtype == "float32":
             # A copy, so that the array does not keep the features of the whole batch in memory.
             return features.copy()
-        with np.errstate(over="ignore"):
-            halved = features.astype(np.float16)
-        if not np.isfinite(halved).all():
-            raise OutputError(
-                f"the features are too large for float16: up to {np.abs(features).max():.0f}",
-                hint="use --dtype float32, or --normalize",
-            )
-        return halved
+        return halve(features, "the features", "use --dtype float32, or --normalize")

@@ -25,9 +25,9 @@ from timm.data import create_transform, resolve_data_config
 
 import imgclassify
 from imgclassify import Classifier, ImageFailure, ImageResult, Prediction, catalog, checkpoints, weights
-from imgclassify.classifier import top_k
 from imgclassify.engines.activation import softmax
 from imgclassify.errors import DeviceError, ImageError, LabelsError, NoImagesError, UsageError, with_article
+from imgclassify.postprocessing import top_k
 from imgclassify.sources import expand
 
 

@@ -172,7 +172,7 @@ FORMATS = (
         audience="numpy, scikit-learn",
         shape="one array of vectors, and arrays of names, sizes and errors; files only",
         file_format="imgclassify.output.npz:NpzFileFormat",
-        record_types=("embeddings",),
+        record_types=("embeddings", "logits"),
         holds_vectors=True,
     ),
     OutputFormat(

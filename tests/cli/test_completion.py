@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from imgclassify.catalog import INTERPOLATIONS, SORT_KEYS
-from imgclassify.embedding import EMBEDDING_DTYPES, EMBEDDINGS
+from imgclassify.embedding import EMBEDDINGS
 from imgclassify.engines.engine import DTYPES, ENGINES
 from imgclassify.labels import list_label_sets
 from imgclassify.output.formats import FORMATS
 from imgclassify.output.records import PREDICTIONS
+from imgclassify.output.vectors import VECTOR_DTYPES
 from imgclassify.similarity.duplicates import STAGES
 
 from .test_help import all_commands
@@ -77,7 +78,7 @@ CLOSED = {
         "--format": {each.name for each in FORMATS if each.supports(PREDICTIONS)},
     },
     "embed": {
-        "--dtype": set(EMBEDDING_DTYPES),
+        "--dtype": set(VECTOR_DTYPES),
         "--compute-dtype": set(DTYPES),
         "--format": {each.name for each in FORMATS if each.supports(EMBEDDINGS)},
     },

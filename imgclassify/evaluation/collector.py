@@ -1,0 +1,149 @@
+"""Collects from the records of an evaluation what its figures need: some hundred bytes an image."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from imgclassify.evaluation.labelled import ImageTruth, LabelledResult
+from imgclassify.results import Answer, ImageResult
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from imgclassify.evaluation.truth import TruthClass
+    from imgclassify.labels import LabelSet
+
+__all__ = ["Collector", "ImageArrays"]
+
+TOP_CLASSES = 10
+"""So many of the predictions of an image are kept, to find wrong labels."""
+
+
+class ImageArrays(NamedTuple):
+    """One entry per image that has predictions. NaN stands for what is not known."""
+
+    truth: NDArray[np.int64]
+    """(N,): positions in the true classes."""
+    predicted: NDArray[np.int64]
+    """(N,): as `truth`, or the number of true classes plus the class index of another class."""
+    class_index: NDArray[np.int64]
+    """(N,): the predicted class itself."""
+    rank: NDArray[np.int64]
+    """(N,): of the true class, from 1. 0 if it is not among the predictions that are known."""
+    probability: NDArray[np.float64]
+    """(N,): of the true class."""
+    confidence: NDArray[np.float64]
+    nll: NDArray[np.float64]
+    brier: NDArray[np.float64]
+    top_classes: NDArray[np.int64]
+    """(N, K): class indices of the best predictions, -1 where there are fewer."""
+    top_probabilities: NDArray[np.float64]
+    """(N, K): their probabilities, 0 where there are fewer."""
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """(N,): whether the most probable class is right."""
+        return self.rank == 1
+
+
+class Collector:
+    """Takes the records of an evaluation one by one.
+
+    Attributes:
+        classes: the true classes.
+        labels: the classes of the model.
+        sources: the name of each image that has predictions.
+        num_failed: how many images of each true class failed.
+        error_types: how many images failed, by the type of error.
+        answers: (position in `sources`, answer) of each image whose record has an answer.
+        sets: (size of the set, whether it holds a right class) of each image whose record has a prediction set.
+    """
+
+    def __init__(self, classes: Sequence[TruthClass], labels: LabelSet) -> None:
+        self.classes = classes
+        self.labels = labels
+        self.sources: list[str] = []
+        self.num_failed: Counter[int] = Counter()
+        self.error_types: Counter[str] = Counter()
+        self.answers: list[Answer] = []
+        self.sets: list[tuple[int, bool]] = []
+        self.max_rank: int | None = None
+        """The rank up to which all records know their predictions. None if all ranks are known."""
+        self._positions = {_key(truth_of(each)): position for position, each in enumerate(classes)}
+        self._class_of_index = {
+            index: position for position, each in reversed(list(enumerate(classes))) for index in each.class_indices
+        }
+        self._integers: dict[str, array[int]] = {
+            name: array("q") for name in ("truth", "predicted", "class_index", "rank", "top_classes")
+        }
+        self._reals: dict[str, array[float]] = {
+            name: array("d") for name in ("probability", "confidence", "nll", "brier", "top_probabilities")
+        }
+
+    def add(self, record: LabelledResult) -> None:
+        """Takes a record.
+
+        Raises:
+            KeyError: its truth is none of the classes.
+        """
+        truth = self._positions[_key(record.truth)]
+        if record.scores is None or record.error:
+            self.num_failed[truth] += 1
+            self.error_types[record.error.type if record.error else "unknown"] += 1
+            return
+        result, scores = record.result, record.scores
+        self.sources.append(record.source)
+        best = result.predictions[0]
+        others = len(self.classes) + best.class_index
+        predicted = truth if scores.rank == 1 else self._class_of_index.get(best.class_index, others)
+        if predicted == truth and scores.rank != 1:
+            predicted = others
+        for name, number in (
+            ("truth", truth),
+            ("predicted", predicted),
+            ("class_index", best.class_index),
+            ("rank", scores.rank or 0),
+        ):
+            self._integers[name].append(number)
+        for name in ("probability", "confidence", "nll", "brier"):
+            value = getattr(scores, name)
+            self._reals[name].append(float("nan") if value is None else value)
+        if scores.rank is None:
+            known = len(result.predictions)
+            self.max_rank = known if self.max_rank is None else min(self.max_rank, known)
+        self._add_best(result)
+        if result.answer:
+            self.answers.append(result.answer)
+        if result.prediction_set is not None:
+            right = {self.labels[index].label for index in self.classes[truth].class_indices}
+            self.sets.append((len(result.prediction_set), not right.isdisjoint(result.prediction_set)))
+
+    def _add_best(self, result: ImageResult) -> None:
+        best = result.predictions[:TOP_CLASSES]
+        missing = TOP_CLASSES - len(best)
+        self._integers["top_classes"].extend([*(each.class_index for each in best), *[-1] * missing])
+        self._reals["top_probabilities"].extend([*(each.probability for each in best), *[0.0] * missing])
+
+    def to_arrays(self) -> ImageArrays:
+        """Returns what was collected. The collector must not be used afterwards: the arrays share its memory."""
+        import numpy as np
+
+        integers = {name: np.frombuffer(column, np.int64) for name, column in self._integers.items()}
+        reals = {name: np.frombuffer(column, np.float64) for name, column in self._reals.items()}
+        for columns, name in ((integers, "top_classes"), (reals, "top_probabilities")):
+            columns[name] = columns[name].reshape(-1, TOP_CLASSES)  # type: ignore[index]
+        return ImageArrays(**integers, **reals)
+
+
+def truth_of(truth: TruthClass) -> ImageTruth:
+    """Returns what a record says of a true class."""
+    [index] = truth.class_indices if len(truth.class_indices) == 1 else [None]
+    return ImageTruth(index, truth.wnid, truth.label)
+
+
+def _key(truth: ImageTruth) -> tuple[object, ...]:
+    return (truth.class_index,) if truth.class_index is not None else (truth.wnid, truth.label)

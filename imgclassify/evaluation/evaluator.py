@@ -1,0 +1,153 @@
+"""Classifies labelled images, and compares each result with the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from imgclassify.engines import LOGITS
+from imgclassify.errors import UsageError
+from imgclassify.evaluation.collector import truth_of
+from imgclassify.evaluation.labelled import ImageScores, LabelledResult
+
+if TYPE_CHECKING:
+    from threading import Event
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from imgclassify.evaluation.truth import Truth, TruthClass
+    from imgclassify.postprocessing import Postprocessor
+    from imgclassify.results import ImageResult, RunInfo
+    from imgclassify.runner import ImageOutputs, ModelRunner
+    from imgclassify.sources import Source
+
+__all__ = ["Evaluator", "label_outputs", "score_image", "score_predictions"]
+
+
+class Evaluator:
+    """Produces a LabelledResult for each labelled image.
+
+    Attributes:
+        run: the RunInfo of the classifier.
+    """
+
+    def __init__(self, run: RunInfo, runner: ModelRunner, postprocessor: Postprocessor, truth: Truth) -> None:
+        """
+        Args:
+            run: describes the classifier that the runner and the postprocessor belong to. Its classes must exclude
+                each other.
+            truth: the true class of each source, among the classifier's labels.
+
+        Raises:
+            UsageError: the classifier predicts each class by itself.
+        """
+        if run.multi_label:
+            raise UsageError(
+                f"{run.model} predicts each class by itself, and an image may show several",
+                hint="evaluate a model whose classes exclude each other",
+            )
+        self.run = run
+        self._runner = runner
+        self._postprocessor = postprocessor
+        self._truth = truth
+
+    def stream(
+        self, sources: Iterable[Source], *, stop_event: Event | None = None
+    ) -> Generator[LabelledResult, None, None]:
+        """Evaluates images, as `Classifier.stream` classifies them. Leaves out those that have no truth."""
+        return self._runner.map(self._label, self._with_truth(sources), stop_event=stop_event)
+
+    def _with_truth(self, sources: Iterable[Source]) -> Iterator[Source]:
+        return (source for source in sources if self._truth.class_of(source.name) is not None)
+
+    def _label(self, image: ImageOutputs) -> LabelledResult:
+        number = self._truth.class_of(image.source)
+        assert number is not None  # stream() leaves out the others
+        return label_outputs(image, self._postprocessor, self._truth.classes[number], self._truth.classes)
+
+
+def label_outputs(
+    image: ImageOutputs, postprocessor: Postprocessor, truth: TruthClass, classes: Sequence[TruthClass]
+) -> LabelledResult:
+    """Returns the record of an image, from the outputs of a network.
+
+    Args:
+        truth: the true class of the image.
+        classes: all true classes of the evaluation.
+    """
+    scores = None
+    if image.arrays is not None:
+        outputs = image.arrays[LOGITS]
+        scores = score_image(
+            postprocessor.to_probabilities(outputs),
+            postprocessor.to_log_probabilities(outputs),
+            truth.class_indices,
+            classes,
+        )
+    return LabelledResult(postprocessor.to_result(image), truth_of(truth), scores)
+
+
+def score_image(
+    probabilities: NDArray[np.float32],
+    log_probabilities: NDArray[np.float64],
+    right: frozenset[int],
+    classes: Sequence[TruthClass],
+) -> ImageScores:
+    """Compares the probabilities of an image with its truth.
+
+    If several classes are right, they count as one: their probabilities are added.
+
+    Args:
+        probabilities: (C,), 0..1. They decide the rank, as they decide the order of the predictions.
+        log_probabilities: (C,), natural logarithms. No probability is 0 there.
+        right: the classes that are right.
+        classes: all true classes of the evaluation.
+    """
+    import numpy as np
+
+    members = sorted(right)
+    best = max(members, key=lambda index: (probabilities[index], -index))
+    before = probabilities > probabilities[best]
+    rank = 1 + int(before.sum()) + int((probabilities[:best] == probabilities[best]).sum())
+    exact = np.exp(log_probabilities)
+    nll = -float(np.logaddexp.reduce(log_probabilities[members]))
+    others = np.delete(exact, members)
+    predicted = int(probabilities.argmax())
+    same = _not_told_apart(predicted, right, classes)
+    return ImageScores(
+        rank=rank,
+        probability=min(float(exact[members].sum()), 1.0),
+        confidence=min(float(exact[same].sum()), 1.0),
+        nll=max(nll, 0.0),
+        brier=float((others**2).sum() + (1 - min(float(exact[members].sum()), 1.0)) ** 2),
+    )
+
+
+def score_predictions(result: ImageResult, right: frozenset[int], classes: Sequence[TruthClass]) -> ImageScores:
+    """Compares the predictions of a result with its truth. What they do not tell is None."""
+    found = [each for each in result.predictions if each.class_index in right]
+    probability = sum(each.probability for each in found) if len(found) == len(right) else None
+    predicted = result.predictions[0]
+    same = _not_told_apart(predicted.class_index, right, classes)
+    confidence = sum(each.probability for each in result.predictions if each.class_index in same)
+    return ImageScores(
+        rank=found[0].rank if found else None,
+        probability=probability,
+        confidence=min(confidence, 1.0),
+        nll=_negative_logarithm(probability) if probability else None,
+        brier=None,
+    )
+
+
+def _not_told_apart(predicted: int, right: frozenset[int], classes: Sequence[TruthClass]) -> list[int]:
+    """Returns the classes that the truth does not tell apart from the predicted one, with that one."""
+    if predicted in right:
+        return sorted(right)
+    return sorted(next((each.class_indices for each in classes if predicted in each.class_indices), {predicted}))
+
+
+def _negative_logarithm(probability: float) -> float:
+    from math import log
+
+    return max(-log(probability), 0.0)

@@ -1,0 +1,137 @@
+"""The logits of images, kept in a file, so that a later question needs no image."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from imgclassify.engines import FEATURES, LOGITS
+from imgclassify.output.records import ERROR, IMAGE_FIELDS, RecordType, Vector
+from imgclassify.output.vectors import describe_vector, halve, is_sound_vector, parse_vector
+
+if TYPE_CHECKING:
+    from threading import Event
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from imgclassify.results import ImageFailure, RunInfo
+    from imgclassify.runner import ImageOutputs, ModelRunner
+    from imgclassify.sources import Source
+
+__all__ = ["IMAGE_LOGITS", "ImageLogits", "LogitsProducer"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageLogits:
+    """The record of one image. It has either logits or an error."""
+
+    source: str
+    """The name that stands for the image: a path, a URL, `archive!member`, or "-"."""
+    model: str
+    width: int | None
+    """Pixels, after EXIF orientation. None if the image could not be opened."""
+    height: int | None
+    logits: NDArray[np.floating[Any]] | None
+    """(number of outputs,) float32 or float16."""
+    error: ImageFailure | None = None
+    approximate: bool = False
+    """As in ImageResult, and so are the next ones."""
+    frames: int | None = None
+    frame: int | None = None
+    damaged: bool = False
+    features: NDArray[np.float32] | None = None
+    """(D,). They are not written to a file."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the record as all formats contain it (docs/evaluation.md). The logits stay an array."""
+        return describe_vector(self, "logits", self.logits)
+
+    @classmethod
+    def from_dict(cls, record: Any) -> Self:
+        """Creates a record from its dictionary, the inverse of `to_dict`. A list becomes a float32 array.
+
+        Raises:
+            ValueError: the record is incomplete or invalid.
+        """
+        result = cls(**parse_vector(record, "logits"))
+        if not is_sound_vector(result, result.logits):
+            raise ValueError("a field has an invalid value")
+        return result
+
+    def to_outputs(self) -> ImageOutputs:
+        """Returns the outputs that a runner would return, in float32."""
+        import numpy as np
+
+        from imgclassify.runner import ImageOutputs
+
+        arrays = None if self.logits is None else {LOGITS: self.logits.astype(np.float32)}
+        return ImageOutputs(
+            self.source,
+            self.width,
+            self.height,
+            self.frames,
+            self.frame,
+            self.damaged,
+            self.approximate,
+            arrays,
+            self.error,
+        )
+
+
+IMAGE_LOGITS: RecordType[ImageLogits] = RecordType(
+    name="logits",
+    schema="imgclassify.logits/1",
+    from_dict=ImageLogits.from_dict,
+    fields=(*IMAGE_FIELDS, Vector("logits", dtype="logits_dtype"), ERROR),
+    setting_names=("logits_dtype",),
+    must_match=("model", "architecture", "weights", "preprocess", "num_classes", "decode", "dtype", "options"),
+    optional_settings=("frames", "fps", "decode_damaged"),
+)
+"""The records of `evaluate --save-logits`."""
+
+
+class LogitsProducer:
+    """Produces an ImageLogits for each image.
+
+    Attributes:
+        run: the RunInfo of the runner.
+    """
+
+    def __init__(self, run: RunInfo, runner: ModelRunner, *, dtype: str = "float16") -> None:
+        """
+        Args:
+            dtype: "float32" or "float16": the type of the logits.
+        """
+        self.run = run
+        self._runner = runner
+        self._dtype = dtype
+
+    def stream(
+        self, sources: Iterable[Source], *, stop_event: Event | None = None
+    ) -> Generator[ImageLogits, None, None]:
+        """Computes the logits of images, as `Classifier.stream` classifies them."""
+        return self._runner.map(self._to_logits, sources, stop_event=stop_event)
+
+    def _to_logits(self, image: ImageOutputs) -> ImageLogits:
+        logits: NDArray[Any] | None = None
+        features = None
+        if image.arrays is not None:
+            outputs = image.arrays[LOGITS]
+            halved = self._dtype == "float16"
+            logits = halve(outputs, "the logits", "leave out --save-logits") if halved else outputs.copy()
+            features = image.arrays[FEATURES].copy() if FEATURES in image.arrays else None
+        return ImageLogits(
+            source=image.source,
+            model=self.run.model,
+            width=image.width,
+            height=image.height,
+            logits=logits,
+            error=image.error,
+            approximate=image.approximate,
+            frames=image.frames,
+            frame=image.frame,
+            damaged=image.damaged,
+            features=features,
+        )
