@@ -7,7 +7,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -32,17 +32,17 @@ class Estimate(NamedTuple):
         return self._asdict()
 
 
-def wilson(successes: int, count: int, level: float = LEVEL) -> Estimate:
+def wilson(successes: float, count: float, level: float = LEVEL) -> Estimate:
     """A share with Wilson's score interval (Wilson 1927), which is within 0..1, and not empty at 0 and 1.
 
     Args:
         successes: 0..`count`.
-        count: all of them. Without any, nothing is defined.
+        count: all of them. Without any, nothing is defined. It may be an effective number, with a fraction.
     """
     if not count:
         return Estimate(None)
     share = successes / count
-    square = _normal_quantile(level) ** 2
+    square = normal_quantile(level) ** 2
     middle = successes + square / 2
     half = math.sqrt(square * (count * share * (1 - share) + square / 4))
     low, high = (middle - half) / (count + square), (middle + half) / (count + square)
@@ -76,11 +76,14 @@ def bootstrap(
 ) -> Estimate:
     """A figure with the bootstrap's percentile interval (Efron and Tibshirani 1993, chapter 13).
 
+    If the figure itself is outside, the interval is extended to it.
+
     Args:
-        statistic: computes the figure from how often each image was drawn, (N,) int64 whose sum is N. So the images
-            are sorted once, and each resample takes linear time. All ones are the images as they are.
+        statistic: computes the figure from how often each image was drawn, (N,) int64 whose sum is N, in any fixed
+            order of the images. So they are sorted once, and each resample takes linear time. All ones are the
+            images as they are.
         count: N, the number of images. There is no interval for one.
-        seed: the same seed gives the same resamples, for all statistics.
+        seed: the same seed gives the same resamples.
     """
     import numpy as np
 
@@ -89,22 +92,18 @@ def bootstrap(
     value = float(statistic(np.ones(count, np.int64)))
     if count == 1:
         return Estimate(value)
-    values = resampled(statistic, count, resamples, seed)
+    values = [statistic(weights) for weights in resample(count, resamples, seed)]
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, float(low), float(high))
+    return Estimate(value, min(float(low), value), max(float(high), value))
 
 
-def resampled(
-    statistic: Callable[[NDArray[np.int64]], float], count: int, resamples: int, seed: int
-) -> NDArray[np.float64]:
-    """The statistic of each resample, (resamples,). See `bootstrap`."""
+def resample(count: int, resamples: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
+    """For each resample, how often each image was drawn: (N,) int64 whose sum is N."""
     import numpy as np
 
     generator = np.random.default_rng(seed)
-    values = np.empty(resamples)
-    for index in range(resamples):
-        values[index] = statistic(np.bincount(generator.integers(0, count, count), minlength=count))
-    return values
+    for _ in range(resamples):
+        yield np.bincount(generator.integers(0, count, count), minlength=count)
 
 
 def student_quantile(degrees: int, level: float) -> float:
@@ -112,7 +111,7 @@ def student_quantile(degrees: int, level: float) -> float:
 
     Abramowitz and Stegun 1964: the finite sums 26.7.3 and 26.7.4, and the series 26.7.5.
     """
-    z = _normal_quantile(level)
+    z = normal_quantile(level)
     if degrees > _FEW_DEGREES:
         terms = (
             (z**3 + z) / 4,
@@ -138,5 +137,6 @@ def _student_share(angle: float, degrees: int) -> float:
     return (angle + share) * 2 / math.pi if odd else share
 
 
-def _normal_quantile(level: float) -> float:
+def normal_quantile(level: float) -> float:
+    """The z for which the normal distribution has the share `level` in -z..z."""
     return NormalDist().inv_cdf((1 + level) / 2)
