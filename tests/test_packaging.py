@@ -37,6 +37,7 @@ def test_the_wheel_carries_the_data_and_no_tests(built: Path) -> None:
     for name in (
         "models/resnet.toml",
         "models/efficientnet_lite.toml",
+        "models/features/efficientnet_lite0.json",
         "labels/imagenet1k.tsv",
         "labels/imagenet1k.tree.tsv",
     ):
