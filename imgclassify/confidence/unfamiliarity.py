@@ -188,7 +188,8 @@ def _to_unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     import numpy as np
 
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+    units: NDArray[np.float64] = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+    return units
 
 
 def _nth_largest(values: NDArray[Any], n: int) -> NDArray[np.float64]:
