@@ -50,6 +50,17 @@ def test_every_node_lies_under_the_root_and_above_a_class(imagenet1k: LabelSet) 
     assert [node.wnid for node in tree.nodes.values() if not node.parents] == [ROOT]
 
 
+def test_nodes_are_said_by_a_synonym_of_theirs_if_they_tell_classes_apart(imagenet1k: LabelSet) -> None:
+    tree = load_tree()
+    wnids = {label.wnid for label in imagenet1k.labels}
+    said = [node for node in tree.nodes.values() if node.said]
+    assert all(node.said in node.synonyms for node in said)
+    assert all(1 < len(tree.under(node.wnid) & wnids) < 1000 for node in said)
+    assert tree[DOG].said == "dog"
+    assert tree["n02370806"].said == "hoofed mammal"  # its first synonym is "ungulate"
+    assert not any(tree[wnid].said for wnid in (ROOT, "n01886756", "n03575240"))  # placental, instrumentality
+
+
 def test_the_tool_reads_wordnets_own_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = importlib.import_module("make_tree")
     # Lines of WordNet 3.0's data.noun, shortened; the first ones are its licence.
@@ -60,19 +71,34 @@ def test_the_tool_reads_wordnets_own_format(tmp_path: Path, monkeypatch: pytest.
         "01317541 05 n 01 domestic_animal 0 001 @ 00015388 n 0000 | any of various animals  \n"
         "02084071 05 n 03 dog 0 domestic_dog 0 Canis_familiaris 0 003 @ 00015388 n 0000 @ 01317541 n 0000 "
         '#m 00015388 n 0000 | a member of the genus Canis; "the dog barked all night"  \n'
+        "02121620 05 n 01 cat 0 001 @ 00015388 n 0000 | feline mammal  \n"
         "09999999 05 n 01 stranger 0 001 @ 00015388 n 0000 | nothing that is asked for  \n"
     )
-    monkeypatch.setattr(tool, "load_labels", lambda _: LabelSet("dogs", (Label(0, DOG, "dog"),)))
-    rows = [line.split("\t") for line in tool.tree(tmp_path / "data.noun").splitlines()]
+    pets = LabelSet("pets", (Label(0, DOG, "dog"), Label(1, CAT, "cat")))
+    monkeypatch.setattr(tool, "load_labels", lambda _: pets)
+    unsaid = "# why\nn00001740 entity  # because\n\nn00015388 animal = animate being\n"
+    rows = [line.split("\t") for line in tool.tree(tmp_path / "data.noun", unsaid).splitlines()]
     assert rows == [
-        ["wnid", "parents", "synonyms", "gloss"],
-        ["n00001740", "", "entity", "that which is perceived"],
-        ["n00015388", "n00001740", "animal|animate being", "a living organism"],
-        ["n01317541", "n00015388", "domestic animal", "any of various animals"],
-        [DOG, "n00015388|n01317541", "dog|domestic dog|Canis familiaris", "a member of the genus Canis"],
+        ["wnid", "parents", "synonyms", "said", "gloss"],
+        ["n00001740", "", "entity", "", "that which is perceived"],
+        ["n00015388", "n00001740", "animal|animate being", "animate being", "a living organism"],
+        ["n01317541", "n00015388", "domestic animal", "", "any of various animals"],
+        [DOG, "n00015388|n01317541", "dog|domestic dog|Canis familiaris", "", "a member of the genus Canis"],
+        [CAT, "n00015388", "cat", "", "feline mammal"],
     ]
+    for wrong in (
+        "n00015388 animate being",  # not the usual name
+        "n00015388 animal = beast",  # not a synonym
+        "n00001740 entity\nn00001740 entity",
+        "n01317541 domestic animal",  # on no chain of first hypernyms
+        f"{DOG} dog",  # a class
+    ):
+        with pytest.raises(ValueError, match=f"line {wrong.count(chr(10)) + 1} is wrong"):
+            tool.tree(tmp_path / "data.noun", wrong)
     target = tmp_path / "tree.tsv"
     monkeypatch.setattr(tool, "TARGET", target)
+    monkeypatch.setattr(tool, "UNSAID", tmp_path / "unsaid.txt")
+    (tmp_path / "unsaid.txt").write_text(unsaid)
     assert tool.main(["--wordnet", str(tmp_path), "--check"]) == 1
     assert not target.exists()
     assert tool.main(["--wordnet", str(tmp_path)]) == tool.main(["--wordnet", str(tmp_path), "--check"]) == 0

@@ -12,7 +12,7 @@ from imgclassify.paths import REINSTALL_HINT, data_folder
 __all__ = ["ROOT", "Node", "Tree", "load_tree"]
 
 _FILE = "imagenet1k.tree.tsv"
-_HEADER = "wnid\tparents\tsynonyms\tgloss"
+_HEADER = "wnid\tparents\tsynonyms\tsaid\tgloss"
 ROOT = "n00001740"
 """The synset "entity", above all others."""
 
@@ -28,6 +28,9 @@ class Node:
     """Its names, the most usual one first."""
     gloss: str
     """A short definition."""
+    said: str = ""
+    """The synonym by which a person would call what an image shows, such as "dog". Empty if the node is passed
+    over, as "placental" is, and for classes, which have a label."""
 
     @property
     def name(self) -> str:
@@ -93,9 +96,9 @@ def load_tree() -> Tree:
             raise ValueError("the header is wrong")
         nodes = {}
         for line in lines:
-            wnid, parents, synonyms, gloss = line.split("\t")
+            wnid, parents, synonyms, said, gloss = line.split("\t")
             nodes[wnid] = Node(
-                wnid, tuple(parents.split("|")) if parents else (), tuple(synonyms.split("|")), gloss
+                wnid, tuple(parents.split("|")) if parents else (), tuple(synonyms.split("|")), gloss, said
             )
         if missing := {parent for node in nodes.values() for parent in node.parents} - nodes.keys():
             raise ValueError(f"{min(missing)} is missing")
