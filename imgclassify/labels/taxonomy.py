@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -50,6 +50,8 @@ class Taxonomy:
     chains: tuple[tuple[int, ...], ...]
     """For each class the positions in `nodes` of those above it, the most specific one first. The classes of each
     node hold those of the one before it. The chain ends below the root: a node above all classes tells nothing."""
+    under: Mapping[str, Sequence[int]] = field(repr=False)
+    """The key of a class or a node, also of one that is passed over → the classes under it, ascending."""
     bottom: tuple[str, ...] = field(repr=False)
     """The keys that heights are counted from."""
     num_unplaced: int = 0
@@ -121,6 +123,7 @@ def wordnet_taxonomy(label_set: LabelSet) -> Taxonomy:
         class_keys=[label.wnid or "" for label in label_set.labels],
         parents={wnid: node.parents[0] for wnid, node in tree.nodes.items() if node.parents},
         nodes=nodes,
+        under=members,
         bottom=[wnid for wnid in tree.nodes if not tree.children(wnid)],
     )
 
@@ -130,6 +133,7 @@ def arrange(
     class_keys: Iterable[str],
     parents: Mapping[str, str],
     nodes: Mapping[str, TaxonomyNode],
+    under: Mapping[str, Sequence[int]],
     bottom: Iterable[str],
     num_unplaced: int = 0,
 ) -> Taxonomy:
@@ -137,6 +141,7 @@ def arrange(
 
     Args:
         nodes: the nodes that may be said, by key. Those above all classes are left out.
+        under: all nodes and classes, as in `Taxonomy`.
     """
     class_keys = tuple(class_keys)
     positions: dict[str, int] = {}
@@ -152,7 +157,7 @@ def arrange(
         ]
         chains.append(tuple(positions.setdefault(key, len(positions)) for key in chain))
     said = tuple(nodes[key] for key in positions)
-    return Taxonomy(label_set, class_keys, parents, said, tuple(chains), tuple(bottom), num_unplaced)
+    return Taxonomy(label_set, class_keys, parents, said, tuple(chains), under, tuple(bottom), num_unplaced)
 
 
 def _lineage(key: str, parents: Mapping[str, str]) -> list[str]:

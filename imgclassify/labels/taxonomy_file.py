@@ -96,11 +96,18 @@ def read_taxonomy(path: str | os.PathLike[str], label_set: LabelSet) -> Taxonomy
     class_keys = [_class_key(label.class_index) for label in label_set.labels]
     for key in class_keys:
         parents.setdefault(key, _ROOT)
+    under = _collect_members(class_keys, parents)
+    nodes = {
+        key: TaxonomyNode(key, names[key].text, None, tuple(indices))
+        for key, indices in under.items()
+        if key in names and key != _ROOT
+    }
     return arrange(
         label_set,
         class_keys,
         parents,
-        _collect_nodes(class_keys, parents, names),
+        nodes,
+        under,
         bottom=class_keys,
         num_unplaced=len(set(range(len(label_set))) - placed),
     )
@@ -354,17 +361,12 @@ def _find_cycles(parents: Mapping[str, str]) -> Iterator[list[str]]:
         done.update(way)
 
 
-def _collect_nodes(
-    class_keys: Sequence[str], parents: Mapping[str, str], names: Mapping[str, _Name]
-) -> dict[str, TaxonomyNode]:
-    """Returns all nodes, also the classes that are above others, with the classes under them."""
+def _collect_members(class_keys: Sequence[str], parents: Mapping[str, str]) -> dict[str, list[int]]:
+    """Returns for each class and each node with classes under it which they are."""
     members: dict[str, list[int]] = defaultdict(list)
     for index, key in enumerate(class_keys):
-        while key != _ROOT:
-            members[key].append(index)
+        members[key].append(index)
+        while key in parents:
             key = parents[key]
-    return {
-        key: TaxonomyNode(key, names[key].text, None, tuple(indices))
-        for key, indices in members.items()
-        if key in names
-    }
+            members[key].append(index)
+    return dict(members)
