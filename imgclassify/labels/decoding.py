@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from imgclassify.errors import LabelsError
 
+LABEL_FILE = "label file"
+_SAVE_TABLE = "save the table as CSV with UTF-8"
 _SAVE_LIST = "load it in Python where you trust it, and save the names as JSON: json.dump(names, file)"
 _SAVE_SHEET = "save the table as CSV with UTF-8, with a header such as index,label"
 _SAVE_TEXT = "copy the labels into a text file, one per line, in the order of the network's outputs"
@@ -57,6 +59,9 @@ _KINDS = (
     ),
 )
 
+_LABEL_HINTS = {_SAVE_LIST, _SAVE_TEXT, _SAVE_SHEET, _GIVE_LABELS}
+"""Hints that are for label files only."""
+
 _BYTE_ORDER_MARKS = (  # that of UTF-32 begins like that of UTF-16
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -70,17 +75,20 @@ _CONVERT = (
 )
 
 
-def decode_text(data: bytes, name: str) -> str:
+def decode_text(data: bytes, name: str, what: str = LABEL_FILE) -> str:
     """Decodes UTF-8, or UTF-16 or UTF-32 with a byte order mark, which is removed.
+
+    Args:
+        what: what the file should be, for errors.
 
     Raises:
         LabelsError: the bytes are another kind of file, or text in another encoding.
     """
-    refuse_other_kinds(data, name)
+    refuse_other_kinds(data, name, what)
     for mark, encoding in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             return _decode(data.removeprefix(mark), encoding, name, offset=len(mark))
-    _refuse_binary(data[:2048], name)
+    _refuse_binary(data[:2048], name, what)
     return _decode(data, "utf-8", name)
 
 
@@ -96,16 +104,19 @@ def _decode(data: bytes, encoding: str, name: str, offset: int = 0) -> str:
         ) from error
 
 
-def refuse_other_kinds(data: bytes, name: str) -> None:
+def refuse_other_kinds(data: bytes, name: str, what: str = LABEL_FILE) -> None:
     """Raises LabelsError if the bytes begin like a file of a known kind that is not text."""
     beginning = data[:64].lstrip().lower()
     for kind in _KINDS:
         begins = data.startswith(kind.beginning) or beginning.startswith(kind.beginning)
         if begins and kind.contains in data:
-            raise LabelsError(f"{name}: it is {kind.name}, not a label file", hint=kind.hint)
+            is_general = what == LABEL_FILE or kind.hint not in _LABEL_HINTS
+            raise LabelsError(
+                f"{name}: it is {kind.name}, not a {what}", hint=kind.hint if is_general else _SAVE_TABLE
+            )
 
 
-def _refuse_binary(start: bytes, name: str) -> None:
+def _refuse_binary(start: bytes, name: str, what: str) -> None:
     """Raises LabelsError if the first bytes of a file have too many NUL bytes for text in UTF-8."""
     # In UTF-16, every other byte of Latin text is NUL: the second one of each two if the lower byte comes first.
     for encoding, zeros, others in (("UTF-16LE", start[1::2], start[::2]), ("UTF-16BE", start[::2], start[1::2])):
@@ -115,4 +126,6 @@ def _refuse_binary(start: bytes, name: str) -> None:
                 hint=f"convert it to UTF-8: iconv -f {encoding} -t UTF-8",
             )
     if start.count(0) * 8 > len(start) > 0:
-        raise LabelsError(f"{name}: it is a binary file, not text", hint=_GIVE_LABELS)
+        raise LabelsError(
+            f"{name}: it is a binary file, not text", hint=_GIVE_LABELS if what == LABEL_FILE else _SAVE_TABLE
+        )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgclassify.errors import UsageError, describe_error
+from imgclassify.errors import UsageError
+from imgclassify.labels.cell_table import CellTable
 from imgclassify.labels.class_names import ClassNames
 from imgclassify.labels.label_set import Label, LabelSet
-from imgclassify.labels.lookup import read_label_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,25 +140,12 @@ def _parse_item(item: str) -> list[tuple[str, str]]:
 
 
 def _read_file(name: str) -> Iterator[tuple[str, str]]:
-    if not Path(name).exists():
-        raise UsageError(
-            f"the file of groups {name!r} does not exist", hint="give a file with two columns: class,group"
-        )
-    text = read_label_text(name).removeprefix("\ufeff")
-    first_line = text.partition("\n")[0]
-    delimiter = next((each for each in "\t,;" if each in first_line), ",")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
-    try:
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) != 2:
-                raise UsageError(
-                    f"{name}: line {reader.line_num} has {len(cells)} columns, not a class and a group",
-                    hint=_FORMS_HINT,
-                )
-            first, second = (cell.strip().casefold() for cell in cells)
-            if reader.line_num > 1 or first not in _CLASS_COLUMNS or second not in _GROUP_COLUMNS:
-                yield cells[1], cells[0]
-    except csv.Error as error:
-        raise UsageError(f"{name}: line {reader.line_num}: {describe_error(error)}", hint=_FORMS_HINT) from error
+    table = CellTable(name, "file of groups", "give a file with two columns: class,group")
+    for position, (line, cells) in enumerate(table.rows()):
+        if len(cells) != 2:
+            raise UsageError(
+                f"{name}: line {line} has {len(cells)} columns, not a class and a group", hint=_FORMS_HINT
+            )
+        first, second = (cell.strip().casefold() for cell in cells)
+        if position or first not in _CLASS_COLUMNS or second not in _GROUP_COLUMNS:
+            yield cells[1], cells[0]

@@ -72,8 +72,12 @@ def _parse_shipped(text: str, name: str) -> tuple[Label, ...]:
     return tuple(labels)
 
 
-def read_label_text(name: str) -> str:
+def read_label_text(name: str, *, what: str = "label file", max_bytes: int | None = None) -> str:
     """Returns the text of the user's file at this path.
+
+    Args:
+        what: what the file should be, for errors.
+        max_bytes: a larger file is an error. The default is MAX_FILE_BYTES.
 
     Raises:
         LabelsError: there is no such file, or it is too large, cannot be read or is not text.
@@ -81,8 +85,9 @@ def read_label_text(name: str) -> str:
     # Only a user's file needs it, not a shipped label set.
     from imgclassify.labels.decoding import decode_text, refuse_other_kinds
 
+    limit = MAX_FILE_BYTES if max_bytes is None else max_bytes
     try:
-        data = _read_bytes(Path(name))
+        data = _read_bytes(Path(name), limit)
     except FileNotFoundError as error:
         near = difflib.get_close_matches(name.lower(), list_label_sets(), n=1)
         raise LabelsError(
@@ -92,29 +97,32 @@ def read_label_text(name: str) -> str:
         ) from error
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise LabelsError(f"cannot read {name!r}: {reason}", hint="give a readable label file") from error
-    if len(data) > MAX_FILE_BYTES:
-        refuse_other_kinds(data, name)
-        raise LabelsError(f"{name}: more than {MAX_FILE_BYTES:,} bytes, not a label file", hint=FORMS_HINT)
-    return decode_text(data, name)
+        raise LabelsError(f"cannot read {name!r}: {reason}", hint=f"give a readable {what}") from error
+    if len(data) > limit:
+        refuse_other_kinds(data, name, what)
+        raise LabelsError(
+            f"{name}: more than {limit:,} bytes, not a {what}",
+            hint=FORMS_HINT if max_bytes is None else "give a smaller one",
+        )
+    return decode_text(data, name, what)
 
 
-def _read_bytes(path: Path) -> bytes:
-    """Reads a file or pipe. Stops soon after MAX_FILE_BYTES.
+def _read_bytes(path: Path, limit: int) -> bytes:
+    """Reads a file or pipe. Stops soon after so many bytes.
 
     Raises:
         OSError: it cannot be read, it is a device or a socket, or it is a pipe that does not end in time.
     """
     mode = path.stat().st_mode
     if stat.S_ISFIFO(mode):
-        return _read_pipe(path)
+        return _read_pipe(path, limit)
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError("it is a device, not a file")
     with path.open("rb") as file:
-        return file.read(MAX_FILE_BYTES + 1)
+        return file.read(limit + 1)
 
 
-def _read_pipe(path: Path) -> bytes:
+def _read_pipe(path: Path, limit: int) -> bytes:
     """Reads a pipe, such as `<(command)` in a shell, with a time limit.
 
     Without the limit, a pipe that nobody writes to, or that a writer keeps open, would block for ever.
@@ -124,12 +132,12 @@ def _read_pipe(path: Path) -> bytes:
     deadline = time.monotonic() + PIPE_SECONDS
     data = bytearray()
     with io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK)) as pipe:
-        while len(data) <= MAX_FILE_BYTES:
+        while len(data) <= limit:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([pipe], [], [], left)[0]:
                 raise OSError(f"it is a pipe that did not end within {PIPE_SECONDS:g} s")
             # The pipe is non-blocking: read() returns None if no data is available, and b"" at the end.
-            piece = pipe.read(MAX_FILE_BYTES)
+            piece = pipe.read(min(limit, MAX_FILE_BYTES))
             if piece == b"":
                 break
             data += piece or b""
