@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from imgclassify.confidence.assessment import Assessor
     from imgclassify.confidence.calibration import Calibration
+    from imgclassify.confidence.scoring import UnfamiliarityScorer
     from imgclassify.embedding import ImageEmbedding
     from imgclassify.engines.activation import Activation
     from imgclassify.images.inputs import ImageLike, ManyImages
@@ -411,11 +412,21 @@ class Classifier:
             return None
         scorer = None
         if assessment.unfamiliar:
-            from imgclassify.confidence.unfamiliarity import create_scorer
-
-            scorer = create_scorer(self.runner, self.calibration)
+            scorer = self._choose_scorer()
             self.run = replace(self.run, unfamiliar=scorer.method)
         return Assessor(assessment, self.labels, self.calibration, scorer)
+
+    def _choose_scorer(self) -> UnfamiliarityScorer:
+        from imgclassify.confidence.feature_statistics import find_feature_mean
+        from imgclassify.confidence.scoring import choose_scorer
+
+        digest = self.runner.run_info.weights_sha256
+        return choose_scorer(
+            self.find_calibration(),
+            has_features=FEATURES in self.runner.outputs,
+            head_weight=self.runner.find_head_weight(),
+            mean=find_feature_mean(digest) if digest else None,
+        )
 
     def find_calibration(self) -> Calibration | None:
         """Returns the calibration that is known for this model, whether or not the classifier uses it.

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 from imgclassify import pipeline
 from imgclassify._version import __version__
 from imgclassify.catalog import EMBEDDED_MODEL
-from imgclassify.engines import LOGITS, devices
+from imgclassify.engines import FEATURES, LOGITS, devices
 from imgclassify.engines.choice import create_engine, validate_options
 from imgclassify.engines.engine import validate_outputs
-from imgclassify.errors import CheckpointError, ImageError, UsageError, make_printable
+from imgclassify.errors import CheckpointError, ImageError, OutputError, UsageError, make_printable
 from imgclassify.hub.loader import load_network
 from imgclassify.hub.network import LoadOptions, PreprocessOverrides
 from imgclassify.images import DECODE_MODES, MAX_PIXELS, TIME_LIMIT
@@ -253,6 +253,8 @@ class ModelRunner:
         """What turns these values into probabilities. None if there are no labels."""
         self.run_info = _describe_run(network, selection, options.decode_mode)
         """Everything that the outputs depend on, except the images."""
+        self.outputs: tuple[str, ...] = options.outputs
+        """The names of the outputs that each image has, besides LOGITS."""
         self._options = options
         self._offline = options.offline
         self._spec = network.preprocess
@@ -369,6 +371,16 @@ class ModelRunner:
             OutputError: the logits are not a linear function of the features, or the layer cannot be found.
         """
         return self.engine.read_head()
+
+    def find_head_weight(self) -> NDArray[np.float32] | None:
+        """Returns the weight of the last layer, (number of classes, D). None if there are no features, or if the
+        logits are not a linear function of them."""
+        if FEATURES not in self.outputs:
+            return None
+        try:
+            return self.read_head().weight
+        except OutputError:
+            return None
 
     def preview(self, image: ImageLike) -> ImagePreview:
         """Returns the crop of one image, as the network gets it, and where it lies in the image.

@@ -28,7 +28,10 @@ from imgclassify.images import MAX_PIXELS, TIME_LIMIT
 from imgclassify.output.formats import format_names
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from imgclassify.confidence.assessment_options import AssessmentOptions
+    from imgclassify.evaluation.truth import Truth
     from imgclassify.images.frames import FrameSelection
     from imgclassify.labels import LabelSet
     from imgclassify.output.formats import OutputFormat
@@ -36,10 +39,11 @@ if TYPE_CHECKING:
     from imgclassify.result_filter import ResultFilter
 
 SOURCES_PANEL = "Sources"
-_MODEL = "Model"
+MODEL_PANEL = "Model"
 OUTPUT_PANEL = "Output"
 _RESULTS = "Results"
 _CONFIDENCE = "Confidence"
+_TRUTH = "Truth"
 RUNNING_PANEL = "Running"
 _UNATTENDED = "Running unattended"
 _PREPROCESSING = "Preprocessing (instead of the model's own)"
@@ -73,7 +77,7 @@ Model = Annotated[
         autocompletion=complete_model,
         metavar="REF",
         envvar="IMGCLASSIFY_MODEL",
-        rich_help_panel=_MODEL,
+        rich_help_panel=MODEL_PANEL,
         show_default=False,
         help=f"Model to use: {_MODEL_FORMS}, or a file. Default: efficientnet_lite0, which needs no download.",
     ),
@@ -211,7 +215,7 @@ class ArchitectureOptions:
             "--arch",
             autocompletion=complete_model,
             metavar="NAME",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL_PANEL,
             show_default=False,
             help="Architecture of a checkpoint file: a catalogued model or timm:NAME. "
             "Preprocessing and labels of files and torch.hub models are also taken from it.",
@@ -221,7 +225,7 @@ class ArchitectureOptions:
         bool,
         typer.Option(
             "--trust",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL_PANEL,
             help="Allow a torch.hub repository or a TorchScript file to run its own code.",
         ),
     ] = False
@@ -230,7 +234,7 @@ class ArchitectureOptions:
         typer.Option(
             "--checkpoint-key",
             metavar="KEY",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL_PANEL,
             show_default=False,
             help="Which weights of a checkpoint file to use, if it has several: state_dict_ema, ema.module, ...",
         ),
@@ -239,7 +243,7 @@ class ArchitectureOptions:
         bool | None,
         typer.Option(
             "--transform-input/--no-transform-input",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL_PANEL,
             show_default=False,
             help="Whether a checkpoint of googlenet or inception_v3 was built with torchvision's transform_input. "
             "Default: as the published weights, with it.",
@@ -261,7 +265,7 @@ class LoadingOptions(ArchitectureOptions):
             "--labels",
             autocompletion=complete_labels,
             metavar="NAME|FILE",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL_PANEL,
             show_default=False,
             help="Label set or label file to use instead of the model's own.",
         ),
@@ -272,7 +276,7 @@ class LoadingOptions(ArchitectureOptions):
             "--activation",
             autocompletion=complete_from(["auto", "softmax", "sigmoid", "none"]),
             metavar="NAME",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL_PANEL,
             help="How the network's outputs become probabilities: auto, softmax, sigmoid (each class by itself) or "
             "none (they are probabilities).",
         ),
@@ -282,7 +286,7 @@ class LoadingOptions(ArchitectureOptions):
         typer.Option(
             "--output-name",
             metavar="NAME",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL_PANEL,
             show_default=False,
             help="Which output of the network to use, if it has several.",
         ),
@@ -527,6 +531,68 @@ class ConfidenceOptions(CalibrationOptions):
     def _assessment_arguments(self) -> dict[str, Any]:
         names = ("at_least", "tree", "threshold", "sets", "set_method", "unfamiliar")
         return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class TruthOptions:
+    """Where the true class of each image is found."""
+
+    truth: Annotated[
+        str | None,
+        typer.Option(
+            "--truth",
+            metavar="folders|names|FILE",
+            rich_help_panel=_TRUTH,
+            show_default=False,
+            help="Where the true classes are: the names of the images' folders, wnids at the beginning of file names, "
+            "or a CSV file with the columns source and class, label, wnid or class_index. Default: folders or names.",
+        ),
+    ] = None
+    class_map: Annotated[
+        Path | None,
+        typer.Option(
+            "--map",
+            metavar="FILE",
+            rich_help_panel=_TRUTH,
+            show_default=False,
+            help="CSV file of two columns: names in the data, and the classes of the model that are right for them. "
+            "A node of WordNet, such as dog, stands for all classes under it.",
+        ),
+    ] = None
+    ignore_unknown: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-unknown",
+            rich_help_panel=_TRUTH,
+            help="Leave out images whose class the model does not have, and count them.",
+        ),
+    ] = False
+
+    def to_settings(self) -> dict[str, int | str]:
+        """Returns the options that records depend on, as settings of their output."""
+        values = {
+            "truth": self.truth or "",
+            "map": "" if self.class_map is None else str(self.class_map),
+            "ignore_unknown": "yes" if self.ignore_unknown else "",
+        }
+        return {name: value for name, value in values.items() if value}
+
+    def find_truth(self, labels: "LabelSet", names: "Iterable[str]") -> "Truth":
+        """Returns the true classes of images with these names.
+
+        Raises:
+            UsageError: a name stands for no class or for several, an image has no truth, or a file cannot be read.
+            NoImagesError: there are no names.
+        """
+        from imgclassify.evaluation.truth import find_truth
+
+        return find_truth(
+            labels,
+            names,
+            truth=self.truth,
+            map_file=None if self.class_map is None else str(self.class_map),
+            ignore_unknown=self.ignore_unknown,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from imgclassify.catalog import PublishedTemperature
-    from imgclassify.confidence.unfamiliarity import FamiliarityScorer
+    from imgclassify.confidence.scoring import UnfamiliarityScorer
     from imgclassify.labels import LabelSet
     from imgclassify.labels.taxonomy import Taxonomy
     from imgclassify.results import RunInfo
@@ -45,7 +45,7 @@ class Assessor:
         options: AssessmentOptions,
         labels: LabelSet,
         calibration: Calibration | None,
-        scorer: FamiliarityScorer | None,
+        scorer: UnfamiliarityScorer | None,
     ) -> None:
         """
         Args:
@@ -116,7 +116,7 @@ def choose_calibration(
     """
     if not isinstance(wanted, bool):
         chosen = wanted if isinstance(wanted, Calibration) else Calibration.read(Path(wanted))
-        chosen.require_run(run)
+        chosen.require_run(run.to_dict())
     elif wanted or is_needed:
         chosen_or_none = find_calibration(run, published)
         if chosen_or_none is None:
@@ -144,9 +144,13 @@ def choose_calibration(
 
 
 def _load_taxonomy(labels: LabelSet, tree: str | os.PathLike[str] | None) -> Taxonomy:
-    from imgclassify.labels.taxonomy import read_taxonomy, wordnet_taxonomy
+    if tree is not None:
+        from imgclassify.labels.taxonomy_file import read_taxonomy
 
-    return wordnet_taxonomy(labels) if tree is None else read_taxonomy(Path(tree), labels)
+        return read_taxonomy(tree, labels)
+    from imgclassify.labels.taxonomy import wordnet_taxonomy
+
+    return wordnet_taxonomy(labels)
 
 
 def _set_finder(

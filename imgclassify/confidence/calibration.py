@@ -60,13 +60,13 @@ class Familiar(NamedTuple):
     """How familiar images look to the network (unfamiliarity.py)."""
 
     method: str
-    """The score: "nci", "gen" or "gen+neighbours"."""
+    """How they are measured: one of scoring.METHODS."""
     scores: tuple[float, ...]
-    """Ascending."""
+    """How strange they are, ascending, for percentiles."""
     features: NDArray[np.float32] | None
-    """(N, D): the features of some of them. None if the method needs none."""
-    centers: tuple[float, float, float, float] | None
-    """The mean and standard deviation of the two parts of "gen+neighbours" on the familiar images."""
+    """(N, D): the features of up to MAX_FEATURES of them. None if the method needs none."""
+    answer_scores: tuple[float, ...] | None
+    """(N,): how strange the answers of these are. None if the method needs none."""
 
 
 class Threshold(NamedTuple):
@@ -194,11 +194,15 @@ class Calibration:
         learned = f", from {self.images:,} images" if self.images else ""
         return f"temperature {self.temperature:.4g} of {self.origin}{learned}{change}"
 
-    def differences(self, run: RunInfo) -> list[str]:
-        """Returns what a run has other than the model that this calibration belongs to, a text for each."""
+    def differences(self, run: Mapping[str, Any]) -> list[str]:
+        """Returns what a run has other than the model that this calibration belongs to, a text for each.
+
+        Args:
+            run: RunInfo.to_dict.
+        """
         if self.belongs_to is None:
             return []
-        now, texts = run.to_dict(), []
+        now, texts = run, []
         for key in _BOUND_TO:
             was, is_now = self.belongs_to.get(key), now.get(key)
             if key == "weights":
@@ -209,15 +213,18 @@ class Calibration:
                 texts.append(f"its {key} was {_differing(was, is_now)} and is now {_differing(is_now, was)}")
         return texts
 
-    def require_run(self, run: RunInfo) -> None:
+    def require_run(self, run: Mapping[str, Any]) -> None:
         """Checks that it belongs to the model of a run.
+
+        Args:
+            run: RunInfo.to_dict.
 
         Raises:
             UsageError: it is of other weights, or of another preprocessing.
         """
         if differences := self.differences(run):
             raise UsageError(
-                f"the calibration {self.origin!r} does not belong to {run.model}: {'; '.join(differences)}",
+                f"the calibration {self.origin!r} does not belong to {run.get('model')}: {'; '.join(differences)}",
                 hint="run `imgclassify calibrate` with this model and these options",
             )
 
@@ -240,7 +247,7 @@ def find_calibration(run: RunInfo, published: PublishedTemperature | None) -> Ca
         path = user_calibration_path(run.weights_sha256)
         if path.is_file():
             own = Calibration.read(path)
-            if not own.differences(run):
+            if not own.differences(run.to_dict()):
                 return own
     return Calibration.from_published(published) if published else None
 
@@ -268,7 +275,7 @@ def _parse(value: dict[str, Any]) -> dict[str, Any]:
             str(familiar["method"]),
             _scores(familiar["scores"]),
             None if familiar["features"] is None else _unpack(familiar["features"]),
-            None if familiar["centers"] is None else _four(familiar["centers"]),
+            None if familiar["answer_scores"] is None else tuple(map(_number, familiar["answer_scores"])),
         ),
         "details": {name: each for name, each in value.items() if name not in known},
     }
@@ -292,11 +299,6 @@ def _scores(values: list[Any]) -> tuple[float, ...]:
     if list(numbers) != sorted(numbers):
         raise ValueError("its scores are not in order")
     return numbers
-
-
-def _four(values: list[Any]) -> tuple[float, float, float, float]:
-    first, second, third, fourth = map(_number, values)
-    return first, second, third, fourth
 
 
 def _pack(features: NDArray[np.float32]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgclassify.evaluation.labelled import ImageTruth, LabelledResult
 from imgclassify.results import Answer, ImageResult
@@ -40,14 +40,15 @@ class ImageArrays(NamedTuple):
     nll: NDArray[np.float64]
     brier: NDArray[np.float64]
     top_classes: NDArray[np.int64]
-    """(N, K): class indices of the best predictions, -1 where there are fewer."""
+    """(N, K): the best predictions, as `predicted`, -1 where there are fewer."""
     top_probabilities: NDArray[np.float64]
     """(N, K): their probabilities, 0 where there are fewer."""
 
     @property
     def correct(self) -> NDArray[np.bool_]:
         """(N,): whether the most probable class is right."""
-        return self.rank == 1
+        correct: NDArray[np.bool_] = self.rank == 1
+        return correct
 
 
 class Collector:
@@ -59,8 +60,8 @@ class Collector:
         sources: the name of each image that has predictions.
         num_failed: how many images of each true class failed.
         error_types: how many images failed, by the type of error.
-        answers: (position in `sources`, answer) of each image whose record has an answer.
-        sets: (size of the set, whether it holds a right class) of each image whose record has a prediction set.
+        answers: the answer of each image, if the records have some.
+        sets: (size of the set, whether it holds a right class) of each image, if the records have prediction sets.
     """
 
     def __init__(self, classes: Sequence[TruthClass], labels: LabelSet) -> None:
@@ -123,20 +124,25 @@ class Collector:
             self.sets.append((len(result.prediction_set), not right.isdisjoint(result.prediction_set)))
 
     def _add_best(self, result: ImageResult) -> None:
-        best = result.predictions[:TOP_CLASSES]
+        # Classes that the truth does not tell apart are one.
+        sums: dict[int, float] = {}
+        for each in result.predictions[:TOP_CLASSES]:
+            position = self._class_of_index.get(each.class_index, len(self.classes) + each.class_index)
+            sums[position] = sums.get(position, 0.0) + each.probability
+        best = sorted(sums.items(), key=lambda item: -item[1])
         missing = TOP_CLASSES - len(best)
-        self._integers["top_classes"].extend([*(each.class_index for each in best), *[-1] * missing])
-        self._reals["top_probabilities"].extend([*(each.probability for each in best), *[0.0] * missing])
+        self._integers["top_classes"].extend([*(position for position, _ in best), *[-1] * missing])
+        self._reals["top_probabilities"].extend([*(total for _, total in best), *[0.0] * missing])
 
     def to_arrays(self) -> ImageArrays:
         """Returns what was collected. The collector must not be used afterwards: the arrays share its memory."""
         import numpy as np
 
-        integers = {name: np.frombuffer(column, np.int64) for name, column in self._integers.items()}
-        reals = {name: np.frombuffer(column, np.float64) for name, column in self._reals.items()}
-        for columns, name in ((integers, "top_classes"), (reals, "top_probabilities")):
-            columns[name] = columns[name].reshape(-1, TOP_CLASSES)  # type: ignore[index]
-        return ImageArrays(**integers, **reals)
+        columns: dict[str, Any] = {name: np.frombuffer(column, np.int64) for name, column in self._integers.items()}
+        columns |= {name: np.frombuffer(column, np.float64) for name, column in self._reals.items()}
+        for name in ("top_classes", "top_probabilities"):
+            columns[name] = columns[name].reshape(-1, TOP_CLASSES)
+        return ImageArrays(**columns)
 
 
 def truth_of(truth: TruthClass) -> ImageTruth:

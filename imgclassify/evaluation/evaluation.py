@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from imgclassify.evaluation import metrics
-from imgclassify.evaluation.collector import ImageArrays
-from imgclassify.evaluation.intervals import Estimate
-from imgclassify.evaluation.label_errors import LabelError
+from imgclassify.evaluation import metrics as metric_functions
+from imgclassify.evaluation.collector import Collector, ImageArrays
+from imgclassify.evaluation.hierarchy import Distance, hierarchical_distances
+from imgclassify.evaluation.intervals import Estimate, mean, wilson
+from imgclassify.evaluation.label_errors import find_label_errors
 
 if TYPE_CHECKING:
-    from imgclassify.evaluation.truth import Truth
-    from imgclassify.results import RunInfo
+    from imgclassify.evaluation.truth import Truth, TruthClass
+    from imgclassify.labels.taxonomy import Taxonomy
 
 __all__ = ["SCHEMA", "Evaluation", "evaluate"]
 
@@ -20,14 +23,8 @@ SCHEMA = "imgclassify.evaluation/1"
 """Identifies the structure of the document. A breaking change increases the number."""
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 """The thresholds whose accuracy is told."""
-
-
-class Confusion(NamedTuple):
-    """How many images of one class were taken for another one."""
-
-    truth: str
-    predicted: str
-    count: int  # type: ignore[assignment] # hides tuple.count
+MAX_LISTED = 100
+"""At most so many confusions and likely label errors are listed."""
 
 
 class ClassRow(NamedTuple):
@@ -38,45 +35,298 @@ class ClassRow(NamedTuple):
     count: int  # type: ignore[assignment] # hides tuple.count
     """Images of the class that have predictions."""
     failed: int
+    """Images of the class that failed."""
     predicted: int
+    """Images of any class that are said to be of this one."""
     precision: float | None
+    """None if the class was never predicted."""
     recall: Estimate
     f1: float | None
 
+    def to_dict(self) -> dict[str, Any]:
+        return self._asdict() | {
+            "recall": self.recall.value,
+            "recall_low": self.recall.low,
+            "recall_high": self.recall.high,
+        }
 
-class MistakeGroup(NamedTuple):
+
+class ConfusionRow(NamedTuple):
+    """How many images of one class were taken for another one."""
+
+    truth: str
+    predicted: str
+    count: int  # type: ignore[assignment] # hides tuple.count
+
+
+class MistakeRow(NamedTuple):
     """Mistakes whose answer was at least right about a node of the tree: "wrong, but a dog"."""
 
-    label: str
+    label: str | None
+    """None for mistakes that have nothing in common with the truth that is worth saying."""
     wnid: str | None
     count: int  # type: ignore[assignment] # hides tuple.count
+
+
+class LabelErrorRow(NamedTuple):
+    """An image that is probably of another class than its truth says."""
+
+    source: str
+    truth: str
+    truth_probability: float
+    suggested: str
+    suggested_probability: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
     """The figures of one model on labelled images."""
 
-    run: RunInfo | dict[str, Any]
+    run: Mapping[str, Any]
+    """RunInfo.to_dict of the run that the predictions come from."""
     truth: Truth
     arrays: ImageArrays
-    failed: int
-    error_types: dict[str, int]
+    sources: list[str]
+    """The name of each image with predictions, in the order of `arrays`."""
+    error_types: Mapping[str, int]
+    """How many images failed, by the type of error."""
     metrics: dict[str, Estimate]
-    """By name, as in the document."""
+    """By name, as in the document. A figure that is not known has the value None."""
     thresholds_for: dict[str, float | None]
     """"coverage_at_95" and "coverage_at_99" → the threshold that gives this coverage."""
     classes: tuple[ClassRow, ...]
-    confusions: tuple[Confusion, ...]
-    mistakes: tuple[MistakeGroup, ...]
-    label_errors: tuple[LabelError, ...]
-    reliability: tuple[metrics.ReliabilityBin, ...]
-    above: tuple[metrics.ThresholdRow, ...]
+    """In the order of `truth.classes`."""
+    confusions: tuple[ConfusionRow, ...]
+    """The largest first."""
+    mistakes: tuple[MistakeRow, ...] | None
+    """The most frequent first. None if the classes have no tree."""
+    label_errors: tuple[LabelErrorRow, ...]
+    """The likeliest first."""
+    num_label_errors: int
+    above: tuple[metric_functions.ThresholdRow, ...]
     answers: dict[str, Estimate] | None
-    """"right", "leaf", "rollup" and "unsure", as shares, and "bits". None unless records have answers."""
+    """None unless the records have answers."""
     sets: dict[str, Estimate] | None
-    """"coverage" and "size". None unless records have prediction sets."""
+    """None unless the records have prediction sets."""
 
     @property
     def images(self) -> int:
         """How many images have predictions and a truth."""
         return len(self.arrays.truth)
+
+    @property
+    def failed(self) -> int:
+        """How many images with a truth failed."""
+        return sum(self.error_types.values())
+
+    @property
+    def ignored(self) -> int:
+        """How many images are left out because they have no truth among the classes of the model."""
+        return sum(self.truth.ignored.values()) + self.truth.without_truth
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the document of `evaluate --json` (docs/evaluation.md)."""
+        return {
+            "schema": SCHEMA,
+            "run": dict(self.run),
+            "truth": self.truth.to_dict(),
+            "images": self.images,
+            "failed": self.failed,
+            "errors": dict(self.error_types),
+            "ignored": self.ignored,
+            "metrics": {name: estimate.to_dict() for name, estimate in self.metrics.items()},
+            "thresholds_for": self.thresholds_for,
+            "classes": [row.to_dict() for row in self.classes],
+            "confusions": [row._asdict() for row in self.confusions],
+            "mistakes": None if self.mistakes is None else [row._asdict() for row in self.mistakes],
+            "label_errors": [row._asdict() for row in self.label_errors],
+            "num_label_errors": self.num_label_errors,
+            "reliability": [row._asdict() for row in self.reliability()],
+            "thresholds": [
+                row._asdict() | {"answered": row.answered.to_dict(), "accuracy": row.accuracy.to_dict()}
+                for row in self.above
+            ],
+            "answers": _to_dicts(self.answers),
+            "sets": _to_dicts(self.sets),
+        }
+
+    def reliability(self) -> list[metric_functions.ReliabilityBin]:
+        """Returns the bins of the ECE."""
+        return metric_functions.reliability_bins(self.arrays.confidence, self.arrays.correct)
+
+
+def _to_dicts(estimates: dict[str, Estimate] | None) -> dict[str, Any] | None:
+    return None if estimates is None else {name: each.to_dict() for name, each in estimates.items()}
+
+
+def evaluate(collector: Collector, truth: Truth, run: Mapping[str, Any], taxonomy: Taxonomy | None) -> Evaluation:
+    """Computes the figures of an evaluation.
+
+    Args:
+        collector: has all records. It must not be used afterwards.
+        run: RunInfo.to_dict of the run that the records come from.
+        taxonomy: of the classes of the model. None if they have no tree.
+    """
+    arrays = collector.to_arrays()
+    figures, thresholds_for = _compute_metrics(arrays, collector)
+    names = _Names(collector)
+    mistakes = None
+    if taxonomy is not None:
+        distances = _find_distances(arrays, collector.classes, taxonomy)
+        figures["hierarchical_distance"] = mean(_float_array([each.height for each in distances]))
+        mistakes = _count_mistakes(distances)
+    label_errors = _find_label_errors(arrays, collector, names)
+    return Evaluation(
+        run=run,
+        truth=truth,
+        arrays=arrays,
+        sources=collector.sources,
+        error_types=dict(collector.error_types.most_common()),
+        metrics=figures,
+        thresholds_for=thresholds_for,
+        classes=_describe_classes(arrays, collector),
+        confusions=tuple(
+            ConfusionRow(names[each.truth], names[each.predicted], each.count)
+            for each in metric_functions.largest_confusions(arrays.truth, arrays.predicted, MAX_LISTED)
+        ),
+        mistakes=mistakes,
+        label_errors=tuple(label_errors[:MAX_LISTED]),
+        num_label_errors=len(label_errors),
+        above=tuple(metric_functions.accuracy_above(arrays.confidence, arrays.correct, THRESHOLDS)),
+        answers=_judge_answers(arrays, collector, taxonomy) if collector.answers else None,
+        sets=_judge_sets(collector.sets) if collector.sets else None,
+    )
+
+
+class _Names:
+    """The labels of true and predicted classes, by their positions as in ImageArrays.predicted."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+
+    def __getitem__(self, position: int) -> str:
+        classes = self._collector.classes
+        if position < len(classes):
+            return classes[position].label
+        return self._collector.labels[position - len(classes)].label
+
+
+def _compute_metrics(
+    arrays: ImageArrays, collector: Collector
+) -> tuple[dict[str, Estimate], dict[str, float | None]]:
+    import numpy as np
+
+    correct, confidence = arrays.correct, arrays.confidence
+    total = len(correct) + sum(collector.num_failed.values())
+    knows_five = collector.max_rank is None or collector.max_rank >= min(5, len(collector.labels))
+    at_95, at_99 = (metric_functions.coverage_at(confidence, correct, accuracy) for accuracy in (0.95, 0.99))
+    figures = {
+        "acc1": metric_functions.accuracy(correct),
+        "acc5": metric_functions.accuracy((arrays.rank >= 1) & (arrays.rank <= 5))
+        if knows_five
+        else Estimate(None),
+        "acc1_with_failed": wilson(int(correct.sum()), total),
+        "balanced_accuracy": metric_functions.balanced_accuracy(arrays.truth, correct),
+        "nll": Estimate(None) if np.isnan(arrays.nll).any() else metric_functions.mean_loss(arrays.nll),
+        "brier": Estimate(None) if np.isnan(arrays.brier).any() else metric_functions.mean_loss(arrays.brier),
+        "ece": metric_functions.ece(confidence, correct),
+        "ece_equal_mass": metric_functions.ece_equal_mass(confidence, correct),
+        "aurc": metric_functions.aurc(confidence, correct),
+        "coverage_at_95": at_95.share,
+        "coverage_at_99": at_99.share,
+        "hierarchical_distance": Estimate(None),
+    }
+    return figures, {"coverage_at_95": at_95.threshold, "coverage_at_99": at_99.threshold}
+
+
+def _describe_classes(arrays: ImageArrays, collector: Collector) -> tuple[ClassRow, ...]:
+    rows = metric_functions.class_figures(arrays.truth, arrays.predicted, len(collector.classes))
+    return tuple(
+        ClassRow(
+            label=known.label,
+            wnid=known.wnid,
+            count=row.count,
+            failed=collector.num_failed[row.class_id],
+            predicted=row.predicted,
+            precision=row.precision,
+            recall=wilson(round((row.recall or 0) * row.count), row.count),
+            f1=row.f1,
+        )
+        for row, known in zip(rows, collector.classes, strict=True)
+    )
+
+
+def _find_distances(arrays: ImageArrays, classes: Any, taxonomy: Taxonomy) -> list[Distance]:
+    """Returns the distance of each mistake."""
+    wrong = ~arrays.correct
+    pairs = zip(arrays.truth[wrong].tolist(), arrays.class_index[wrong].tolist(), strict=True)
+    return [_distance(classes[truth], answer, taxonomy) for truth, answer in pairs]
+
+
+def _distance(truth: TruthClass, answer: int, taxonomy: Taxonomy) -> Distance:
+    """Returns the distance to the truth, or to the nearest of several classes that would be right."""
+    if truth.is_node and truth.wnid is not None and truth.wnid in taxonomy.under:
+        return hierarchical_distances([(truth.wnid, answer)], taxonomy)[0]
+    near = hierarchical_distances([(index, answer) for index in sorted(truth.class_indices)], taxonomy)
+    return min(near, key=lambda distance: distance.height)
+
+
+def _count_mistakes(distances: list[Distance]) -> tuple[MistakeRow, ...]:
+    counts = Counter((each.label, each.wnid) for each in distances)
+    return tuple(MistakeRow(label, wnid, count) for (label, wnid), count in counts.most_common())
+
+
+def _find_label_errors(arrays: ImageArrays, collector: Collector, names: _Names) -> list[LabelErrorRow]:
+    import numpy as np
+
+    known = np.flatnonzero(~np.isnan(arrays.probability))
+    found = find_label_errors(
+        arrays.truth[known], arrays.top_classes[known], arrays.top_probabilities[known], arrays.probability[known]
+    )
+    return [
+        LabelErrorRow(
+            collector.sources[known[each.image]],
+            names[each.truth],
+            each.truth_probability,
+            names[each.suggested],
+            each.suggested_probability,
+        )
+        for each in found
+    ]
+
+
+def _judge_answers(arrays: ImageArrays, collector: Collector, taxonomy: Taxonomy | None) -> dict[str, Estimate]:
+    """Returns how often answers are right, and how specific they are."""
+    from imgclassify.confidence.rollup import information
+
+    members = {node.wnid or node.label: node.class_indices for node in taxonomy.nodes} if taxonomy else {}
+    total, num_classes = len(collector.answers), len(collector.labels)
+    kinds, num_right, open_classes = Counter[str](), 0, []
+    for truth, is_correct, answer in zip(arrays.truth, arrays.correct, collector.answers, strict=True):
+        kinds[answer.kind] += 1
+        under = frozenset(members.get(answer.wnid or answer.label or "", ()))
+        right = collector.classes[truth].class_indices
+        if answer.kind == "rollup":
+            num_right += right <= under or under <= right
+        elif answer.kind == "leaf":
+            num_right += bool(is_correct)
+        open_classes.append({"leaf": 1, "rollup": len(under) or 1, "unsure": num_classes}[answer.kind])
+    return {
+        "right": wilson(num_right, total - kinds["unsure"]),
+        **{kind: wilson(kinds[kind], total) for kind in ("leaf", "rollup", "unsure")},
+        "bits": mean(information(open_classes, num_classes)),
+    }
+
+
+def _judge_sets(sets: list[tuple[int, bool]]) -> dict[str, Estimate]:
+    """Returns how often a set holds the truth, and how large it is."""
+    return {
+        "coverage": wilson(sum(holds for _, holds in sets), len(sets)),
+        "size": mean(_float_array([size for size, _ in sets])),
+    }
+
+
+def _float_array(values: list[int]) -> Any:
+    import numpy as np
+
+    return np.array(values, np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from imgclassify.engines import LOGITS
@@ -56,14 +56,17 @@ class Evaluator:
         self, sources: Iterable[Source], *, stop_event: Event | None = None
     ) -> Generator[LabelledResult, None, None]:
         """Evaluates images, as `Classifier.stream` classifies them. Leaves out those that have no truth."""
-        return self._runner.map(self._label, self._with_truth(sources), stop_event=stop_event)
+        wanted = (source for source in sources if self.has_truth(source.name))
+        return self._runner.map(self.label, wanted, stop_event=stop_event)
 
-    def _with_truth(self, sources: Iterable[Source]) -> Iterator[Source]:
-        return (source for source in sources if self._truth.class_of(source.name) is not None)
+    def has_truth(self, source: str) -> bool:
+        """Whether the image of this name has a true class."""
+        return self._truth.class_of(source) is not None
 
-    def _label(self, image: ImageOutputs) -> LabelledResult:
+    def label(self, image: ImageOutputs) -> LabelledResult:
+        """Returns the record of an image that has a true class."""
         number = self._truth.class_of(image.source)
-        assert number is not None  # stream() leaves out the others
+        assert number is not None
         return label_outputs(image, self._postprocessor, self._truth.classes[number], self._truth.classes)
 
 

@@ -101,6 +101,7 @@ _TRUTH = Struct(
         Scalar("class_index", "integer", nullable=True, comment="NULL if any of several classes is right"),
         Scalar("wnid", "text", nullable=True),
     ),
+    added=True,
 )
 _SCORES = Struct(
     "scores",
@@ -111,6 +112,7 @@ _SCORES = Struct(
         Scalar("nll", "real", nullable=True, comment="-ln of it"),
         Scalar("brier", "real", nullable=True),
     ),
+    added=True,
 )
 
 EVALUATIONS: RecordType[LabelledResult] = RecordType(

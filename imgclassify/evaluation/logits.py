@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from imgclassify.engines import FEATURES, LOGITS
+from imgclassify.engines import LOGITS
 from imgclassify.output.records import ERROR, IMAGE_FIELDS, RecordType, Vector
 from imgclassify.output.vectors import describe_vector, halve, is_sound_vector, parse_vector
 
@@ -41,8 +41,8 @@ class ImageLogits:
     frames: int | None = None
     frame: int | None = None
     damaged: bool = False
-    features: NDArray[np.float32] | None = None
-    """(D,). They are not written to a file."""
+    outputs: ImageOutputs | None = None
+    """What the runner returned, in full precision. It is not written to a file."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the record as all formats contain it (docs/evaluation.md). The logits stay an array."""
@@ -61,22 +61,23 @@ class ImageLogits:
         return result
 
     def to_outputs(self) -> ImageOutputs:
-        """Returns the outputs that a runner would return, in float32."""
+        """Returns what the runner returned. If the record was read from a file, its logits in float32."""
         import numpy as np
 
         from imgclassify.runner import ImageOutputs
 
-        arrays = None if self.logits is None else {LOGITS: self.logits.astype(np.float32)}
+        if self.outputs is not None:
+            return self.outputs
         return ImageOutputs(
-            self.source,
-            self.width,
-            self.height,
-            self.frames,
-            self.frame,
-            self.damaged,
-            self.approximate,
-            arrays,
-            self.error,
+            source=self.source,
+            width=self.width,
+            height=self.height,
+            frames=self.frames,
+            frame=self.frame,
+            damaged=self.damaged,
+            approximate=self.approximate,
+            arrays=None if self.logits is None else {LOGITS: self.logits.astype(np.float32)},
+            error=self.error,
         )
 
 
@@ -99,29 +100,38 @@ class LogitsProducer:
         run: the RunInfo of the runner.
     """
 
-    def __init__(self, run: RunInfo, runner: ModelRunner, *, dtype: str = "float16") -> None:
+    def __init__(
+        self,
+        run: RunInfo,
+        runner: ModelRunner,
+        selects: Callable[[str], bool] = lambda _source: True,
+        *,
+        dtype: str = "float16",
+    ) -> None:
         """
         Args:
+            selects: returns whether the source of this name is wanted.
             dtype: "float32" or "float16": the type of the logits.
         """
         self.run = run
         self._runner = runner
+        self._selects = selects
         self._dtype = dtype
 
     def stream(
         self, sources: Iterable[Source], *, stop_event: Event | None = None
     ) -> Generator[ImageLogits, None, None]:
         """Computes the logits of images, as `Classifier.stream` classifies them."""
-        return self._runner.map(self._to_logits, sources, stop_event=stop_event)
+        wanted = (source for source in sources if self._selects(source.name))
+        return self._runner.map(self._to_logits, wanted, stop_event=stop_event)
 
     def _to_logits(self, image: ImageOutputs) -> ImageLogits:
         logits: NDArray[Any] | None = None
-        features = None
         if image.arrays is not None:
             outputs = image.arrays[LOGITS]
-            halved = self._dtype == "float16"
-            logits = halve(outputs, "the logits", "leave out --save-logits") if halved else outputs.copy()
-            features = image.arrays[FEATURES].copy() if FEATURES in image.arrays else None
+            logits = (
+                halve(outputs, "the logits", "leave out --save-logits") if self._dtype == "float16" else outputs
+            )
         return ImageLogits(
             source=image.source,
             model=self.run.model,
@@ -133,5 +143,5 @@ class LogitsProducer:
             frames=image.frames,
             frame=image.frame,
             damaged=image.damaged,
-            features=features,
+            outputs=image,
         )

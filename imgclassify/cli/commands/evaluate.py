@@ -1,0 +1,285 @@
+"""imgclassify evaluate: measures how good a model is on labelled images."""
+
+import json as jsonlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from imgclassify.cli.app import CommandApp
+from imgclassify.cli.labelled_run import LabelledImages, LabelledRun, discarded, report_truth
+from imgclassify.cli.option_groups import with_option_groups
+from imgclassify.cli.option_values import complete_model
+from imgclassify.cli.options import (
+    MODEL_PANEL,
+    OUTPUT_PANEL,
+    ConfidenceOptions,
+    ConsoleOptions,
+    DecodingOptions,
+    FrameOptions,
+    LoadingOptions,
+    Offline,
+    OutputOptions,
+    PreprocessingOptions,
+    RunningOptions,
+    SourceOptions,
+    TruthOptions,
+    UnattendedOptions,
+)
+from imgclassify.errors import ExitStatus, UsageError
+
+if TYPE_CHECKING:
+    from imgclassify.evaluation.collector import Collector
+    from imgclassify.evaluation.evaluation import Evaluation
+    from imgclassify.evaluation.evaluator import Evaluator
+    from imgclassify.labels import LabelSet
+    from imgclassify.labels.taxonomy import Taxonomy
+
+app = CommandApp(add_completion=False)
+
+TOP_K = 10
+"""Predictions in each record: more than predict has, so that --from can find wrong labels in them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ReportOptions:
+    """What is written of an evaluation, and where."""
+
+    json: Annotated[bool, typer.Option("--json", rich_help_panel=OUTPUT_PANEL, help="Print one JSON document.")] = (
+        False
+    )
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            rich_help_panel=OUTPUT_PANEL,
+            show_default=False,
+            help="Also write a record per image, with its truth: jsonl, csv, tsv, parquet, sqlite or json.",
+        ),
+    ] = None
+    save_logits: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-logits",
+            metavar="FILE",
+            rich_help_panel=OUTPUT_PANEL,
+            show_default=False,
+            help="Also write the logits of each image in float16: npz, parquet or jsonl. --from reads them.",
+        ),
+    ] = None
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", rich_help_panel=OUTPUT_PANEL, help="Replace the file of --output or --save-logits."
+        ),
+    ] = False
+
+    def records(self) -> OutputOptions:
+        """Returns where the records of the run go.
+
+        Raises:
+            UsageError: there are two files, or one is stdout.
+        """
+        if self.output is not None and self.save_logits is not None:
+            raise UsageError(
+                "--output and --save-logits are two files for the records of one run",
+                hint="save the logits first; `imgclassify evaluate --from LOGITS -o RECORDS` then takes a moment",
+            )
+        path = self.save_logits if self.save_logits is not None else self.output
+        if path is None:
+            return discarded()
+        if str(path) == "-":
+            raise UsageError("the figures and the records cannot both go to stdout", hint="name a file")
+        return OutputOptions(output=path, overwrite=self.overwrite)
+
+
+@app.command(
+    epilog="Exit status: 0 every image classified, 1 some failed, 2 wrong usage, 3 model, labels or device "
+    "unavailable, 4 no image found, 130 interrupted (129 by SIGHUP, 143 by SIGTERM).",
+    examples={
+        "a folder for each class": "imgclassify evaluate photos/",
+        "true classes in a file": "imgclassify evaluate photos/ --truth truth.csv",
+        "two models": "imgclassify evaluate photos/ -m resnet50 -m vit_b_16",
+        "results of an earlier run": "imgclassify evaluate --from labels.csv",
+        "for a program": "imgclassify evaluate photos/ --json | jq .metrics.acc1",
+    },
+)
+@with_option_groups
+def evaluate(
+    *,
+    sources: SourceOptions,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            autocompletion=complete_model,
+            metavar="REF",
+            rich_help_panel=MODEL_PANEL,
+            show_default=False,
+            help="Model to evaluate. Give two to compare them on the same images. Default: efficientnet_lite0.",
+        ),
+    ] = None,
+    loading: LoadingOptions,
+    truth: TruthOptions,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            show_default=False,
+            help="Evaluate the results or the logits of an earlier run instead of images.",
+        ),
+    ] = None,
+    confidence: ConfidenceOptions,
+    output: ReportOptions,
+    unattended: UnattendedOptions,
+    frames: FrameOptions,
+    decoding: DecodingOptions,
+    running: RunningOptions,
+    preprocessing: PreprocessingOptions,
+    offline: Offline = False,
+    console: ConsoleOptions,
+) -> None:
+    """Measure how good a model is on labelled images: accuracy, calibration, and what is worth answering.
+
+    Each figure has a 95 % confidence interval. Images that failed are counted apart.
+
+    The true class of an image is the name of its folder, or is in a file. Names are matched with the model's labels,
+    never by their order.
+    """
+    console.configure()
+    images = LabelledImages(sources, truth, loading, unattended, frames, decoding, running, preprocessing, offline)
+    models = model or [None]
+    if len(models) > 2:
+        raise UsageError(f"{len(models)} models are given", hint="give one or two")
+    if len(models) == 2 and (output.output or output.save_logits or results):
+        raise UsageError(
+            "two models are compared on the images themselves, without a file of records",
+            hint="leave out --from, --output and --save-logits, or give one model",
+        )
+    if results is not None:
+        if sources.sources or sources.files_from or model:
+            raise UsageError(
+                "--from evaluates what an earlier run wrote, without images and models",
+                hint="leave out the sources and --model",
+            )
+        found = [_evaluate_file(results, images, confidence, output)]
+    else:
+        found = [_evaluate_images(images, each, confidence, output) for each in models]
+    evaluations = [evaluation for evaluation, _ in found]
+    _print_report(evaluations, as_json=output.json)
+    raise typer.Exit(int(max((status for _, status in found), key=int)))
+
+
+def _evaluate_images(
+    images: LabelledImages, model: str | None, confidence: ConfidenceOptions, output: ReportOptions
+) -> "tuple[Evaluation, ExitStatus]":
+    """Runs a model on labelled images.
+
+    Returns:
+        The figures, and the exit status of the run. If a signal has stopped it, this ends the process.
+    """
+    from imgclassify.evaluation.collector import Collector
+    from imgclassify.evaluation.evaluation import evaluate as compute
+    from imgclassify.evaluation.evaluator import Evaluator
+    from imgclassify.evaluation.labelled import EVALUATIONS
+    from imgclassify.evaluation.logits import IMAGE_LOGITS
+    from imgclassify.output.records import OPTIONAL_FIELDS
+
+    assessment = confidence.assessment
+    record_type = EVALUATIONS.without(set(OPTIONAL_FIELDS) - assessment.fields)
+    with images.open(
+        IMAGE_LOGITS if output.save_logits else record_type,
+        output.records(),
+        model,
+        top_k=TOP_K,
+        **confidence.classifier_arguments(),
+    ) as opened:
+        classifier = opened.classifier
+        evaluator = Evaluator(classifier.run, classifier.runner, classifier.postprocessor, opened.truth)
+        collector = Collector(opened.truth.classes, classifier.labels)
+        if output.save_logits:
+            status = _save_logits(opened, evaluator, collector)
+        else:
+            settings = {"top_k": classifier.top_k, **assessment.to_settings(), **images.truth.to_settings()}
+            status = opened.write_records(evaluator, settings, collector.add)
+    if status not in (ExitStatus.OK, ExitStatus.SOME_IMAGES_FAILED):
+        raise typer.Exit(int(status))
+    taxonomy = _find_taxonomy(classifier.labels, confidence)
+    return compute(collector, opened.truth, classifier.run.to_dict(), taxonomy), status
+
+
+def _save_logits(opened: LabelledRun, evaluator: "Evaluator", collector: "Collector") -> ExitStatus:
+    """Writes the logits of the images, and collects what they say."""
+    from imgclassify.evaluation.logits import LogitsProducer
+
+    producer = LogitsProducer(opened.classifier.run, opened.classifier.runner, evaluator.has_truth)
+    return opened.write_records(
+        producer,
+        {"logits_dtype": "float16"},
+        lambda record: collector.add(evaluator.label(record.to_outputs())),
+    )
+
+
+def _evaluate_file(
+    path: Path, images: LabelledImages, confidence: ConfidenceOptions, output: ReportOptions
+) -> "tuple[Evaluation, ExitStatus]":
+    """Evaluates what an earlier run wrote."""
+    from imgclassify.evaluation.collector import Collector
+    from imgclassify.evaluation.evaluation import evaluate as compute
+    from imgclassify.evaluation.result_file import label_records, read_result_file, stored_truth
+
+    found = read_result_file(path, images.loading.labels)
+    truth_options = images.truth
+    is_asked = truth_options.truth is not None or truth_options.class_map is not None
+    truth = None if is_asked else stored_truth(found)
+    if truth is None:
+        truth = truth_options.find_truth(found.labels, (record.source for record in found.records))
+        report_truth(truth)
+    collector = Collector(truth.classes, found.labels)
+    for record in label_records(found, truth, confidence.calibration):
+        collector.add(record)
+    failed = bool(collector.error_types)
+    evaluation = compute(collector, truth, found.run, _find_taxonomy(found.labels, confidence))
+    return evaluation, ExitStatus.SOME_IMAGES_FAILED if failed else ExitStatus.OK
+
+
+def _find_taxonomy(labels: "LabelSet", confidence: ConfidenceOptions) -> "Taxonomy | None":
+    """Returns the tree of the classes, if they have one."""
+    if confidence.tree is not None:
+        from imgclassify.labels.taxonomy_file import read_taxonomy
+
+        return read_taxonomy(confidence.tree, labels)
+    from imgclassify.labels.taxonomy import wordnet_taxonomy
+
+    try:
+        return wordnet_taxonomy(labels)
+    except UsageError:  # its classes are not all in WordNet
+        return None
+
+
+def _print_report(evaluations: "list[Evaluation]", *, as_json: bool) -> None:
+    from imgclassify.cli.evaluation_report import print_comparison, print_evaluation
+
+    comparison = None
+    if len(evaluations) == 2:
+        from imgclassify.evaluation.two_models import compare_evaluations
+
+        comparison = compare_evaluations(*evaluations)
+    if as_json:
+        document = evaluations[0].to_dict()
+        if comparison:
+            document |= {"other": evaluations[1].to_dict(), "comparison": comparison.to_dict()}
+        typer.echo(jsonlib.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
+        return
+    for number, evaluation in enumerate(evaluations):
+        if number:
+            typer.echo()
+        print_evaluation(evaluation)
+    if comparison:
+        typer.echo()
+        print_comparison(comparison)

@@ -1,0 +1,135 @@
+"""A run over labelled images, without records on stdout: what `evaluate` and `calibrate` have in common."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from imgclassify.cli.console import download_progress, print_message, print_verbose
+from imgclassify.cli.inputs import SourceInputs
+from imgclassify.cli.options import OutputOptions
+from imgclassify.cli.run import RecordProducer, RecordRun, open_run
+from imgclassify.errors import ExitStatus, UsageError
+
+if TYPE_CHECKING:
+    from imgclassify.classifier import Classifier
+    from imgclassify.cli.options import (
+        DecodingOptions,
+        FrameOptions,
+        LoadingOptions,
+        PreprocessingOptions,
+        RunningOptions,
+        SourceOptions,
+        TruthOptions,
+        UnattendedOptions,
+    )
+    from imgclassify.evaluation.truth import Truth
+    from imgclassify.output.records import RecordType
+
+__all__ = ["LabelledImages", "LabelledRun", "discarded", "report_truth"]
+
+
+class LabelledImages(NamedTuple):
+    """Which images are run, with which model and settings."""
+
+    sources: SourceOptions
+    truth: TruthOptions
+    loading: LoadingOptions
+    unattended: UnattendedOptions
+    frames: FrameOptions
+    decoding: DecodingOptions
+    running: RunningOptions
+    preprocessing: PreprocessingOptions
+    offline: bool
+
+    @contextmanager
+    def open(
+        self, record_type: RecordType[Any], output: OutputOptions, model: str | None, **classifier_arguments: Any
+    ) -> Iterator[LabelledRun]:
+        """Opens a run, loads the model, and finds the true class of each image, before one is opened.
+
+        Args:
+            output: where records go: see `discarded`.
+            classifier_arguments: further arguments of Classifier.
+
+        Raises:
+            UsageError: an image has no truth, or options conflict.
+            UnavailableError: the model cannot be used.
+            NoImagesError: there are no images.
+        """
+        if self.sources.files_from == "-":
+            raise UsageError(
+                "the list of images is read twice, and stdin cannot be",
+                hint="write it to a file: --files-from FILE",
+            )
+        with open_run(
+            record_type,
+            self.sources,
+            output,
+            self.unattended,
+            self.frames,
+            self.decoding,
+            offline=self.offline,
+            default_format="jsonl",
+        ) as run:
+            from imgclassify.classifier import Classifier
+
+            with download_progress() as progress:
+                classifier = Classifier(
+                    model,
+                    **self.loading.classifier_arguments(),
+                    num_images=run.num_images,
+                    offline=self.offline,
+                    progress=progress,
+                    **self.decoding.classifier_arguments(),
+                    **self.running.classifier_arguments(),
+                    **self.preprocessing.classifier_arguments(),
+                    **classifier_arguments,
+                )
+            info = classifier.run
+            print_verbose(
+                f"{info.model} ({info.weights}) on {info.engine}, {info.device}, {info.dtype}: {info.reason}"
+            )
+            inputs = SourceInputs(self.sources, offline=self.offline)
+            truth = self.truth.find_truth(classifier.labels, (each.name for each in inputs.expand_quietly()))
+            report_truth(truth)
+            yield LabelledRun(run, classifier, truth)
+
+
+class LabelledRun(NamedTuple):
+    """A run that is open."""
+
+    run: RecordRun
+    classifier: Classifier
+    truth: Truth
+
+    def write_records(
+        self, producer: RecordProducer, settings: dict[str, int | str], collect: Callable[[Any], None]
+    ) -> ExitStatus:
+        """Computes the record of each image, writes it, and collects it.
+
+        Returns:
+            OK, SOME_IMAGES_FAILED, or the signal that stopped the run.
+        """
+        self.run.write_records(producer, settings, count=collect)
+        return self.run.stats.status
+
+
+def discarded(*, overwrite: bool = False) -> OutputOptions:
+    """Returns the options for records that nobody reads."""
+    return OutputOptions(output=Path(os.devnull), output_format="jsonl", overwrite=overwrite)
+
+
+def report_truth(truth: Truth) -> None:
+    """Prints how the true classes were found, and what is left out."""
+    print_message(f"the true class of each image is {truth.how}")
+    for note in truth.notes:
+        print_message(note)
+    if truth.ignored:
+        names = ", ".join(sorted(truth.ignored)[:5]) + (", …" if len(truth.ignored) > 5 else "")
+        print_message(f"{sum(truth.ignored.values()):,} images of unknown classes are left out: {names}")
+    if truth.without_truth:
+        print_message(f"{truth.without_truth:,} images without a truth are left out")

@@ -1,0 +1,292 @@
+"""Reads what an earlier run wrote: predictions, records of an evaluation, or logits."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from imgclassify import catalog, labels
+from imgclassify.engines.activation import Activation
+from imgclassify.errors import LabelsError, UnknownModelError, UsageError, describe_error
+from imgclassify.evaluation.collector import truth_of
+from imgclassify.evaluation.evaluator import label_outputs, score_predictions
+from imgclassify.evaluation.labelled import EVALUATIONS, ImageTruth, LabelledResult
+from imgclassify.evaluation.logits import IMAGE_LOGITS, ImageLogits
+from imgclassify.evaluation.truth import Truth, TruthClass
+from imgclassify.labels import Label, LabelSet
+from imgclassify.labels.class_names import ClassNames
+from imgclassify.output.file_formats import open_file_format
+from imgclassify.output.formats import OutputFormat, list_formats
+from imgclassify.output.reading import read_records
+from imgclassify.output.records import PREDICTIONS, RecordType
+from imgclassify.postprocessing import Postprocessor
+from imgclassify.results import ImageResult
+
+__all__ = ["ResultFile", "label_records", "read_result_file", "stored_truth"]
+
+logger = logging.getLogger("imgclassify")
+
+Record: TypeAlias = ImageResult | LabelledResult | ImageLogits
+
+
+def _parse_record(record: Any) -> ImageResult | LabelledResult:
+    has_truth = isinstance(record, dict) and record.get("truth") is not None
+    return LabelledResult.from_dict(record) if has_truth else ImageResult.from_dict(record)
+
+
+_EVALUATIONS: RecordType[Any] = EVALUATIONS
+_RESULTS = replace(_EVALUATIONS, from_dict=_parse_record)
+"""The records of `predict` and of `evaluate`."""
+_HINT = "give a file that `imgclassify predict -o`, `evaluate -o` or `evaluate --save-logits` wrote"
+
+
+class ResultFile(NamedTuple):
+    """What an earlier run wrote."""
+
+    run: Mapping[str, Any]
+    """RunInfo.to_dict of the run. Only its model is known if the file does not tell more."""
+    labels: LabelSet
+    records: Iterable[Record]
+    """All of one type. They are read again each time that they are iterated over."""
+
+
+class _Records:
+    """The records of a file, checked against the labels of the model."""
+
+    def __init__(self, path: Path, record_type: RecordType[Any], label_set: LabelSet) -> None:
+        self.path = path
+        self.record_type = record_type
+        self.label_set = label_set
+
+    def __iter__(self) -> Iterator[Any]:
+        for record in _read(self.path, self.record_type):
+            if not isinstance(record, ImageLogits):
+                _check_labels(record, self.label_set, self.path)
+            elif record.logits is not None and len(record.logits) != len(self.label_set):
+                raise UsageError(
+                    f"{str(self.path)!r} has {len(record.logits)} logits an image, and {self.label_set.name} has "
+                    f"{len(self.label_set)} labels",
+                    hint="give the labels of the model with --labels FILE",
+                )
+            yield record
+
+
+def read_result_file(path: Path, labels_name: str | None = None) -> ResultFile:
+    """Opens a file of an earlier run.
+
+    Args:
+        labels_name: the name of a label set or a labels file, if the file does not tell it.
+
+    Raises:
+        UsageError: it cannot be read, holds no record, or does not fit the labels.
+        LabelsError: the labels cannot be read.
+    """
+    run, record_type = _read_run(path)
+    first = next(_read(path, record_type), None)
+    if first is None:
+        raise UsageError(f"there are no records in {str(path)!r}", hint=_HINT)
+    run = run or {"model": first.model}
+    return ResultFile(
+        run, label_set := _find_labels(run, labels_name, path), _Records(path, record_type, label_set)
+    )
+
+
+def stored_truth(file: ResultFile) -> Truth | None:
+    """Returns the true classes that the records themselves name. None if they do not."""
+    counts: Counter[ImageTruth] = Counter()
+    truth_by_source: dict[str, ImageTruth] = {}
+    for record in file.records:
+        if not isinstance(record, LabelledResult):
+            return None
+        counts[record.truth] += 1
+        truth_by_source[record.source] = record.truth
+    names = ClassNames(file.labels)
+    found = sorted(
+        ((truth, _classes_of(truth, names)) for truth in counts),
+        key=lambda each: (min(each[1], default=-1), each[0].label),
+    )
+    positions = {truth: position for position, (truth, _) in enumerate(found)}
+    return Truth(
+        how="the one in its record",
+        classes=tuple(
+            TruthClass((truth.label,), truth.label, truth.wnid, indices, truth.class_index is None)
+            for truth, indices in found
+        ),
+        counts=tuple(counts[truth] for truth, _ in found),
+        _find=lambda source: positions[truth_by_source[source]],
+    )
+
+
+def _classes_of(truth: ImageTruth, names: ClassNames) -> frozenset[int]:
+    """Returns the classes that are right."""
+    if truth.class_index is not None:
+        return frozenset([truth.class_index])
+    try:
+        return names.find(truth.wnid or truth.label).class_indices
+    except UsageError:  # a name of the map: only the ranks tell whether an answer is right
+        return frozenset()
+
+
+def label_records(file: ResultFile, truth: Truth, calibration: Path | None = None) -> Iterator[LabelledResult]:
+    """Yields the record of each image that has a truth.
+
+    Args:
+        calibration: a file whose temperature the logits are divided by.
+
+    Raises:
+        UsageError: there is a calibration, and the records have no logits or are of another model.
+    """
+    postprocessor = None
+    for record in file.records:
+        number = truth.class_of(record.source)
+        if number is None:
+            continue
+        right = truth.classes[number]
+        if isinstance(record, ImageLogits):
+            postprocessor = postprocessor or _create_postprocessor(file, calibration)
+            yield label_outputs(record.to_outputs(), postprocessor, right, truth.classes)
+            continue
+        if calibration is not None:
+            raise UsageError(
+                "a calibration applies to logits, and these records have probabilities",
+                hint="evaluate a file of --save-logits, or leave out --calibration",
+            )
+        if isinstance(record, LabelledResult) and record.truth == truth_of(right):
+            yield record
+            continue
+        result = record.result if isinstance(record, LabelledResult) else record
+        scores = None if result.error else score_predictions(result, right.class_indices, truth.classes)
+        yield LabelledResult(result, truth_of(right), scores)
+
+
+def _create_postprocessor(file: ResultFile, calibration: Path | None) -> Postprocessor:
+    name = file.run.get("activation")
+    if name != "softmax":
+        raise UsageError(
+            f"the activation of these logits is {name!r}, and only softmax can be evaluated from a file",
+            hint="evaluate the images themselves",
+        )
+    temperature = None
+    if calibration is not None:
+        from imgclassify.confidence.calibration import Calibration
+
+        known = Calibration.read(calibration)
+        known.require_run(file.run)
+        temperature = known.temperature
+    return Postprocessor(
+        str(file.run.get("model")),
+        file.labels,
+        Activation("softmax"),
+        top_k=len(file.labels),
+        temperature=temperature,
+    )
+
+
+def _read_run(path: Path) -> tuple[dict[str, Any], RecordType[Any]]:
+    """Returns RunInfo.to_dict of the run that wrote a file, empty if it is unknown, and the type of its records."""
+    if path.suffix.lower() == ".json":
+        document = _read_json(path)
+        schema, run = document.get("schema"), document.get("run")
+        if isinstance(run, dict) and schema == IMAGE_LOGITS.schema:
+            return run, IMAGE_LOGITS
+        if isinstance(run, dict) and schema in (EVALUATIONS.schema, PREDICTIONS.schema):
+            return run, replace(_RESULTS, schema=schema)
+        raise UsageError(f"{str(path)!r} is not a document of predictions: its schema is {schema!r}", hint=_HINT)
+    kinds: tuple[RecordType[Any], ...] = (IMAGE_LOGITS, _RESULTS)
+    for record_type in kinds:
+        found = _find_format(path, record_type)
+        if found is None:
+            continue
+        try:
+            return dict(open_file_format(found, record_type).load(path)[0].run), record_type
+        except FileNotFoundError as error:
+            raise UsageError(f"{str(path)!r} does not exist", hint=_HINT) from error
+        except UsageError:  # no sidecar
+            return {}, IMAGE_LOGITS if _first_line_has_logits(path) else _RESULTS
+        except Exception as error:  # noqa: BLE001 - another type of record, or damage that shows later
+            logger.debug("%s has no %s: %s", path, record_type.name, error)
+    return {}, _RESULTS
+
+
+def _find_format(path: Path, record_type: RecordType[Any]) -> OutputFormat | None:
+    extension = path.suffix.lower().removeprefix(".")
+    formats = (each for each in list_formats(record_type) if each.resumable)
+    return next((each for each in formats if extension in each.extensions), None)
+
+
+def _first_line_has_logits(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return b'"logits": [' in stream.readline(2**20)
+    except OSError:
+        return False
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+        if not isinstance(document, dict):
+            raise ValueError("it is not an object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"cannot read {str(path)!r}: {describe_error(error)}", hint=_HINT) from error
+    return document
+
+
+def _read(path: Path, record_type: RecordType[Any]) -> Iterator[Any]:
+    return read_records(path, record_type)
+
+
+def _find_labels(run: Mapping[str, Any], name: str | None, path: Path) -> LabelSet:
+    """Returns the labels of the model that wrote a file."""
+    if groups := run.get("groups"):
+        return LabelSet(
+            str(run.get("label_set")),
+            tuple(Label(index, group["wnid"], group["label"]) for index, group in enumerate(groups)),
+        )
+    known = name or run.get("label_set") or _catalogued_labels(run)
+    if known is None:
+        raise UsageError(
+            f"it is not known which classes the model of {str(path)!r} has",
+            hint="give its labels with --labels NAME or --labels FILE",
+        )
+    try:
+        label_set = labels.load_labels(known)
+    except LabelsError as error:
+        if name:
+            raise
+        raise UsageError(
+            f"the labels of the model of {str(path)!r} cannot be read: {error}", hint="give --labels FILE"
+        ) from error
+    digest = run.get("label_set_sha256")
+    if not name and digest and digest != label_set.digest():
+        raise UsageError(
+            f"{known!r} is not as it was when {str(path)!r} was written", hint="give the labels with --labels FILE"
+        )
+    return label_set
+
+
+def _catalogued_labels(run: Mapping[str, Any]) -> str | None:
+    """Returns the label set of a model that only its name is known of."""
+    name, at, weights = str(run.get("model")).partition("@")
+    try:
+        label_set = catalog.find_model(name, weights if at else None).label_set
+    except UnknownModelError:
+        return None
+    return label_set if label_set in labels.list_label_sets() else None
+
+
+def _check_labels(record: ImageResult | LabelledResult, label_set: LabelSet, path: Path) -> None:
+    result = record.result if isinstance(record, LabelledResult) else record
+    for each in result.predictions:
+        known = label_set[each.class_index].label if each.class_index < len(label_set) else None
+        if known != each.label:
+            raise UsageError(
+                f"{str(path)!r} calls class {each.class_index} {each.label!r}, and {label_set.name} calls it "
+                f"{known!r}",
+                hint="give the labels of the model with --labels FILE",
+            )
