@@ -339,7 +339,7 @@ def _connect(links: Sequence[_Link], names: Mapping[str, _Name], path: str) -> d
         locations.setdefault(child, location)
     for key in list(parents.values()):
         parents.setdefault(key, _ROOT)
-    del parents[_ROOT]
+    parents.pop(_ROOT, None)
     for cycle in _find_cycles(parents):
         raise UsageError(
             f"{locations[cycle[0]]}: {' > '.join(names[key].text for key in [*cycle, cycle[0]])} is a circle",
