@@ -90,6 +90,16 @@ def test_chains_have_words_that_people_say(name: str, chain: list[str]) -> None:
     assert words(TAXONOMY, class_index) == chain
 
 
+def test_no_node_is_said_by_the_label_of_a_class_that_is_elsewhere() -> None:
+    classes = {label.label: label.class_index for label in IMAGENET.labels}
+    elsewhere = {
+        node.label
+        for node in TAXONOMY.nodes
+        if node.label in classes and classes[node.label] not in node.class_indices
+    }
+    assert elsewhere == {"amphibian"}  # the class is a vehicle, and frogs have no other name in common
+
+
 def test_a_node_above_all_classes_is_the_root() -> None:
     dogs = LabelSet("dogs", tuple(Label(i, IMAGENET[151 + i].wnid, f"dog {i}") for i in range(118)))
     taxonomy = wordnet_taxonomy(dogs)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from imgclassify import labels
 from imgclassify.errors import LabelsError, UnknownClassError, UsageError
@@ -94,6 +98,13 @@ def test_a_table_of_parents(form: str, encoding: str, tmp_path: Path) -> None:
         "machine": [5],
     }
     assert all(node.wnid is None for node in taxonomy.nodes)
+
+
+def test_columns_without_a_name_are_ignored_if_they_say_nothing(tmp_path: Path) -> None:
+    taxonomy = read(tmp_path, ",class,parent,\n0,lion,cat,\n1,tiger,cat,\n")
+    assert chains(taxonomy)["tiger"] == ["cat"]
+    with pytest.raises(UsageError, match="must be one column 'class', not '', 'class'"):
+        read(tmp_path, ",class,parent\nhot,lion,cat\n")
 
 
 def test_classes_without_a_row_are_directly_under_the_root(tmp_path: Path) -> None:
@@ -254,3 +265,35 @@ def test_heights_count_from_the_classes_to_the_root(tmp_path: Path) -> None:
     by_label = {node.label: taxonomy.heights[node.key] for node in taxonomy.nodes}
     assert by_label == {"big cat": 1, "cat": 2, "mammal": 3, "animal": 4, "machine": 1}
     assert taxonomy.heights[taxonomy.lineage(taxonomy.class_keys[0])[-1]] == 5
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=6, max_size=6),
+    st.lists(st.integers(1, 8), min_size=8, max_size=8),
+    st.randoms(use_true_random=False),
+)
+def test_any_tree_holds_under_each_node_what_a_literal_walk_finds(
+    class_parents: list[int], steps: list[int], random: Random
+) -> None:
+    # Node i is under a node with a higher number, or under the root, which has the numbers from 8 on.
+    node_parents = [index + step for index, step in enumerate(steps)]
+    rows = [f"{label.label},n{parent}" for label, parent in zip(ANIMALS.labels, class_parents, strict=True)]
+    rows += [f"n{index},{f'n{parent}' if parent < 8 else ''}" for index, parent in enumerate(node_parents)]
+
+    def walk(index: int) -> list[int]:
+        return [index, *walk(node_parents[index])] if index < 8 else []
+
+    lineages = [walk(parent) for parent in class_parents]
+    used = {node for lineage in lineages for node in lineage}
+    rows = [row for row in rows if row[0] != "n" or int(row[1]) in used]
+    random.shuffle(rows)
+    with TemporaryDirectory() as folder:
+        taxonomy = read(Path(folder), "class,parent\n" + "\n".join(rows))
+    for class_index, lineage in enumerate(lineages):
+        expected = [
+            (f"n{node}", tuple(index for index, other in enumerate(lineages) if node in other)) for node in lineage
+        ]
+        chain = [taxonomy.nodes[position] for position in taxonomy.chains[class_index]]
+        assert [(node.label, node.class_indices) for node in chain] == [
+            (name, members) for name, members in expected if len(members) < 6
+        ]

@@ -193,16 +193,32 @@ def _read_table(path: str) -> _Table:
     if len(rows) < 2:
         raise UsageError(f"{path}: there is no tree in it", hint=_FORMS_HINT)
     columns = tuple(re.sub(r"[\s_-]+", "_", cell.casefold()) for cell in rows[0].cells)
-    if len(set(columns)) < len(columns):
-        twice = next(column for column in columns if columns.count(column) > 1)
-        raise UsageError(f"{rows[0].location}: two columns are named {twice!r}", hint=_FORMS_HINT)
     for row in rows[1:]:
         if len(row.cells) != len(columns):
             raise UsageError(
                 f"{row.location} has {len(row.cells)} columns, the header has {len(columns)}",
                 hint=f'put a name that contains {delimiter!r} in double quotes: "tench, Tinca tinca"',
             )
-    return _Table(path, columns, tuple(rows[1:]))
+    table = _drop_unnamed(_Table(path, columns, tuple(rows[1:])))
+    columns = table.columns
+    if len(set(columns)) < len(columns):
+        twice = next(column for column in columns if columns.count(column) > 1)
+        raise UsageError(f"{rows[0].location}: two columns are named {twice!r}", hint=_FORMS_HINT)
+    return table
+
+
+def _drop_unnamed(table: _Table) -> _Table:
+    """Leaves out what spreadsheets and pandas write without a name: empty columns, and the number of the row."""
+    kept = [
+        place
+        for place, column in enumerate(table.columns)
+        if column or not all(row.cells[place].isdigit() or not row.cells[place] for row in table.rows)
+    ]
+    return _Table(
+        table.path,
+        tuple(table.columns[place] for place in kept),
+        tuple(_Row(row.location, tuple(row.cells[place] for place in kept)) for row in table.rows),
+    )
 
 
 def _class_key(class_index: int) -> str:
