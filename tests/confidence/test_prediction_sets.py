@@ -157,13 +157,8 @@ def test_many_classes_need_no_tolerance_either(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("coverage", [0.8, 0.95])
 def test_the_truth_is_in_the_set_as_often_as_promised(kind: str, coverage: float) -> None:
-<<<<<<< HEAD
     """Over 100 splits. The coverage of a split has a beta distribution with a mean of k / (n + 1), and a binomial
     one around it (Vovk, 2012). The mean lies within 4 standard errors."""
-=======
-    """Over 100 splits. The coverage of a split has a beta distribution with a mean of k / (n + 1), and a binomial one
-    around it (Vovk, 2012). The mean lies within 4 standard errors."""
->>>>>>> 2b69cb9 (Form prediction sets by LAC and RAPS, whose quantile one bit cannot miss)
     n, tests = 99, 400
     below, held = [], []
     for seed in range(100):

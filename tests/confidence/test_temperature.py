@@ -103,6 +103,7 @@ def test_more_rows_than_fit_in_a_chunk_count_all() -> None:
 def test_answers_that_are_all_right_give_the_least_temperature() -> None:
     logits = draw(3, 1)[0]
     assert fit_temperature(logits, logits.argmax(axis=1)) == MIN_TEMPERATURE
+    assert fit_temperature([[1e4, 0]], [0]) == MIN_TEMPERATURE  # the NLL is 0 at a temperature of 1 already
     assert fit_temperature([[2.0, 2.0]], [1]) == 1  # no temperature tells them apart
     assert fit_temperature([[2.0, 2.0], [3, 1]], [1, 0]) == MIN_TEMPERATURE
 
