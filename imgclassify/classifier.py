@@ -101,6 +101,7 @@ class Classifier:
         sets: float | None = None,
         set_method: str = "raps",
         unfamiliar: bool = False,
+        with_features: bool = False,
         progress: Progress | None = None,
     ) -> None:
         """Loads a model. Downloads its weights if they are not in the cache.
@@ -165,6 +166,7 @@ class Classifier:
                 (`ImageResult.prediction_set`). It needs a calibration from labelled images.
             set_method: "raps" or "lac".
             unfamiliar: measure how unlike the images of known classes each image is (`ImageResult.unfamiliar`).
+            with_features: let `runner` return features too, if the network hands them out.
             progress: called with (file name, bytes so far, total bytes or None) during a download.
 
         Raises:
@@ -214,7 +216,7 @@ class Classifier:
             trust=trust,
             progress=progress,
         )
-        self.runner = _load_with_features(load) if unfamiliar else load()
+        self.runner = _load_with_features(load) if unfamiliar or with_features else load()
         self._features_runner: ModelRunner | None = None
         labels_found = self.runner.network.labels
         assert labels_found is not None  # LoadOptions.with_labels is True

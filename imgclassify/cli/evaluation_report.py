@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from imgclassify.evaluation.intervals import Estimate
     from imgclassify.evaluation.two_models import ModelComparison
 
-__all__ = ["print_comparison", "print_evaluation"]
+__all__ = ["format_range", "format_value", "print_comparison", "print_evaluation"]
 
 _LISTED = 10
 """So many classes, confusions and likely label errors are printed."""
@@ -29,13 +29,14 @@ _SHARES = {
     "coverage_at_95": "answered at 95 % right",
     "coverage_at_99": "answered at 99 % right",
 }
-"""Figures that are shares, with their names."""
+"""The figures that are shares, with their titles."""
 _NUMBERS = {
     "nll": "NLL",
     "brier": "Brier score",
     "aurc": "AURC",
-    "hierarchical_distance": "distance of mistakes",
+    "hierarchical_distance": "height of mistakes in the tree",
 }
+_TITLES = _SHARES | _NUMBERS
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -55,14 +56,13 @@ def print_comparison(comparison: ModelComparison) -> None:
     rows = []
     for name, estimate in comparison.differences.items():
         is_share = name in _SHARES
-        title = (_SHARES | _NUMBERS)[name]
-        rows.append(
-            [title, _format_points(estimate.value, is_share), _format_range(estimate, is_share, points=True)]
-        )
+        interval = format_range(estimate, is_share=is_share, points=True)
+        rows.append([_TITLES[name], _format_points(estimate.value, is_share=is_share), interval])
     print_table(["figure", "difference", "95 % interval"], rows, right=(1,))
     test = comparison.test
     typer.echo(
-        f"only {first} is right: {test.only_a:,}; only {second}: {test.only_b:,}; McNemar's test: p = {test.p_value:.3g}"
+        f"only {first} is right: {test.only_a:,}; only {second}: {test.only_b:,}; "
+        f"McNemar's test: p = {test.p_value:.3g}"
     )
 
 
@@ -82,46 +82,39 @@ def _print_metrics(evaluation: Evaluation) -> None:
     for name, estimate in evaluation.metrics.items():
         if name == "acc1_with_failed" and not evaluation.failed:
             continue
-        is_share = name in _SHARES
-        note = "" if estimate.value is not None else "not known"
         threshold = evaluation.thresholds_for.get(name)
-        if threshold is not None:
-            note = f"--threshold {threshold:.4g}"
-        title = (_SHARES | _NUMBERS)[name]
-        rows.append([title, _format_value(estimate.value, is_share), _format_range(estimate, is_share), note])
-    rows += _answer_rows(evaluation)
+        note = "" if threshold is None else f"--threshold {threshold:.4g}"
+        rows.append([*_figure_row(_TITLES[name], estimate, is_share=name in _SHARES), note])
+    rows += [[*row, ""] for row in _answer_rows(evaluation)]
     print_table(["figure", "value", "95 % interval", ""], rows, right=(1,))
+
+
+def _figure_row(title: str, estimate: Estimate, *, is_share: bool) -> list[str]:
+    return [title, format_value(estimate.value, is_share=is_share), format_range(estimate, is_share=is_share)]
 
 
 def _answer_rows(evaluation: Evaluation) -> list[list[str]]:
     """Returns the rows of what --at-least, --threshold and --sets lead to."""
-    rows = []
+    figures = {**(evaluation.answers or {}), **(evaluation.sets or {})}
     titles = {
         "right": "answers that are right",
         "leaf": "answers: the class itself",
         "rollup": "answers: a node above it",
         "unsure": "answers: not sure",
+        "bits": "bits in an answer",
+        "coverage": "sets that hold the truth",
+        "size": "classes in a set",
     }
-    for name, estimate in (evaluation.answers or {}).items():
-        if name == "bits":
-            rows.append(
-                ["bits in an answer", _format_value(estimate.value, False), _format_range(estimate, False), ""]
-            )
-        else:
-            rows.append([titles[name], _format_value(estimate.value, True), _format_range(estimate, True), ""])
-    if evaluation.sets:
-        coverage, size = evaluation.sets["coverage"], evaluation.sets["size"]
-        rows.append(
-            ["sets that hold the truth", _format_value(coverage.value, True), _format_range(coverage, True), ""]
-        )
-        rows.append(["classes in a set", _format_value(size.value, False), _format_range(size, False), ""])
-    return rows
+    return [
+        _figure_row(titles[name], estimate, is_share=name not in ("bits", "size"))
+        for name, estimate in figures.items()
+    ]
 
 
 def _print_thresholds(evaluation: Evaluation) -> None:
     rows = [
-        [f"{row.threshold:g}", _format_value(row.answered.value, True), _format_value(row.accuracy.value, True),
-         _format_range(row.accuracy, True)]
+        [f"{row.threshold:g}", format_value(row.answered.value, is_share=True), format_value(row.accuracy.value, is_share=True),
+         format_range(row.accuracy, is_share=True)]
         for row in evaluation.above
     ]  # fmt: skip
     typer.echo()
@@ -129,23 +122,20 @@ def _print_thresholds(evaluation: Evaluation) -> None:
 
 
 def _print_classes(evaluation: Evaluation) -> None:
-    ordered = sorted(
-        (row for row in evaluation.classes if row.count),
-        key=lambda row: (row.f1 if row.f1 is not None else 0, -row.count),
-    )
+    ordered = sorted((row for row in evaluation.classes if row.count), key=lambda row: (row.f1 or 0, -row.count))
     if not ordered:
         return
     typer.echo()
-    print_table(
-        ["class" if len(ordered) <= _LISTED else f"worst {_LISTED} of {len(ordered):,} classes",
-         "images", "precision", "recall", "F1"],
+    title = "class" if len(ordered) <= _LISTED else f"worst {_LISTED} of {len(ordered):,} classes"
+    rows = [
         [
-            [make_printable(row.label), f"{row.count:,}", _format_value(row.precision, True),
-             _format_value(row.recall.value, True), _format_value(row.f1, True)]
-            for row in ordered[:_LISTED]
-        ],
-        right=(1, 2, 3, 4),
-    )  # fmt: skip
+            make_printable(row.label),
+            f"{row.count:,}",
+            *(format_value(value, is_share=True) for value in (row.precision, row.recall.value, row.f1)),
+        ]
+        for row in ordered[:_LISTED]
+    ]
+    print_table([title, "images", "precision", "recall", "F1"], rows, right=(1, 2, 3, 4))
 
 
 def _print_mistakes(evaluation: Evaluation) -> None:
@@ -171,30 +161,33 @@ def _print_label_errors(evaluation: Evaluation) -> None:
     if not evaluation.label_errors:
         return
     typer.echo()
-    print_table(
-        [f"labels that are likely wrong: {evaluation.num_label_errors:,}", "label", "", "more likely", ""],
+    rows = [
         [
-            [make_printable(row.source), make_printable(row.truth), _format_value(row.truth_probability, True),
-             make_printable(row.suggested), _format_value(row.suggested_probability, True)]
-            for row in evaluation.label_errors[:_LISTED]
-        ],
-        right=(2, 4),
-    )  # fmt: skip
+            make_printable(row.source),
+            make_printable(row.truth),
+            format_value(row.truth_probability, is_share=True),
+            make_printable(row.suggested),
+            format_value(row.suggested_probability, is_share=True),
+        ]
+        for row in evaluation.label_errors[:_LISTED]
+    ]
+    title = f"labels that are likely wrong: {evaluation.num_label_errors:,}"
+    print_table([title, "label", "", "more likely", ""], rows, right=(2, 4))
 
 
-def _format_value(value: float | None, is_share: bool) -> str:
+def format_value(value: float | None, *, is_share: bool) -> str:
     if value is None:
         return "–"
     return f"{100 * value:.2f} %" if is_share else f"{value:.4f}"
 
 
-def _format_points(value: float | None, is_share: bool) -> str:
+def _format_points(value: float | None, *, is_share: bool) -> str:
     if value is None:
         return "–"
     return f"{100 * value:+.2f} points" if is_share else f"{value:+.4f}"
 
 
-def _format_range(estimate: Estimate, is_share: bool, *, points: bool = False) -> str:
+def format_range(estimate: Estimate, *, is_share: bool, points: bool = False) -> str:
     if estimate.low is None or estimate.high is None:
         return ""
     scale, digits = (100, 2) if is_share else (1, 4)

@@ -12,6 +12,7 @@ from imgclassify.cli.console import download_progress, print_message, print_verb
 from imgclassify.cli.inputs import SourceInputs
 from imgclassify.cli.options import OutputOptions
 from imgclassify.cli.run import RecordProducer, RecordRun, open_run
+from imgclassify.cli.stats import count_of
 from imgclassify.errors import ExitStatus, UsageError
 
 if TYPE_CHECKING:
@@ -130,6 +131,6 @@ def report_truth(truth: Truth) -> None:
         print_message(note)
     if truth.ignored:
         names = ", ".join(sorted(truth.ignored)[:5]) + (", …" if len(truth.ignored) > 5 else "")
-        print_message(f"{sum(truth.ignored.values()):,} images of unknown classes are left out: {names}")
+        print_message(f"left out: {count_of(sum(truth.ignored.values()), 'image')} of unknown classes ({names})")
     if truth.without_truth:
-        print_message(f"{truth.without_truth:,} images without a truth are left out")
+        print_message(f"left out: {count_of(truth.without_truth, 'image')} without a true class")

@@ -544,8 +544,9 @@ class TruthOptions:
             metavar="folders|names|FILE",
             rich_help_panel=_TRUTH,
             show_default=False,
-            help="Where the true classes are: the names of the images' folders, wnids at the beginning of file names, "
-            "or a CSV file with the columns source and class, label, wnid or class_index. Default: folders or names.",
+            help="Where the true classes are: the names of the images' folders, wnids at the beginning of file "
+            "names, or a CSV file with the columns source and class, label, wnid or class_index. "
+            "Default: folders or names.",
         ),
     ] = None
     class_map: Annotated[
@@ -555,7 +556,7 @@ class TruthOptions:
             metavar="FILE",
             rich_help_panel=_TRUTH,
             show_default=False,
-            help="CSV file of two columns: names in the data, and the classes of the model that are right for them. "
+            help="CSV file of two columns: names in the data, and classes of the model that are right for them. "
             "A node of WordNet, such as dog, stands for all classes under it.",
         ),
     ] = None

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["MAX_FEATURES", "METHODS", "UnfamiliarityScorer", "choose_scorer", "learn_familiar"]
 
 METHODS = ("nci+neighbours", "gen+neighbours", "nci", "gen")
-"""From the best to the one that needs least: the first two need the features of familiar images, and those with "nci"
-a head that is linear."""
+"""From the best to the one that needs least. The first two need the features of familiar images, and those with
+"nci" a head that is linear."""
 MAX_FEATURES = 1000
 """The features of so many familiar images are kept."""
 

@@ -56,12 +56,8 @@ class Evaluator:
         self, sources: Iterable[Source], *, stop_event: Event | None = None
     ) -> Generator[LabelledResult, None, None]:
         """Evaluates images, as `Classifier.stream` classifies them. Leaves out those that have no truth."""
-        wanted = (source for source in sources if self.has_truth(source.name))
+        wanted = (source for source in sources if self._truth.has(source.name))
         return self._runner.map(self.label, wanted, stop_event=stop_event)
-
-    def has_truth(self, source: str) -> bool:
-        """Whether the image of this name has a true class."""
-        return self._truth.class_of(source) is not None
 
     def label(self, image: ImageOutputs) -> LabelledResult:
         """Returns the record of an image that has a true class."""

@@ -78,6 +78,10 @@ class Truth:
         """
         return self._find(source_name)
 
+    def has(self, source_name: str) -> bool:
+        """Whether the image has a truth. Raises as `class_of` does."""
+        return self.class_of(source_name) is not None
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields for the JSON document."""
         return {

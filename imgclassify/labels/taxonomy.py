@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Taxonomy", "TaxonomyNode", "wordnet_taxonomy"]
+__all__ = ["Taxonomy", "TaxonomyNode", "find_taxonomy", "wordnet_taxonomy"]
 
 
 class TaxonomyNode(NamedTuple):
@@ -126,6 +126,14 @@ def wordnet_taxonomy(label_set: LabelSet) -> Taxonomy:
         under=members,
         bottom=[wnid for wnid in tree.nodes if not tree.children(wnid)],
     )
+
+
+def find_taxonomy(label_set: LabelSet) -> Taxonomy | None:
+    """Returns the WordNet tree above the classes. None if a class is not in it."""
+    try:
+        return wordnet_taxonomy(label_set)
+    except UsageError:
+        return None
 
 
 def arrange(

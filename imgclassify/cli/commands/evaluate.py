@@ -148,12 +148,12 @@ def evaluate(
 
     Each figure has a 95 % confidence interval. Images that failed are counted apart.
 
-    The true class of an image is the name of its folder, or is in a file. Names are matched with the model's labels,
-    never by their order.
+    The true class of an image is the name of its folder, or is in a file. Names are matched with the model's
+    labels, never by their order.
     """
     console.configure()
     images = LabelledImages(sources, truth, loading, unattended, frames, decoding, running, preprocessing, offline)
-    models = model or [None]
+    models: list[str | None] = [*model] if model else [None]
     if len(models) > 2:
         raise UsageError(f"{len(models)} models are given", hint="give one or two")
     if len(models) == 2 and (output.output or output.save_logits or results):
@@ -217,7 +217,7 @@ def _save_logits(opened: LabelledRun, evaluator: "Evaluator", collector: "Collec
     """Writes the logits of the images, and collects what they say."""
     from imgclassify.evaluation.logits import LogitsProducer
 
-    producer = LogitsProducer(opened.classifier.run, opened.classifier.runner, evaluator.has_truth)
+    producer = LogitsProducer(opened.classifier.run, opened.classifier.runner, opened.truth.has)
     return opened.write_records(
         producer,
         {"logits_dtype": "float16"},
@@ -254,12 +254,9 @@ def _find_taxonomy(labels: "LabelSet", confidence: ConfidenceOptions) -> "Taxono
         from imgclassify.labels.taxonomy_file import read_taxonomy
 
         return read_taxonomy(confidence.tree, labels)
-    from imgclassify.labels.taxonomy import wordnet_taxonomy
+    from imgclassify.labels.taxonomy import find_taxonomy
 
-    try:
-        return wordnet_taxonomy(labels)
-    except UsageError:  # its classes are not all in WordNet
-        return None
+    return find_taxonomy(labels)
 
 
 def _print_report(evaluations: "list[Evaluation]", *, as_json: bool) -> None:

@@ -1,0 +1,282 @@
+"""imgclassify calibrate: learns from labelled images how far a model's probabilities can be trusted."""
+
+import json as jsonlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from imgclassify.cli.app import CommandApp
+from imgclassify.cli.console import print_message
+from imgclassify.cli.labelled_run import LabelledImages, discarded, report_truth
+from imgclassify.cli.option_groups import with_option_groups
+from imgclassify.cli.options import (
+    OUTPUT_PANEL,
+    ConsoleOptions,
+    DecodingOptions,
+    FrameOptions,
+    LoadingOptions,
+    Model,
+    Offline,
+    PreprocessingOptions,
+    RunningOptions,
+    SourceOptions,
+    TruthOptions,
+    UnattendedOptions,
+)
+from imgclassify.cli.tables import print_table
+from imgclassify.errors import ExitStatus, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from imgclassify.evaluation.calibrating import CalibrationReport, LogitsCollector
+    from imgclassify.evaluation.truth import Truth
+    from imgclassify.labels import LabelSet
+
+app = CommandApp(add_completion=False)
+
+
+@app.command(
+    epilog="Exit status: 0 every image classified, 1 some failed, 2 wrong usage or no improvement, 3 model, labels "
+    "or device unavailable, 4 no image found, 130 interrupted (129 by SIGHUP, 143 by SIGTERM).",
+    examples={
+        "a folder for each class": "imgclassify calibrate photos/",
+        "to a file": "imgclassify calibrate photos/ -o photos.calibration.json",
+        "and use it": "imgclassify predict dog.jpg --calibrated",
+    },
+)
+@with_option_groups
+def calibrate(
+    *,
+    sources: SourceOptions,
+    model: Model = None,
+    loading: LoadingOptions,
+    truth: TruthOptions,
+    logits: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            show_default=False,
+            help="Use the logits that imgclassify evaluate --save-logits wrote, instead of images.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            rich_help_panel=OUTPUT_PANEL,
+            show_default=False,
+            help="File to write to. Default: the user's settings, where predict --calibrated finds it.",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", rich_help_panel=OUTPUT_PANEL, help="Replace an earlier calibration.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", rich_help_panel=OUTPUT_PANEL, help="Print the figures as JSON.")
+    ] = False,
+    unattended: UnattendedOptions,
+    frames: FrameOptions,
+    decoding: DecodingOptions,
+    running: RunningOptions,
+    preprocessing: PreprocessingOptions,
+    offline: Offline = False,
+    console: ConsoleOptions,
+) -> None:
+    """Learn from labelled images how far a model's probabilities can be trusted.
+
+    Fits a temperature, and measures by cross-validation whether it helps. Also keeps what prediction sets and
+    unfamiliarity need. A temperature that does not help is not saved.
+
+    Prints the path of the file.
+    """
+    console.configure()
+    images = LabelledImages(sources, truth, loading, unattended, frames, decoding, running, preprocessing, offline)
+    if logits is None:
+        report, status = _learn_from_images(images, model, output)
+    else:
+        if sources.sources or sources.files_from or model:
+            raise UsageError("--from needs neither images nor a model", hint="leave out the sources and --model")
+        report, status = _learn_from_file(logits, images, output)
+    _print_report(report, as_json=json)
+    if not report.helps:
+        raise UsageError(
+            "the temperature is not saved, because it does not make the probabilities of other images better",
+            hint="use the model's own probabilities, or calibrate on more images",
+        )
+    path = Path(report.calibration.origin)
+    _require_free(path, overwrite=overwrite, is_own=output is None)
+    report.calibration.write(path)
+    if not json:
+        typer.echo(str(path))
+    use = "--calibrated" if output is None else f"--calibration {path}"
+    print_message(f"use it with `imgclassify predict IMAGE {use}`")
+    raise typer.Exit(int(status))
+
+
+def _learn_from_images(
+    images: LabelledImages, model: str | None, output: Path | None
+) -> "tuple[CalibrationReport, ExitStatus]":
+    """Runs a model on labelled images, and learns from its outputs.
+
+    If a signal stops the run, this ends the process.
+    """
+    from imgclassify.evaluation.calibrating import LogitsCollector
+    from imgclassify.evaluation.logits import IMAGE_LOGITS, LogitsProducer
+
+    with images.open(IMAGE_LOGITS, discarded(), model, with_features=True) as opened:
+        classifier = opened.classifier
+        path = _find_path(output, classifier.run.weights_sha256)
+        _require_softmax(classifier.run.activation)
+        collector = LogitsCollector(opened.truth)
+        producer = LogitsProducer(
+            classifier.run,
+            classifier.runner,
+            lambda source: opened.truth.class_of(source) is not None,
+            dtype="float32",
+        )
+        status = opened.write_records(
+            producer, {"logits_dtype": "float32"}, lambda record: collector.add(record.to_outputs())
+        )
+    if status not in (ExitStatus.OK, ExitStatus.SOME_IMAGES_FAILED):
+        raise typer.Exit(int(status))
+    report = _learn(
+        collector,
+        classifier.run.to_dict(),
+        opened.truth,
+        classifier.labels,
+        path,
+        head_weight=classifier.runner.find_head_weight(),
+    )
+    return report, status
+
+
+def _learn_from_file(
+    file: Path, images: LabelledImages, output: Path | None
+) -> "tuple[CalibrationReport, ExitStatus]":
+    """Learns from the logits that an evaluation has saved. Unfamiliarity is then measured without features."""
+    from imgclassify.evaluation.calibrating import LogitsCollector
+    from imgclassify.evaluation.logits import ImageLogits
+    from imgclassify.evaluation.result_file import read_result_file
+
+    found = read_result_file(file, images.loading.labels)
+    _require_softmax(found.run.get("activation"))
+    weights = found.run.get("weights")
+    path = _find_path(output, weights.get("sha256") if isinstance(weights, dict) else None)
+    truth = images.truth.find_truth(found.labels, (record.source for record in found.records))
+    report_truth(truth)
+    collector = LogitsCollector(truth)
+    for record in found.records:
+        if not isinstance(record, ImageLogits):
+            raise UsageError(
+                f"{str(file)!r} has predictions, and a calibration needs logits",
+                hint="give a file of `imgclassify evaluate --save-logits`",
+            )
+        collector.add(record.to_outputs())
+    status = ExitStatus.SOME_IMAGES_FAILED if collector.num_failed else ExitStatus.OK
+    return _learn(collector, dict(found.run), truth, found.labels, path, head_weight=None), status
+
+
+def _learn(
+    collector: "LogitsCollector",
+    run: dict[str, Any],
+    truth: "Truth",
+    labels: "LabelSet",
+    path: Path,
+    *,
+    head_weight: "NDArray[np.float32] | None",
+) -> "CalibrationReport":
+    from imgclassify.evaluation.calibrating import learn_calibration
+    from imgclassify.labels.taxonomy import find_taxonomy
+
+    facts = truth.to_dict()
+    return learn_calibration(
+        collector.to_arrays(),
+        run,
+        {
+            "truth": {name: facts[name] for name in ("how", "file", "map")},
+            "classes": len(truth.classes),
+            "failed": collector.num_failed,
+        },
+        origin=str(path),
+        taxonomy=find_taxonomy(labels),
+        head_weight=head_weight,
+    )
+
+
+def _require_softmax(activation: object) -> None:
+    if activation != "softmax":
+        raise UsageError(
+            f"a temperature applies to the logits of a softmax, and the activation of this model is {activation!r}",
+            hint="calibrate a model whose classes exclude each other and that returns logits",
+        )
+
+
+def _find_path(output: Path | None, weights_sha256: str | None) -> Path:
+    from imgclassify.confidence.calibration import user_calibration_path
+
+    if weights_sha256 is None:
+        raise UsageError(
+            "the weights of this model have no SHA-256, so a calibration cannot be bound to them",
+            hint="calibrate a model file, or a catalogued model",
+        )
+    return user_calibration_path(weights_sha256) if output is None else output
+
+
+def _require_free(path: Path, *, overwrite: bool, is_own: bool) -> None:
+    """Checks that an earlier calibration is replaced only if the user says so."""
+    from imgclassify.files import has_content
+
+    if has_content(path) and not overwrite:
+        raise UsageError(
+            f"{str(path)!r} exists already" + (", an earlier calibration of these weights" if is_own else ""),
+            hint="add --overwrite to replace it, or choose another --output",
+        )
+
+
+def _print_report(report: "CalibrationReport", *, as_json: bool) -> None:
+    """Prints what the calibration does."""
+    from imgclassify.cli.evaluation_report import format_range, format_value
+    from imgclassify.evaluation.intervals import Estimate
+
+    calibration = report.calibration
+    if as_json:
+        document = {
+            "schema": "imgclassify.calibration_report/1",
+            "file": calibration.origin if report.helps else None,
+            "helps": report.helps,
+            "images": calibration.images,
+            "temperature": report.temperature.to_dict(),
+            **calibration.figures,
+            "improvement": report.improvement.to_dict(),
+            "thresholds": [each._asdict() for each in calibration.thresholds],
+            "rollup_thresholds": [each._asdict() for each in calibration.rollup_thresholds],
+        }
+        typer.echo(jsonlib.dumps(document, indent=1))
+        return
+    rows = [["temperature", "", f"{calibration.temperature:.4f}", format_range(report.temperature, is_share=False)]]
+    for name, title in (("nll", "NLL"), ("ece", "ECE")):
+        before, after = (Estimate(**calibration.figures[name][part]) for part in ("before", "after"))
+        is_share = name == "ece"
+        rows.append(
+            [title, format_value(before.value, is_share=is_share), format_value(after.value, is_share=is_share),
+             format_range(after, is_share=is_share)]
+        )  # fmt: skip
+    print_table([f"{calibration.images:,} images", "before", "after", "95 % interval"], rows, right=(1, 2))
+    for title, thresholds in (
+        ("--threshold", calibration.thresholds),
+        ("--at-least", calibration.rollup_thresholds),
+    ):
+        if thresholds:
+            typer.echo()
+            print_table(
+                [title, "right", "answered"],
+                [[f"{each.threshold:.4g}", f"{100 * each.accuracy:g} %", f"{100 * each.answered:.1f} %"]
+                 for each in thresholds],
+                right=(0, 1, 2),
+            )  # fmt: skip
