@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from imgclassify.file_names import safe_name
 from imgclassify.labels.label_set import Label, LabelSet
@@ -21,6 +21,8 @@ _BLANKS = re.compile(r"[\s_<>:\"/\\|?*]+")
 _HYPHENS = re.compile(r"(?<=\S) *-+ *(?=\S)")
 _WITH_SUFFIX = re.compile(r"(.+) \(([nvars][0-9]{8}|[0-9]{1,9})\)", re.DOTALL)
 _INDEX = re.compile(r"[0-9]{1,9}")
+
+K = TypeVar("K", bound=Hashable)
 
 WAYS = ("label", "wnid", "class_index")
 """What a name may be."""
@@ -52,6 +54,8 @@ class Mismatch(NamedTuple):
     """The classes that it may mean."""
     remedy: str = ""
     """A name that means one of them."""
+    by_label: Match | None = None
+    """The class whose label it is, if it is only a synonym of the others."""
 
 
 class ClassFinder:
@@ -89,14 +93,17 @@ class ClassFinder:
         return Mismatch("unknown")
 
     def suggest(self, name: str) -> list[str]:
-        """Returns names that may be meant by an unknown one: its singular first, then up to three labels."""
-        for singular in _singulars(normalise(name)):
+        """Returns names that may be meant by an unknown one: its singular, or up to three like it."""
+        wanted = normalise(name)
+        for singular in _singulars(wanted):
             found = self.find(singular, ["label"])
             if isinstance(found, Match):
                 return [found.label]
             if found.kind != "unknown":
                 return [singular]
-        return self.label_set.find_nearest(name, 3)
+        from difflib import get_close_matches
+
+        return list(dict.fromkeys(self._shown[near] for near in get_close_matches(wanted, self._shown, 3, 0.8)))
 
     def explain(self, found: Mismatch, name: str) -> str:
         """Returns why a name stands for no class, as the end of a sentence that begins with the name."""
@@ -105,42 +112,54 @@ class ClassFinder:
         near = self.suggest(name)
         return f"is no class of {self.label_set.name}" + (f"; did you mean {' or '.join(near)}?" if near else "")
 
+    def require_used_map(self, names: Iterable[str]) -> None:
+        """Raises UsageError if there is a map, and none of the names is in it."""
+        if self._map:
+            self._map.unused(names)
+
     def _find_label(self, name: str) -> Match | Mismatch | None:
         for spelling in _SPELLINGS:
-            for names in (self._labels, self._synonyms):
-                if keys := names[spelling.__name__].get(spelling(name)):
-                    return self._choose(name, keys, is_synonym=names is self._synonyms)
+            text = spelling(name)
+            labels, synonyms = (
+                names[spelling.__name__].get(text, set()) for names in (self._labels, self._synonyms)
+            )
+            if labels or synonyms:
+                return self._choose(name, labels | synonyms, is_label=bool(labels))
         if suffixed := _WITH_SUFFIX.fullmatch(name):
             for label in self._with_key(suffixed[2]):
-                if normalise(suffixed[1]) in (normalise(label.label), normalise(safe_name(label.label))):
+                names = (label.label, safe_name(label.label), *label.synonyms)
+                if normalise(suffixed[1]) in map(normalise, names):
                     return self._to_match(label)
         return None
 
-    def _choose(self, name: str, keys: set[str], *, is_synonym: bool) -> Match | Mismatch:
-        nodes = self._node_names.get(normalise(name), set())
-        if len(keys) == 1 and not (is_synonym and nodes):
-            match = self._to_match(self._by_key[next(iter(keys))][0])
-            if not nodes:
-                return match
-            others = " and ".join(f"{self._tree[wnid].gloss} ({wnid})" for wnid in sorted(nodes))
-            gloss = self.label_set[min(match.class_indices)].gloss
-            meaning = f", {gloss}" if gloss else ""
-            return match._replace(
-                note=f"{name!r} is taken as class {min(match.class_indices)}, {match.label}{meaning}. "
-                f"In WordNet it can also be: {others}"
-            )
+    def _choose(self, name: str, keys: set[str], *, is_label: bool) -> Match | Mismatch:
+        """Chooses among the classes with a name, and the nodes if it is not the label of a class."""
+        nodes = sorted(self._node_names.get(normalise(name), set()))
         labels = sorted((self._by_key[key][0] for key in keys), key=lambda label: label.class_index)
+        if len(labels) == 1 and (is_label or not nodes):
+            return self._to_match(labels[0])._replace(note=self._describe_choice(name, labels[0], nodes))
         choices = [self._to_match(label).class_indices for label in labels]
         meanings = [f"{label.label} (class {label.class_index}{_wnid_of(label)})" for label in labels]
-        if is_synonym:
-            choices += [self._under(wnid) for wnid in sorted(nodes)]
-            meanings += [f"any {self._tree[wnid].name} ({wnid})" for wnid in sorted(nodes)]
+        if not is_label:
+            choices += map(self._under, nodes)
+            meanings += [f"any {self._tree[wnid].name} ({wnid})" for wnid in nodes]
+        remedy = labels[0].wnid or str(labels[0].class_index)
+        by_label = [label for label in labels if normalise(label.label) == normalise(name)]
         return Mismatch(
             "ambiguous",
             f"can mean {' or '.join(meanings)}",
             tuple(choices),
-            labels[0].wnid or str(labels[0].class_index),
+            remedy,
+            self._to_match(by_label[0]) if len(by_label) == 1 else None,
         )
+
+    def _describe_choice(self, name: str, label: Label, nodes: list[str]) -> str:
+        """Returns what the user should know if a node has the name of a class too, as WordNet's plane does."""
+        if not nodes:
+            return ""
+        others = " or ".join(f"{self._tree[wnid].name} ({self._tree[wnid].gloss})" for wnid in nodes)
+        gloss = f" ({label.gloss})" if label.gloss else ""
+        return f"{name!r} is taken as class {label.class_index}, {label.label}{gloss}, not as {others}"
 
     def _find_wnid(self, name: str) -> Match | Mismatch | None:
         found = _WNID.fullmatch(name.casefold())
@@ -151,22 +170,14 @@ class ClassFinder:
         return self._describe_nodes({found[1]}) if found[1] in self._nodes else None
 
     def _describe_nodes(self, wnids: set[str]) -> Mismatch:
-        parts = []
-        for wnid in sorted(wnids):
-            count = len(self._under(wnid))
-            classes = "class" if count == 1 else "classes"
-            parts.append(f"{wnid} ({self._tree[wnid].name}) with {count} {classes} under it")
-        what = "a node of WordNet" if len(wnids) == 1 else f"{len(wnids)} nodes of WordNet"
-        # The usual name may be that of a class or of another node too.
-        remedy = sorted(wnids)[0]
-        if len(wnids) == 1 and self._is_only_name(remedy):
-            remedy = self._tree[remedy].name
-        return Mismatch(
-            "node",
-            f"is not a class, but {what}: {'; '.join(parts)}",
-            tuple(self._under(wnid) for wnid in sorted(wnids)),
-            remedy,
-        )
+        nodes = sorted(wnids)
+        choices = tuple(map(self._under, nodes))
+        groups = [
+            f"{self._tree[wnid].name} ({wnid}, {len(choice)} class{'es' * (len(choice) > 1)})"
+            for wnid, choice in zip(nodes, choices, strict=True)
+        ]
+        remedy = self._tree[nodes[0]].name if len(nodes) == 1 and self._is_only_name(nodes[0]) else nodes[0]
+        return Mismatch("node", f"is not one class, but a group: {' or '.join(groups)}", choices, remedy)
 
     def _is_only_name(self, wnid: str) -> bool:
         name = normalise(self._tree[wnid].name)
@@ -202,6 +213,14 @@ class ClassFinder:
         return _index_names((synonym, _key(label)) for label in self.label_set.labels for synonym in label.synonyms)
 
     @cached_property
+    def _shown(self) -> dict[str, str]:
+        """The names of classes and nodes, as they are compared → as they are shown."""
+        shown = {normalise(name): name for wnid in self._nodes for name in self._tree[wnid].synonyms}
+        for label in self.label_set.labels:
+            shown.update((normalise(synonym), synonym) for synonym in label.synonyms)
+        return shown | {normalise(label.label): label.label for label in self.label_set.labels}
+
+    @cached_property
     def _tree(self) -> Tree:
         return load_tree()
 
@@ -218,6 +237,22 @@ class ClassFinder:
             for synonym in self._tree[wnid].synonyms:
                 names[normalise(synonym)].add(wnid)
         return dict(names)
+
+
+def settle(found: Mapping[K, Match | Mismatch]) -> dict[K, Match | Mismatch]:
+    """Decides names that are the label of one class and a synonym of others, if other names stand for the others.
+
+    So "crane" is the machine in a data set that has "crane bird" too, as one named by the labels has.
+    """
+    named = {match.class_indices for match in found.values() if isinstance(match, Match) and not match.is_node}
+    return {
+        name: each.by_label
+        if isinstance(each, Mismatch)
+        and each.by_label
+        and all(choice in named for choice in each.choices if choice != each.by_label.class_indices)
+        else each
+        for name, each in found.items()
+    }
 
 
 def exact(text: str) -> str:

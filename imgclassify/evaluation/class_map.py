@@ -13,7 +13,10 @@ from imgclassify.labels.class_names import ClassNames
 _NAMES = {"name", "folder", "truth", "from"}
 _CLASSES = {"class", "class_index", "label", "wnid", "to"}
 _SOME = 5
-_FORM = 'each line is a name in the data set and a class, such as "automobile,car": several lines for a name mean any of them'
+_FORM = (
+    'each line is a name in the data set and a class, such as "automobile,car"; several lines for a name mean any '
+    "of them"
+)
 
 
 class ClassMap:
@@ -92,7 +95,8 @@ def _find_class(location: str, text: str, finder: ClassFinder, class_names: Clas
     labels = [finder.label_set[index] for index in sorted(found.class_indices)]
     if found.wnid is None and len(labels) > 1:
         raise UsageError(
-            f"{location}: {text!r} is the label of {len(labels)} classes: {', '.join(str(each.class_index) for each in labels)}",
+            f"{location}: {text!r} is the label of {len(labels)} classes: "
+            f"{', '.join(str(label.class_index) for label in labels)}",
             hint="give the class index instead",
         )
     is_node = all(label.wnid != found.wnid for label in labels)
@@ -112,7 +116,8 @@ def _find_spelling(location: str, text: str, finder: ClassFinder, class_names: C
 def _hint(found: Mismatch) -> str:
     if found.kind == "ambiguous":
         return f"give the wnid or the class index instead, such as {found.remedy}"
-    return "give a label, a synonym, a wnid, a class index or a node of WordNet; `imgclassify labels search TEXT` finds them"
+    kinds = "a label, a synonym, a wnid, a class index or a node of WordNet"
+    return f"give {kinds}; `imgclassify labels search TEXT` finds them"
 
 
 def _join(name: str, matches: list[Match]) -> Match:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Hashable, Mapping
+from typing import Any, NamedTuple
 
 from imgclassify.evaluation.class_finder import Match
 
@@ -14,18 +14,16 @@ class FoundTruth(NamedTuple):
     how: str
     key_of: Callable[[str], Hashable | None]
     """Returns the key of the name of an image. None if it has no truth."""
-    matches: Mapping[Hashable, Match]
-    counts: Mapping[Hashable, int]
+    matches: Mapping[Any, Match]
+    all_names: Collection[str]
+    """What a map may have been used for."""
+    counts: Mapping[Any, int]
     """Images by key."""
     ignored: Collection[Hashable] = ()
     """Keys of unknown names."""
-    names: Mapping[Hashable, str] = {}
+    names: Mapping[Any, str] = {}
     """Key → its name, where it is not the key itself."""
     without_truth: int = 0
     """How many images have no key."""
     unused_rows: int = 0
     file: str | None = None
-
-    def all_names(self) -> Iterator[str]:
-        for key in (*self.matches, *self.ignored):
-            yield self.names.get(key, str(key))

@@ -46,7 +46,7 @@ def wilson(successes: float, count: float, level: float = LEVEL) -> Estimate:
     middle = successes + square / 2
     half = math.sqrt(square * (count * share * (1 - share) + square / 4))
     low, high = (middle - half) / (count + square), (middle + half) / (count + square)
-    return Estimate(share, 0.0 if successes == 0 else low, 1.0 if successes == count else high)
+    return Estimate(share, low, 1.0 if successes == count else high)
 
 
 def mean(values: NDArray[np.float64], level: float = LEVEL) -> Estimate:

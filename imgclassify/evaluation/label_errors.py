@@ -52,7 +52,8 @@ def find_label_errors(
 
     Args:
         truth: (N,) ids of classes, from 0.
-        top_classes: (N, K) ids of the most probable classes of each image. Rows with fewer are padded with -1.
+        top_classes: (N, K) ids of the most probable classes of each image. Rows with fewer are padded with -1. Of
+            equally probable classes, the first is suggested.
         top_probabilities: (N, K) in 0..1. 0 where padded.
         truth_probability: (N,) in 0..1, of the class `truth`, whether it is among the K best or not.
     """
@@ -99,14 +100,9 @@ def _suggest(
     """
     import numpy as np
 
-    rows = np.arange(len(classes))
-    present = classes >= 0
-    confident = present & (probabilities >= thresholds[np.where(present, classes, 0)] - _TOLERANCE)
+    confident = probabilities >= thresholds[classes] - _TOLERANCE  # never the padding, as no threshold admits 0
     truth_elsewhere = ~(classes == truth[:, None]).any(axis=1)
     truth_elsewhere &= truth_probability >= thresholds[truth] - _TOLERANCE
     number = np.count_nonzero(confident, axis=1)
-    largest = np.where(present, probabilities, -1.0)
-    ties = largest == largest.max(axis=1, keepdims=True)
-    most_probable = np.where(ties, classes, np.iinfo(np.int64).max).argmin(axis=1)  # of equal ones, the smallest id
-    column = np.where(number + truth_elsewhere > 1, most_probable, confident.argmax(axis=1))
-    return np.where(number > 0, classes[rows, column], -1), column
+    column = np.where(number + truth_elsewhere > 1, probabilities.argmax(axis=1), confident.argmax(axis=1))
+    return np.where(number > 0, classes[np.arange(len(classes)), column], -1), column

@@ -108,11 +108,10 @@ def balanced_accuracy(truth: Integers, correct: Bools) -> Estimate:
     """The mean of the recalls of the classes that occur, each with the same weight.
 
     The interval is Wilson's, with the effective number of images: the one for which a share would have the
-    variance of this mean, as for samples with a design (Korn and Graubard 1998). Within a class of few images the
-    variance is that of its recall moved towards the accuracy of all, with the weight of Wilson's z² images. The
-    bootstrap would not do: a class of one image never varies. In simulations with 1 to 1000 images a class, 92 to
-    96 % of these intervals held the true mean, but of the bootstrap's only 84 to 96 % (drawn from all images) or 0
-    to 96 % (within each class).
+    variance of this mean, as for samples with a design (Korn and Graubard 1998). The recall of a class enters the
+    variance as the middle of its own Wilson interval, so that a class of one image has some. The bootstrap would
+    not do. In simulations with 1 to 1000 images a class, 93 to 97 % of these intervals held the true mean, but of
+    the bootstrap's 84 to 96 % (drawn from all images) or 0 to 96 % (drawn within each class).
     """
     import numpy as np
 
@@ -125,9 +124,8 @@ def balanced_accuracy(truth: Integers, correct: Bools) -> Estimate:
     value = float(np.mean(hits / counts))
     if len(truth) == 1:
         return Estimate(value)
-    prior = normal_quantile(LEVEL) ** 2
-    overall = (hits.sum() + prior / 2) / (counts.sum() + prior)
-    recalls = (hits + prior * overall) / (counts + prior)
+    square = normal_quantile(LEVEL) ** 2
+    recalls = (hits + square / 2) / (counts + square)
     variance = float(np.sum(recalls * (1 - recalls) / counts)) / len(counts) ** 2
     effective = float(recalls.mean() * (1 - recalls.mean())) / variance
     return wilson(value * effective, effective)._replace(value=value)

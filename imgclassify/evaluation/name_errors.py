@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from imgclassify.errors import UsageError
+from imgclassify.errors import UsageError, make_printable
 from imgclassify.evaluation.class_finder import ClassFinder, Mismatch
 
 _MOST_NAMES = 10
 _MOST_IMAGES = 5
-LEAVE_OUT = "--ignore-unknown leaves them out, and counts them"
+_LEAVE_OUT = "--ignore-unknown leaves such images out, and counts them"
+_LEAVE_OUT_NAMES = "--ignore-unknown leaves out the images of unknown names, and counts them"
+_COUNTED_FROM_ONE = (
+    "class indices count from 0, but these seem to count from 1; give --map FILE with lines such as 1,0 and 2,1"
+)
 
 
 class Unmatched(NamedTuple):
@@ -18,7 +24,7 @@ class Unmatched(NamedTuple):
 
     name: str
     found: Mismatch
-    count: int
+    images: int
     """How many images, or rows, have it."""
     example: str
     """The name of such an image, or the line of such a row."""
@@ -32,6 +38,7 @@ def unmatched_error(
     number: int,
     unit: str = "image",
     lead: str = "",
+    more_hint: str = "",
     counted_from_one: bool = False,
 ) -> UsageError:
     """Returns the error that lists names, the most frequent first.
@@ -41,44 +48,49 @@ def unmatched_error(
         number: how many different names there are.
         unit: what is counted.
         lead: a clause before the list.
+        more_hint: a clause behind the hint.
         counted_from_one: whether the names are numbers that seem to count from 1.
     """
-    listed = sorted(unmatched, key=lambda each: (-each.count, each.name))
+    listed = sorted(unmatched, key=lambda each: (-each.images, each.name))
+    lines = [f"\n  {_describe(each, finder, unit)}" for each in listed[:_MOST_NAMES]]
+    if rest := listed[_MOST_NAMES:]:
+        lines.append(f"\n  and {len(rest):,} more, with {plural(sum(each.images for each in rest), unit)}")
+    does = "does" if len(listed) == 1 else "do"
+    return UsageError(
+        f"{lead}{len(listed):,} of {plural(number, what + ' name')} {does} not name one class of "
+        f"{finder.label_set.name}:{''.join(lines)}",
+        hint=_COUNTED_FROM_ONE if counted_from_one else _hint(listed, finder) + more_hint,
+    )
+
+
+def _describe(each: Unmatched, finder: ClassFinder, unit: str) -> str:
+    # Few images may have been put there by mistake.
+    example = f", such as {each.example}" if each.images <= _MOST_IMAGES else ""
+    name = f"{each.name!r} ({plural(each.images, unit)}{example})"
+    if each.found.kind == "unknown":
+        near = finder.suggest(each.name)
+        return f"{name} is unknown" + (f"; did you mean {' or '.join(near)}?" if near else "")
+    return f"{name} {each.found.reason}; a line of a map for it: {_map_line(each.name, each.found.remedy)}"
+
+
+def _hint(unmatched: Sequence[Unmatched], finder: ClassFinder) -> str:
     lines = [
-        f"\n  {each.name!r} {finder.explain(each.found, each.name)} "
-        f"({plural(each.count, unit)}, such as {each.example})"
-        for each in listed[:_MOST_NAMES]
+        (each.name, each.found.remedy or next(iter(finder.suggest(each.name)), ""))
+        for each in unmatched[:_MOST_NAMES]
     ]
-    if len(listed) > _MOST_NAMES:
-        rest = listed[_MOST_NAMES:]
-        lines.append(f"\n  and {len(rest)} more, with {plural(sum(each.count for each in rest), unit)}")
-    stand = "stands" if len(listed) == 1 else "stand"
-    message = f"{lead}{len(listed)} of {plural(number, what + ' name')} {stand} for no class:{''.join(lines)}"
-    return UsageError(message, hint=_hint(listed, finder, counted_from_one=counted_from_one))
+    name, remedy = next((line for line in lines if line[1]), (unmatched[0].name, "CLASS"))
+    hint = f"give --map FILE with a line for each of these names, such as {_map_line(name, remedy)}"
+    return hint + (f"; {_LEAVE_OUT_NAMES}" if any(each.found.kind == "unknown" for each in unmatched) else "")
 
 
-def _hint(unmatched: Sequence[Unmatched], finder: ClassFinder, *, counted_from_one: bool) -> str:
-    if counted_from_one:
-        count = len(finder.label_set)
-        return (
-            f"class indices count from 0, so the last of {count} classes is {count - 1}; these seem to count from 1"
-        )
-    first = {each.found.kind: each for each in reversed(unmatched)}
-    parts = []
-    if node := first.get("node"):
-        parts.append(f'to count any class under a node as right, add the line "{node.name},{node.found.remedy}"')
-    if ambiguous := first.get("ambiguous"):
-        parts.append(f'to say which class is meant, add a line such as "{ambiguous.name},{ambiguous.found.remedy}"')
-    if unknown := first.get("unknown"):
-        near = finder.suggest(unknown.name) or ["CLASS"]
-        parts.append(f'to name the class, add a line such as "{unknown.name},{near[0]}"')
-    hint = f"give --map FILE: {'; '.join(parts)}"
-    return hint + ("; or --ignore-unknown leaves unknown names out, and counts them" if unknown else "")
+def _map_line(name: str, remedy: str) -> str:
+    """Returns a line for a map file, with quotes where a name needs them."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="").writerow([name, remedy])
+    return make_printable(stream.getvalue())
 
 
-def no_truth_error(
-    names: Sequence[str], count: int, total: int, reason: str, *, hint: str = LEAVE_OUT
-) -> UsageError:
+def no_truth_error(names: Sequence[str], count: int, total: int, reason: str) -> UsageError:
     """Returns the error about images without a truth.
 
     Args:
@@ -87,8 +99,8 @@ def no_truth_error(
     """
     have = "has" if count == 1 else "have"
     return UsageError(
-        f"{count} of {plural(total, 'image')} {have} no truth, because {reason}: {list_some(names, count)}",
-        hint=hint,
+        f"{count:,} of {plural(total, 'image')} {have} no truth, because {reason}: {list_some(names, count)}",
+        hint=_LEAVE_OUT,
     )
 
 

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from imgclassify.errors import UsageError
-from imgclassify.evaluation.class_finder import ClassFinder, Match, Mismatch
+from imgclassify.evaluation.class_finder import ClassFinder, Match, Mismatch, settle
 from imgclassify.evaluation.found_truth import FoundTruth
 from imgclassify.evaluation.name_errors import (
-    LEAVE_OUT,
     Unmatched,
     no_truth_error,
     plural,
@@ -76,7 +75,7 @@ class _Naming:
         for group, count in images.counts.items():
             if (name := name_of(group)) is not None:
                 self.counts[name] += count
-        self.found = {name: finder.find(name) for name in self.counts}
+        self.found = settle({name: finder.find(name) for name in self.counts})
         self.matched = {group for group in images.counts if isinstance(self.get(group), Match)}
 
     def get(self, group: _Group) -> Match | Mismatch | None:
@@ -97,8 +96,8 @@ def read_names(
         which: "folders", "names", or None for the one that finds the truth of more images.
 
     Raises:
-        UsageError: a name stands for no class or for several, an image has no truth, or folders and files contradict
-            each other.
+        UsageError: a name stands for no class or for several, an image has no truth, or folders and files
+            contradict each other.
     """
     images = _Images(sources)
     lead = ""
@@ -114,6 +113,7 @@ def read_names(
         how=naming.how,
         key_of=lambda source: naming.name_of(group_of(source)),
         matches={name: found for name, found in naming.found.items() if isinstance(found, Match)},
+        all_names=naming.found,
         counts=naming.counts,
         ignored=[name for name, found in naming.found.items() if isinstance(found, Mismatch)],
         without_truth=images.total - naming.counts.total(),
@@ -144,21 +144,21 @@ def _name_by_folder(finder: ClassFinder, images: _Images) -> _Naming:
     if nearest.matched and all(_is_number(nearest.get(group)) for group in nearest.matched):
         for group in sorted(nearest.matched, key=str):
             if _differ(nearest.get(group), whole.get(group)) and not _is_number(whole.get(group)):
-                raise _contradiction(images, group, nearest, whole)
+                raise _contradiction(images, group, nearest, whole, "give a truth file: --truth FILE")
     return nearest
 
 
 def _name_by_level(finder: ClassFinder, images: _Images, level: int) -> _Naming:
-    above = (
-        "the name of each image's folder"
-        if level == 0
-        else f"the name of the folder {level + 1} levels above each image"
-    )
+    """
+    Args:
+        level: how many folders lie between the one that is meant and the image.
+    """
+    above = {0: "", 1: "the folder above "}.get(level, f"the folder {level} levels above ")
     return _Naming(
         finder,
         images,
-        above,
-        "no folder is in its name",
+        f"the name of {above}each image's folder",
+        "there is no such folder in the name" if level else "there is no folder in the name",
         lambda group: group.folders[level] if len(group.folders) > level else None,
     )
 
@@ -168,9 +168,9 @@ def _choose(finder: ClassFinder, images: _Images) -> tuple[_Naming, str]:
     folders, files = _name_by_folder(finder, images), _name_by_file(finder, images)
     for group in sorted(folders.matched & files.matched, key=str):
         if _differ(folders.get(group), files.get(group)):
-            raise _contradiction(images, group, folders, files)
+            raise _contradiction(images, group, folders, files, "say which with --truth folders or --truth names")
     if not folders.matched and not files.matched:
-        return folders, "the names of the files do not begin with a wnid of the model, and "
+        return folders, "no file name begins with a wnid of the model, and "
     if folders.matched >= files.matched:
         return folders, ""
     if files.matched >= folders.matched:
@@ -183,14 +183,14 @@ def _choose(finder: ClassFinder, images: _Images) -> tuple[_Naming, str]:
     )
 
 
-def _contradiction(images: _Images, group: _Group, one: _Naming, other: _Naming) -> UsageError:
+def _contradiction(images: _Images, group: _Group, one: _Naming, other: _Naming, hint: str) -> UsageError:
     said = " but ".join(
         f"{naming.name_of(group)!r} ({getattr(naming.get(group), 'label', '')}) by {naming.how}"
         for naming in (one, other)
     )
     return UsageError(
         f"it is unclear what tells the classes: {images.examples[group][0]!r} is {said}",
-        hint="say which with --truth folders or --truth names, or give a truth file: --truth FILE",
+        hint=hint,
     )
 
 
@@ -206,6 +206,7 @@ def _differ(one: Match | Mismatch | None, other: Match | Mismatch | None) -> boo
 
 
 def _check(naming: _Naming, images: _Images, finder: ClassFinder, lead: str, *, ignore_unknown: bool) -> None:
+    finder.require_used_map(naming.found)
     unmatched = [
         Unmatched(name, found, naming.counts[name], repr(_example(name, naming, images)))
         for name, found in naming.found.items()
@@ -218,14 +219,14 @@ def _check(naming: _Naming, images: _Images, finder: ClassFinder, lead: str, *, 
             what="folder" if naming.name_of is not _wnid_of_group else "file",
             number=len(naming.found),
             lead=lead,
+            more_hint="; or give the truth in a file: --truth FILE" if lead else "",
             counted_from_one=seem_counted_from_one(naming.found, len(finder.label_set)),
         )
     nameless = [group for group in images.counts if naming.name_of(group) is None]
     if nameless and not ignore_unknown:
         examples = [example for group in nameless for example in images.examples[group]]
-        raise no_truth_error(
-            examples, sum(images.counts[group] for group in nameless), images.total, naming.lack, hint=LEAVE_OUT
-        )
+        count = sum(images.counts[group] for group in nameless)
+        raise no_truth_error(examples, count, images.total, naming.lack)
 
 
 def _wnid_of_group(group: _Group) -> str | None:

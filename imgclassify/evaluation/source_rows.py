@@ -1,4 +1,4 @@
-"""Finds the row of each image in a file: by its whole name, the end of its path, or its file name if it is unique."""
+"""Finds the row of each image in a file: by its whole name, the end of its path, or a unique file name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from imgclassify.errors import UsageError
-from imgclassify.evaluation.name_errors import list_some
 from imgclassify.evaluation.source_names import to_path, without_frame, without_suffix
 
 SameClass = Callable[[int, int], bool]
@@ -70,30 +69,17 @@ class SourceRows:
                 found.update(dict.fromkeys(rest[name], row))
         if not found:
             raise UsageError(
-                f"no row of {self._file} fits an image: the rows name images such as {self._texts[0]!r}, and the images "
-                f"are such as {sources[0]!r}",
+                f"no row of {self._file} fits an image: the rows name images such as {self._texts[0]!r}, and the "
+                f"images are such as {sources[0]!r}",
                 hint="give the file of these images; the end of a path, or a file name that is unique, is enough",
             )
         return found
 
-    def known_name(self, source: str, known: Collection[str]) -> str:
-        """Returns the name under which a source was found: its own, or that of the file of a frame.
-
-        Raises:
-            KeyError: it is none of the known ones.
-        """
-        if source in known:
-            return source
-        name = without_frame(source)
-        if name not in known:
-            raise KeyError(source)
-        return name
-
     def _take(self, owners: dict[int, str], row: int, name: str) -> None:
         owner = owners.setdefault(row, name)
-        if owner != name:
+        if owner != name and to_path(owner) != to_path(name):
             raise UsageError(
-                f"{self._file}: line {self._lines[row]}, {self._texts[row]!r}, fits {list_some([owner, name], 2)}",
+                f"{self._file}: line {self._lines[row]}, {self._texts[row]!r}, fits both {owner!r} and {name!r}",
                 hint="write more of the path in the file, so that each row fits one image",
             )
 

@@ -131,8 +131,8 @@ def find_truth(
             - the path of a CSV file with a column `source` and one of `class`, `label`, `wnid` and `class_index`
             - None for one of the first two: the one that finds the truth of more images
 
-        map_file: the path of a CSV file of two columns, names in the data set and classes. The class may be a node of
-            WordNet. Several lines of a name mean any of the classes.
+        map_file: the path of a CSV file of two columns, names in the data set and classes. The class may be a
+            node of WordNet. Several lines of a name mean any of the classes.
         ignore_unknown: whether images of unknown names, and images without a name, are left out and counted.
             Otherwise they are an error. Names that may mean several classes always are.
 
@@ -162,7 +162,8 @@ def _build(found: FoundTruth, class_map: ClassMap | None) -> Truth:
     same: dict[frozenset[int], list[Hashable]] = {}
     for key, match in found.matches.items():
         same.setdefault(match.class_indices, []).append(key)
-    classes, counts = [], []
+    classes: list[TruthClass] = []
+    counts: list[int] = []
     ids: dict[Hashable, int | None] = dict.fromkeys(found.ignored)
     for indices in sorted(same, key=lambda indices: (min(indices), len(indices), sorted(indices))):
         keys = same[indices]
@@ -184,8 +185,8 @@ def _build(found: FoundTruth, class_map: ClassMap | None) -> Truth:
         without_truth=found.without_truth,
         unused_rows=found.unused_rows,
         file=found.file,
-        map_file=class_map and class_map.file,
-        unused_map_names=class_map.unused(found.all_names()) if class_map else (),
+        map_file=class_map.file if class_map else None,
+        unused_map_names=class_map.unused(found.all_names) if class_map else (),
         notes=tuple(sorted({match.note for match in found.matches.values() if match.note})),
         _find=find,
     )

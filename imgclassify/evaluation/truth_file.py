@@ -9,15 +9,15 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 from imgclassify.errors import UsageError
-from imgclassify.evaluation.class_finder import ClassFinder, Match, Mismatch
+from imgclassify.evaluation.class_finder import ClassFinder, Match, Mismatch, settle
 from imgclassify.evaluation.found_truth import FoundTruth
 from imgclassify.evaluation.name_errors import (
-    LEAVE_OUT,
     Unmatched,
     no_truth_error,
     seem_counted_from_one,
     unmatched_error,
 )
+from imgclassify.evaluation.source_names import without_frame
 from imgclassify.evaluation.source_rows import SourceRows
 from imgclassify.labels.cell_table import CellTable
 from imgclassify.sources import IMAGE_SUFFIXES
@@ -65,11 +65,13 @@ def read_truth_file(finder: ClassFinder, sources: Sequence[str], file: str, *, i
     """Finds the truth of images in a CSV file.
 
     Raises:
-        UsageError: the file cannot be read, a cell names no class or the columns of a row name different ones, a source
-            is there twice with different classes, or an image has no row, or more than one that fits.
+        UsageError: the file cannot be read, a cell names no class or the columns of a row name different ones, a
+            source is there twice with different classes, or an image has no row, or more than one that fits.
     """
-    hint = f'{_FORM}; other truths are "--truth folders" and "--truth names"'
+    hint = f"--truth takes folders, names or the path of a CSV file; of the file, {_FORM}"
     table = _read(CellTable(file, "truth file", hint, max_bytes=MAX_BYTES))
+    all_cells = {cell for cells in table.cells for cell in cells}
+    finder.require_used_map(all_cells)
     found = _find_classes(table, finder, file, ignore_unknown=ignore_unknown)
     rows = SourceRows(file, table.sources, table.lines)
     is_same = _Sameness(table, found)
@@ -77,15 +79,15 @@ def read_truth_file(finder: ClassFinder, sources: Sequence[str], file: str, *, i
     row_of = rows.find_all(sources, is_same)
     missing = [source for source in sources if source not in row_of]
     if missing and not ignore_unknown:
-        raise no_truth_error(missing, len(missing), len(sources), f"{file} has no row for them", hint=LEAVE_OUT)
+        raise no_truth_error(missing, len(missing), len(sources), f"{file} has no row for them")
     counts: Counter[Hashable] = Counter(table.choices[row_of[source]] for source in sources if source in row_of)
     used = counts.keys()
     names = [table.columns.names[place] for place in table.columns.classes]
-    known = frozenset(sources)
+    left_out = frozenset(missing)
 
     def key_of(source: str) -> Hashable | None:
-        name = rows.known_name(source, known)
-        return table.choices[row_of[name]] if name in row_of else None
+        name = source if source in row_of or source in left_out else without_frame(source)
+        return None if name in left_out else table.choices[row_of[name]]
 
     return FoundTruth(
         how=f"the column{'s' * (len(names) > 1)} {' and '.join(names)} of {file}",
@@ -97,13 +99,14 @@ def read_truth_file(finder: ClassFinder, sources: Sequence[str], file: str, *, i
         without_truth=len(missing),
         unused_rows=len(table.sources) - len(set(row_of.values())) - rows.num_repeated,
         file=file,
+        all_names=all_cells,
     )
 
 
 def _read(table: CellTable) -> _Table:
-    rows = table.rows(lambda cells: _find_columns(cells) is not None)
+    rows = table.rows(lambda cells: _find_columns(table.name, cells) is not None)
     line, header = next(rows, (1, []))
-    columns = _find_columns(header)
+    columns = _find_columns(table.name, header)
     if columns is None:
         raise _header_error(table.name, line, header)
     width = len(header)
@@ -139,7 +142,7 @@ def _read(table: CellTable) -> _Table:
     return _Table(columns, sources, lines, choices, list(known), first_lines)
 
 
-def _find_columns(header: Sequence[str]) -> _Columns | None:
+def _find_columns(file: str, header: Sequence[str]) -> _Columns | None:
     """Returns the columns that the header names. None if one is missing.
 
     Raises:
@@ -155,11 +158,11 @@ def _find_columns(header: Sequence[str]) -> _Columns | None:
         sources = [keys.index("source")]
     if len(sources) > 1:
         raise UsageError(
-            f"{' and '.join(repr(names[place]) for place in sources)} may both be the column of the images",
+            f"{file}: {' and '.join(repr(names[place]) for place in sources)} may both be the column of the images",
             hint="rename the one that counts to source",
         )
     if len(set(classes.values())) < len(classes):
-        raise UsageError(f"two columns have the same name: {', '.join(names)}", hint="rename one of them")
+        raise UsageError(f"{file}: two columns have the same name: {', '.join(names)}", hint="rename one of them")
     return _Columns(names, sources[0], classes)
 
 
@@ -187,11 +190,13 @@ def _find_classes(table: _Table, finder: ClassFinder, file: str, *, ignore_unkno
         _combine(table, finder, cells, file, line)
         for cells, line in zip(table.cells, table.first_lines, strict=True)
     ]
+    settled = settle({choice: match for choice, (_, match) in enumerate(found)})
+    found = [(cell, settled[choice]) for choice, (cell, _) in enumerate(found)]
     counts = Counter(table.choices)
     unmatched: dict[str, Unmatched] = {}
     for choice, (cell, match) in enumerate(found):
         if isinstance(match, Mismatch) and not (ignore_unknown and match.kind == "unknown"):
-            count = counts[choice] + (unmatched[cell].count if cell in unmatched else 0)
+            count = counts[choice] + (unmatched[cell].images if cell in unmatched else 0)
             unmatched[cell] = Unmatched(cell, match, count, f"line {table.first_lines[choice]}")
     if unmatched:
         numbers = len({_first_cell(cells) for cells in table.cells})
@@ -215,19 +220,19 @@ def _check_indices(table: _Table, finder: ClassFinder, file: str) -> None:
     count = len(finder.label_set)
     texts = [cells[position] for cells in table.cells]
     for text, line in zip(texts, table.first_lines, strict=True):
-        if text and not (number := _INDEX.fullmatch(text)):
+        number = _INDEX.fullmatch(text)
+        if text and not number:
             raise UsageError(
                 f"{file}: line {line}: the class index is {text!r:.60}, not a whole number from 0",
                 hint="call the column class if it has labels or wnids",
             )
-        if text and number and int(number[1]) >= count:
-            from_one = seem_counted_from_one((_INDEX.sub(r"\1", each) for each in texts if each), count)
+        if number and int(number[1]) >= count:
+            numbers = [_INDEX.sub(r"\1", each) for each in texts if each]
+            from_one = seem_counted_from_one(numbers, count)
             raise UsageError(
-                f"{file}: line {line}: the class index is {text}, and {finder.label_set.name} has {count:,} classes, "
-                f"0 to {count - 1}" + ("; the column seems to count from 1" if from_one else ""),
-                hint="subtract 1 from each class index"
-                if from_one
-                else "give the class indices of this model, from 0",
+                f"{file}: line {line}: the class index is {text}, but those of {finder.label_set.name} are "
+                f"0 to {count - 1}{'; the column seems to count from 1' if from_one else ''}",
+                hint="subtract 1 from each class index" if from_one else "give the class indices of this model",
             )
 
 

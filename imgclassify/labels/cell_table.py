@@ -59,9 +59,9 @@ class CellTable:
                 if any(map(str.strip, cells)):
                     yield reader.line_num, cells
         except csv.Error as error:
-            raise UsageError(
-                f"{self.name}: line {reader.line_num}: {describe_error(error)}", hint=self._hint
-            ) from error
+            open_quote = str(error).startswith("unexpected end")
+            reason = "a double quote before it is not closed" if open_quote else describe_error(error)
+            raise UsageError(f"{self.name}: line {reader.line_num}: {reason}", hint=self._hint) from error
 
     def _find_delimiter(self, is_header: Callable[[Sequence[str]], bool] | None) -> str:
         first = next((match[0] for match in _LINE.finditer(self._text) if match[0].strip()), "")

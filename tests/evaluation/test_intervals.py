@@ -48,6 +48,21 @@ def test_the_interval_of_a_mean_is_scipys(values: list[float]) -> None:
     assert (low, high) == pytest.approx((expected.low, expected.high), rel=1e-9, abs=1e-9)
 
 
+def test_a_share_of_none_or_all_reaches_the_end() -> None:
+    for count in range(1, 300):
+        assert wilson(0, count)[:2] == (0, 0)
+        assert wilson(count, count)[::2] == (1, 1)
+
+
+def test_a_figure_is_within_its_interval() -> None:
+    """As it is not by the percentiles, if noise can only enlarge it."""
+    noise = np.random.default_rng(5).standard_normal(100)
+    noise -= noise.mean()
+    value, low, high = bootstrap(lambda weights: float(abs(weights @ noise)), 100)
+    assert low == value < 1e-12
+    assert high > 1
+
+
 def test_no_interval_is_made_up() -> None:
     assert wilson(0, 0) == mean(np.empty(0)) == bootstrap(np.sum, 0) == Estimate(None)
     assert mean(np.array([0.25])) == Estimate(0.25)

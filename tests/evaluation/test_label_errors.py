@@ -39,6 +39,16 @@ def find(truth: NDArray[np.int64], probabilities: NDArray[np.float64], count: in
     return find_label_errors(truth, *top(probabilities, count), probabilities[np.arange(len(truth)), truth])
 
 
+def cleanlabs(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
+    return find_label_issues(
+        truth,
+        probabilities,
+        filter_by="confident_learning",
+        return_indices_ranked_by="normalized_margin",
+        n_jobs=1,
+    )
+
+
 @given(
     seed=st.integers(0, 10_000),
     count=st.integers(2, 60),
@@ -48,13 +58,7 @@ def find(truth: NDArray[np.int64], probabilities: NDArray[np.float64], count: in
 def test_they_are_cleanlabs(seed: int, count: int, classes: int, digits: int | None) -> None:
     truth, probabilities = labelled(seed, count, classes, digits)
     assume(len(set(truth)) > 1)  # which cleanlab asks for
-    expected = find_label_issues(
-        truth,
-        probabilities,
-        filter_by="confident_learning",
-        return_indices_ranked_by="normalized_margin",
-        n_jobs=1,
-    )
+    expected = cleanlabs(truth, probabilities)
     found = find(truth, probabilities, classes)
     assert {error.image for error in found} == set(expected)
     scores = get_label_quality_scores(truth, probabilities, method="normalized_margin")
@@ -88,6 +92,35 @@ def test_a_wrong_label_comes_first() -> None:
     probabilities[7], probabilities[45] = [0.01, 0.98, 0.01], [0.9, 0.05, 0.05]
     found = find(truth, probabilities, 3)
     assert found == [(7, 0, 1, 0.01, 0.98), (45, 2, 0, 0.05, 0.9)]
+
+
+def test_confident_classes_among_which_the_most_probable_is_not() -> None:
+    """Then cleanlab suggests the most probable class of all. So it is if only the truth is confident beside one."""
+    truth = np.array([0, 1, 2, 2])
+    probabilities = np.array([[0.9, 0.05, 0.05], [0.3, 0.4, 0.3], [0.95, 0, 0.05], [0.5, 0.45, 0.05]])
+    for count in (2, 3):
+        assert (3, 2, 0, 0.05, 0.5) in find(truth, probabilities, count)
+    assert {error.image for error in find(truth, probabilities, 3)} == set(cleanlabs(truth, probabilities))
+
+
+@pytest.mark.parametrize("difference", [2e-7, 5e-6])
+def test_probabilities_that_hardly_differ_are_equal(difference: float) -> None:
+    truth = np.array([0, 0, 1, 1])
+    low, high = (1 - difference) / 2, (1 + difference) / 2
+    probabilities = np.array([[0.6, 0.4], [low, high], [0.5, 0.5], [0.5, 0.5]])
+    found = [error.image for error in find(truth, probabilities, 2)]
+    assert found == cleanlabs(truth, probabilities).tolist() == ([1] if difference > 1e-6 else [])
+
+
+def test_a_threshold_is_reached_by_the_probability_that_all_its_images_have() -> None:
+    """Though their mean, rounded, may be larger."""
+    probability = next(
+        step / 1000 for step in range(600, 999) if np.bincount([0] * 3, [step / 1000] * 3)[0] / 3 > step / 1000
+    )
+    truth = np.array([1, 1, 1, 0])
+    probabilities = np.array([[1 - probability, probability]] * 4)
+    found = [error.image for error in find(truth, probabilities, 2)]
+    assert found == cleanlabs(truth, probabilities).tolist() == [3]
 
 
 def test_rows_may_be_padded() -> None:

@@ -149,6 +149,35 @@ def test_the_interval_holds_the_true_calibration_error(error: float) -> None:
     assert np.mean([estimate.high - estimate.low for estimate in estimates]) < 0.07
 
 
+@pytest.mark.parametrize("error", [0.0, 0.1])
+def test_the_interval_of_ece_written_out(error: float) -> None:
+    confidence, correct = simulated(200, error)
+    order = np.argsort(confidence, kind="stable")
+    confidence, correct = confidence[order], correct[order]
+    bins = np.ceil(confidence * 15)
+
+    def error_of(drawn: NDArray[np.int64], closed: dict[float, float]) -> float:
+        gaps = correct[drawn] - confidence[drawn] - np.array([closed.get(number, 0) for number in bins[drawn]])
+        return sum(abs(gaps[bins[drawn] == number].sum()) for number in set(bins)) / 200
+
+    closed = {}
+    for number in set(bins):
+        inside = bins == number
+        gap = (correct[inside] - confidence[inside]).mean()
+        if abs(gap) <= 1.959964 * np.sqrt((confidence[inside] * (1 - confidence[inside])).sum()) / inside.sum():
+            closed[number] = gap
+    everything = np.arange(200)
+    generator = np.random.default_rng(0)
+    draws = [generator.integers(0, 200, 200) for _ in range(60)]
+    as_they_are = [error_of(drawn, {}) for drawn in draws]
+    with_closed = [error_of(drawn, closed) for drawn in draws]
+    value = error_of(everything, {})
+    low = max(0, value - (np.quantile(with_closed, 0.975) - error_of(everything, closed)))
+    high = value + np.quantile(as_they_are, 0.975) - np.mean(as_they_are)
+    assert closed
+    assert ece(confidence, correct, resamples=60) == pytest.approx((value, low, high), abs=1e-12)
+
+
 def by_confidence(
     confidence: NDArray[np.float64], correct: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -262,6 +291,13 @@ def test_balanced_accuracy_of_classes_alike_has_wilsons_interval() -> None:
     estimate = balanced_accuracy(np.arange(200) % 2, np.arange(200) % 10 > 1)
     assert estimate.value == expected.value
     assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_balanced_accuracy_of_one_image_a_class_has_almost_wilsons_interval() -> None:
+    value, low, high = balanced_accuracy(np.arange(200), np.arange(200) % 20 > 0)
+    expected = wilson(190, 200)
+    assert value == 0.95
+    assert high - low == pytest.approx(expected.high - expected.low, rel=0.15)
 
 
 def test_balanced_accuracy_without_mistakes_is_not_certain() -> None:
