@@ -99,7 +99,7 @@ class Classifier:
         tree: str | os.PathLike[str] | None = None,
         threshold: float | None = None,
         sets: float | None = None,
-        set_method: str = "raps",
+        set_method: str = "lac",
         unfamiliar: bool = False,
         with_features: bool = False,
         progress: Progress | None = None,
@@ -164,7 +164,7 @@ class Classifier:
             threshold: answer only if the most probable class has at least this probability, 0..1.
             sets: the share of images, 0..1, whose prediction set holds the true class
                 (`ImageResult.prediction_set`). It needs a calibration from labelled images.
-            set_method: "raps" or "lac".
+            set_method: "lac", whose sets are the smallest on average, or "raps", whose sets are larger for hard images.
             unfamiliar: measure how unlike the images of known classes each image is (`ImageResult.unfamiliar`).
             with_features: let `runner` return features too, if the network hands them out.
             progress: called with (file name, bytes so far, total bytes or None) during a download.

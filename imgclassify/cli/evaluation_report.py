@@ -113,10 +113,14 @@ def _answer_rows(evaluation: Evaluation) -> list[list[str]]:
 
 def _print_thresholds(evaluation: Evaluation) -> None:
     rows = [
-        [f"{row.threshold:g}", format_value(row.answered.value, is_share=True), format_value(row.accuracy.value, is_share=True),
-         format_range(row.accuracy, is_share=True)]
+        [
+            f"{row.threshold:g}",
+            format_value(row.answered.value, is_share=True),
+            format_value(row.accuracy.value, is_share=True),
+            format_range(row.accuracy, is_share=True),
+        ]
         for row in evaluation.above
-    ]  # fmt: skip
+    ]
     typer.echo()
     print_table(["--threshold", "answered", "right", "95 % interval"], rows, right=(0, 1, 2))
 

@@ -498,12 +498,12 @@ class ConfidenceOptions(CalibrationOptions):
         str,
         typer.Option(
             "--set-method",
-            autocompletion=complete_from(["raps", "lac"]),
+            autocompletion=complete_from(["lac", "raps"]),
             metavar="NAME",
             rich_help_panel=_CONFIDENCE,
-            help="Kind of the sets: raps, which are larger for hard images, or lac, which are smallest on average.",
+            help="Kind of the sets: lac, which are smallest on average, or raps, which are larger for hard images.",
         ),
-    ] = "raps"
+    ] = "lac"
     unfamiliar: Annotated[
         bool,
         typer.Option(

@@ -9,7 +9,7 @@ from imgclassify.errors import UsageError
 
 __all__ = ["SET_METHODS", "AssessmentOptions"]
 
-SET_METHODS = ("raps", "lac")
+SET_METHODS = ("lac", "raps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class AssessmentOptions:
             ):
                 raise UsageError(f"{name} is {value!r}", hint=f"give a number {most}, such as 0.9", argument=name)
         if self.set_method not in SET_METHODS:
-            raise UsageError(f"set_method is {self.set_method!r}", hint="use raps or lac", argument="set_method")
+            raise UsageError(f"set_method is {self.set_method!r}", hint="use lac or raps", argument="set_method")
         if self.at_least is not None and self.threshold is not None:
             raise UsageError(
                 "at_least and threshold are two ways to answer",
