@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, overload
 
-from imgclassify.confidence.assessment_options import AssessmentOptions
 from imgclassify.engines import FEATURES, LOGITS
 from imgclassify.errors import OutputError, UsageError
 from imgclassify.images import MAX_PIXELS, TIME_LIMIT
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from threading import Event
 
     from imgclassify.confidence.assessment import Assessor
+    from imgclassify.confidence.assessment_options import AssessmentOptions
     from imgclassify.confidence.calibration import Calibration
     from imgclassify.confidence.scoring import UnfamiliarityScorer
     from imgclassify.embedding import ImageEmbedding
@@ -164,7 +164,8 @@ class Classifier:
             threshold: answer only if the most probable class has at least this probability, 0..1.
             sets: the share of images, 0..1, whose prediction set holds the true class
                 (`ImageResult.prediction_set`). It needs a calibration from labelled images.
-            set_method: "lac", whose sets are the smallest on average, or "raps", whose sets are larger for hard images.
+            set_method: "lac", whose sets are the smallest on average, or "raps", whose sets are larger for hard
+                images.
             unfamiliar: measure how unlike the images of known classes each image is (`ImageResult.unfamiliar`).
             with_features: let `runner` return features too, if the network hands them out.
             progress: called with (file name, bytes so far, total bytes or None) during a download.
@@ -176,15 +177,13 @@ class Classifier:
                 show which and why.
         """
         require_positive(top_k=top_k)
-        assessment = AssessmentOptions(
-            at_least=at_least,
-            tree=tree,
-            threshold=threshold,
-            sets=sets,
-            set_method=set_method,
-            unfamiliar=unfamiliar,
-        )
-        self._fields = assessment.fields
+        wanted: dict[str, Any] = {"at_least": at_least, "tree": tree, "threshold": threshold, "sets": sets}
+        assessment = None
+        if unfamiliar or set_method != "lac" or any(value is not None for value in wanted.values()):
+            from imgclassify.confidence.assessment_options import AssessmentOptions  # most runs do not need it
+
+            assessment = AssessmentOptions(**wanted, set_method=set_method, unfamiliar=unfamiliar)
+        self._fields = assessment.fields if assessment else set()
         load = partial(
             load_runner,
             model,
@@ -242,9 +241,9 @@ class Classifier:
         self.calibration: Calibration | None = None
         """What the probabilities are calibrated with. None if they are raw."""
         assessor = None
-        if assessment.fields or calibration is not False:
-            if assessment.fields:
-                _require_plain_classes(self._activation, grouped=grouping is not None)
+        if self._fields:
+            _require_plain_classes(self._activation, grouped=grouping is not None)
+        if self._fields or calibration is not False:
             assessor = self._calibrate(calibration, assessment)
         self.top_k: int = min(top_k, len(self.labels))
         self.postprocessor = Postprocessor(
@@ -397,7 +396,7 @@ class Classifier:
         self.close()
 
     def _calibrate(
-        self, calibration: bool | str | os.PathLike[str] | Calibration, assessment: AssessmentOptions
+        self, calibration: bool | str | os.PathLike[str] | Calibration, assessment: AssessmentOptions | None
     ) -> Assessor | None:
         """Finds the calibration, and what says more of an image than its predictions, if that is wanted."""
         from imgclassify.confidence.assessment import Assessor, choose_calibration  # few runs need them
@@ -406,11 +405,11 @@ class Classifier:
             calibration,
             self.runner.run_info,
             self.runner.network.calibration,
-            is_needed=assessment.answers or assessment.sets is not None,
+            is_needed=assessment is not None and (assessment.answers or assessment.sets is not None),
         )
         if self.calibration:
             self.run = replace(self.run, calibration=self.calibration.to_run())
-        if not assessment.fields:
+        if assessment is None:
             return None
         scorer = None
         if assessment.unfamiliar:

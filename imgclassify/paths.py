@@ -50,6 +50,11 @@ def config_folder() -> Path:
     return _xdg_folder("XDG_CONFIG_HOME", ".config") / "imgclassify"
 
 
+def calibrations_folder() -> Path:
+    """Returns the folder of the calibrations that `imgclassify calibrate` makes if no file is named."""
+    return config_folder() / "calibrations"
+
+
 def cache_folder() -> Path:
     """Returns the cache folder: `$XDG_CACHE_HOME/imgclassify`, else `~/.cache/imgclassify`.
 

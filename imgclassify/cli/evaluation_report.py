@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from imgclassify.evaluation.intervals import Estimate
     from imgclassify.evaluation.two_models import ModelComparison
 
-__all__ = ["format_range", "format_value", "print_comparison", "print_evaluation"]
 
 _LISTED = 10
 """So many classes, confusions and likely label errors are printed."""

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from imgclassify.evaluation.truth import Truth
     from imgclassify.output.records import RecordType
 
-__all__ = ["LabelledImages", "LabelledRun", "discarded", "report_truth"]
-
 
 class LabelledImages(NamedTuple):
     """Which images are run, with which model and settings."""

@@ -514,15 +514,28 @@ class ConfidenceOptions(CalibrationOptions):
     ] = False
 
     @property
-    def assessment(self) -> "AssessmentOptions":
-        """The options, checked.
+    def fields(self) -> set[str]:
+        """The fields of a record that are wanted, of records.OPTIONAL_FIELDS.
 
         Raises:
             UsageError: a value is out of its range, or two options exclude each other.
         """
+        assessment = self._check()
+        return assessment.fields if assessment else set()
+
+    def to_settings(self) -> dict[str, int | str]:
+        """Returns the options that records depend on, as settings of their output."""
+        assessment = self._check()
+        return assessment.to_settings() if assessment else {}
+
+    def _check(self) -> "AssessmentOptions | None":
+        """Returns the options, checked. None if none is given."""
+        arguments = self._assessment_arguments()
+        if arguments == ConfidenceOptions()._assessment_arguments():
+            return None
         from imgclassify.confidence.assessment_options import AssessmentOptions
 
-        return AssessmentOptions(**self._assessment_arguments())
+        return AssessmentOptions(**arguments)
 
     def classifier_arguments(self) -> dict[str, Any]:
         """Returns the options as keyword arguments of Classifier."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from imgclassify.catalog import PublishedTemperature
 from imgclassify.errors import UsageError, describe_error
 from imgclassify.files import atomic_write
-from imgclassify.paths import config_folder
+from imgclassify.paths import calibrations_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -231,7 +231,7 @@ class Calibration:
 
 def user_calibration_path(weights_sha256: str) -> Path:
     """Returns where `imgclassify calibrate` keeps the calibration of some weights if no file is named."""
-    return config_folder() / "calibrations" / f"{weights_sha256}.json"
+    return calibrations_folder() / f"{weights_sha256}.json"
 
 
 def find_calibration(run: RunInfo, published: PublishedTemperature | None) -> Calibration | None:

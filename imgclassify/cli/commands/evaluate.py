@@ -190,8 +190,7 @@ def _evaluate_images(
     from imgclassify.evaluation.logits import IMAGE_LOGITS
     from imgclassify.output.records import OPTIONAL_FIELDS
 
-    assessment = confidence.assessment
-    record_type = EVALUATIONS.without(set(OPTIONAL_FIELDS) - assessment.fields)
+    record_type = EVALUATIONS.without(set(OPTIONAL_FIELDS) - confidence.fields)
     with images.open(
         IMAGE_LOGITS if output.save_logits else record_type,
         output.records(),
@@ -205,7 +204,7 @@ def _evaluate_images(
         if output.save_logits:
             status = _save_logits(opened, evaluator, collector)
         else:
-            settings = {"top_k": classifier.top_k, **assessment.to_settings(), **images.truth.to_settings()}
+            settings = {"top_k": classifier.top_k, **confidence.to_settings(), **images.truth.to_settings()}
             status = opened.write_records(evaluator, settings, collector.add)
     if status not in (ExitStatus.OK, ExitStatus.SOME_IMAGES_FAILED):
         raise typer.Exit(int(status))

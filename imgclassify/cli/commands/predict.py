@@ -103,7 +103,7 @@ def predict(
     console.configure()
     from imgclassify.output.records import predictions_with
 
-    assessment = confidence.assessment
+    record_type = predictions_with(confidence.fields)
     if save_input:
         _require_outside(save_input, sources.sources or [])
     counts, counts_as_json = None, False
@@ -112,7 +112,6 @@ def predict(
 
         counts = LabelCounts()
         output, counts_as_json = separate_counts(output)
-    record_type = predictions_with(assessment.fields)
     with open_run(record_type, sources, output, unattended, frames, decoding, offline=offline) as run:
         from imgclassify.classifier import Classifier
 
@@ -140,7 +139,7 @@ def predict(
                 classifier,
                 {
                     "top_k": classifier.top_k,
-                    **assessment.to_settings(),
+                    **confidence.to_settings(),
                     **(selection.to_settings() if selection else {}),
                 },
                 selects=selection.selects if selection else None,
@@ -160,8 +159,19 @@ def _prints_table(output: OutputOptions) -> bool:
 
 def _mention_calibration(classifier: "Classifier") -> None:
     """Prints a line below the table if the probabilities could be calibrated."""
-    if known := classifier.find_calibration():
-        print_message(f"the probabilities are the network's own; --calibrated applies a {known.describe()}")
+    from imgclassify.paths import calibrations_folder
+
+    run, published = classifier.runner.run_info, classifier.runner.network.calibration
+    if run.activation != "softmax":
+        return
+    if run.weights_sha256 and (calibrations_folder() / f"{run.weights_sha256}.json").is_file():
+        known = "your own calibration"
+    elif published:
+        before, after = 100 * published.ece_before, 100 * published.ece_after
+        known = f"a published temperature (calibration error {before:.1f} → {after:.1f} %)"
+    else:
+        return
+    print_message(f"these are the network's own probabilities; --calibrated applies {known}")
 
 
 def _require_outside(folder: Path, sources: list[str]) -> None:
