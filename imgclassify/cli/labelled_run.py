@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import typer
+
 from imgclassify.cli.console import download_progress, print_message, print_verbose
 from imgclassify.cli.inputs import SourceInputs
 from imgclassify.cli.options import OutputOptions
@@ -49,6 +51,8 @@ class LabelledImages(NamedTuple):
         self, record_type: RecordType[Any], output: OutputOptions, model: str | None, **classifier_arguments: Any
     ) -> Iterator[LabelledRun]:
         """Opens a run, loads the model, and finds the true class of each image, before one is opened.
+
+        If the run is stopped, the process ends at the end of the block: figures of a part of the images would mislead.
 
         Args:
             output: where records go: see `discarded`.
@@ -96,6 +100,8 @@ class LabelledImages(NamedTuple):
             truth = self.truth.find_truth(classifier.labels, (each.name for each in inputs.expand_quietly()))
             report_truth(truth)
             yield LabelledRun(run, classifier, truth)
+        if run.stats.stopped:
+            raise typer.Exit(int(run.stats.status))
 
 
 class LabelledRun(NamedTuple):
@@ -111,7 +117,7 @@ class LabelledRun(NamedTuple):
         """Computes the record of each image, writes it, and collects it.
 
         Returns:
-            OK, SOME_IMAGES_FAILED, or the signal that stopped the run.
+            The exit status of the run.
         """
         self.run.write_records(producer, settings, count=collect)
         return self.run.stats.status

@@ -107,6 +107,30 @@ TopK = Annotated[
         "--top-k", "-k", metavar="N", min=1, rich_help_panel=OUTPUT_PANEL, help="Number of predictions per image."
     ),
 ]
+FailFast = Annotated[
+    bool, typer.Option("--fail-fast", rich_help_panel=_UNATTENDED, help="Stop at the first failed image.")
+]
+MaxErrors = Annotated[
+    int | None,
+    typer.Option(
+        "--max-errors",
+        metavar="N",
+        min=1,
+        rich_help_panel=_UNATTENDED,
+        show_default=False,
+        help="Stop when N images have failed.",
+    ),
+]
+Summary = Annotated[
+    Path | None,
+    typer.Option(
+        "--summary",
+        metavar="FILE",
+        rich_help_panel=_UNATTENDED,
+        show_default=False,
+        help="Write a summary of the run to FILE as JSON.",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -630,30 +654,22 @@ class UnattendedOptions:
             help="Like --resume, but also process the failed sources again.",
         ),
     ] = False
-    fail_fast: Annotated[
-        bool, typer.Option("--fail-fast", rich_help_panel=_UNATTENDED, help="Stop at the first failed image.")
-    ] = False
-    max_errors: Annotated[
-        int | None,
-        typer.Option(
-            "--max-errors",
-            metavar="N",
-            min=1,
-            rich_help_panel=_UNATTENDED,
-            show_default=False,
-            help="Stop when N images have failed.",
-        ),
-    ] = None
-    summary: Annotated[
-        Path | None,
-        typer.Option(
-            "--summary",
-            metavar="FILE",
-            rich_help_panel=_UNATTENDED,
-            show_default=False,
-            help="Write a summary of the run to FILE as JSON.",
-        ),
-    ] = None
+    fail_fast: FailFast = False
+    max_errors: MaxErrors = None
+    summary: Summary = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class FailureOptions:
+    """How a run that cannot be resumed stops at failures and reports."""
+
+    fail_fast: FailFast = False
+    max_errors: MaxErrors = None
+    summary: Summary = None
+
+    def to_unattended(self) -> UnattendedOptions:
+        """Returns the options of a run that is not resumed."""
+        return UnattendedOptions(fail_fast=self.fail_fast, max_errors=self.max_errors, summary=self.summary)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

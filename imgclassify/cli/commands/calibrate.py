@@ -14,6 +14,7 @@ from imgclassify.cli.options import (
     OUTPUT_PANEL,
     ConsoleOptions,
     DecodingOptions,
+    FailureOptions,
     FrameOptions,
     LoadingOptions,
     Model,
@@ -22,7 +23,6 @@ from imgclassify.cli.options import (
     RunningOptions,
     SourceOptions,
     TruthOptions,
-    UnattendedOptions,
 )
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import ExitStatus, UsageError
@@ -80,7 +80,7 @@ def calibrate(
     json: Annotated[
         bool, typer.Option("--json", rich_help_panel=OUTPUT_PANEL, help="Print the figures as JSON.")
     ] = False,
-    unattended: UnattendedOptions,
+    failures: FailureOptions,
     frames: FrameOptions,
     decoding: DecodingOptions,
     running: RunningOptions,
@@ -96,6 +96,7 @@ def calibrate(
     Prints the path of the file.
     """
     console.configure()
+    unattended = failures.to_unattended()
     images = LabelledImages(sources, truth, loading, unattended, frames, decoding, running, preprocessing, offline)
     if logits is None:
         report, status = _learn_from_images(images, model, output)
@@ -122,10 +123,7 @@ def calibrate(
 def _learn_from_images(
     images: LabelledImages, model: str | None, output: Path | None
 ) -> "tuple[CalibrationReport, ExitStatus]":
-    """Runs a model on labelled images, and learns from its outputs.
-
-    If a signal stops the run, this ends the process.
-    """
+    """Runs a model on labelled images, and learns from its outputs."""
     from imgclassify.evaluation.calibrating import LogitsCollector
     from imgclassify.evaluation.logits import IMAGE_LOGITS, LogitsProducer
 
@@ -143,8 +141,6 @@ def _learn_from_images(
         status = opened.write_records(
             producer, {"logits_dtype": "float32"}, lambda record: collector.add(record.to_outputs())
         )
-    if status not in (ExitStatus.OK, ExitStatus.SOME_IMAGES_FAILED):
-        raise typer.Exit(int(status))
     report = _learn(
         collector,
         classifier.run.to_dict(),

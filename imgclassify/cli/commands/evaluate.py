@@ -181,7 +181,7 @@ def _evaluate_images(
     """Runs a model on labelled images.
 
     Returns:
-        The figures, and the exit status of the run. If a signal has stopped it, this ends the process.
+        The figures, and the exit status of the run.
     """
     from imgclassify.evaluation.collector import Collector
     from imgclassify.evaluation.evaluation import evaluate as compute
@@ -206,8 +206,6 @@ def _evaluate_images(
         else:
             settings = {"top_k": classifier.top_k, **confidence.to_settings(), **images.truth.to_settings()}
             status = opened.write_records(evaluator, settings, collector.add)
-    if status not in (ExitStatus.OK, ExitStatus.SOME_IMAGES_FAILED):
-        raise typer.Exit(int(status))
     taxonomy = _find_taxonomy(classifier.labels, confidence)
     return compute(collector, opened.truth, classifier.run.to_dict(), taxonomy), status
 
