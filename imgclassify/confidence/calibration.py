@@ -6,14 +6,15 @@ import base64
 import binascii
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from imgclassify.catalog import PublishedTemperature
+from imgclassify.confidence.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
 from imgclassify.errors import UsageError, describe_error
-from imgclassify.files import atomic_write
+from imgclassify.files import atomic_write, is_pipe_or_device
 from imgclassify.paths import calibrations_folder
 
 if TYPE_CHECKING:
@@ -120,6 +121,8 @@ class Calibration:
             UsageError: it cannot be read, or is no such file.
         """
         try:
+            if is_pipe_or_device(path):
+                raise ValueError("it is a pipe or a device")
             with path.open("rb") as stream:
                 content = stream.read(MAX_FILE_BYTES + 1)
             if len(content) > MAX_FILE_BYTES:
@@ -130,10 +133,10 @@ class Calibration:
             return cls(**_parse(value), origin=str(path))
         except FileNotFoundError as error:
             raise UsageError(f"the calibration {str(path)!r} does not exist", hint=_HINT) from error
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            has_reason = isinstance(error, OSError | ValueError)
-            reason = describe_error(error) if has_reason else "a field is missing or wrong"
-            raise UsageError(f"{str(path)!r} is not a calibration: {reason}", hint=_HINT) from error
+        except RecursionError as error:
+            raise UsageError(f"{str(path)!r} is not a calibration: it is nested too deeply", hint=_HINT) from error
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{str(path)!r} is not a calibration: {describe_error(error)}", hint=_HINT) from error
 
     def write(self, path: Path) -> None:
         """Writes the file, which replaces an earlier one only when it is whole.
@@ -144,7 +147,8 @@ class Calibration:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(path) as draft:
-                draft.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+                # Escaped to ASCII, because a file name in it need not be valid UTF-8.
+                draft.write_text(json.dumps(self.to_dict(), indent=1) + "\n", "utf-8")
         except OSError as error:
             raise UsageError(
                 f"cannot write {str(path)!r}: {describe_error(error)}", hint="choose another --output"
@@ -252,52 +256,96 @@ def find_calibration(run: RunInfo, published: PublishedTemperature | None) -> Ca
     return Calibration.from_published(published) if published else None
 
 
+_KEYS = (
+    *("schema", "run", "images", "temperature", "ece", "nll"),
+    *("thresholds", "rollup_thresholds", "sets", "familiar"),
+)
+_NEEDS_FEATURES = {"nci+neighbours": True, "gen+neighbours": True, "gen": False}
+"""The methods of a familiar: whether they need the features of images."""
+
+
 def _parse(value: dict[str, Any]) -> dict[str, Any]:
-    """Returns the arguments of Calibration. Raises ValueError, TypeError or KeyError for a wrong value."""
-    run, sets, familiar = value["run"], value["sets"], value["familiar"]
-    temperature = _number(value["temperature"])
-    if temperature <= 0 or not isinstance(run, dict):
-        raise ValueError("its temperature or its run is invalid")
-    known = {*_KEYS, "ece", "nll"}
+    """Returns the arguments of Calibration. Raises ValueError for a wrong value, and names its field."""
+    parsers: dict[str, Callable[[Any], Any]] = {
+        "run": _parse_run,
+        "temperature": lambda each: _number(each, MIN_TEMPERATURE, MAX_TEMPERATURE),
+        "images": lambda each: _integer(each, least=1),
+        "ece": _parse_figure,
+        "nll": _parse_figure,
+        "thresholds": lambda each: tuple(map(_parse_threshold, each)),
+        "rollup_thresholds": lambda each: tuple(map(_parse_threshold, each)),
+        "sets": lambda each: None if each is None else _parse_sets(each),
+        "familiar": lambda each: None if each is None else _parse_familiar(each),
+    }
+    parsed = {}
+    for name, parse in parsers.items():
+        try:
+            parsed[name] = parse(value[name])
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+            reason = f": {error}" if isinstance(error, ValueError) else ""
+            raise ValueError(f"its field {name} is missing or invalid{reason}") from error
     return {
-        "temperature": temperature,
-        "images": int(value["images"]),
-        "figures": {name: dict(value[name]) for name in ("ece", "nll")},
-        "belongs_to": run,
-        "thresholds": tuple(map(_parse_threshold, value["thresholds"])),
-        "rollup_thresholds": tuple(map(_parse_threshold, value["rollup_thresholds"])),
-        "sets": None
-        if sets is None
-        else SetScores(_scores(sets["lac"]), _scores(sets["raps"]), _number(sets["penalty"]), int(sets["k_reg"])),
-        "familiar": None
-        if familiar is None
-        else Familiar(
-            str(familiar["method"]),
-            _scores(familiar["scores"]),
-            None if familiar["features"] is None else _unpack(familiar["features"]),
-            None if familiar["answer_scores"] is None else tuple(map(_number, familiar["answer_scores"])),
-        ),
-        "details": {name: each for name, each in value.items() if name not in known},
+        "belongs_to": parsed.pop("run"),
+        "figures": {name: parsed.pop(name) for name in ("ece", "nll")},
+        **parsed,
+        "details": {name: each for name, each in value.items() if name not in _KEYS},
     }
 
 
-_KEYS = ("schema", "run", "images", "temperature", "thresholds", "rollup_thresholds", "sets", "familiar")
+def _parse_run(value: dict[str, Any]) -> dict[str, Any]:
+    if type(value["weights"]["sha256"]) is not str:
+        raise ValueError("it does not say which weights it is of")
+    return dict(value)
+
+
+def _parse_figure(value: dict[str, Any]) -> dict[str, Any]:
+    for part in (value["before"], value["after"]):
+        for name in ("value", "low", "high"):
+            if part[name] is not None:
+                _number(part[name])
+    return dict(value)
 
 
 def _parse_threshold(value: dict[str, Any]) -> Threshold:
-    return Threshold(_number(value["accuracy"]), _number(value["threshold"]), _number(value["answered"]))
+    return Threshold(*(_number(value[name], 0) for name in ("accuracy", "threshold", "answered")))
 
 
-def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is not a number")
+def _parse_sets(value: dict[str, Any]) -> SetScores:
+    lac, raps = _scores(value["lac"]), _scores(value["raps"])
+    return SetScores(lac, raps, _number(value["penalty"], 0), _integer(value["k_reg"], least=0))
+
+
+def _parse_familiar(value: dict[str, Any]) -> Familiar:
+    method, scores = value["method"], _scores(value["scores"])
+    if not _NEEDS_FEATURES[method]:
+        return Familiar(method, scores, None, None)
+    features, answer_scores = _unpack(value["features"]), tuple(map(_number, value["answer_scores"]))
+    if len(features) != len(answer_scores) or len(features) < 2:
+        raise ValueError(f"{len(features)} features and {len(answer_scores)} scores of answers do not fit")
+    return Familiar(method, scores, features, answer_scores)
+
+
+def _number(value: Any, least: float = -math.inf, most: float = math.inf) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value) or not least <= value <= most:
+        raise ValueError(f"{_abbreviate(value)} is no number" + ("" if math.isinf(least) else " in its range"))
     return float(value)
+
+
+def _integer(value: Any, *, least: int) -> int:
+    if type(value) is not int or not least <= value < 2**31:
+        raise ValueError(f"{_abbreviate(value)} is no integer from {least} to 2^31")
+    return value
+
+
+def _abbreviate(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:39] + "…"
 
 
 def _scores(values: list[Any]) -> tuple[float, ...]:
     numbers = tuple(map(_number, values))
-    if list(numbers) != sorted(numbers):
-        raise ValueError("its scores are not in order")
+    if not numbers or list(numbers) != sorted(numbers):
+        raise ValueError("there are no scores, or they are not in order")
     return numbers
 
 
@@ -313,14 +361,16 @@ def _pack(features: NDArray[np.float32]) -> dict[str, Any]:
 def _unpack(value: dict[str, Any]) -> NDArray[np.float32]:
     import numpy as np
 
+    rows, columns = (_integer(each, least=1) for each in value["shape"])
     try:
         content = base64.b64decode(value["base64"], validate=True)
     except binascii.Error as error:
         raise ValueError("its features are damaged") from error
-    rows, columns = map(int, value["shape"])
+    if value["dtype"] != "float16" or len(content) != 2 * rows * columns:
+        raise ValueError("its features are not of this shape")
     features = np.frombuffer(content, "<f2").reshape(rows, columns).astype(np.float32)
-    if value["dtype"] != "float16" or not rows or not columns or not np.isfinite(features).all():
-        raise ValueError("its features are damaged")
+    if not np.isfinite(features).all():
+        raise ValueError("its features are not numbers")
     return features
 
 
