@@ -122,16 +122,18 @@ class RecordType(Generic[R]):
     """Those of the optional settings with which records are left out of the output."""
     added_keys: tuple[str, ...] = ()
     """Keys of `must_match` that earlier versions did not write. An output without them can be resumed."""
+    all_fields: tuple[Field, ...] = ()
+    """All fields that records of this kind may have, if `fields` are fewer."""
 
     def fields_in(self, names: Collection[str]) -> tuple[Field, ...]:
-        """Returns the fields of a file that may lack some of them.
+        """Returns the fields of a file that may lack some of them, or have those of a run with other options.
 
         Args:
             names: of its columns.
         """
         return tuple(
             field
-            for field in self.fields
+            for field in self.all_fields or self.fields
             if not (
                 isinstance(field, Scalar | Struct | Texts) and field.added and _first_column(field) not in names
             )
@@ -139,7 +141,8 @@ class RecordType(Generic[R]):
 
     def without(self, names: Collection[str]) -> RecordType[R]:
         """Returns the record type of a run whose records have no such fields."""
-        return replace(self, fields=tuple(field for field in self.fields if field.name not in names))
+        kept = tuple(field for field in self.fields if field.name not in names)
+        return replace(self, fields=kept, all_fields=self.fields)
 
     @property
     def ranked(self) -> tuple[Ranked, ...]:
