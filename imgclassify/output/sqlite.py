@@ -103,7 +103,7 @@ class SqliteFileFormat(Generic[R]):
                         record[field.name] = None if text is None else json.loads(text)
                     elif isinstance(field, Struct):
                         parts = {part.name: next(cells) for part in field.fields}
-                        record[field.name] = parts if parts[field.fields[0].name] else None
+                        record[field.name] = None if parts[field.fields[0].name] is None else parts
                     else:
                         record[field.name] = lists[field.name].of_image(number)
                 yield self._record_type.from_dict(record)
