@@ -81,7 +81,8 @@ class Answer:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        return cls(values["kind"], values["wnid"] or None, values["label"] or None, values["probability"])
+        # Formats without structs have an empty text in place of null.
+        return cls(**{**values, "wnid": values["wnid"] or None, "label": values["label"] or None})
 
     def is_sound(self) -> bool:
         """Whether each field has a value that it can have."""
@@ -108,8 +109,12 @@ class Unfamiliarity:
 
     def is_sound(self) -> bool:
         """Whether each field has a value that it can have."""
-        numbers = [self.score, 0 if self.percentile is None else self.percentile]
-        return all(type(number) in (float, int) and isfinite(number) for number in numbers)
+        share = 0 if self.percentile is None else self.percentile
+        return (
+            all(type(number) in (float, int) for number in (self.score, share))
+            and isfinite(self.score)
+            and 0 <= share <= 100
+        )
 
 
 _NUMBERS, _FLAGS = ("frames", "frame"), ("approximate", "damaged")
@@ -131,6 +136,14 @@ def read_later_fields(record: dict[str, Any]) -> dict[str, Any]:
         if type(value) is not (int if name in _NUMBERS else bool) or value < 0:
             raise ValueError(f"{name} is {value!r}")
     return found
+
+
+def _read_texts(value: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if type(value) is not list:  # the letters of a text would be texts as well
+        raise ValueError(f"{value!r} is no list")
+    return tuple(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +229,7 @@ class ImageResult:
                 error=None if record["error"] is None else ImageFailure(**record["error"]),
                 **read_later_fields(record),
                 answer=None if record.get("answer") is None else Answer.from_dict(record["answer"]),
-                prediction_set=None if record.get("set") is None else tuple(record["set"]),
+                prediction_set=_read_texts(record.get("set")),
                 unfamiliar=None if record.get("unfamiliar") is None else Unfamiliarity(**record["unfamiliar"]),
             )
         except (AttributeError, KeyError, TypeError) as error:
@@ -241,6 +254,7 @@ class ImageResult:
             and all(type(text) is str for text in texts)
             and all(type(number) is int and number >= 0 for number in numbers)
             and (self.answer is None or self.answer.is_sound())
+            and self.prediction_set != ()
             and (self.unfamiliar is None or self.unfamiliar.is_sound())
             and all(
                 type(each.probability) in (float, int) and 0 <= each.probability <= 1 for each in self.predictions
@@ -289,7 +303,7 @@ class RunInfo:
     calibration: dict[str, Any] | None = None
     """If probabilities are calibrated: the `temperature`, and what is known of it (Calibration.to_run)."""
     unfamiliar: str | None = None
-    """If unfamiliarity is measured: the method, "nci", "gen" or "gen+neighbours"."""
+    """If unfamiliarity is measured: the method, one of confidence.scoring.METHODS, such as "nci"."""
 
     def to_dict(self) -> dict[str, Any]:
         described = {
