@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgclassify import labels
-from imgclassify.errors import LabelsError, UnknownClassError, UsageError
+from imgclassify.errors import UnknownClassError, UsageError
 from imgclassify.labels import Label, LabelSet
 from imgclassify.labels.taxonomy import Taxonomy
 from imgclassify.labels.taxonomy_file import read_taxonomy
@@ -247,8 +247,15 @@ def test_a_wrong_tree_is_one_clear_error(text: str, words: str, hint: str, tmp_p
 def test_an_unknown_class_is_an_error_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(UnknownClassError):
         read(tmp_path, "class,parent\nhamster,rodent\n")
-    with pytest.raises(LabelsError):
-        read_taxonomy(tmp_path / "missing.csv", ANIMALS)
+
+
+@pytest.mark.parametrize("name", ["missing.csv", "x" * 5000, "a\0b"])
+def test_a_tree_that_is_not_there_is_not_taken_for_a_label_set(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the tree") as caught:
+        read_taxonomy(tmp_path / name, ANIMALS)
+    assert "class,parent" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="Is a directory"):
+        read_taxonomy(tmp_path, ANIMALS)
 
 
 def test_a_name_of_two_classes_is_asked_for(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
-from imgclassify.errors import UnknownClassError, UsageError, describe_error
+from imgclassify.errors import LabelsError, UnknownClassError, UsageError, describe_error
 from imgclassify.labels.label_set import LabelSet
 from imgclassify.labels.lookup import read_label_text
 from imgclassify.labels.taxonomy import Taxonomy, TaxonomyNode, arrange
@@ -82,8 +83,7 @@ def read_taxonomy(path: str | os.PathLike[str], label_set: LabelSet) -> Taxonomy
 
     Raises:
         UsageError: a name is no class, a class or node has two parents, a node is above itself, or it is not clear
-            what the columns mean.
-        LabelsError: the file does not exist or is not text.
+            what the columns mean, or the file does not exist or is not text.
     """
     table = _read_table(os.fspath(path))
     classes = _Classes(label_set)
@@ -179,7 +179,14 @@ class _Classes:
 
 
 def _read_table(path: str) -> _Table:
-    text = read_label_text(path).removeprefix("\ufeff")
+    try:
+        if not Path(path).exists():
+            raise UsageError(f"the tree {path!r} does not exist", hint=_FORMS_HINT)
+        text = read_label_text(path, what="tree").removeprefix("\ufeff")
+    except LabelsError as error:
+        raise UsageError(str(error), hint=error.hint) from error
+    except (OSError, ValueError) as error:  # too long for a name, or a NUL in it
+        raise UsageError(f"cannot read the tree {path!r}: {describe_error(error)}", hint=_FORMS_HINT) from error
     first_line = text.partition("\n")[0]
     delimiter = next((each for each in "\t;," if each in first_line), ",")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
