@@ -455,7 +455,7 @@ def _require_plain_classes(activation: Activation, *, grouped: bool) -> None:
     if activation.multi_label:
         raise UsageError(
             "this model predicts each class by itself, so its probabilities are not shares of one answer",
-            hint="leave out at_least, threshold, sets and unfamiliar",
+            hint="leave out --at-least, --threshold, --sets and --unfamiliar",
         )
     if grouped:
         raise UsageError(

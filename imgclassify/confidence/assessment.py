@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -114,33 +115,33 @@ def choose_calibration(
     Raises:
         UsageError: it does not belong to the model, cannot be read, or none is known although it is wanted.
     """
+    if wanted is False and not is_needed:
+        return None
+    if run.activation != "softmax":
+        if wanted is not False:
+            raise UsageError(
+                f"the probabilities of {run.model} are not those of a softmax, so no temperature applies to them",
+                hint="leave out --calibrated and --calibration",
+            )
+        logger.warning("%s has no softmax that could be calibrated, so its raw probabilities decide", run.model)
+        return None
     if not isinstance(wanted, bool):
         chosen = wanted if isinstance(wanted, Calibration) else Calibration.read(Path(wanted))
         chosen.require_run(run.to_dict())
-    elif wanted or is_needed:
-        chosen_or_none = find_calibration(run, published)
-        if chosen_or_none is None:
-            if wanted:
-                raise UsageError(
-                    f"no calibration of {run.model} is known"
-                    + (" for this preprocessing" if run.activation == "softmax" else ""),
-                    hint="run `imgclassify calibrate FOLDER` on labelled images, or give --calibration FILE",
-                )
-            logger.warning(
-                "no calibration of %s is known, so its raw probabilities decide; "
-                "`imgclassify calibrate` makes one from labelled images",
-                run.model,
-            )
-            return None
-        chosen = chosen_or_none
-    else:
-        return None
-    if run.activation != "softmax":
+        return chosen
+    found = find_calibration(run, published)
+    if found is None and wanted:
         raise UsageError(
-            f"the probabilities of {run.model} are not those of a softmax, so no temperature applies to them",
-            hint="leave out --calibrated and --calibration",
+            f"no calibration of {run.model} is known for this preprocessing",
+            hint="run `imgclassify calibrate FOLDER` on labelled images, or give --calibration FILE",
         )
-    return chosen
+    if found is None:
+        logger.warning(
+            "no calibration of %s is known, so its raw probabilities decide; "
+            "`imgclassify calibrate` makes one from labelled images",
+            run.model,
+        )
+    return found
 
 
 def _load_taxonomy(labels: LabelSet, tree: str | os.PathLike[str] | None) -> Taxonomy:
@@ -170,10 +171,11 @@ def _set_finder(
     sorted_scores = scores.raps if options.set_method == "raps" else scores.lac
     quantile = conformal_quantile(sorted_scores, options.sets)
     if math.isinf(quantile):
-        needed = math.ceil(options.sets / (1 - options.sets))
+        share = Fraction(repr(float(options.sets)))  # as it is written, as conformal_quantile takes it
+        needed = math.ceil(share / (1 - share))
         raise UsageError(
-            f"a coverage of {options.sets:g} needs a calibration of at least {needed:,} images, and this one has "
-            f"{len(sorted_scores):,}",
+            f"a coverage of {float(options.sets)} needs a calibration of at least {needed:,} images, and this one "
+            f"has {len(sorted_scores):,}",
             hint="give a smaller --sets, or calibrate on more images",
         )
     if options.set_method == "raps":

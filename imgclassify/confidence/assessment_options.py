@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 
 from imgclassify.errors import UsageError
@@ -29,20 +30,20 @@ class AssessmentOptions:
             ("threshold", self.threshold, "above 0 and at most 1"),
             ("sets", self.sets, "above 0 and below 1"),
         ):
-            if value is not None and not (
-                type(value) in (int, float) and 0 < value <= 1 and (value < 1 or name != "sets")
-            ):
+            if value is not None and not _is_share(value, below_one=name == "sets"):
                 raise UsageError(f"{name} is {value!r}", hint=f"give a number {most}, such as 0.9", argument=name)
         if self.set_method not in SET_METHODS:
             raise UsageError(f"set_method is {self.set_method!r}", hint="use lac or raps", argument="set_method")
         if self.at_least is not None and self.threshold is not None:
             raise UsageError(
-                "at_least and threshold are two ways to answer",
+                "at_least is another way to answer than a threshold, and both are given",
                 hint="give --at-least to climb to a more general answer, or --threshold to answer only where sure",
                 argument="at_least",
             )
         if self.tree is not None and self.at_least is None:
-            raise UsageError("tree is used only with at_least", hint="add --at-least 0.9", argument="tree")
+            raise UsageError(
+                "tree has no use here, because no answer climbs it", hint="add --at-least 0.9", argument="tree"
+            )
 
     @property
     def answers(self) -> bool:
@@ -58,9 +59,22 @@ class AssessmentOptions:
     def to_settings(self) -> dict[str, int | str]:
         """Returns the values that two runs must share to write to the same file, by the name of the option."""
         values = {
-            "at_least": "" if self.at_least is None else f"{self.at_least:g}",
+            "at_least": _format_share(self.at_least),
             "tree": "" if self.tree is None else os.fspath(self.tree),
-            "threshold": "" if self.threshold is None else f"{self.threshold:g}",
-            "sets": "" if self.sets is None else f"{self.sets:g} ({self.set_method})",
+            "threshold": _format_share(self.threshold),
+            "sets": "" if self.sets is None else f"{_format_share(self.sets)} ({self.set_method})",
         }
         return {name: value for name, value in values.items() if value}
+
+
+def _is_share(value: object, *, below_one: bool) -> bool:
+    with suppress(TypeError, ValueError, OverflowError):
+        # A number of numpy is one, too.
+        number = float(value)  # type: ignore[arg-type]
+        return not isinstance(value, bool | str | bytes) and 0 < number <= 1 and not (below_one and number == 1)
+    return False
+
+
+def _format_share(value: float | None) -> str:
+    """Returns all digits of a number: others are other answers. Empty for None."""
+    return "" if value is None else repr(float(value)).removesuffix(".0")
