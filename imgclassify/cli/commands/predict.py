@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from imgclassify.classifier import Classifier
     from imgclassify.output.formats import OutputFormat
     from imgclassify.output.records import RecordType
+    from imgclassify.results import RunInfo
 
 app = CommandApp(add_completion=False)
 
@@ -159,19 +160,27 @@ def _prints_table(output: OutputOptions) -> bool:
 
 def _mention_calibration(classifier: "Classifier") -> None:
     """Prints a line below the table if the probabilities could be calibrated."""
+    run, published = classifier.runner.run_info, classifier.runner.network.calibration
+    if _has_own_calibration(run):
+        try:
+            found = classifier.find_calibration()
+        except UsageError as error:  # the run did not need it
+            print_message(str(error))
+            return
+        known = found.describe() if found else None
+    elif published and run.activation == "softmax":
+        before, after = 100 * published.ece_before, 100 * published.ece_after
+        known = f"published temperature (calibration error {before:.1f} → {after:.1f} %)"
+    else:
+        known = None
+    if known:
+        print_message(f"these are the network's own probabilities; --calibrated applies a {known}")
+
+
+def _has_own_calibration(run: "RunInfo") -> bool:
     from imgclassify.paths import calibrations_folder
 
-    run, published = classifier.runner.run_info, classifier.runner.network.calibration
-    if run.activation != "softmax":
-        return
-    if run.weights_sha256 and (calibrations_folder() / f"{run.weights_sha256}.json").is_file():
-        known = "your own calibration"
-    elif published:
-        before, after = 100 * published.ece_before, 100 * published.ece_after
-        known = f"a published temperature (calibration error {before:.1f} → {after:.1f} %)"
-    else:
-        return
-    print_message(f"these are the network's own probabilities; --calibrated applies {known}")
+    return bool(run.weights_sha256) and (calibrations_folder() / f"{run.weights_sha256}.json").is_file()
 
 
 def _require_outside(folder: Path, sources: list[str]) -> None:
