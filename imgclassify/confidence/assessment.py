@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -90,7 +91,7 @@ class Assessor:
 
             assert self._options.at_least is not None
             found = climb(probabilities, self._taxonomy, self._options.at_least)
-            return Answer(found.kind, found.wnid, found.label, _clip(found.probability))
+            return replace(found, probability=_clip(found.probability))
         best = int(probabilities.argmax())
         probability = _clip(probabilities[best])
         if probability < (self._options.threshold or 0):

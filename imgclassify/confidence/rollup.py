@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from imgclassify.labels.taxonomy import Taxonomy
+from imgclassify.results import Answer
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
-    "Answer",
     "ChainValues",
     "chain_values",
     "climb",
@@ -24,21 +24,6 @@ __all__ = [
     "lowest_threshold",
     "threshold_for_accuracy",
 ]
-
-
-class Answer(NamedTuple):
-    """The most specific answer that is probable enough."""
-
-    kind: Literal["leaf", "rollup", "unsure"]
-    """"leaf" for the class with the highest probability, "rollup" for a node above it, "unsure" if none of them is
-    probable enough."""
-    wnid: str | None
-    label: str | None
-    """None if unsure."""
-    probability: float
-    """That of the class or node, 0..1. If unsure, that of the most probable class."""
-    num_classes: int
-    """The classes that the answer leaves open: 1 for a leaf, all if unsure."""
 
 
 def climb(probabilities: NDArray[np.floating], taxonomy: Taxonomy, at_least: float) -> Answer:
@@ -62,13 +47,13 @@ def climb(probabilities: NDArray[np.floating], taxonomy: Taxonomy, at_least: flo
     probability = float(probabilities[top])
     if probability >= at_least:
         label = taxonomy.label_set[top]
-        return Answer("leaf", label.wnid, label.label, probability, 1)
+        return Answer("leaf", label.wnid, label.label, probability)
     for position in taxonomy.chains[top]:
         total = float(probabilities.take(taxonomy.members(position)).astype("float64").sum())
         if total >= at_least:
             node = taxonomy.nodes[position]
-            return Answer("rollup", node.wnid, node.label, min(total, 1.0), node.num_classes)
-    return Answer("unsure", None, None, probability, len(taxonomy.label_set))
+            return Answer("rollup", node.wnid, node.label, min(total, 1.0))
+    return Answer("unsure", None, None, probability)
 
 
 class ChainValues(NamedTuple):
