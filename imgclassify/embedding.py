@@ -141,16 +141,9 @@ class Embedder:
 
     def _to_embedding(self, image: ImageOutputs) -> ImageEmbedding:
         return ImageEmbedding(
-            source=image.source,
             model=self.run.model,
-            width=image.width,
-            height=image.height,
             embedding=None if image.arrays is None else self._to_vector(image.arrays[FEATURES]),
-            error=image.error,
-            approximate=image.approximate,
-            frames=image.frames,
-            frame=image.frame,
-            damaged=image.damaged,
+            **image.record_fields(),
         )
 
     def _to_vector(self, features: NDArray[np.float32]) -> NDArray[np.floating[Any]]:

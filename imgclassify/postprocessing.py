@@ -61,19 +61,7 @@ class Postprocessor:
             if self._assessor:
                 raw = self._activation.apply(outputs) if self._temperature else probabilities
                 assessed = self._assessor.assess(probabilities, raw, image.arrays.get(FEATURES))._asdict()
-        return ImageResult(
-            source=image.source,
-            model=self._model,
-            width=image.width,
-            height=image.height,
-            predictions=predictions,
-            error=image.error,
-            approximate=image.approximate,
-            frames=image.frames,
-            frame=image.frame,
-            damaged=image.damaged,
-            **assessed,
-        )
+        return ImageResult(model=self._model, predictions=predictions, **image.record_fields(), **assessed)
 
     def to_probabilities(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns the probabilities of all classes, or groups.

@@ -222,6 +222,19 @@ class ImageOutputs(NamedTuple):
     error: ImageFailure | None = None
     """None if there are outputs."""
 
+    def record_fields(self) -> dict[str, Any]:
+        """Returns what every record says of an image, besides the model and what was computed."""
+        return {
+            "source": self.source,
+            "width": self.width,
+            "height": self.height,
+            "error": self.error,
+            "approximate": self.approximate,
+            "frames": self.frames,
+            "frame": self.frame,
+            "damaged": self.damaged,
+        }
+
 
 class ModelRunner:
     """Runs a network on images in batches, while other threads decode further images.

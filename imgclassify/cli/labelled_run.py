@@ -52,7 +52,7 @@ class LabelledImages(NamedTuple):
     ) -> Iterator[LabelledRun]:
         """Opens a run, loads the model, and finds the true class of each image, before one is opened.
 
-        If the run is stopped, the process ends at the end of the block: figures of a part of the images would mislead.
+        If the run is stopped, the process ends after the block, since figures of some of the images would mislead.
 
         Args:
             output: where records go: see `discarded`.

@@ -132,16 +132,4 @@ class LogitsProducer:
             logits = (
                 halve(outputs, "the logits", "leave out --save-logits") if self._dtype == "float16" else outputs
             )
-        return ImageLogits(
-            source=image.source,
-            model=self.run.model,
-            width=image.width,
-            height=image.height,
-            logits=logits,
-            error=image.error,
-            approximate=image.approximate,
-            frames=image.frames,
-            frame=image.frame,
-            damaged=image.damaged,
-            outputs=image,
-        )
+        return ImageLogits(model=self.run.model, logits=logits, outputs=image, **image.record_fields())
