@@ -146,18 +146,24 @@ class OnnxruntimeEngine:
         """See Engine.read_head."""
         import numpy as np
 
-        weight = self._compute_constant(HEAD_WEIGHT)
         try:
-            return LinearHead(weight, self._compute_constant(HEAD_BIAS))
+            return LinearHead(*self._compute_constants(HEAD_WEIGHT, HEAD_BIAS))
         except OutputError:
+            [weight] = self._compute_constants(HEAD_WEIGHT)
             return LinearHead(weight, np.zeros(len(weight), np.float32))
 
-    def _compute_constant(self, name: str) -> NDArray[np.float32]:
-        """Computes a value that does not depend on the images, in a session of its own."""
+    def _compute_constants(self, *names: str) -> list[NDArray[np.float32]]:
+        """Computes values that do not depend on the images, in a session of its own."""
         import numpy as np
+        import onnxruntime
 
-        session = self._open_session(SessionConfig(threads=1, single_run=True, extra_outputs=(name,)))
-        return np.asarray(session.run([value_name(name)], {self._input.name: self._black_images()})[0], np.float32)
+        session = self._open_session(SessionConfig(threads=1, single_run=True, extra_outputs=names))
+        options = onnxruntime.RunOptions()
+        options.only_execute_path_to_fetches = True  # the rest of the network takes as long as an image
+        values = session.run(
+            [value_name(name) for name in names], {self._input.name: self._black_images()}, options
+        )
+        return [np.asarray(value, np.float32) for value in values]
 
     def normalize_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Scales and normalises crops: `(x / 255 - mean) / std`, computed in float32.
