@@ -27,6 +27,9 @@ _PIPE_WIDTH = 100
 """The width in cells that the bars are based on if there is no terminal."""
 _PIPE_CELLS = (33, 26)
 """The least widths in cells of the columns for names and labels in a pipe."""
+_FACT_CELLS = 10
+_SHOWN_OF_SET = 20
+"""So many labels of a prediction set are shown. A network that is quite unsure has sets of hundreds."""
 _WIDEST_PIPE_CELLS = 80
 """A wider cell does not widen its column."""
 
@@ -84,6 +87,8 @@ class TableWriter:
         if result.error:
             self._print_failure(result)
             return
+        if result.answer:
+            self._print_fact("answer", _describe_answer(result), "bold")
         labels = [make_printable(prediction.label) for prediction in result.predictions]
         cells = max(map(cell_len, labels))
         room = self._width - len(" 1  ") - len("  100.00 %  ")
@@ -102,15 +107,22 @@ class TableWriter:
                 line.append(f"{pad_text(label, cells)}  {percent}  ", style="bold" if prediction.rank == 1 else "")
                 line.append(_draw_bar(prediction.probability, min(_BAR_CELLS, max(room - cells, 0))), style=colour)
             self._print(line)
-        for name, text, style in _confidence_rows(result):
-            line = Line()
-            line.append(f"{name:>10}  ", style="dim")
-            for number, part in enumerate(wrap_text(text, max(self._width - 12, _NARROWEST_LABEL))):
-                if number:
-                    self._print(line)
-                    line = Line(" " * 12)
-                line.append(part, style=style)
-            self._print(line)
+        if result.prediction_set is not None:
+            self._print_fact("set", _describe_set(result.prediction_set))
+        if result.unfamiliar:
+            self._print_fact("unfamiliar", _describe_unfamiliarity(result.unfamiliar))
+
+    def _print_fact(self, name: str, text: str, style: str = "") -> None:
+        """Prints a fact of a single image, on a terminal on as many lines as it takes."""
+        line = Line()
+        line.append(f"{name:>{_FACT_CELLS}}  ", style="dim")
+        room = max(self._width - _FACT_CELLS - len("  "), _NARROWEST_LABEL)
+        for number, part in enumerate(wrap_text(text, room) if self._terminal else [text]):
+            if number:
+                self._print(line)
+                line = Line(" " * (_FACT_CELLS + len("  ")))
+            line.append(part, style=style)
+        self._print(line)
 
     def _print_heading(self, result: ImageResult) -> None:
         """Prints the name and the facts of a single image. Facts that do not fit beside the name are below it."""
@@ -199,28 +211,32 @@ def _terminal_row(name: tuple[str, str], result: ImageResult, width: int) -> Lin
     room = max(room - len("100.0 %  "), _NARROWEST_LABEL)
     label = cut_end(make_printable(headline.label), room)
     line.append(label, style="bold")
-    if notes := cut_end("".join(f"  {note}" for note in _describe_confidence(result)), room - cell_len(label)):
-        line.append(notes, style="yellow")
-    used = cell_len(label) + cell_len(notes)
-    if width >= _WIDTH_FOR_RUNNERS_UP:
-        line.append(_join_runners_up(headline.others, width // 5 - used, room - used), style="dim")
+    used = cell_len(label)
+    # The most probable class is shown before all else if it is not the answer.
+    unsaid = headline.others[: headline.is_above]
+    notes = _join_notes(_describe_confidence(result), room - used - cell_len(_join_fitting(unsaid, room - used)))
+    line.append(notes, style="yellow")
+    used += cell_len(notes)
+    others = headline.others if width >= _WIDTH_FOR_RUNNERS_UP else unsaid
+    line.append(_join_runners_up(others, width // 5 - used, room - used), style="dim")
     return line
 
 
-def _confidence_rows(result: ImageResult) -> list[tuple[str, str, str]]:
-    """Returns the rows below the predictions of a single image: name, text and style."""
-    rows = []
+def _describe_answer(result: ImageResult) -> str:
     headline = _find_headline(result)
-    if result.answer:
-        rows.append(("answer", f"{make_printable(headline.label)}  {headline.percent()}".rstrip(), "bold"))
-    if result.prediction_set is not None:
-        rows.append(("set", ", ".join(map(make_printable, result.prediction_set)), ""))
-    if result.unfamiliar:
-        text = f"score {result.unfamiliar.score:.4g}"
-        if result.unfamiliar.percentile is not None:
-            text += f", stranger than {result.unfamiliar.percentile:.1f} % of the familiar images"
-        rows.append(("unfamiliar", text, ""))
-    return rows
+    return f"{make_printable(headline.label)}  {headline.percent()}".rstrip()
+
+
+def _describe_set(labels: Sequence[str]) -> str:
+    text = ", ".join(map(make_printable, labels[:_SHOWN_OF_SET]))
+    return text + (f", and {len(labels) - _SHOWN_OF_SET:,} more" if len(labels) > _SHOWN_OF_SET else "")
+
+
+def _describe_unfamiliarity(unfamiliar: Unfamiliarity) -> str:
+    text = f"score {unfamiliar.score:.4g}"
+    if unfamiliar.percentile is not None:
+        text += f", stranger than {unfamiliar.percentile:.1f} % of the familiar images"
+    return text
 
 
 class _Headline(NamedTuple):
@@ -230,7 +246,9 @@ class _Headline(NamedTuple):
     probability: float | None
     """None if there is no answer."""
     others: Sequence[Prediction]
-    """The predictions besides it. The most probable class is among them if it is not the answer itself."""
+    """The predictions besides it. The most probable class is the first of them if it is not the answer itself."""
+    is_above: bool
+    """Whether the answer is not the most probable class."""
 
     def percent(self) -> str:
         return "" if self.probability is None else f"{100 * self.probability:.1f} %"
@@ -240,12 +258,13 @@ def _find_headline(result: ImageResult) -> _Headline:
     """Returns what to show first: the answer if there is one, else the most probable class."""
     answer = result.answer
     if result.error:
-        return _Headline("", None, ())
+        return _Headline("", None, (), is_above=False)
     if answer is None or answer.kind == "leaf":
-        return _Headline(result.predictions[0].label, result.predictions[0].probability, result.predictions[1:])
-    if answer.label is None:
-        return _Headline(_NOT_SURE, None, result.predictions)
-    return _Headline(answer.label, answer.probability, result.predictions)
+        best, *others = result.predictions
+        return _Headline(best.label, best.probability, others, is_above=False)
+    return _Headline(
+        answer.label or _NOT_SURE, answer.probability if answer.label else None, result.predictions, is_above=True
+    )
 
 
 def _describe_confidence(result: ImageResult) -> list[str]:
@@ -268,6 +287,16 @@ def _join_runners_up(others: Sequence[Prediction], margin: int, cells: int) -> s
     margin = max(margin, 0)
     text = _join_fitting(others, cells - margin) or _join_fitting(others, cells)
     return " " * min(margin, cells - cell_len(text)) + text
+
+
+def _join_notes(notes: Sequence[str], cells: int) -> str:
+    """Returns as many of the notes as fit as a whole into `cells` cells."""
+    text = ""
+    for note in notes:
+        if cell_len(f"{text}  {note}") > cells:
+            break
+        text += f"  {note}"
+    return text
 
 
 def _join_fitting(others: Sequence[Prediction], cells: int) -> str:
