@@ -12,7 +12,7 @@ from outputs import open_writer
 from rich.cells import cell_len
 from test_output import RUN
 
-from imgclassify.results import ImageFailure, ImageResult, Prediction
+from imgclassify.results import Answer, ImageFailure, ImageResult, Prediction, Unfamiliarity
 
 Show = Callable[..., list[str]]
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
@@ -183,3 +183,118 @@ def test_in_a_pipe_a_wide_cell_widens_its_column_for_the_rows_after_it() -> None
     assert [cell_len(line) for line in narrow if far not in line] == [name + label + len("  50.0 %")] * 2
     assert f"{far}  cat" in narrow[1]
     assert failed.index("✗") == name
+
+
+# How far an answer can be trusted
+
+PETS = Answer("rollup", None, "hunting dog", 0.96)
+STRANGE = Unfamiliarity(31.523, 98.4)
+UNSURE = Answer("unsure", None, None, 0.9)
+
+
+def test_the_answer_of_one_image_comes_first_and_its_classes_below(show: Show) -> None:
+    image = replace(DOG, answer=PETS, prediction_set=(LONGEST, "redbone"), unfamiliar=STRANGE)
+    lines = show(image, width=80)
+    assert plain(lines) == [
+        "photos/dog.jpg  1280×720  efficientnet_lite0",
+        "    answer  hunting dog  96.0 %",
+        f" 1  {LONGEST}   90.00 %  {'█' * 27}",
+        " 2  Labrador retriever                6.00 %  █▊",
+        " 3  redbone                           1.00 %  ▎",
+        f"       set  {LONGEST}, redbone",
+        "unfamiliar  score 31.52, stranger than 98.4 % of the familiar images",
+    ]
+    assert "\x1b[1mhunting dog  96.0 %" in lines[1]
+    assert plain(show(replace(DOG, answer=UNSURE), width=80))[1] == "    answer  not sure"
+    leaf = replace(DOG, answer=Answer("leaf", None, LONGEST, 0.9))
+    assert plain(show(leaf, width=80))[1] == f"    answer  {LONGEST}  90.0 %"
+    alone = replace(DOG, unfamiliar=Unfamiliarity(-0.6132, None))
+    assert plain(show(alone, width=80))[-1] == "unfamiliar  score -0.6132"
+
+
+def test_a_large_set_is_shown_in_part(show: Show) -> None:
+    labels = tuple(f"class{number}" for number in range(1000))
+    text = " ".join(line.strip() for line in plain(show(replace(DOG, prediction_set=labels), width=80))[4:])
+    assert text == f"set  {', '.join(labels[:20])}, and 980 more"
+    text = " ".join(line.strip() for line in plain(show(replace(DOG, prediction_set=labels[:20]), width=80))[4:])
+    assert text == f"set  {', '.join(labels[:20])}"
+
+
+@pytest.mark.parametrize("width", [24, 30, 40, 60, 80, 120])
+def test_the_facts_of_one_image_keep_to_the_width(width: int, show: Show) -> None:
+    image = replace(DOG, answer=PETS, prediction_set=("日本" * 30, "red fox, Vulpes"), unfamiliar=STRANGE)
+    lines = plain(show(image, width=width))
+    assert all(cell_len(line) <= width for line in lines)
+    text = "".join(line.replace(" ", "") for line in lines)
+    assert "日本" * 30 in text
+    assert "huntingdog96.0%" in text
+    assert "strangerthan98.4%ofthefamiliarimages" in text
+
+
+@pytest.mark.parametrize("width", [30, 40, 50, 60, 70, 80, 100, 120, 200])
+def test_the_class_below_an_answer_is_seen_before_all_else(width: int, show: Show) -> None:
+    images = [
+        replace(DOG, answer=answer, prediction_set=("a",) * 7, unfamiliar=STRANGE)
+        for answer in (PETS, UNSURE, None)
+    ]
+    rolled, unsure, best = (line for line in plain(show(*images, width=width)) if line.startswith("  "))
+    assert all(cell_len(line) <= width for line in (rolled, unsure, best))
+    leaf, notes = f"90.0 % {LONGEST}", ("unfamiliar 98 %", "set of 7")
+    for line, headline in (
+        (rolled, "96.0 %  hunting dog"),
+        (unsure, "         not sure"),
+        (best, "90.0 %  American"),
+    ):
+        # Each is whole or absent. Nothing is cut but the label itself.
+        assert headline in line or width < 60
+        for note in notes:
+            assert note in line or note[:6] not in line
+        assert notes[0] in line or notes[1] not in line
+    for line, headline in ((rolled, "hunting dog"), (unsure, "not sure")):
+        fits = width - width // 3 - 2 - len("100.0 %  ") >= len(headline) + len(f"  {leaf}")
+        assert (leaf in line) == fits
+        assert fits or "American" not in line
+
+
+def test_rows_in_a_pipe_are_whole(show: Show) -> None:
+    image = replace(DOG, answer=PETS, prediction_set=("a",) * 7, unfamiliar=STRANGE)
+    stream = io.StringIO()
+    with open_writer("table", stream, RUN, top_k=5) as writer:
+        for each in (image, replace(image, answer=UNSURE), DOG):
+            writer.write(each)
+    first, second, third = stream.getvalue().splitlines()
+    assert first.split("  ")[0] == "photos/dog.jpg"
+    rest = f"unfamiliar 98 % · set of 7 · {LONGEST} 90.0 % · Labrador retriever 6.0 %"
+    assert re.split(r" {2,}", first)[1:] == ["hunting dog", "96.0 %", rest]
+    assert re.split(r" {2,}", second)[1:] == ["not sure", rest]
+    assert third.endswith(f"{LONGEST}   90.0 %  Labrador retriever 6.0 % · redbone 1.0 %")
+
+
+def test_one_image_in_a_pipe_has_a_line_for_each_fact() -> None:
+    labels = tuple(f"a long label {number}" for number in range(15))
+    stream = io.StringIO()
+    with open_writer("table", stream, RUN, top_k=5) as writer:
+        writer.write(replace(DOG, prediction_set=labels))
+    assert stream.getvalue().splitlines()[-1] == f"       set  {', '.join(labels)}"
+
+
+def test_no_name_in_an_answer_or_a_set_reaches_the_terminal_raw(show: Show) -> None:
+    evil = "a\x1b[31m\nb"
+    image = replace(DOG, answer=Answer("rollup", None, evil, 0.95), prediction_set=(evil, "c"))
+    for results in ((image,), (image, image)):
+        text = "\n".join(show(*results, width=120, no_color=True))
+        assert "\x1b[31m" not in text
+        assert "\nb" not in text
+
+
+def test_a_failed_image_has_no_confidence(show: Show) -> None:
+    lines = plain(show(failure("dog.jpg", "it ends too early"), replace(DOG, answer=PETS), width=80))
+    assert lines[0].split() == ["dog.jpg", "✗", "truncated_image:", "it", "ends", "too", "early"]
+
+
+def test_a_calibrated_run_is_said_in_the_heading() -> None:
+    for result, said in ((DOG, True), (failure("dog.jpg", "x"), False)):
+        stream = io.StringIO()
+        with open_writer("table", stream, replace(RUN, calibration={"temperature": 2}), top_k=5) as writer:
+            writer.write(result)
+        assert ("  calibrated" in stream.getvalue().splitlines()[0]) == said
