@@ -2,7 +2,7 @@
 
 import json as jsonlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -98,12 +98,18 @@ def calibrate(
     console.configure()
     unattended = failures.to_unattended()
     images = LabelledImages(sources, truth, loading, unattended, frames, decoding, running, preprocessing, offline)
+    destination = _Destination(output, overwrite)
     if logits is None:
-        report, status = _learn_from_images(images, model, output)
+        if unattended.resume or unattended.retry_errors:
+            raise UsageError(
+                "--resume needs the records of a stopped run, and calibrate writes none",
+                hint="use `imgclassify evaluate --save-logits FILE --resume`, and then `calibrate --from FILE`",
+            )
+        report, status = _learn_from_images(images, model, destination)
     else:
         if sources.sources or sources.files_from or model:
             raise UsageError("--from needs neither images nor a model", hint="leave out the sources and --model")
-        report, status = _learn_from_file(logits, images, output)
+        report, status = _learn_from_file(logits, images, destination)
     _print_report(report, as_json=json)
     if not report.helps:
         raise UsageError(
@@ -111,7 +117,6 @@ def calibrate(
             hint="use the model's own probabilities, or calibrate on more images",
         )
     path = Path(report.calibration.origin)
-    _require_free(path, overwrite=overwrite, is_own=output is None)
     report.calibration.write(path)
     if not json:
         typer.echo(str(path))
@@ -121,7 +126,7 @@ def calibrate(
 
 
 def _learn_from_images(
-    images: LabelledImages, model: str | None, output: Path | None
+    images: LabelledImages, model: str | None, destination: "_Destination"
 ) -> "tuple[CalibrationReport, ExitStatus]":
     """Runs a model on labelled images, and learns from its outputs."""
     from imgclassify.evaluation.calibrating import LogitsCollector
@@ -129,8 +134,8 @@ def _learn_from_images(
 
     with images.open(IMAGE_LOGITS, discarded(), model, with_features=True) as opened:
         classifier = opened.classifier
-        path = _find_path(output, classifier.run.weights_sha256)
         _require_softmax(classifier.run.activation)
+        path = destination.find_path(classifier.run.weights_sha256)
         collector = LogitsCollector(opened.truth)
         producer = LogitsProducer(
             classifier.run,
@@ -153,7 +158,7 @@ def _learn_from_images(
 
 
 def _learn_from_file(
-    file: Path, images: LabelledImages, output: Path | None
+    file: Path, images: LabelledImages, destination: "_Destination"
 ) -> "tuple[CalibrationReport, ExitStatus]":
     """Learns from the logits that an evaluation has saved. Unfamiliarity is then measured without features."""
     from imgclassify.evaluation.calibrating import LogitsCollector
@@ -163,7 +168,7 @@ def _learn_from_file(
     found = read_result_file(file, images.loading.labels)
     _require_softmax(found.run.get("activation"))
     weights = found.run.get("weights")
-    path = _find_path(output, weights.get("sha256") if isinstance(weights, dict) else None)
+    path = destination.find_path(weights.get("sha256") if isinstance(weights, dict) else None)
     truth = images.truth.find_truth(found.labels, (record.source for record in found.records))
     report_truth(truth)
     collector = LogitsCollector(truth)
@@ -213,26 +218,35 @@ def _require_softmax(activation: object) -> None:
         )
 
 
-def _find_path(output: Path | None, weights_sha256: str | None) -> Path:
-    from imgclassify.confidence.calibration import user_calibration_path
+class _Destination(NamedTuple):
+    """Where the calibration goes."""
 
-    if weights_sha256 is None:
-        raise UsageError(
-            "the weights of this model have no SHA-256, so a calibration cannot be bound to them",
-            hint="calibrate a model file, or a catalogued model",
-        )
-    return user_calibration_path(weights_sha256) if output is None else output
+    output: Path | None
+    """None for the user's settings."""
+    overwrite: bool
 
+    def find_path(self, weights_sha256: str | None) -> Path:
+        """Returns the path of the file.
 
-def _require_free(path: Path, *, overwrite: bool, is_own: bool) -> None:
-    """Checks that an earlier calibration is replaced only if the user says so."""
-    from imgclassify.files import has_content
+        Raises:
+            UsageError: an earlier calibration is there, or the weights have no digest to bind it to.
+        """
+        from imgclassify.confidence.calibration import user_calibration_path
+        from imgclassify.files import has_content
 
-    if has_content(path) and not overwrite:
-        raise UsageError(
-            f"{str(path)!r} exists already" + (", an earlier calibration of these weights" if is_own else ""),
-            hint="add --overwrite to replace it, or choose another --output",
-        )
+        if weights_sha256 is None:
+            raise UsageError(
+                "the weights of this model have no SHA-256, so a calibration cannot be bound to them",
+                hint="calibrate a model file, or a catalogued model",
+            )
+        path = user_calibration_path(weights_sha256) if self.output is None else self.output
+        if has_content(path) and not self.overwrite:
+            kind = ", an earlier calibration of these weights" if self.output is None else ""
+            raise UsageError(
+                f"{str(path)!r} exists already{kind}",
+                hint="add --overwrite to replace it, or choose another --output",
+            )
+        return path
 
 
 def _print_report(report: "CalibrationReport", *, as_json: bool) -> None:
