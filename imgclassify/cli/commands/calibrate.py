@@ -100,11 +100,6 @@ def calibrate(
     images = LabelledImages(sources, truth, loading, unattended, frames, decoding, running, preprocessing, offline)
     destination = _Destination(output, overwrite)
     if logits is None:
-        if unattended.resume or unattended.retry_errors:
-            raise UsageError(
-                "--resume needs the records of a stopped run, and calibrate writes none",
-                hint="use `imgclassify evaluate --save-logits FILE --resume`, and then `calibrate --from FILE`",
-            )
         report, status = _learn_from_images(images, model, destination)
     else:
         if sources.sources or sources.files_from or model:
