@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from imgclassify import catalog, labels
+from imgclassify.confidence.assessment import Assessor
+from imgclassify.confidence.assessment_options import AssessmentOptions
+from imgclassify.confidence.calibration import Calibration
 from imgclassify.engines.activation import Activation
 from imgclassify.errors import LabelsError, UnknownModelError, UsageError, describe_error
-from imgclassify.evaluation.collector import truth_of
+from imgclassify.evaluation.collector import TOP_CLASSES, truth_of
 from imgclassify.evaluation.evaluator import label_outputs, score_predictions
 from imgclassify.evaluation.labelled import EVALUATIONS, ImageTruth, LabelledResult
 from imgclassify.evaluation.logits import IMAGE_LOGITS, ImageLogits
@@ -27,7 +30,7 @@ from imgclassify.output.records import PREDICTIONS, RecordType
 from imgclassify.postprocessing import Postprocessor
 from imgclassify.results import ImageResult
 
-__all__ = ["ResultFile", "label_records", "read_result_file", "stored_truth"]
+__all__ = ["ResultFile", "create_postprocessor", "label_records", "read_result_file", "stored_truth"]
 
 logger = logging.getLogger("imgclassify")
 
@@ -53,6 +56,8 @@ class ResultFile(NamedTuple):
     labels: LabelSet
     records: Iterable[Record]
     """All of one type. They are read again each time that they are iterated over."""
+    has_logits: bool
+    """Whether these are ImageLogits, and not predictions."""
 
 
 class _Records:
@@ -91,13 +96,16 @@ def read_result_file(path: Path, labels_name: str | None = None) -> ResultFile:
     if first is None:
         raise UsageError(f"there are no records in {str(path)!r}", hint=_HINT)
     run = run or {"model": first.model}
-    return ResultFile(
-        run, label_set := _find_labels(run, labels_name, path), _Records(path, record_type, label_set)
-    )
+    label_set = _find_labels(run, labels_name, path)
+    return ResultFile(run, label_set, _Records(path, record_type, label_set), isinstance(first, ImageLogits))
 
 
 def stored_truth(file: ResultFile) -> Truth | None:
-    """Returns the true classes that the records themselves name. None if they do not."""
+    """Returns the true classes that the records themselves name. None if they do not.
+
+    Raises:
+        UsageError: a class is several that a map has named, which records do not tell.
+    """
     counts: Counter[ImageTruth] = Counter()
     truth_by_source: dict[str, ImageTruth] = {}
     for record in file.records:
@@ -107,7 +115,7 @@ def stored_truth(file: ResultFile) -> Truth | None:
         truth_by_source[record.source] = record.truth
     names = ClassNames(file.labels)
     found = sorted(
-        ((truth, _classes_of(truth, names)) for truth in counts),
+        ((truth, _classes_of(truth, names, file.labels)) for truth in counts),
         key=lambda each: (min(each[1], default=-1), each[0].label),
     )
     positions = {truth: position for position, (truth, _) in enumerate(found)}
@@ -122,40 +130,36 @@ def stored_truth(file: ResultFile) -> Truth | None:
     )
 
 
-def _classes_of(truth: ImageTruth, names: ClassNames) -> frozenset[int]:
+def _classes_of(truth: ImageTruth, names: ClassNames, label_set: LabelSet) -> frozenset[int]:
     """Returns the classes that are right."""
     if truth.class_index is not None:
         return frozenset([truth.class_index])
-    try:
-        return names.find(truth.wnid or truth.label).class_indices
-    except UsageError:  # a name of the map: only the ranks tell whether an answer is right
-        return frozenset()
+    if truth.wnid is not None:
+        return names.find(truth.wnid).class_indices
+    same = [label for label in label_set.labels if label.wnid is None and label.label == truth.label]
+    if len(same) < 2:  # a name of the map. A class or a node may have it too, but need not mean the same
+        raise UsageError(
+            f"the true class {truth.label!r} was named by a map, and the records do not say which classes it has",
+            hint="give the --truth and the --map of the run that wrote them",
+        )
+    return frozenset(label.class_index for label in same)
 
 
-def label_records(file: ResultFile, truth: Truth, calibration: Path | None = None) -> Iterator[LabelledResult]:
+def label_records(file: ResultFile, truth: Truth, postprocessor: Postprocessor | None) -> Iterator[LabelledResult]:
     """Yields the record of each image that has a truth.
 
     Args:
-        calibration: a file whose temperature the logits are divided by.
-
-    Raises:
-        UsageError: there is a calibration, and the records have no logits or are of another model.
+        postprocessor: turns logits into results. None if the file has no logits.
     """
-    postprocessor = None
     for record in file.records:
         number = truth.class_of(record.source)
         if number is None:
             continue
         right = truth.classes[number]
         if isinstance(record, ImageLogits):
-            postprocessor = postprocessor or _create_postprocessor(file, calibration)
+            assert postprocessor is not None
             yield label_outputs(record.to_outputs(), postprocessor, right, truth.classes)
             continue
-        if calibration is not None:
-            raise UsageError(
-                "a calibration applies to logits, and these records have probabilities",
-                hint="evaluate a file of --save-logits, or leave out --calibration",
-            )
         if isinstance(record, LabelledResult) and record.truth == truth_of(right):
             yield record
             continue
@@ -164,26 +168,34 @@ def label_records(file: ResultFile, truth: Truth, calibration: Path | None = Non
         yield LabelledResult(result, truth_of(right), scores)
 
 
-def _create_postprocessor(file: ResultFile, calibration: Path | None) -> Postprocessor:
+def create_postprocessor(
+    file: ResultFile, calibration: Calibration | None, assessment: AssessmentOptions
+) -> Postprocessor:
+    """Returns what turns the logits of a file into results.
+
+    Args:
+        calibration: what they are calibrated with. None for the raw probabilities.
+        assessment: what is wanted beside the predictions.
+
+    Raises:
+        UsageError: they are not those of a softmax, or the calibration is of another model or has not what is
+            wanted.
+    """
     name = file.run.get("activation")
     if name != "softmax":
         raise UsageError(
             f"the activation of these logits is {name!r}, and only softmax can be evaluated from a file",
             hint="evaluate the images themselves",
         )
-    temperature = None
-    if calibration is not None:
-        from imgclassify.confidence.calibration import Calibration
-
-        known = Calibration.read(calibration)
-        known.require_run(file.run)
-        temperature = known.temperature
+    if calibration:
+        calibration.require_run(file.run)
     return Postprocessor(
         str(file.run.get("model")),
         file.labels,
         Activation("softmax"),
-        top_k=len(file.labels),
-        temperature=temperature,
+        top_k=min(TOP_CLASSES, len(file.labels)),
+        temperature=calibration.temperature if calibration else None,
+        assessor=Assessor(assessment, file.labels, calibration, None) if assessment.fields else None,
     )
 
 
@@ -210,7 +222,8 @@ def _read_run(path: Path) -> tuple[dict[str, Any], RecordType[Any]]:
             return {}, IMAGE_LOGITS if _first_line_has_logits(path) else _RESULTS
         except Exception as error:  # noqa: BLE001 - another type of record, or damage that shows later
             logger.debug("%s has no %s: %s", path, record_type.name, error)
-    return {}, _RESULTS
+    only_logits = _find_format(path, IMAGE_LOGITS) and not _find_format(path, _RESULTS)
+    return {}, IMAGE_LOGITS if only_logits else _RESULTS
 
 
 def _find_format(path: Path, record_type: RecordType[Any]) -> OutputFormat | None:

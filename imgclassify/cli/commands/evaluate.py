@@ -1,9 +1,10 @@
 """imgclassify evaluate: measures how good a model is on labelled images."""
 
 import json as jsonlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
     from imgclassify.evaluation.collector import Collector
     from imgclassify.evaluation.evaluation import Evaluation
     from imgclassify.evaluation.evaluator import Evaluator
+    from imgclassify.evaluation.result_file import ResultFile
     from imgclassify.labels import LabelSet
     from imgclassify.labels.taxonomy import Taxonomy
+    from imgclassify.postprocessing import Postprocessor
 
 app = CommandApp(add_completion=False)
 
@@ -86,7 +89,7 @@ class ReportOptions:
         if self.output is not None and self.save_logits is not None:
             raise UsageError(
                 "--output and --save-logits are two files for the records of one run",
-                hint="save the logits first; `imgclassify evaluate --from LOGITS -o RECORDS` then takes a moment",
+                hint="leave out one of them: --from evaluates either file",
             )
         path = self.save_logits if self.save_logits is not None else self.output
         if path is None:
@@ -156,18 +159,23 @@ def evaluate(
     models: list[str | None] = [*model] if model else [None]
     if len(models) > 2:
         raise UsageError(f"{len(models)} models are given", hint="give one or two")
-    if len(models) == 2 and (output.output or output.save_logits or results):
+    if len(models) == 2 and (output.output or output.save_logits or results or unattended.summary):
         raise UsageError(
-            "two models are compared on the images themselves, without a file of records",
-            hint="leave out --from, --output and --save-logits, or give one model",
+            "two models are compared on the images themselves, without files of one run",
+            hint="leave out --from, --output, --save-logits and --summary, or give one model",
         )
     if results is not None:
+        if output.output or output.save_logits:
+            raise UsageError(
+                "--from prints the figures of an earlier run, and writes no records",
+                hint="leave out --output and --save-logits",
+            )
         if sources.sources or sources.files_from or model:
             raise UsageError(
                 "--from evaluates what an earlier run wrote, without images and models",
                 hint="leave out the sources and --model",
             )
-        found = [_evaluate_file(results, images, confidence, output)]
+        found = [_evaluate_file(results, images, confidence)]
     else:
         found = [_evaluate_images(images, each, confidence, output) for each in models]
     evaluations = [evaluation for evaluation, _ in found]
@@ -223,7 +231,7 @@ def _save_logits(opened: LabelledRun, evaluator: "Evaluator", collector: "Collec
 
 
 def _evaluate_file(
-    path: Path, images: LabelledImages, confidence: ConfidenceOptions, output: ReportOptions
+    path: Path, images: LabelledImages, confidence: ConfidenceOptions
 ) -> "tuple[Evaluation, ExitStatus]":
     """Evaluates what an earlier run wrote."""
     from imgclassify.evaluation.collector import Collector
@@ -231,6 +239,7 @@ def _evaluate_file(
     from imgclassify.evaluation.result_file import label_records, read_result_file, stored_truth
 
     found = read_result_file(path, images.loading.labels)
+    postprocessor, run = _assess_file(found, confidence)
     truth_options = images.truth
     is_asked = truth_options.truth is not None or truth_options.class_map is not None
     truth = None if is_asked else stored_truth(found)
@@ -238,11 +247,46 @@ def _evaluate_file(
         truth = truth_options.find_truth(found.labels, (record.source for record in found.records))
         report_truth(truth)
     collector = Collector(truth.classes, found.labels)
-    for record in label_records(found, truth, confidence.calibration):
+    for record in label_records(found, truth, postprocessor):
         collector.add(record)
     failed = bool(collector.error_types)
-    evaluation = compute(collector, truth, found.run, _find_taxonomy(found.labels, confidence))
+    evaluation = compute(collector, truth, run, _find_taxonomy(found.labels, confidence))
     return evaluation, ExitStatus.SOME_IMAGES_FAILED if failed else ExitStatus.OK
+
+
+def _assess_file(
+    file: "ResultFile", confidence: ConfidenceOptions
+) -> "tuple[Postprocessor | None, Mapping[str, Any]]":
+    """Returns what turns the logits of a file into results, None if it has none, and the run that they are of.
+
+    Raises:
+        UsageError: what is wanted needs images, or logits.
+    """
+    from imgclassify.confidence.calibration import Calibration
+    from imgclassify.evaluation.result_file import create_postprocessor
+
+    assessment = confidence.assessment
+    if confidence.calibrated or assessment.unfamiliar:
+        raise UsageError(
+            "--calibrated and --unfamiliar need the model, and --from evaluates without it",
+            hint="name the calibration with --calibration FILE, or evaluate the images",
+        )
+    if not file.has_logits:
+        if confidence.calibration or assessment.fields:
+            raise UsageError(
+                "calibrations, answers and sets are computed from logits, and this file has predictions",
+                hint="give a file of --save-logits, or evaluate the images",
+            )
+        return None, file.run
+    if confidence.calibration is None:
+        if assessment.fields:
+            raise UsageError(
+                "--at-least, --threshold and --sets depend on a calibration, and with --from it must be named",
+                hint="add --calibration FILE",
+            )
+        return create_postprocessor(file, None, assessment), file.run
+    calibration = Calibration.read(confidence.calibration)
+    return create_postprocessor(file, calibration, assessment), {**file.run, "calibration": calibration.to_run()}
 
 
 def _find_taxonomy(labels: "LabelSet", confidence: ConfidenceOptions) -> "Taxonomy | None":
