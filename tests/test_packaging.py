@@ -42,7 +42,8 @@ def test_the_wheel_carries_the_data_and_no_tests(built: Path) -> None:
         "labels/imagenet1k.tree.tsv",
     ):
         assert f"imgclassify/_data/{name}" in names
-    assert {"imgclassify/py.typed", "imgclassify/output/run.schema.json"} <= names
+    schemas = {"imgclassify/output/run.schema.json", "imgclassify/evaluation/evaluation.schema.json"}
+    assert {"imgclassify/py.typed", *schemas} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.startswith(("tests/", "tools/", "examples/"))]
 
