@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from imgclassify.engines import LOGITS
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from imgclassify.runner import ImageOutputs, ModelRunner
     from imgclassify.sources import Source
 
-__all__ = ["Evaluator", "label_outputs", "score_image", "score_predictions"]
+__all__ = ["Evaluator", "group_classes", "label_outputs", "score_image", "score_predictions"]
 
 
 class Evaluator:
@@ -51,6 +51,7 @@ class Evaluator:
         self._runner = runner
         self._postprocessor = postprocessor
         self._truth = truth
+        self._groups = group_classes(truth.classes)
 
     def stream(
         self, sources: Iterable[Source], *, stop_event: Event | None = None
@@ -63,17 +64,26 @@ class Evaluator:
         """Returns the record of an image that has a true class."""
         number = self._truth.class_of(image.source)
         assert number is not None
-        return label_outputs(image, self._postprocessor, self._truth.classes[number], self._truth.classes)
+        return label_outputs(image, self._postprocessor, self._truth.classes[number], self._groups)
+
+
+def group_classes(classes: Sequence[TruthClass]) -> dict[int, frozenset[int]]:
+    """Returns for each class index in a true class the class indices that the truth does not tell apart from it.
+
+    Args:
+        classes: all true classes of the evaluation. If several hold a class, the first one counts.
+    """
+    return {index: each.class_indices for each in reversed(classes) for index in each.class_indices}
 
 
 def label_outputs(
-    image: ImageOutputs, postprocessor: Postprocessor, truth: TruthClass, classes: Sequence[TruthClass]
+    image: ImageOutputs, postprocessor: Postprocessor, truth: TruthClass, groups: Mapping[int, frozenset[int]]
 ) -> LabelledResult:
     """Returns the record of an image, from the outputs of a network.
 
     Args:
         truth: the true class of the image.
-        classes: all true classes of the evaluation.
+        groups: from `group_classes`.
     """
     scores = None
     if image.arrays is not None:
@@ -82,7 +92,7 @@ def label_outputs(
             postprocessor.to_probabilities(outputs),
             postprocessor.to_log_probabilities(outputs),
             truth.class_indices,
-            classes,
+            groups,
         )
     return LabelledResult(postprocessor.to_result(image), truth_of(truth), scores)
 
@@ -91,7 +101,7 @@ def score_image(
     probabilities: NDArray[np.float32],
     log_probabilities: NDArray[np.float64],
     right: frozenset[int],
-    classes: Sequence[TruthClass],
+    groups: Mapping[int, frozenset[int]],
 ) -> ImageScores:
     """Compares the probabilities of an image with its truth.
 
@@ -101,7 +111,7 @@ def score_image(
         probabilities: (C,), 0..1. They decide the rank, as they decide the order of the predictions.
         log_probabilities: (C,), natural logarithms. No probability is 0 there.
         right: the classes that are right.
-        classes: all true classes of the evaluation.
+        groups: from `group_classes`.
     """
     import numpy as np
 
@@ -113,7 +123,7 @@ def score_image(
     nll = -float(np.logaddexp.reduce(log_probabilities[members]))
     others = np.delete(exact, members)
     predicted = int(probabilities.argmax())
-    same = _not_told_apart(predicted, right, classes)
+    same = _not_told_apart(predicted, right, groups)
     return ImageScores(
         rank=rank,
         probability=min(float(exact[members].sum()), 1.0),
@@ -123,12 +133,14 @@ def score_image(
     )
 
 
-def score_predictions(result: ImageResult, right: frozenset[int], classes: Sequence[TruthClass]) -> ImageScores:
+def score_predictions(
+    result: ImageResult, right: frozenset[int], groups: Mapping[int, frozenset[int]]
+) -> ImageScores:
     """Compares the predictions of a result with its truth. What they do not tell is None."""
     found = [each for each in result.predictions if each.class_index in right]
     probability = sum(each.probability for each in found) if len(found) == len(right) else None
     predicted = result.predictions[0]
-    same = _not_told_apart(predicted.class_index, right, classes)
+    same = _not_told_apart(predicted.class_index, right, groups)
     confidence = sum(each.probability for each in result.predictions if each.class_index in same)
     return ImageScores(
         rank=found[0].rank if found else None,
@@ -139,11 +151,9 @@ def score_predictions(result: ImageResult, right: frozenset[int], classes: Seque
     )
 
 
-def _not_told_apart(predicted: int, right: frozenset[int], classes: Sequence[TruthClass]) -> list[int]:
+def _not_told_apart(predicted: int, right: frozenset[int], groups: Mapping[int, frozenset[int]]) -> list[int]:
     """Returns the classes that the truth does not tell apart from the predicted one, with that one."""
-    if predicted in right:
-        return sorted(right)
-    return sorted(next((each.class_indices for each in classes if predicted in each.class_indices), {predicted}))
+    return sorted(right if predicted in right else groups.get(predicted, (predicted,)))
 
 
 def _negative_logarithm(probability: float) -> float:

@@ -17,7 +17,7 @@ from imgclassify.confidence.calibration import Calibration
 from imgclassify.engines.activation import Activation
 from imgclassify.errors import LabelsError, UnknownModelError, UsageError, describe_error
 from imgclassify.evaluation.collector import TOP_CLASSES, truth_of
-from imgclassify.evaluation.evaluator import label_outputs, score_predictions
+from imgclassify.evaluation.evaluator import group_classes, label_outputs, score_predictions
 from imgclassify.evaluation.labelled import EVALUATIONS, ImageTruth, LabelledResult
 from imgclassify.evaluation.logits import IMAGE_LOGITS, ImageLogits
 from imgclassify.evaluation.truth import Truth, TruthClass
@@ -151,6 +151,7 @@ def label_records(file: ResultFile, truth: Truth, postprocessor: Postprocessor |
     Args:
         postprocessor: turns logits into results. None if the file has no logits.
     """
+    groups = group_classes(truth.classes)
     for record in file.records:
         number = truth.class_of(record.source)
         if number is None:
@@ -158,13 +159,13 @@ def label_records(file: ResultFile, truth: Truth, postprocessor: Postprocessor |
         right = truth.classes[number]
         if isinstance(record, ImageLogits):
             assert postprocessor is not None
-            yield label_outputs(record.to_outputs(), postprocessor, right, truth.classes)
+            yield label_outputs(record.to_outputs(), postprocessor, right, groups)
             continue
         if isinstance(record, LabelledResult) and record.truth == truth_of(right):
             yield record
             continue
         result = record.result if isinstance(record, LabelledResult) else record
-        scores = None if result.error else score_predictions(result, right.class_indices, truth.classes)
+        scores = None if result.error else score_predictions(result, right.class_indices, groups)
         yield LabelledResult(result, truth_of(right), scores)
 
 

@@ -454,8 +454,8 @@ def test_results_of_predict_give_what_they_know(run: Run, data: Data, tmp_path: 
 def test_saved_logits_give_the_figures_of_their_rounding(
     extension: str, run: Run, data: Data, faulty: Path, tmp_path: Path
 ) -> None:
-    """float16 has 11 binary digits, so a logit below 16 is off by 2^-8 at most, a probability by 1 % of itself, and an
-    NLL by twice that. The figures are exactly those of the rounded logits, and those of the run exactly its own."""
+    """float16 has 11 binary digits, so a logit between 8 and 16 is off by 2^-8 at most, and an NLL by twice that.
+    The figures are those of the rounded logits, and those of the run that saves them are its own."""
     path = tmp_path / f"logits.{extension}"
     saving = evaluated(run, faulty, "--ignore-unknown", "--save-logits", path, *ONE_BY_ONE, status=1)
     assert_same(evaluated(run, faulty, "--ignore-unknown", *ONE_BY_ONE, status=1), saving)
@@ -770,7 +770,7 @@ def test_answers_are_judged(run: Run, data: Data, tmp_path: Path) -> None:
             bits.append(math.log2(1000) - math.log2(len(under[answer["wnid"]])))
         else:
             bits.append(0.0)
-    assert kinds["leaf"] and kinds["rollup"]
+    assert min(kinds["leaf"], kinds["rollup"]) > 0
     found = {name: each["value"] for name, each in document["answers"].items()}
     count = len(data.sources)
     assert found == pytest.approx(
