@@ -44,6 +44,9 @@ def test_the_wheel_carries_the_data_and_no_tests(built: Path) -> None:
         assert f"imgclassify/_data/{name}" in names
     schemas = {"imgclassify/output/run.schema.json", "imgclassify/evaluation/evaluation.schema.json"}
     assert {"imgclassify/py.typed", *schemas} <= names
+    templates = {path.name for path in (ROOT / "imgclassify" / "report" / "templates").iterdir()}
+    assert {f"imgclassify/report/templates/{name}" for name in templates} <= names
+    assert "evaluation.html.jinja" in templates
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.startswith(("tests/", "tools/", "examples/"))]
 

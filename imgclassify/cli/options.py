@@ -552,14 +552,17 @@ class ConfidenceOptions(CalibrationOptions):
         assessment = self._check()
         return assessment.to_settings() if assessment else {}
 
-    def _check(self) -> "AssessmentOptions | None":
-        """Returns the options, checked. None if none is given."""
-        arguments = self._assessment_arguments()
-        if arguments == ConfidenceOptions()._assessment_arguments():
-            return None
+    @property
+    def assessment(self) -> "AssessmentOptions":
+        """The options, checked. Raises as `fields` does."""
         from imgclassify.confidence.assessment_options import AssessmentOptions
 
-        return AssessmentOptions(**arguments)
+        return AssessmentOptions(**self._assessment_arguments())
+
+    def _check(self) -> "AssessmentOptions | None":
+        """Returns the options, checked. None if none is given: then nothing is imported."""
+        is_given = self._assessment_arguments() != ConfidenceOptions()._assessment_arguments()
+        return self.assessment if is_given else None
 
     def classifier_arguments(self) -> dict[str, Any]:
         """Returns the options as keyword arguments of Classifier."""
@@ -578,11 +581,11 @@ class TruthOptions:
         str | None,
         typer.Option(
             "--truth",
-            metavar="folders|names|FILE",
+            metavar="KIND|FILE",
             rich_help_panel=_TRUTH,
             show_default=False,
-            help="Where the true classes are: the names of the images' folders, wnids at the beginning of file "
-            "names, or a CSV file with the columns source and class, label, wnid or class_index. "
+            help="Where the true classes are: folders (the names of the images' folders), names (wnids at the "
+            "beginning of file names), or a CSV file with the columns source and class, label, wnid or class_index. "
             "Default: folders or names.",
         ),
     ] = None

@@ -46,6 +46,7 @@ _EXTRAS = {
         "opencv-contrib-python",
     ): "pip install opencv-python-headless for `duplicates`, which finds changed images with it",
     ("usearch",): "pip install usearch for `duplicates` among more than 200,000 images",
+    ("jinja2",): "pip install jinja2 for pages: `evaluate --report`",
     ("onnx",): _EXPORT,
     ("onnxscript",): _EXPORT,
 }

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from imgclassify.evaluation.evaluation import Evaluation
     from imgclassify.evaluation.evaluator import Evaluator
     from imgclassify.evaluation.result_file import ResultFile
+    from imgclassify.evaluation.two_models import ModelComparison
     from imgclassify.labels import LabelSet
     from imgclassify.labels.taxonomy import Taxonomy
     from imgclassify.postprocessing import Postprocessor
@@ -73,10 +74,22 @@ class ReportOptions:
             help="Also write the logits of each image in float16: npz, parquet or jsonl. --from reads them.",
         ),
     ] = None
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            rich_help_panel=OUTPUT_PANEL,
+            show_default=False,
+            help="Also write a page with figures, charts and mistakes: one HTML file. Needs Jinja2.",
+        ),
+    ] = None
     overwrite: Annotated[
         bool,
         typer.Option(
-            "--overwrite", rich_help_panel=OUTPUT_PANEL, help="Replace the file of --output or --save-logits."
+            "--overwrite",
+            rich_help_panel=OUTPUT_PANEL,
+            help="Replace the file of --output, --save-logits or --report.",
         ),
     ] = False
 
@@ -98,6 +111,30 @@ class ReportOptions:
             raise UsageError("the figures and the records cannot both go to stdout", hint="name a file")
         return OutputOptions(output=path, overwrite=self.overwrite)
 
+    def check_report(self, *, resumes: bool) -> None:
+        """Checks that the page can be written.
+
+        Args:
+            resumes: whether the records of an earlier run are kept, which --overwrite would not do.
+
+        Raises:
+            UsageError: it cannot, or is the file of the records too.
+        """
+        if self.report is None:
+            return
+        from imgclassify.files import has_content
+        from imgclassify.report.pages import check_page
+
+        for option, path in (("--output", self.output), ("--save-logits", self.save_logits)):
+            if path is not None and path.resolve() == self.report.resolve():
+                raise UsageError(f"--report and {option} name the same file", hint="give each a name of its own")
+        if resumes and not self.overwrite and has_content(self.report):
+            raise UsageError(
+                f"{str(self.report)!r} exists already",
+                hint="choose another --report, or remove it: --overwrite would replace the records too",
+            )
+        check_page(self.report, overwrite=self.overwrite)
+
 
 @app.command(
     epilog="Exit status: 0 every image classified, 1 some failed, 2 wrong usage, 3 model, labels or device "
@@ -107,6 +144,7 @@ class ReportOptions:
         "true classes in a file": "imgclassify evaluate photos/ --truth truth.csv",
         "two models": "imgclassify evaluate photos/ -m resnet50 -m vit_b_16",
         "results of an earlier run": "imgclassify evaluate --from labels.csv",
+        "as a page": "imgclassify evaluate photos/ --report page.html",
         "for a program": "imgclassify evaluate photos/ --json | jq .metrics.acc1",
     },
 )
@@ -164,6 +202,7 @@ def evaluate(
             "two models are compared on the images themselves, without files of one run",
             hint="leave out --from, --output, --save-logits and --summary, or give one model",
         )
+    output.check_report(resumes=unattended.resume or unattended.retry_errors)
     if results is not None:
         if output.output or output.save_logits:
             raise UsageError(
@@ -179,7 +218,17 @@ def evaluate(
     else:
         found = [_evaluate_images(images, each, confidence, output) for each in models]
     evaluations = [evaluation for evaluation, _ in found]
-    _print_report(evaluations, as_json=output.json)
+    comparison = None
+    if len(evaluations) == 2:
+        from imgclassify.evaluation.two_models import compare_evaluations
+
+        comparison = compare_evaluations(*evaluations)
+    if output.report is not None:
+        from imgclassify.report.evaluation_page import render_evaluation
+        from imgclassify.report.pages import write_page
+
+        write_page(output.report, render_evaluation(evaluations, comparison))
+    _print_report(evaluations, comparison, as_json=output.json)
     raise typer.Exit(int(max((status for _, status in found), key=int)))
 
 
@@ -300,14 +349,9 @@ def _find_taxonomy(labels: "LabelSet", confidence: ConfidenceOptions) -> "Taxono
     return find_taxonomy(labels)
 
 
-def _print_report(evaluations: "list[Evaluation]", *, as_json: bool) -> None:
+def _print_report(evaluations: "list[Evaluation]", comparison: "ModelComparison | None", *, as_json: bool) -> None:
     from imgclassify.cli.evaluation_report import print_comparison, print_evaluation
 
-    comparison = None
-    if len(evaluations) == 2:
-        from imgclassify.evaluation.two_models import compare_evaluations
-
-        comparison = compare_evaluations(*evaluations)
     if as_json:
         document = evaluations[0].to_dict()
         if comparison:

@@ -1,0 +1,1 @@
+"""Pages about results: each one HTML file that opens without a network. Their templates are in templates/."""
