@@ -585,8 +585,8 @@ class TruthOptions:
             rich_help_panel=_TRUTH,
             show_default=False,
             help="Where the true classes are: folders (the names of the images' folders), names (wnids at the "
-            "beginning of file names), or a CSV file with the columns source and class, label, wnid or class_index. "
-            "Default: folders or names.",
+            "beginning of file names), or a CSV file with the columns source and class, label, wnid or "
+            "class_index. Default: folders or names.",
         ),
     ] = None
     class_map: Annotated[

@@ -496,7 +496,7 @@ def test_saved_logits_are_calibrated_and_answered_by_a_named_calibration(
 def _write_calibration(path: Path, logits: Path, temperature: float) -> Path:
     with np.load(logits) as arrays:
         run = json.loads(str(arrays["provenance"]))["run"]
-    estimate = {"before": {"value": 0.1}, "after": {"value": 0.05}}
+    estimate = {part: {"value": 0.1, "low": 0.05, "high": 0.2} for part in ("before", "after")}
     scores = np.linspace(0.1, 0.99, 50).tolist()
     document = {
         "schema": "imgclassify.calibration/1", "run": run, "images": 50, "temperature": temperature,
