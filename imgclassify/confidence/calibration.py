@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from imgclassify.catalog import PublishedTemperature
-from imgclassify.confidence.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
 from imgclassify.errors import UsageError, describe_error
 from imgclassify.files import atomic_write, is_pipe_or_device
 from imgclassify.paths import calibrations_folder
@@ -266,6 +265,8 @@ _NEEDS_FEATURES = {"nci+neighbours": True, "gen+neighbours": True, "gen": False}
 
 def _parse(value: dict[str, Any]) -> dict[str, Any]:
     """Returns the arguments of Calibration. Raises ValueError for a wrong value, and names its field."""
+    from imgclassify.confidence.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE  # a table needs no file
+
     parsers: dict[str, Callable[[Any], Any]] = {
         "run": _parse_run,
         "temperature": lambda each: _number(each, MIN_TEMPERATURE, MAX_TEMPERATURE),
