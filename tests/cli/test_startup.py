@@ -32,6 +32,7 @@ def imported(*arguments: str, whole_names: bool = False) -> tuple[set[str], int]
         ["predict", "--help"],
         ["preview", "--help"],
         ["sort", "--help"],
+        ["calibrate", "--help"],
         ["models", "list"],
         ["models", "list", "resnet*", "--json"],
         ["models", "show", "resnet50"],
@@ -80,6 +81,37 @@ def test_one_image_is_answered_with_no_more_than_it_takes(photo: Path) -> None:
     others = {"PIL.PngImagePlugin", "PIL.TiffImagePlugin", "PIL.GifImagePlugin", "PIL.WebPImagePlugin"}
     others |= {"tarfile", "imgclassify.output.csv_tsv", "imgclassify.hub.timm_registry", "importlib.metadata"}
     assert not others & whole
+
+
+CONFIDENCE = [
+    *(f"imgclassify.confidence.{name}" for name in ("assessment", "calibration", "unfamiliarity", "scoring")),
+    *(f"imgclassify.confidence.{name}" for name in ("rollup", "prediction_sets", "temperature")),
+    *("imgclassify.labels.taxonomy", "imgclassify.labels.tree", "imgclassify.evaluation"),
+]
+
+
+def test_what_is_not_asked_of_an_image_is_not_imported(photo: Path, tmp_path: Path) -> None:
+    def found(*options: str) -> set[str]:
+        modules, status = imported("predict", str(photo), *options, whole_names=True)
+        assert status == 0
+        return {name.removeprefix("imgclassify.") for name in CONFIDENCE if name in modules}
+
+    assert found("--jsonl") == found("-o", str(tmp_path / "x.csv")) == found("--help") == set()
+    # A table says that a calibration is known.
+    assert found() == {"confidence.calibration"}
+    assert found("--jsonl", "--threshold", "0.5") == {"confidence.calibration", "confidence.assessment"}
+    climbed = {"confidence.calibration", "confidence.assessment", "confidence.rollup"}
+    assert found("--jsonl", "--at-least", "0.5") == climbed | {"labels.taxonomy", "labels.tree"}
+    strange = {"confidence.calibration", "confidence.assessment", "confidence.unfamiliarity", "confidence.scoring"}
+    assert found("--jsonl", "--unfamiliar") == strange
+
+
+@pytest.mark.parametrize("option", ["--at-least=0.5", "--unfamiliar", "--calibrated"])
+def test_confidence_takes_no_further_package(option: str, photo: Path) -> None:
+    modules, status = imported("predict", str(photo), option)
+    assert status == 0
+    assert modules & HEAVY == FOR_ONE_PICTURE
+    assert not {"scipy", "sklearn"} & modules
 
 
 @pytest.mark.needs_torch

@@ -15,11 +15,24 @@ from test_output import GOOD, RUN
 
 from imgclassify.errors import UsageError
 from imgclassify.output.json_lines import to_json
-from imgclassify.results import ImageFailure, ImageResult
+from imgclassify.results import Answer, ImageFailure, ImageResult, Unfamiliarity
 
 NAMES = ["a.jpg", "b\nc.jpg", "caf\udce9.jpg", '"quoted",=1.png', "a.jpg", "z.jpg"]
+CONFIDENCE = [
+    (Answer("leaf", "n00000001", "a dog, large", 0.75), ("a dog, large", 'b"|\n'), Unfamiliarity(0.0, None)),
+    (Answer("rollup", None, "pets", 0.9), ("cat",), Unfamiliarity(-1.5, 12.5)),
+    (Answer("unsure", None, None, 0.2), ("",), Unfamiliarity(3.25, 100.0)),
+    (None, None, None),
+]
+
+
+def _sure(name: str, index: int) -> ImageResult:
+    answer, labels, unfamiliar = CONFIDENCE[index % len(CONFIDENCE)]
+    return replace(GOOD, source=name, answer=answer, prediction_set=labels, unfamiliar=unfamiliar)
+
+
 ANSWERS = [
-    replace(GOOD, source=name)
+    _sure(name, index)
     if index % 3
     else ImageResult(name, "tiny", None, None, (), ImageFailure("corrupt_image", "broken\nfile"))
     for index, name in enumerate(NAMES)
