@@ -440,6 +440,12 @@ def test_an_engine_without_the_features_that_a_calibration_needs_is_refused() ->
     assert choose_scorer(None, has_features=False, head_weight=None, mean=np.zeros(1280)).method == "gen"
 
 
+def test_features_of_another_length_are_refused() -> None:
+    calibration, _, head = learned()
+    with pytest.raises(UsageError, match=r"have 1,280 values, and those of this model have 1,279"):
+        choose_scorer(calibration, has_features=True, head_weight=head[:, 1:], mean=None)
+
+
 def test_features_without_a_linear_head_are_measured_by_gen_and_neighbours() -> None:
     calibration, data, _ = learned()
     probabilities = softmax64(data.logits).astype(np.float32)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from fuzz import harness
 from fuzz.harness import FindingError, Input, Target
-from fuzz.mutations import Field, mutated
+from fuzz.mutations import mutated
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
 
 from imgclassify.confidence.assessment import Assessor
 from imgclassify.confidence.assessment_options import AssessmentOptions
@@ -61,9 +66,39 @@ def seeds() -> dict[str, bytes]:
     return {name: json.dumps(each.to_dict(), indent=1).encode() for name, each in _valid().items()}
 
 
-def numbers(content: bytes) -> list[Field]:
-    """Where digits are: another one mostly leaves JSON."""
-    return [Field(place, 1, "big") for place, byte in enumerate(content) if chr(byte).isdigit()]
+def _places(value: Any, *keys: Any) -> Iterator[tuple[Any, ...]]:
+    """The keys that lead to each value of a document."""
+    yield keys
+    if isinstance(value, dict | list):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _places(each, *keys, key)
+
+
+def _look_up(value: Any, keys: tuple[Any, ...]) -> Any:
+    for key in keys:
+        value = value[key]
+    return value
+
+
+_VALUES = st.one_of(
+    st.sampled_from([None, True, "", "gen", "nci", [], {}, 0, -1, 1, 2**31, 10**400]),
+    st.floats(allow_nan=True),
+    st.integers(-5, 50),
+    st.text(max_size=3),
+)
+
+
+@st.composite
+def exchanged(draw: DrawFn) -> Input:
+    """A file that is JSON, with one to three values in place of others: of the same file, or any."""
+    name = draw(st.sampled_from(sorted(seeds())))
+    document = json.loads(seeds()[name])
+    for _ in range(draw(st.integers(1, 3))):
+        places = [keys for keys in _places(document) if keys]
+        *before, last = draw(st.sampled_from(places))
+        other = _look_up(document, draw(st.sampled_from(places))) if draw(st.booleans()) else draw(_VALUES)
+        _look_up(document, tuple(before))[last] = copy.deepcopy(other)
+    return Input(name, json.dumps(document).encode())
 
 
 def attempt(given_input: Input) -> str:
@@ -106,7 +141,7 @@ def _check_serves(calibration: Calibration) -> None:
 
 
 def target() -> Target:
-    return Target("calibrations", mutated(seeds(), fields=numbers), attempt)
+    return Target("calibrations", st.one_of(mutated(seeds()), exchanged()), attempt)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,6 @@ def test_every_seed_is_read() -> None:
 
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
-@given(changed=mutated(target.seeds(), fields=target.numbers))
+@given(changed=target.exchanged() | mutated(target.seeds()))
 def test_a_mutated_calibration_is_read_or_refused(changed: Input) -> None:
     assert target.attempt(changed) in ("read", "refused")
