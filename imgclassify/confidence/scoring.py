@@ -117,8 +117,8 @@ def _from_familiar(
     assert familiar.answer_scores is not None
     if head_weight is not None and head_weight.shape[1] != familiar.features.shape[1]:
         raise UsageError(
-            f"the features in the calibration {origin!r} have {familiar.features.shape[1]:,} values, and those of this "
-            f"model have {head_weight.shape[1]:,}",
+            f"the features in the calibration {origin!r} have {familiar.features.shape[1]:,} values, and those of "
+            f"this model have {head_weight.shape[1]:,}",
             hint="run `imgclassify calibrate` again",
         )
     known = fit_familiarity(familiar.features, familiar.answer_scores)
