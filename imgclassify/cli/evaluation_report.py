@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import typer
@@ -82,7 +83,7 @@ def _print_metrics(evaluation: Evaluation) -> None:
         if name == "acc1_with_failed" and not evaluation.failed:
             continue
         threshold = evaluation.thresholds_for.get(name)
-        note = "" if threshold is None else f"--threshold {threshold:.4g}"
+        note = "" if threshold is None else f"--threshold {format_threshold(threshold)}"
         rows.append([*_figure_row(_TITLES[name], estimate, is_share=name in _SHARES), note])
     rows += [[*row, ""] for row in _answer_rows(evaluation)]
     print_table(["figure", "value", "95 % interval", ""], rows, right=(1,))
@@ -138,7 +139,7 @@ def _print_classes(evaluation: Evaluation) -> None:
         ]
         for row in ordered[:_LISTED]
     ]
-    print_table([title, "images", "precision", "recall", "F1"], rows, right=(1, 2, 3, 4))
+    print_table([title, "images", "precision", "recall", "F1"], rows, right=(1, 2, 3, 4), wrapped=(0,))
 
 
 def _print_mistakes(evaluation: Evaluation) -> None:
@@ -151,13 +152,18 @@ def _print_mistakes(evaluation: Evaluation) -> None:
                 for row in evaluation.confusions[:_LISTED]
             ],
             right=(0,),
+            wrapped=(1, 2),
         )
     named = [row for row in evaluation.mistakes or () if row.label]
     if named:
         total = sum(row.count for row in evaluation.mistakes or ())
-        kinds = ", ".join(f"{make_printable(row.label or '')} {row.count:,}" for row in named[:_LISTED])
+        share = f"{sum(row.count for row in named):,} of {count_of(total, 'mistake')}"
         typer.echo()
-        typer.echo(f"wrong, but right about what kind of thing it is, of {count_of(total, 'mistake')}: {kinds}")
+        print_table(
+            ["images", f"wrong, but the kind of thing is right: {share}"],
+            [[f"{row.count:,}", make_printable(row.label or "")] for row in named[:_LISTED]],
+            right=(0,),
+        )
 
 
 def _print_label_errors(evaluation: Evaluation) -> None:
@@ -175,13 +181,24 @@ def _print_label_errors(evaluation: Evaluation) -> None:
         for row in evaluation.label_errors[:_LISTED]
     ]
     title = f"labels that are likely wrong: {evaluation.num_label_errors:,}"
-    print_table([title, "label", "", "more likely", ""], rows, right=(2, 4))
+    print_table([title, "label", "", "more likely", ""], rows, right=(2, 4), wrapped=(0,))
 
 
 def format_value(value: float | None, *, is_share: bool) -> str:
+    """Returns a figure as it is printed.
+
+    Args:
+        is_share: whether it is a share, 0..1, which is printed in percent.
+    """
     if value is None:
         return "–"
     return f"{100 * value:.2f} %" if is_share else f"{value:.4f}"
+
+
+def format_threshold(value: float) -> str:
+    """Returns a threshold with four decimals, rounded down, so that what has reached it still does."""
+    floor = math.floor(value * 10_000) / 10_000
+    return f"{floor:g}" if floor else f"{value:.4g}"
 
 
 def _format_points(value: float | None, *, is_share: bool) -> str:
@@ -191,6 +208,12 @@ def _format_points(value: float | None, *, is_share: bool) -> str:
 
 
 def format_range(estimate: Estimate, *, is_share: bool, points: bool = False) -> str:
+    """Returns the interval of a figure as it is printed. Empty if there is none.
+
+    Args:
+        is_share: as in `format_value`.
+        points: whether it is a difference of two figures, which has a sign.
+    """
     if estimate.low is None or estimate.high is None:
         return ""
     scale, digits = (100, 2) if is_share else (1, 4)

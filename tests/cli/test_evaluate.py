@@ -6,10 +6,14 @@ import csv
 import json
 import math
 import os
+import pty
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
+import termios
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -26,6 +30,7 @@ from scipy import stats
 from sklearn import metrics
 
 from imgclassify import Classifier, labels
+from imgclassify.cli.evaluation_report import format_threshold
 from imgclassify.evaluation.hierarchy import hierarchical_distances
 from imgclassify.labels.taxonomy import wordnet_taxonomy
 from imgclassify.runner import ImageOutputs
@@ -801,6 +806,54 @@ def test_stdout_holds_only_the_report_and_quiet_is_silent(run: Run, faulty: Path
     silent = run("evaluate", faulty, "--ignore-unknown", "--quiet")
     assert (silent.out, silent.status) == (outcome.out, 1)
     assert "left out" not in silent.err
+
+
+def test_a_printed_threshold_is_never_above_the_one_that_is_meant() -> None:
+    """0.99998 would become 1, which no image reaches."""
+    for value in [0.99998, 0.47296, 0.5, 1.0, 3e-6, 0.00019999, *np.random.default_rng(0).random(1000)]:
+        printed = float(format_threshold(value))
+        assert printed > 0
+        assert value - 1e-4 <= printed <= value * (1 + 1e-12)
+
+
+def test_a_narrow_terminal_shows_all_of_a_wrong_label(data: Data, tmp_path: Path) -> None:
+    table = tmp_path / "truth.csv"
+    rows = dict(zip(data.sources, data.truth.tolist(), strict=True))
+    rows[str(data.folder / "967" / "coffee0.png")] = 657
+    table.write_text("source,class_index\n" + "".join(f"{name},{index}\n" for name, index in rows.items()))
+    shown = on_terminal("evaluate", data.folder, "--truth", table, columns=80)
+    assert max(map(len, shown)) <= 80
+    [place] = [index for index, line in enumerate(shown) if line.startswith("labels that are")]
+    text = " ".join(shown[place:])
+    for part in ("missile", "espresso", "more likely", "coffee0.png"):
+        assert part in text
+    assert "…" not in text
+
+
+def on_terminal(*arguments: str | Path, columns: int) -> list[str]:
+    """The lines that a command prints to a terminal of this width."""
+    primary, secondary = pty.openpty()
+    termios.tcsetwinsize(secondary, (50, columns))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "imgclassify", *map(str, arguments)],
+        stdout=secondary,
+        stderr=subprocess.DEVNULL,
+        env=environment | {"TERM": "dumb", "NO_COLOR": "1"},
+    ) as running:
+        os.close(secondary)
+        content = b""
+        while True:
+            try:
+                part = os.read(primary, 65536)
+            except OSError:  # Linux's way to say that the other side is closed
+                break
+            if not part:
+                break
+            content += part
+    os.close(primary)
+    assert running.returncode == 0
+    return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", content.decode()).splitlines()]
 
 
 def test_exit_statuses(run: Run, data: Data, tmp_path: Path) -> None:

@@ -246,7 +246,7 @@ class _Destination(NamedTuple):
 
 def _print_report(report: "CalibrationReport", *, as_json: bool) -> None:
     """Prints what the calibration does."""
-    from imgclassify.cli.evaluation_report import format_range, format_value
+    from imgclassify.cli.evaluation_report import format_range, format_threshold, format_value
     from imgclassify.evaluation.intervals import Estimate
 
     calibration = report.calibration
@@ -279,9 +279,12 @@ def _print_report(report: "CalibrationReport", *, as_json: bool) -> None:
     ):
         if thresholds:
             typer.echo()
-            print_table(
-                [title, "right", "answered"],
-                [[f"{each.threshold:.4g}", f"{100 * each.accuracy:g} %", f"{100 * each.answered:.1f} %"]
-                 for each in thresholds],
-                right=(0, 1, 2),
-            )  # fmt: skip
+            rows = [
+                [
+                    format_threshold(each.threshold) if each.threshold else "any",
+                    f"{100 * each.accuracy:g} %",
+                    f"{100 * each.answered:.1f} %",
+                ]
+                for each in thresholds
+            ]
+            print_table([title, "right", "answered"], rows, right=(0, 1, 2))
