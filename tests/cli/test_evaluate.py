@@ -32,7 +32,12 @@ from sklearn import metrics
 from imgclassify import Classifier, labels
 from imgclassify.cli.evaluation_report import format_threshold
 from imgclassify.evaluation.hierarchy import hierarchical_distances
+from imgclassify.evaluation.logits import IMAGE_LOGITS, ImageLogits
 from imgclassify.labels.taxonomy import wordnet_taxonomy
+from imgclassify.output.file_formats import open_file_format
+from imgclassify.output.formats import find_format
+from imgclassify.output.provenance import Provenance
+from imgclassify.own_models import add_model
 from imgclassify.runner import ImageOutputs
 from imgclassify.sources import single_source
 
@@ -563,6 +568,33 @@ def test_a_file_that_cannot_be_evaluated_is_refused_by_name(
     assert words in outcome.err
 
 
+def test_memory_does_not_grow_with_the_logits(tmp_path: Path) -> None:
+    """8,000 x 1000 logits are 32 MB in float32."""
+    peaks = []
+    generator = np.random.default_rng(0)
+    rows = generator.standard_normal((100, 1000)).astype(np.float16)
+    for count in (1000, 8000):
+        records = (
+            ImageLogits(f"{number % 10}/{number}.png", "efficientnet_lite0", 8, 8, rows[number % 100])
+            for number in range(count)
+        )
+        facts = {"model": "efficientnet_lite0", "label_set": "imagenet1k", "activation": "softmax"}
+        provenance = Provenance(facts, {"logits_dtype": "float16"})
+        path = tmp_path / f"{count}.npz"
+        open_file_format(find_format("npz", IMAGE_LOGITS), IMAGE_LOGITS).save(path, provenance, records)
+        code = "import resource, sys\nfrom imgclassify.cli.main import app\ntry:\n    app(sys.argv[1:])\nfinally:\n"
+        code += "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\n"
+        done = subprocess.run(
+            [sys.executable, "-c", code, "evaluate", "--from", str(path), "--json"],
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["images"] == count
+        peaks.append(int(done.stderr.split()[-1]) / 1024)
+    assert peaks[1] - peaks[0] < 16
+
+
 # Nodes ------------------------------------------------------------------------------------------------------
 
 CATS = (281, 282, 283, 284, 285)
@@ -675,8 +707,6 @@ def test_the_difference_of_two_models_and_mcnemars_test(run: Run, data: Data, tm
     import torch
     from networks import seeded
 
-    from imgclassify.own_models import add_model
-
     torch.save(seeded("shufflenet_v2_x0_5").state_dict(), tmp_path / "seeded.pth")
     add_model(str(tmp_path / "seeded.pth"), "seeded", arch="shufflenet_v2_x0_5", labels="imagenet1k")
     arguments = (data.folder, *ONE_BY_ONE, "-m", "efficientnet_lite0", "-m", "seeded")
@@ -696,6 +726,24 @@ def test_the_difference_of_two_models_and_mcnemars_test(run: Run, data: Data, tm
     outcome = run("evaluate", *arguments)
     assert "efficientnet_lite0 less seeded, 17 images" in outcome.out
     assert "McNemar's test: p = " in outcome.out
+
+
+def test_models_of_different_classes_are_compared_on_those_they_share(
+    run: Run, data: Data, by_colour: tuple[Path, Path]
+) -> None:
+    graph, names = by_colour
+    add_model(str(graph), "colour", labels=str(names), resize_size=8, interpolation="bilinear", mean=0.0, std=1.0)
+    document = evaluated(
+        run, data.folder, "--ignore-unknown", "-m", "efficientnet_lite0", "-m", "colour", *ONE_BY_ONE
+    )
+    shared = [index for index, truth in enumerate(data.truth) if truth in (282, 967, 657)]
+    assert (document["images"], document["other"]["images"]) == (len(data.truth), len(shared) - 5)
+    comparison = document["comparison"]
+    assert comparison["images"] == document["other"]["images"]
+    known = [index for index in shared if data.truth[index] != 967]
+    right = (data.logits.argmax(axis=1) == data.truth)[known].mean()
+    difference = right - document["other"]["metrics"]["acc1"]["value"]
+    assert comparison["differences"]["acc1"]["value"] == pytest.approx(difference)
 
 
 @pytest.mark.parametrize(
@@ -787,15 +835,39 @@ def test_answers_are_judged(run: Run, data: Data, tmp_path: Path) -> None:
     )
 
 
+def test_records_keep_answers_and_sets(run: Run, data: Data, tmp_path: Path) -> None:
+    evaluated(run, data.folder, "--save-logits", tmp_path / "l.npz", *ONE_BY_ONE)
+    calibration = _write_calibration(tmp_path / "c.json", tmp_path / "l.npz", temperature=0.8)
+    options = ("--calibration", calibration, "--at-least", "0.8", "--sets", "0.9", *ONE_BY_ONE)
+    for name in ("r.jsonl", "r.csv", "r.parquet", "r.sqlite"):
+        expected = evaluated(run, data.folder, *options, "-o", tmp_path / name)
+        assert_same(expected, evaluated(run, "--from", tmp_path / name), (*FIGURES, "answers", "sets"))
+    assert expected["run"]["calibration"]["temperature"] == 0.8
+
+
+def test_each_frame_has_the_class_of_its_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "photos" / "tiger cat").mkdir(parents=True)
+    frames = [crop("cat", 0).resize((300, 200)).crop((left, 0, left + 250, 200)) for left in (0, 20, 40)]
+    frames[0].save(tmp_path / "photos" / "tiger cat" / "a.gif", save_all=True, append_images=frames[1:])
+    expected = evaluated(run, tmp_path / "photos", "--frames", "all", "-o", tmp_path / "r.jsonl", *ONE_BY_ONE)
+    assert [(row["label"], row["count"]) for row in expected["classes"]] == [("tiger cat", 3)]
+    assert_same(expected, evaluated(run, "--from", tmp_path / "r.jsonl"))
+
+
 # Unattended -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("option", [("--fail-fast",), ("--max-errors", "1")])
-def test_a_run_that_failures_stop_gives_no_figures(option: tuple[str, ...], run: Run, faulty: Path) -> None:
+def test_a_run_that_failures_stop_gives_no_figures(
+    option: tuple[str, ...], run: Run, faulty: Path, tmp_path: Path
+) -> None:
+    summary = tmp_path / "s.json"
     for form in (("--json",), ()):
-        outcome = run("evaluate", faulty, "--ignore-unknown", *option, *form)
+        outcome = run("evaluate", faulty, "--ignore-unknown", *option, *form, "--summary", summary)
         assert (outcome.status, outcome.out) == (1, "")
         assert "stopped because" in outcome.err
+        told = json.loads(summary.read_text("utf-8"))
+        assert (told["status"], told["stopped"]) == (1, "max_errors")
 
 
 def test_stdout_holds_only_the_report_and_quiet_is_silent(run: Run, faulty: Path) -> None:
