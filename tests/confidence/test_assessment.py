@@ -506,7 +506,7 @@ def test_the_most_is_1_and_for_sets_below() -> None:
 def test_settings_tell_numbers_apart_to_the_last_digit() -> None:
     one, other = (AssessmentOptions(sets=value, at_least=value) for value in (0.90000001, 0.90000002))
     assert one.to_settings() != other.to_settings()
-    assert one.to_settings() == {"at_least": "0.90000001", "sets": "0.90000001 (raps)"}
+    assert one.to_settings() == {"at_least": "0.90000001", "sets": "0.90000001 (lac)"}
     assert AssessmentOptions(at_least=0.5, tree=Path("a/b.csv")).to_settings() == {
         "at_least": "0.5",
         "tree": str(Path("a/b.csv")),
