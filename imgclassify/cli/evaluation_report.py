@@ -126,7 +126,9 @@ def _print_thresholds(evaluation: Evaluation) -> None:
 
 
 def _print_classes(evaluation: Evaluation) -> None:
-    ordered = sorted((row for row in evaluation.classes if row.count), key=lambda row: (row.f1 or 0, -row.count))
+    ordered = sorted(
+        (row for row in evaluation.classes if row.count), key=lambda row: (row.f1.value or 0, -row.count)
+    )
     if not ordered:
         return
     typer.echo()
@@ -135,7 +137,10 @@ def _print_classes(evaluation: Evaluation) -> None:
         [
             make_printable(row.label),
             f"{row.count:,}",
-            *(format_value(value, is_share=True) for value in (row.precision, row.recall.value, row.f1)),
+            *(
+                format_value(value, is_share=True)
+                for value in (row.precision.value, row.recall.value, row.f1.value)
+            ),
         ]
         for row in ordered[:_LISTED]
     ]

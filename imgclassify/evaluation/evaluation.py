@@ -38,17 +38,18 @@ class ClassRow(NamedTuple):
     """Images of the class that failed."""
     predicted: int
     """Images of any class that are said to be of this one."""
-    precision: float | None
-    """None if the class was never predicted."""
+    precision: Estimate
+    """Without a value if the class was never predicted."""
     recall: Estimate
-    f1: float | None
+    f1: Estimate
 
     def to_dict(self) -> dict[str, Any]:
-        return self._asdict() | {
-            "recall": self.recall.value,
-            "recall_low": self.recall.low,
-            "recall_high": self.recall.high,
-        }
+        """Returns the fields, with three for each figure: `recall`, `recall_low` and `recall_high`."""
+        values = self._asdict()
+        for name in ("precision", "recall", "f1"):
+            estimate = values[name]
+            values |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+        return values
 
 
 class ConfusionRow(NamedTuple):
@@ -249,7 +250,7 @@ def _describe_classes(arrays: ImageArrays, collector: Collector) -> tuple[ClassR
             failed=collector.num_failed[row.class_id],
             predicted=row.predicted,
             precision=row.precision,
-            recall=wilson(round((row.recall or 0) * row.count), row.count),
+            recall=row.recall,
             f1=row.f1,
         )
         for row, known in zip(rows, collector.classes, strict=True)

@@ -59,18 +59,18 @@ class ThresholdRow(NamedTuple):
 
 
 class ClassFigures(NamedTuple):
-    """How well one class is found. What is not defined is None."""
+    """How well one class is found, with Wilson's intervals."""
 
     class_id: int
     count: int  # type: ignore[assignment] # hides tuple.count
     """Images of the class."""
     predicted: int
     """Images that are said to be of the class."""
-    precision: float | None
-    """None if the class was never predicted."""
-    recall: float | None
-    """None if no image is of the class, as for `f1`."""
-    f1: float | None
+    precision: Estimate
+    """Without a value if the class was never predicted."""
+    recall: Estimate
+    """Without a value if no image is of the class, as `f1`."""
+    f1: Estimate
     """0 if no image of the class was found, as with zero_division=0 in scikit-learn."""
 
 
@@ -281,12 +281,24 @@ def class_figures(truth: Integers, predicted: Integers, num_classes: int) -> lis
             class_id,
             count,
             claimed,
-            precision=hit / claimed if claimed else None,
-            recall=hit / count if count else None,
-            f1=2 * hit / (count + claimed) if count else None,
+            precision=wilson(hit, claimed),
+            recall=wilson(hit, count),
+            f1=_f1(hit, count, claimed),
         )
         for class_id, (count, claimed, hit) in enumerate(zip(counts, claims, hits, strict=True))
     ]
+
+
+def _f1(hits: int, count: int, claimed: int) -> Estimate:
+    """Returns the F1 of a class.
+
+    It is 2 J / (1 + J), where J is the Jaccard index: the hits among all images that are of the class or are said
+    to be. So its interval is Wilson's for J, transformed.
+    """
+    if not count:
+        return Estimate(None)
+    index = wilson(hits, count + claimed - hits)
+    return Estimate(*(None if share is None else 2 * share / (1 + share) for share in index))
 
 
 def largest_confusions(truth: Integers, predicted: Integers, count: int) -> list[Confusion]:

@@ -183,7 +183,7 @@ def _describe(evaluation: Evaluation, name: str) -> dict[str, Any]:
 
 def _by_f1(row: ClassRow) -> tuple[float, int]:
     """The worst first, and of equally bad ones those with more images."""
-    return row.f1 or 0.0, -row.count
+    return row.f1.value or 0.0, -row.count
 
 
 def _class_cells(row: ClassRow) -> tuple[str, ...]:
@@ -191,7 +191,7 @@ def _class_cells(row: ClassRow) -> tuple[str, ...]:
         row.label,
         f"{row.count:,}",
         f"{row.predicted:,}",
-        *(format_value(value, is_share=True) for value in (row.f1, row.precision, row.recall.value)),
+        *(format_value(value, is_share=True) for value in (row.f1.value, row.precision.value, row.recall.value)),
         format_interval(row.recall, is_share=True),
     )
 

@@ -294,7 +294,7 @@ def test_outputs_that_are_no_logits_of_a_softmax_are_refused(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--resume",), "--save-logits FILE --resume"),
+        (("--resume",), "--resume"),
         (("--files-from", "-"), "--files-from FILE"),
         (("--from", "l.npz"), "leave out the sources"),
     ],

@@ -39,8 +39,8 @@ def test_one_image_is_a_table_of_five_labels(run: Run, photo: Path) -> None:
     lines = outcome.out.splitlines()
     assert outcome.status == 0
     assert outcome.err == (
-        "these are the network's own probabilities; --calibrated applies a published temperature (calibration error "
-        "7.6 → 1.1 %)\n"
+        "these are the network's own probabilities; --calibrated applies a published temperature "
+        "(calibration error 7.6 → 1.1 %)\n"
     )
     assert lines[0].startswith(f"{photo}  320×240  efficientnet_lite0")
     best = Classifier().predict(photo).predictions

@@ -315,14 +315,37 @@ def test_the_figures_of_classes_are_scikit_learns(labels: list[tuple[int, int]])
     ):
         assert figures.count == count == (truth == figures.class_id).sum()
         assert figures.predicted == (predicted == figures.class_id).sum()
-        assert figures.precision == (pytest.approx(precision, abs=1e-12) if figures.predicted else None)
-        assert figures.recall == (pytest.approx(recall, abs=1e-12) if count else None)
-        assert figures.f1 == (pytest.approx(f1, abs=1e-12) if count else None)
+        assert figures.precision.value == (pytest.approx(precision, abs=1e-12) if figures.predicted else None)
+        assert figures.recall.value == (pytest.approx(recall, abs=1e-12) if count else None)
+        assert figures.f1.value == (pytest.approx(f1, abs=1e-12) if count else None)
+
+
+def test_the_intervals_of_a_class_are_wilsons() -> None:
+    # 6 hits, 2 missed, 3 wrongly said to be of the class.
+    truth, predicted = np.array([0] * 8 + [1] * 3), np.array([0] * 6 + [1] * 2 + [0] * 3)
+    figures = class_figures(truth, predicted, 2)[0]
+    assert figures.recall == wilson(6, 8)
+    assert figures.precision == wilson(6, 9)
+    jaccard = wilson(6, 11)
+    assert figures.f1 == pytest.approx([2 * share / (1 + share) for share in jaccard])
+    assert figures.f1.value == pytest.approx(2 * 6 / (8 + 9))
+
+
+def test_the_interval_of_f1_holds_the_true_one_about_as_often_as_it_says() -> None:
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(300):
+        truth = rng.random(200) < 0.3
+        predicted = np.where(rng.random(200) < 0.8, truth, ~truth)
+        _, low, high = class_figures(1 - truth.astype(np.int64), 1 - predicted.astype(np.int64), 2)[0].f1
+        expected = 2 * 0.24 / (0.3 + 0.38)  # P(hit) 0.3 · 0.8, P(said) 0.24 + 0.7 · 0.2
+        held += low <= expected <= high
+    assert 0.91 <= held / 300 <= 0.99
 
 
 def test_a_prediction_of_no_class_of_the_truth_is_a_mistake() -> None:
     figures = class_figures(np.array([0, 0, 1]), np.array([0, 7, -1]), 2)
-    assert figures == [(0, 2, 1, 1.0, 0.5, 2 / 3), (1, 1, 0, None, 0.0, 0.0)]
+    values = [(*each[:3], each.precision.value, each.recall.value, each.f1.value) for each in figures]
+    assert values == [(0, 2, 1, 1.0, 0.5, 2 / 3), (1, 1, 0, None, 0.0, 0.0)]
     with pytest.raises(ValueError, match=r"The ids of the truth are 0\.\.2, of 2 classes"):
         class_figures(np.array([0, 2]), np.array([0, 0]), 2)
 

@@ -272,7 +272,9 @@ def _print_report(report: "CalibrationReport", *, as_json: bool) -> None:
             [title, format_value(before.value, is_share=is_share), format_value(after.value, is_share=is_share),
              format_range(after, is_share=is_share)]
         )  # fmt: skip
-    print_table([f"{calibration.images:,} images", "before", "after", "95 % interval"], rows, right=(1, 2))
+    print_table(
+        [f"{calibration.images:,} images", "before", "cross-validated", "95 % interval"], rows, right=(1, 2)
+    )
     for title, thresholds in (
         ("--threshold", calibration.thresholds),
         ("--at-least", calibration.rollup_thresholds),
