@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from imgclassify.runner import ImageOutputs, ModelRunner
     from imgclassify.sources import Source
 
-__all__ = ["Evaluator", "group_classes", "label_outputs", "score_image", "score_predictions"]
+__all__ = ["Evaluator", "group_classes", "label_outputs", "require_one_class", "score_image", "score_predictions"]
 
 
 class Evaluator:
@@ -42,11 +42,7 @@ class Evaluator:
         Raises:
             UsageError: the classifier predicts each class by itself.
         """
-        if run.multi_label:
-            raise UsageError(
-                f"{run.model} predicts each class by itself, and an image may show several",
-                hint="evaluate a model whose classes exclude each other",
-            )
+        require_one_class(run.model, multi_label=run.multi_label)
         self.run = run
         self._runner = runner
         self._postprocessor = postprocessor
@@ -65,6 +61,19 @@ class Evaluator:
         number = self._truth.class_of(image.source)
         assert number is not None
         return label_outputs(image, self._postprocessor, self._truth.classes[number], self._groups)
+
+
+def require_one_class(model: str, *, multi_label: bool) -> None:
+    """Checks that the classes of a model exclude each other.
+
+    Raises:
+        UsageError: it predicts each class by itself.
+    """
+    if multi_label:
+        raise UsageError(
+            f"{model} predicts each class by itself, and an image may show several",
+            hint="evaluate a model whose classes exclude each other",
+        )
 
 
 def group_classes(classes: Sequence[TruthClass]) -> dict[int, frozenset[int]]:

@@ -17,7 +17,7 @@ from imgclassify.confidence.calibration import Calibration
 from imgclassify.engines.activation import Activation
 from imgclassify.errors import LabelsError, UnknownModelError, UsageError, describe_error
 from imgclassify.evaluation.collector import TOP_CLASSES, truth_of
-from imgclassify.evaluation.evaluator import group_classes, label_outputs, score_predictions
+from imgclassify.evaluation.evaluator import group_classes, label_outputs, require_one_class, score_predictions
 from imgclassify.evaluation.labelled import EVALUATIONS, ImageTruth, LabelledResult
 from imgclassify.evaluation.logits import IMAGE_LOGITS, ImageLogits
 from imgclassify.evaluation.truth import Truth, TruthClass
@@ -88,7 +88,8 @@ def read_result_file(path: Path, labels_name: str | None = None) -> ResultFile:
         labels_name: the name of a label set or a labels file, if the file does not tell it.
 
     Raises:
-        UsageError: it cannot be read, holds no record, or does not fit the labels.
+        UsageError: it cannot be read, holds no record or not all of a run, does not fit the labels, or its model
+            predicts each class by itself.
         LabelsError: the labels cannot be read.
     """
     run, record_type = _read_run(path)
@@ -96,6 +97,7 @@ def read_result_file(path: Path, labels_name: str | None = None) -> ResultFile:
     if first is None:
         raise UsageError(f"there are no records in {str(path)!r}", hint=_HINT)
     run = run or {"model": first.model}
+    require_one_class(str(run.get("model")), multi_label=bool(run.get("multi_label")))
     label_set = _find_labels(run, labels_name, path)
     return ResultFile(run, label_set, _Records(path, record_type, label_set), isinstance(first, ImageLogits))
 
@@ -216,15 +218,28 @@ def _read_run(path: Path) -> tuple[dict[str, Any], RecordType[Any]]:
         if found is None:
             continue
         try:
-            return dict(open_file_format(found, record_type).load(path)[0].run), record_type
+            provenance = open_file_format(found, record_type).load(path)[0]
         except FileNotFoundError as error:
             raise UsageError(f"{str(path)!r} does not exist", hint=_HINT) from error
         except UsageError:  # no sidecar
             return {}, IMAGE_LOGITS if _first_line_has_logits(path) else _RESULTS
         except Exception as error:  # noqa: BLE001 - another type of record, or damage that shows later
             logger.debug("%s has no %s: %s", path, record_type.name, error)
+            continue
+        _require_all(provenance.settings, path)
+        return dict(provenance.run), record_type
     only_logits = _find_format(path, IMAGE_LOGITS) and not _find_format(path, _RESULTS)
     return {}, IMAGE_LOGITS if only_logits else _RESULTS
+
+
+def _require_all(settings: Mapping[str, int | str], path: Path) -> None:
+    """Checks that no record was left out by what it says, which would make any figure too good, or too bad."""
+    names = [f"--{name.replace('_', '-')}" for name in PREDICTIONS.filter_settings if name in settings]
+    if names:
+        raise UsageError(
+            f"{str(path)!r} has only the records that {' and '.join(names)} selected",
+            hint="evaluate the records of all images, and look at the thresholds of the report",
+        )
 
 
 def _find_format(path: Path, record_type: RecordType[Any]) -> OutputFormat | None:

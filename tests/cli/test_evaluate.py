@@ -460,6 +460,16 @@ def test_results_of_predict_give_what_they_know(run: Run, data: Data, tmp_path: 
     assert found["nll"] == pytest.approx(values(expected)["nll"], abs=1e-6)
 
 
+@pytest.mark.parametrize("extension", ["jsonl", "csv", "parquet", "sqlite"])
+def test_records_that_a_filter_has_chosen_are_refused(extension: str, run: Run, data: Data, tmp_path: Path) -> None:
+    """Those of a probability of 0.5 and more are right more often than all."""
+    path = tmp_path / f"r.{extension}"
+    assert run("predict", data.folder, "--min-probability", "0.5", "-o", path).status == 0
+    outcome = run("evaluate", "--from", path)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert "has only the records that --min-probability selected" in outcome.err
+
+
 @pytest.mark.parametrize("extension", ["npz", "parquet", "jsonl"])
 def test_saved_logits_give_the_figures_of_their_rounding(
     extension: str, run: Run, data: Data, faulty: Path, tmp_path: Path
@@ -794,6 +804,11 @@ def test_a_model_that_predicts_each_class_by_itself_is_refused(run: Run, tmp_pat
     (tmp_path / "three.txt").write_text("missile\nespresso\ntiger cat\n")
     folder = coloured(tmp_path / "photos", 1)
     outcome = run("evaluate", folder, "-m", graph, "--labels", tmp_path / "three.txt", *PLAIN)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert "each class by itself" in outcome.err
+    path = tmp_path / "r.jsonl"
+    assert run("predict", folder, "-m", graph, "--labels", tmp_path / "three.txt", *PLAIN, "-o", path).status == 0
+    outcome = run("evaluate", "--from", path, "--labels", tmp_path / "three.txt")
     assert (outcome.status, outcome.out) == (2, "")
     assert "each class by itself" in outcome.err
 
