@@ -23,6 +23,9 @@ METHODS = ("nci+neighbours", "gen+neighbours", "nci", "gen")
 MAX_FEATURES = 1000
 """The features of so many familiar images are kept."""
 
+_BLOCK = 4096
+"""Images that are measured at once, for the sake of memory."""
+
 
 class UnfamiliarityScorer(NamedTuple):
     """Measures the images of one model."""
@@ -141,8 +144,10 @@ def learn_familiar(
     import numpy as np
 
     if features is None or len(features) < 2:
-        scores = gen_score(probabilities)
-        return Familiar("gen", tuple(np.sort(scores).tolist()), None, None)
+        blocks = (probabilities[start : start + _BLOCK] for start in range(0, len(probabilities), _BLOCK))
+        return Familiar(
+            "gen", tuple(sorted(each for block in blocks for each in gen_score(block).tolist())), None, None
+        )
     kept = np.sort(np.random.default_rng(0).permutation(len(features))[:MAX_FEATURES])
     # As they are read from the file.
     rounded = features[kept].astype(np.float16).astype(np.float32)

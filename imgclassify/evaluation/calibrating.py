@@ -140,8 +140,6 @@ def learn_calibration(
     """
     import numpy as np
 
-    from imgclassify.engines.activation import softmax
-
     temperature = fit_temperature(data.logits, data.truth)
     if temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE):
         what = (
@@ -156,7 +154,7 @@ def learn_calibration(
     improvement = mean(before.nll - after.nll)
     ece_before, ece_after = (ece(each.confidence, before.correct) for each in (before, after))
     # As predict computes them, so that a set holds the truth if its score is small enough.
-    probabilities = softmax(data.logits / np.float32(temperature))
+    probabilities = _to_probabilities(data.logits, temperature)
     confidence = probabilities.max(axis=1).astype(np.float64)
     calibration = Calibration(
         origin=origin,
@@ -169,13 +167,8 @@ def learn_calibration(
         belongs_to=run,
         thresholds=tuple(_find_thresholds(confidence, before.correct)),
         rollup_thresholds=tuple(_find_rollup_thresholds(probabilities, data.truth, taxonomy)) if taxonomy else (),
-        sets=SetScores(
-            tuple(np.sort(lac_scores(probabilities, data.truth)).tolist()),
-            tuple(np.sort(raps_scores(probabilities, data.truth, RAPS_PENALTY, RAPS_K_REG)).tolist()),
-            RAPS_PENALTY,
-            RAPS_K_REG,
-        ),
-        familiar=learn_familiar(softmax(data.logits), data.features, head_weight),
+        sets=_find_set_scores(probabilities, data.truth),
+        familiar=learn_familiar(_to_probabilities(data.logits, 1.0), data.features, head_weight),
         details={"version": __version__, "validation": f"cross-validation in {FOLDS} parts", **details},
     )
     return CalibrationReport(
@@ -198,6 +191,26 @@ _BLOCK = 4096
 
 def _blocks(count: int) -> Iterator[slice]:
     return (slice(start, start + _BLOCK) for start in range(0, count, _BLOCK))
+
+
+def _to_probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
+    """Returns the probabilities, (N, C), as predict computes them."""
+    import numpy as np
+
+    from imgclassify.engines.activation import softmax
+
+    probabilities = np.empty_like(logits)
+    for block in _blocks(len(logits)):
+        probabilities[block] = softmax(logits[block] / np.float32(temperature))
+    return probabilities
+
+
+def _find_set_scores(probabilities: NDArray[np.float32], truth: NDArray[np.int64]) -> SetScores:
+    lac, raps = [], []
+    for block in _blocks(len(truth)):
+        lac += lac_scores(probabilities[block], truth[block]).tolist()
+        raps += raps_scores(probabilities[block], truth[block], RAPS_PENALTY, RAPS_K_REG).tolist()
+    return SetScores(tuple(sorted(lac)), tuple(sorted(raps)), RAPS_PENALTY, RAPS_K_REG)
 
 
 def _score(data: LabelledLogits, temperatures: NDArray[np.float64]) -> _Scores:
