@@ -386,7 +386,7 @@ def test_no_image_has_no_figure() -> None:
     assert accuracy_above(confidence, correct, [0.5]) == [(0.5, 0, Estimate(None), Estimate(None))]
     assert [row.count for row in reliability_bins(confidence, correct, 2)] == [0, 0]
     assert reliability_bins(confidence, correct, equal_mass=True) == largest_confusions(truth, truth, 3) == []
-    assert class_figures(truth, truth, 1) == [(0, 0, 0, None, None, None)]
+    assert class_figures(truth, truth, 1) == [(0, 0, 0, *[Estimate(None)] * 3)]
 
 
 def test_one_image_has_no_interval_by_resampling() -> None:

@@ -96,6 +96,8 @@ def calibrate(
     Prints the path of the file.
     """
     console.configure()
+    from imgclassify.cli.evaluation_report import format_range
+
     unattended = failures.to_unattended()
     images = LabelledImages(sources, truth, loading, unattended, frames, decoding, running, preprocessing, offline)
     destination = _Destination(output, overwrite)
@@ -110,6 +112,11 @@ def calibrate(
         raise UsageError(
             "the temperature is not saved, because it does not make the probabilities of other images better",
             hint="use the model's own probabilities, or calibrate on more images",
+        )
+    if report.improvement.low is None or report.improvement.low <= 0:
+        print_message(
+            f"the NLL falls by {report.improvement.value:.4f} ({format_range(report.improvement, is_share=False)}), "
+            "which may be chance; more images would tell"
         )
     path = Path(report.calibration.origin)
     report.calibration.write(path)
