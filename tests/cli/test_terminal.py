@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+from calibrations import learned
 from servers import FileServer, trickled
 
 from .conftest import ALBUM, process
@@ -87,6 +88,40 @@ def test_rows_keep_to_the_width_and_show_label_and_percentage(width: int, album:
     assert all(len(row) <= width for row in rows), rows
     assert sum(bool(re.search(r"\d+\.\d %", row)) for row in rows) == len(ALBUM) - 1
     assert any("✗ truncated_image" in row for row in rows)
+
+
+CONFIDENT = ["--at-least", "0.5", "--sets", "0.9", "--unfamiliar"]
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_confidence_keeps_to_the_width(width: int, album: Path, tmp_path: Path) -> None:
+    learned().calibration.write(tmp_path / "own.json")
+    options = [*CONFIDENT, "--calibration", tmp_path / "own.json"]
+    terminal = Terminal("predict", album, *options, "--quiet", width=width)
+    assert terminal.end() == 1
+    rows = [line for line in terminal.lines() if line.startswith("  ")]
+    assert len(rows) == len(ALBUM)
+    assert all(len(row) <= width for row in rows), rows
+    assert sum("animal" in row or "not sure" in row for row in rows) == len(ALBUM) - 1
+    notes = [re.search(r"unfamiliar \d+ %  set of \d+", row) for row in rows]
+    assert sum(map(bool, notes)) == len(ALBUM) - 1 or width < 120
+
+    terminal = Terminal("predict", album / "a.jpg", *options, "--quiet", width=width)
+    assert terminal.end() == 0
+    lines = terminal.lines()
+    assert all(len(line) <= width for line in lines if str(album) not in line), lines
+    [answer] = [line for line in lines if line.startswith("    answer  ")]
+    assert lines.index(answer) < lines.index(next(line for line in lines if line.startswith(" 1  ")))
+    assert any(line.startswith("unfamiliar  score") for line in lines)
+
+
+def test_that_a_calibration_is_known_is_said_below_the_table(photo: Path) -> None:
+    terminal = Terminal("predict", photo)
+    assert terminal.end() == 0
+    assert "--calibrated applies temperature 0.834 of the catalog" in " ".join(terminal.lines()[6:])
+    terminal = Terminal("predict", photo, "--quiet")
+    assert terminal.end() == 0
+    assert "--calibrated" not in terminal.text
 
 
 @pytest.mark.parametrize("width", [50, 80, 120])
