@@ -291,8 +291,8 @@ def _parse_calibration(table: _TomlTable | None) -> PublishedTemperature | None:
         ece_after=table.take_float("ece_after"),
         source=table.take_value("source", str),
     )
-    if calibration.temperature <= 0:
-        table.reject("temperature", "above zero")
+    if not 0.01 <= calibration.temperature <= 100:  # those of confidence.temperature; others are mistakes
+        table.reject("temperature", "a number, 0.01..100")
     for key in ("ece_before", "ece_after"):
         if not 0 <= getattr(calibration, key) <= 1:
             table.reject(key, "a share, 0..1")
