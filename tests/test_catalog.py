@@ -239,7 +239,12 @@ def test_a_manifest_may_have_a_temperature() -> None:
         (
             "default = true",
             f"default = true\ncalibration = {TABLE.replace('0.8', '0')}",
-            r"temperature must be above",
+            r"temperature must be a number, 0\.01\.\.100",
+        ),
+        (
+            "default = true",
+            f"default = true\ncalibration = {TABLE.replace('0.8', '1e-50')}",  # zero in float32
+            r"temperature must be a number, 0\.01\.\.100",
         ),
         (
             "default = true",
