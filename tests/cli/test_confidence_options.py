@@ -277,6 +277,19 @@ def test_a_run_is_gone_on_with_only_by_one_of_the_same_confidence(
     assert all((record.answer is None) == (record.error is not None) for record in records)
 
 
+def test_a_run_with_another_tree_is_not_gone_on_with(run: Run, photo: Path, tmp_path: Path) -> None:
+    tree, path = tmp_path / "tree.csv", tmp_path / "out.csv"
+    options = ["--at-least", "0.5", "--tree", tree, "-o", path]
+    tree.write_text("class,parent\ntabby,cat\ntiger cat,cat\n")
+    assert run("predict", CAT, *options).status == 0
+    assert run("predict", CAT, photo, *options, "--resume").status == 0
+    tree.write_text("class,parent\ntabby,pet\ntiger cat,pet\n")
+    refused = run("predict", CAT, photo, photo, *options, "--resume")
+    assert refused.status == 2
+    assert f"tree was '{tree} (SHA-256 " in refused.err
+    assert [record.source for record in read_records(path, PREDICTIONS)] == [str(CAT), str(photo)]
+
+
 def test_a_filter_and_counts_look_at_the_best_class(run: Run, album: Path, tmp_path: Path) -> None:
     confident = ["--at-least", "0.5", "--unfamiliar"]
     shown = run("predict", CAT, album / "a.jpg", "--only", "cat", *confident, "-o", tmp_path / "cats.csv")

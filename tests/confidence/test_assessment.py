@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
@@ -507,11 +509,19 @@ def test_settings_tell_numbers_apart_to_the_last_digit() -> None:
     one, other = (AssessmentOptions(sets=value, at_least=value) for value in (0.90000001, 0.90000002))
     assert one.to_settings() != other.to_settings()
     assert one.to_settings() == {"at_least": "0.90000001", "sets": "0.90000001 (lac)"}
-    assert AssessmentOptions(at_least=0.5, tree=Path("a/b.csv")).to_settings() == {
-        "at_least": "0.5",
-        "tree": str(Path("a/b.csv")),
-    }
     assert AssessmentOptions(unfamiliar=True).to_settings() == {}
+
+
+def test_settings_tell_trees_apart_by_their_content(tmp_path: Path) -> None:
+    tree = tmp_path / "tree.csv"
+    found = []
+    for text in ("class,parent\ntabby,cat\n", "class,parent\ntabby,pet\n"):
+        tree.write_text(text)
+        found.append(AssessmentOptions(at_least=0.5, tree=tree).to_settings()["tree"])
+        assert found[-1] == f"{tree} (SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:12]}…)"
+    assert found[0] != found[1]
+    os.mkfifo(tmp_path / "pipe")
+    assert AssessmentOptions(at_least=0.5, tree=tmp_path / "pipe").to_settings()["tree"] == str(tmp_path / "pipe")
 
 
 def test_options_that_exclude_each_other_are_refused() -> None:

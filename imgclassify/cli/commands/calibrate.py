@@ -96,7 +96,7 @@ def calibrate(
     Prints the path of the file.
     """
     console.configure()
-    from imgclassify.cli.evaluation_report import format_range
+    from imgclassify.cli.evaluation_report import format_range, format_value
 
     unattended = failures.to_unattended()
     images = LabelledImages(sources, truth, loading, unattended, frames, decoding, running, preprocessing, offline)
@@ -115,8 +115,8 @@ def calibrate(
         )
     if report.improvement.low is None or report.improvement.low <= 0:
         print_message(
-            f"the NLL falls by {report.improvement.value:.4f} ({format_range(report.improvement, is_share=False)}), "
-            "which may be chance; more images would tell"
+            f"the NLL falls by {format_value(report.improvement.value, is_share=False)} "
+            f"({format_range(report.improvement, is_share=False)}), which may be chance; more images would tell"
         )
     path = Path(report.calibration.origin)
     report.calibration.write(path)
