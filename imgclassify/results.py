@@ -5,6 +5,7 @@ They contain no tensors. The code that writes them is in output/.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Self
@@ -210,7 +211,20 @@ class ImageResult:
         ]
         if hidden := len(self.predictions) - len(rows):
             rows.append(f'<tr><td style="text-align:left">and {hidden} more</td><td></td><td></td></tr>')
-        return f"<div>{head}<table>{''.join(rows)}</table></div>"
+        said = "".join(f"<br>{escape(make_printable(text))}" for text in self._describe_confidence())
+        return f"<div>{head}{said}<table>{''.join(rows)}</table></div>"
+
+    def _describe_confidence(self) -> Iterator[str]:
+        """Yields what is said of the image beside its predictions."""
+        if self.answer:
+            percent = "" if self.answer.label is None else f" {100 * self.answer.probability:.2f} %"
+            yield f"answer: {self.answer.label or 'not sure'}{percent}"
+        if self.prediction_set is not None:
+            yield f"set: {', '.join(self.prediction_set)}"
+        if self.unfamiliar:
+            share = self.unfamiliar.percentile
+            beside = "" if share is None else f", stranger than {share:.1f} % of the familiar images"
+            yield f"unfamiliar: score {self.unfamiliar.score:.4g}{beside}"
 
     @classmethod
     def from_dict(cls, record: Any) -> Self:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from imgclassify import Classifier, ImageFailure, ImageResult, Prediction, catal
 from imgclassify.engines.activation import softmax
 from imgclassify.errors import DeviceError, ImageError, LabelsError, NoImagesError, UsageError, with_article
 from imgclassify.postprocessing import top_k
+from imgclassify.results import Answer, Unfamiliarity
 from imgclassify.sources import expand
 
 
@@ -323,6 +325,28 @@ def test_a_notebook_says_how_many_predictions_it_leaves_out() -> None:
     page = Page(ImageResult("a.jpg", "tiny", 9, 9, predictions)._repr_html_())
     assert page.texts.count("x") == 20
     assert page.texts[-1] == "and 80 more"
+
+
+def test_a_notebook_shows_the_answer_the_set_and_how_strange_an_image_is() -> None:
+    predictions = (Prediction(1, 200, "n02097474", "Tibetan terrier", 0.64),)
+    said = ImageResult(
+        "a.jpg",
+        "tiny",
+        9,
+        9,
+        predictions,
+        answer=Answer("rollup", "n02092468", "<b>terrier", 0.97),
+        prediction_set=("Tibetan terrier", "<i>Lhasa"),
+        unfamiliar=Unfamiliarity(-1.25, 99.0),
+    )
+    page = Page(said._repr_html_())
+    assert page.texts[2:5] == [
+        "answer: <b>terrier 97.00 %",
+        "set: Tibetan terrier, <i>Lhasa",
+        "unfamiliar: score -1.25, stranger than 99.0 % of the familiar images",
+    ]
+    unsure = replace(said, answer=Answer("unsure", None, None, 0.64), prediction_set=None, unfamiliar=None)
+    assert Page(unsure._repr_html_()).texts[2] == "answer: not sure"
 
 
 def test_a_buffer_that_its_owner_fills_again_is_answered_as_it_was(classifier: Classifier) -> None:

@@ -274,7 +274,8 @@ def _describe_confidence(result: ImageResult) -> list[str]:
 
 
 def _format_unfamiliarity(unfamiliar: Unfamiliarity) -> str:
-    return f"{unfamiliar.score:.3g}" if unfamiliar.percentile is None else f"{unfamiliar.percentile:.0f} %"
+    # Rounded down: at 100 %, no familiar image is as strange.
+    return f"{unfamiliar.score:.3g}" if unfamiliar.percentile is None else f"{int(unfamiliar.percentile)} %"
 
 
 def _join_runners_up(others: Sequence[Prediction], margin: int, cells: int) -> str:
