@@ -7,7 +7,7 @@ import binascii
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -85,7 +85,7 @@ class Calibration:
     """What was learned from labelled images about the outputs of one model."""
 
     origin: str
-    """Where it comes from, for people: the path of a file, or "the catalog"."""
+    """Where it comes from, for people: the path of a file, "the catalog", or "the user's settings"."""
     temperature: float
     """The logits are divided by it before the softmax."""
     images: int | None
@@ -251,7 +251,7 @@ def find_calibration(run: RunInfo, published: PublishedTemperature | None) -> Ca
         if path.is_file():
             own = Calibration.read(path)
             if not own.differences(run.to_dict()):
-                return own
+                return replace(own, origin="the user's settings")
     return Calibration.from_published(published) if published else None
 
 
