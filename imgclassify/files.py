@@ -38,6 +38,16 @@ def has_content(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
+def describe_content(path: Path) -> str:
+    """Returns the path of a file and the beginning of its SHA-256, as the value of a setting.
+
+    So a file with another content is another setting. A pipe is not read, since it can be read only once.
+    """
+    if not path.is_file():
+        return str(path)
+    return f"{path} (SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}…)"
+
+
 def temp_path(path: Path, tag: str = "") -> Path:
     """Returns the path of a hidden file beside `path`, to be written until it is complete."""
     name = path.name

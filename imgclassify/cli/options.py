@@ -611,10 +611,13 @@ class TruthOptions:
 
     def to_settings(self) -> dict[str, int | str]:
         """Returns the options that records depend on, as settings of their output."""
+        from imgclassify.evaluation.truth import KINDS
+        from imgclassify.files import describe_content
+
         values = {
-            "truth": self.truth or "",
-            "map": "" if self.class_map is None else str(self.class_map),
-            "ignore_unknown": "yes" if self.ignore_unknown else "",
+            "truth": self.truth if self.truth in (None, *KINDS) else describe_content(Path(self.truth)),
+            "map": self.class_map and describe_content(self.class_map),
+            "ignore_unknown": "yes" if self.ignore_unknown else None,
         }
         return {name: value for name, value in values.items() if value}
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgclassify.errors import UsageError
+from imgclassify.files import describe_content
 
 __all__ = ["SET_METHODS", "AssessmentOptions"]
 
@@ -61,7 +62,7 @@ class AssessmentOptions:
         """Returns the values that two runs must share to write to the same file, by the name of the option."""
         values = {
             "at_least": _format_share(self.at_least),
-            "tree": "" if self.tree is None else _describe_file(Path(self.tree)),
+            "tree": "" if self.tree is None else describe_content(Path(self.tree)),
             "threshold": _format_share(self.threshold),
             "sets": "" if self.sets is None else f"{_format_share(self.sets)} ({self.set_method})",
         }
@@ -74,15 +75,6 @@ def _is_share(value: object, *, below_one: bool) -> bool:
         number = float(value)  # type: ignore[arg-type]
         return not isinstance(value, bool | str | bytes) and 0 < number <= 1 and not (below_one and number == 1)
     return False
-
-
-def _describe_file(path: Path) -> str:
-    """Returns the name of a file and the beginning of its SHA-256. Another content gives other answers."""
-    if not path.is_file():  # a pipe can be read only once
-        return str(path)
-    import hashlib  # few runs need it
-
-    return f"{path} (SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}…)"
 
 
 def _format_share(value: float | None) -> str:

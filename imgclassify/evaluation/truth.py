@@ -17,6 +17,9 @@ from imgclassify.labels.label_set import LabelSet
 
 __all__ = ["Truth", "TruthClass", "find_truth"]
 
+KINDS = ("folders", "names")
+"""What `--truth` may be, besides the path of a file."""
+
 
 @dataclass(frozen=True)
 class TruthClass:
