@@ -67,9 +67,9 @@ def print_comparison(comparison: ModelComparison) -> None:
 
 
 def _print_heading(evaluation: Evaluation) -> None:
-    run = evaluation.run
+    run, num_classes = evaluation.run, len(evaluation.truth.classes)
     parts = [
-        count_of(evaluation.images, "image") + f" of {len(evaluation.truth.classes):,} classes",
+        f"{count_of(evaluation.images, 'image')} of {num_classes:,} class{'es' * (num_classes != 1)}",
         f"{evaluation.failed:,} failed",
     ]
     parts += [f"{evaluation.ignored:,} left out"] if evaluation.ignored else []

@@ -123,9 +123,15 @@ class LabelledRun(NamedTuple):
         return self.run.stats.status
 
 
-def discarded(*, overwrite: bool = False) -> OutputOptions:
+def discarded() -> OutputOptions:
     """Returns the options for records that nobody reads."""
-    return OutputOptions(output=Path(os.devnull), output_format="jsonl", overwrite=overwrite)
+    return OutputOptions(output=Path(os.devnull), output_format="jsonl")
+
+
+def report_repeated(count: int) -> None:
+    """Prints how many images are left out because they came before."""
+    if count:
+        print_message(f"left out: {count_of(count, 'image')} that came before, since each counts once")
 
 
 def report_truth(truth: Truth) -> None:

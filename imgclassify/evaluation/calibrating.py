@@ -52,6 +52,8 @@ class LogitsCollector:
 
     Attributes:
         num_failed: how many images failed.
+        num_repeated: how many were left out, because their source came before. In a cross-validation, an image must
+            not be on both sides.
     """
 
     def __init__(self, truth: Truth) -> None:
@@ -69,13 +71,19 @@ class LogitsCollector:
         self._truths: array[int] = array("q")
         self._logits: array[float] = array("f")
         self._features: array[float] = array("f")
+        self._seen: set[str] = set()
         self.num_failed = 0
+        self.num_repeated = 0
 
     def add(self, image: ImageOutputs) -> None:
-        """Takes the outputs of an image. Images without a truth are left out."""
+        """Takes the outputs of an image. Images without a truth, and repeated ones, are left out."""
         number = self._truth.class_of(image.source)
         if number is None:
             return
+        if image.source in self._seen:
+            self.num_repeated += 1
+            return
+        self._seen.add(image.source)
         if image.arrays is None:
             self.num_failed += 1
             return

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from imgclassify.errors import UsageError
 from imgclassify.evaluation.labelled import ImageTruth, LabelledResult
 from imgclassify.results import Answer, ImageResult
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from imgclassify.evaluation.truth import TruthClass
+    from imgclassify.evaluation.truth import Truth, TruthClass
     from imgclassify.labels import LabelSet
 
 __all__ = ["Collector", "ImageArrays"]
@@ -55,28 +55,34 @@ class Collector:
     """Takes the records of an evaluation one by one.
 
     Attributes:
-        classes: the true classes.
+        truth: the true classes.
         labels: the classes of the model.
         sources: the name of each image that has predictions.
+        num_repeated: how many records are left out, because there is an earlier one of the same source. An image
+            that counted twice would make the intervals too narrow.
         num_failed: how many images of each true class failed.
         error_types: how many images failed, by the type of error.
         answers: the answer of each image, if the records have some.
         sets: (size of the set, whether it holds a right class) of each image, if the records have prediction sets.
     """
 
-    def __init__(self, classes: Sequence[TruthClass], labels: LabelSet) -> None:
-        self.classes = classes
+    def __init__(self, truth: Truth, labels: LabelSet) -> None:
+        self.truth = truth
         self.labels = labels
         self.sources: list[str] = []
+        self.num_repeated = 0
         self.num_failed: Counter[int] = Counter()
         self.error_types: Counter[str] = Counter()
         self.answers: list[Answer] = []
         self.sets: list[tuple[int, bool]] = []
         self.max_rank: int | None = None
         """The rank up to which all records know their predictions. None if all ranks are known."""
-        self._positions = {_key(truth_of(each)): position for position, each in enumerate(classes)}
+        self._seen: set[str] = set()
+        self._truths = [truth_of(each) for each in truth.classes]
         self._class_of_index = {
-            index: position for position, each in reversed(list(enumerate(classes))) for index in each.class_indices
+            index: position
+            for position, each in reversed(list(enumerate(truth.classes)))
+            for index in each.class_indices
         }
         self._integers: dict[str, array[int]] = {
             name: array("q") for name in ("truth", "predicted", "class_index", "rank", "top_classes")
@@ -86,12 +92,17 @@ class Collector:
         }
 
     def add(self, record: LabelledResult) -> None:
-        """Takes a record.
+        """Takes a record, unless there is an earlier one of the same source.
 
         Raises:
-            KeyError: its truth is none of the classes.
+            UsageError: its truth is another one than that of its source, as in a record that an earlier run made
+                with another truth.
         """
-        truth = self._positions[_key(record.truth)]
+        truth = self._find_truth(record)
+        if record.source in self._seen:
+            self.num_repeated += 1
+            return
+        self._seen.add(record.source)
         if record.scores is None or record.error:
             self.num_failed[truth] += 1
             self.error_types[record.error.type if record.error else "unknown"] += 1
@@ -99,7 +110,7 @@ class Collector:
         result, scores = record.result, record.scores
         self.sources.append(record.source)
         best = result.predictions[0]
-        others = len(self.classes) + best.class_index
+        others = len(self.truth.classes) + best.class_index
         predicted = truth if scores.rank == 1 else self._class_of_index.get(best.class_index, others)
         if predicted == truth and scores.rank != 1:
             predicted = others
@@ -120,14 +131,26 @@ class Collector:
         if result.answer:
             self.answers.append(result.answer)
         if result.prediction_set is not None:
-            right = {self.labels[index].label for index in self.classes[truth].class_indices}
+            right = {self.labels[index].label for index in self.truth.classes[truth].class_indices}
             self.sets.append((len(result.prediction_set), not right.isdisjoint(result.prediction_set)))
+
+    def _find_truth(self, record: LabelledResult) -> int:
+        """Returns the position of the record's truth in the true classes."""
+        position = self.truth.class_of(record.source)
+        known = None if position is None else self._truths[position]
+        if position is None or known != record.truth:
+            now = f"it is {known.label!r}" if known else "the image is left out"
+            raise UsageError(
+                f"an earlier record of {record.source!r} has the true class {record.truth.label!r}, and now {now}",
+                hint="evaluate the images again: --overwrite replaces the earlier records",
+            )
+        return position
 
     def _add_best(self, result: ImageResult) -> None:
         # Classes that the truth does not tell apart are one.
         sums: dict[int, float] = {}
         for each in result.predictions[:TOP_CLASSES]:
-            position = self._class_of_index.get(each.class_index, len(self.classes) + each.class_index)
+            position = self._class_of_index.get(each.class_index, len(self._truths) + each.class_index)
             sums[position] = sums.get(position, 0.0) + each.probability
         best = sorted(sums.items(), key=lambda item: -item[1])
         missing = TOP_CLASSES - len(best)
@@ -149,7 +172,3 @@ def truth_of(truth: TruthClass) -> ImageTruth:
     """Returns what a record says of a true class."""
     [index] = truth.class_indices if len(truth.class_indices) == 1 else [None]
     return ImageTruth(index, truth.wnid, truth.label)
-
-
-def _key(truth: ImageTruth) -> tuple[object, ...]:
-    return (truth.class_index,) if truth.class_index is not None else (truth.wnid, truth.label)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from imgclassify.errors import UsageError
 from imgclassify.evaluation import metrics as metric_functions
 from imgclassify.evaluation.collector import Collector, ImageArrays
 from imgclassify.evaluation.hierarchy import Distance, hierarchical_distances
@@ -16,6 +17,7 @@ from imgclassify.evaluation.label_errors import find_label_errors
 if TYPE_CHECKING:
     from imgclassify.evaluation.truth import Truth, TruthClass
     from imgclassify.labels.taxonomy import Taxonomy
+    from imgclassify.results import Answer
 
 __all__ = ["SCHEMA", "Evaluation", "evaluate"]
 
@@ -160,26 +162,35 @@ def _to_dicts(estimates: dict[str, Estimate] | None) -> dict[str, Any] | None:
     return None if estimates is None else {name: each.to_dict() for name, each in estimates.items()}
 
 
-def evaluate(collector: Collector, truth: Truth, run: Mapping[str, Any], taxonomy: Taxonomy | None) -> Evaluation:
+def evaluate(collector: Collector, run: Mapping[str, Any], taxonomy: Taxonomy | None) -> Evaluation:
     """Computes the figures of an evaluation.
 
     Args:
         collector: has all records. It must not be used afterwards.
         run: RunInfo.to_dict of the run that the records come from.
         taxonomy: of the classes of the model. None if they have no tree.
+
+    Raises:
+        UsageError: only some of the records have an answer or a prediction set.
     """
+    for name, found in (("an answer", collector.answers), ("a prediction set", collector.sets)):
+        if found and len(found) < len(collector.sources):
+            raise UsageError(
+                f"only {len(found):,} of {len(collector.sources):,} records have {name}",
+                hint="evaluate the records of one run, with the same options for all images",
+            )
     arrays = collector.to_arrays()
     figures, thresholds_for = _compute_metrics(arrays, collector)
     names = _Names(collector)
     mistakes = None
     if taxonomy is not None:
-        distances = _find_distances(arrays, collector.classes, taxonomy)
+        distances = _find_distances(arrays, collector.truth.classes, taxonomy)
         figures["hierarchical_distance"] = mean(_float_array([each.height for each in distances]))
         mistakes = _count_mistakes(distances)
     label_errors = _find_label_errors(arrays, collector, names)
     return Evaluation(
         run=run,
-        truth=truth,
+        truth=collector.truth,
         arrays=arrays,
         sources=collector.sources,
         error_types=dict(collector.error_types.most_common()),
@@ -206,7 +217,7 @@ class _Names:
         self._collector = collector
 
     def __getitem__(self, position: int) -> str:
-        classes = self._collector.classes
+        classes = self._collector.truth.classes
         if position < len(classes):
             return classes[position].label
         return self._collector.labels[position - len(classes)].label
@@ -241,7 +252,7 @@ def _compute_metrics(
 
 
 def _describe_classes(arrays: ImageArrays, collector: Collector) -> tuple[ClassRow, ...]:
-    rows = metric_functions.class_figures(arrays.truth, arrays.predicted, len(collector.classes))
+    rows = metric_functions.class_figures(arrays.truth, arrays.predicted, len(collector.truth.classes))
     return tuple(
         ClassRow(
             label=known.label,
@@ -253,7 +264,7 @@ def _describe_classes(arrays: ImageArrays, collector: Collector) -> tuple[ClassR
             recall=row.recall,
             f1=row.f1,
         )
-        for row, known in zip(rows, collector.classes, strict=True)
+        for row, known in zip(rows, collector.truth.classes, strict=True)
     )
 
 
@@ -297,26 +308,36 @@ def _find_label_errors(arrays: ImageArrays, collector: Collector, names: _Names)
 
 
 def _judge_answers(arrays: ImageArrays, collector: Collector, taxonomy: Taxonomy | None) -> dict[str, Estimate]:
-    """Returns how often answers are right, and how specific they are."""
+    """Returns how often answers are right, and how specific they are.
+
+    Both are without a value if an answer is a node that the tree does not have: that of another run may have it.
+    """
     from imgclassify.confidence.rollup import information
 
-    members = {node.wnid or node.label: node.class_indices for node in taxonomy.nodes} if taxonomy else {}
     total, num_classes = len(collector.answers), len(collector.labels)
-    kinds, num_right, open_classes = Counter[str](), 0, []
-    for truth, is_correct, answer in zip(arrays.truth, arrays.correct, collector.answers, strict=True):
+    kinds, num_right, open_classes, is_known = Counter[str](), 0, [], True
+    for truth, index, answer in zip(arrays.truth, arrays.class_index.tolist(), collector.answers, strict=True):
         kinds[answer.kind] += 1
-        under = frozenset(members.get(answer.wnid or answer.label or "", ()))
-        right = collector.classes[truth].class_indices
-        if answer.kind == "rollup":
-            num_right += right <= under or under <= right
-        elif answer.kind == "leaf":
-            num_right += bool(is_correct)
-        open_classes.append({"leaf": 1, "rollup": len(under) or 1, "unsure": num_classes}[answer.kind])
+        if answer.kind == "unsure":
+            open_classes.append(num_classes)
+            continue
+        under = {index} if answer.kind == "leaf" else _classes_under(answer, index, taxonomy)
+        right = collector.truth.classes[truth].class_indices
+        is_known &= bool(under)
+        num_right += right <= under or under <= right
+        open_classes.append(max(len(under), 1))
     return {
-        "right": wilson(num_right, total - kinds["unsure"]),
+        "right": wilson(num_right, total - kinds["unsure"]) if is_known else Estimate(None),
         **{kind: wilson(kinds[kind], total) for kind in ("leaf", "rollup", "unsure")},
-        "bits": mean(information(open_classes, num_classes)),
+        "bits": mean(information(open_classes, num_classes)) if is_known else Estimate(None),
     }
+
+
+def _classes_under(answer: Answer, best: int, taxonomy: Taxonomy | None) -> Set[int]:
+    """Returns the classes under the node that an answer names. None if it is not above the best class."""
+    nodes = [taxonomy.nodes[position] for position in taxonomy.chains[best]] if taxonomy else []
+    names = (answer.wnid, answer.label)
+    return next((frozenset(node.class_indices) for node in nodes if (node.wnid, node.label) == names), frozenset())
 
 
 def _judge_sets(sets: list[tuple[int, bool]]) -> dict[str, Estimate]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, NamedTuple, Self
 
 from imgclassify.output.records import ERROR, PREDICTIONS, RecordType, Scalar, Struct
@@ -35,6 +37,16 @@ class ImageScores(NamedTuple):
     brier: float | None
     """The sum of the squared differences between probabilities and truth, 0..2 (Brier 1950). None if not all
     probabilities are known."""
+
+    def is_sound(self) -> bool:
+        """Whether each field has a value that it can have."""
+        return (
+            (self.rank is None or _is_integer(self.rank, 1))
+            and _is_number(self.confidence, 1)
+            and (self.probability is None or _is_number(self.probability, 1))
+            and (self.nll is None or _is_number(self.nll, sys.float_info.max))
+            and (self.brier is None or _is_number(self.brier, 2 + 1e-6))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +100,21 @@ class LabelledResult:
 
     def _is_sound(self) -> bool:
         truth, scores = self.truth, self.scores
-        if (scores is None) != (self.error is not None) or type(truth.label) is not str:
-            return False
-        numbers = [truth.class_index, *(() if scores is None else (scores.rank, *scores[1:]))]
-        return all(number is None or (type(number) in (int, float) and 0 <= number < 1e9) for number in numbers)
+        return (
+            (scores is None) == (self.error is not None)
+            and type(truth.label) is str
+            and type(truth.wnid) in (str, NoneType)
+            and (truth.class_index is None or _is_integer(truth.class_index, 0))
+            and (scores is None or scores.is_sound())
+        )
+
+
+def _is_integer(value: object, least: int) -> bool:
+    return type(value) is int and value >= least
+
+
+def _is_number(value: object, most: float) -> bool:
+    return type(value) in (int, float) and 0 <= value <= most  # type: ignore[operator]
 
 
 _TRUTH = Struct(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from imgclassify.results import ImageFailure, RunInfo
+    from imgclassify.results import ImageFailure
     from imgclassify.runner import ImageOutputs, ModelRunner
     from imgclassify.sources import Source
 
@@ -97,23 +97,22 @@ class LogitsProducer:
     """Produces an ImageLogits for each image.
 
     Attributes:
-        run: the RunInfo of the runner.
+        run: the RunInfo of the runner. It names no calibration, as logits do not depend on one.
     """
 
     def __init__(
         self,
-        run: RunInfo,
         runner: ModelRunner,
-        selects: Callable[[str], bool] = lambda _source: True,
+        selects: Callable[[str], bool],
         *,
-        dtype: str = "float16",
+        dtype: str,
     ) -> None:
         """
         Args:
             selects: returns whether the source of this name is wanted.
             dtype: "float32" or "float16": the type of the logits.
         """
-        self.run = run
+        self.run = runner.run_info
         self._runner = runner
         self._selects = selects
         self._dtype = dtype

@@ -28,7 +28,7 @@ from imgclassify.output.formats import OutputFormat, list_formats
 from imgclassify.output.reading import read_records
 from imgclassify.output.records import PREDICTIONS, RecordType
 from imgclassify.postprocessing import Postprocessor
-from imgclassify.results import ImageResult
+from imgclassify.results import ImageResult, Prediction
 
 __all__ = ["ResultFile", "create_postprocessor", "label_records", "read_result_file", "stored_truth"]
 
@@ -63,13 +63,19 @@ class ResultFile(NamedTuple):
 class _Records:
     """The records of a file, checked against the labels of the model."""
 
-    def __init__(self, path: Path, record_type: RecordType[Any], label_set: LabelSet) -> None:
+    def __init__(self, path: Path, record_type: RecordType[Any], model: str, label_set: LabelSet) -> None:
         self.path = path
         self.record_type = record_type
+        self.model = model
         self.label_set = label_set
 
     def __iter__(self) -> Iterator[Any]:
-        for record in _read(self.path, self.record_type):
+        for record in read_records(self.path, self.record_type):
+            if record.model != self.model:
+                raise UsageError(
+                    f"{str(self.path)!r} has records of {self.model!r} and of {record.model!r}",
+                    hint="evaluate the records of one model at a time",
+                )
             if not isinstance(record, ImageLogits):
                 _check_labels(record, self.label_set, self.path)
             elif record.logits is not None and len(record.logits) != len(self.label_set):
@@ -93,28 +99,36 @@ def read_result_file(path: Path, labels_name: str | None = None) -> ResultFile:
         LabelsError: the labels cannot be read.
     """
     run, record_type = _read_run(path)
-    first = next(_read(path, record_type), None)
+    first = next(read_records(path, record_type), None)
     if first is None:
         raise UsageError(f"there are no records in {str(path)!r}", hint=_HINT)
     run = run or {"model": first.model}
     require_one_class(str(run.get("model")), multi_label=bool(run.get("multi_label")))
     label_set = _find_labels(run, labels_name, path)
-    return ResultFile(run, label_set, _Records(path, record_type, label_set), isinstance(first, ImageLogits))
+    return ResultFile(
+        run, label_set, _Records(path, record_type, first.model, label_set), isinstance(first, ImageLogits)
+    )
 
 
 def stored_truth(file: ResultFile) -> Truth | None:
     """Returns the true classes that the records themselves name. None if they do not.
 
     Raises:
-        UsageError: a class is several that a map has named, which records do not tell.
+        UsageError: a class is several that a map has named, which records do not tell, or two records of a source
+            differ.
     """
-    counts: Counter[ImageTruth] = Counter()
     truth_by_source: dict[str, ImageTruth] = {}
     for record in file.records:
         if not isinstance(record, LabelledResult):
             return None
-        counts[record.truth] += 1
-        truth_by_source[record.source] = record.truth
+        truth = truth_by_source.setdefault(record.source, record.truth)
+        if truth != record.truth:
+            raise UsageError(
+                f"the true class of {record.source!r} is {truth.label!r} in one record and {record.truth.label!r} "
+                "in another",
+                hint="evaluate the records of one run, or give the --truth",
+            )
+    counts = Counter(truth_by_source.values())
     names = ClassNames(file.labels)
     found = sorted(
         ((truth, _classes_of(truth, names, file.labels)) for truth in counts),
@@ -266,10 +280,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def _read(path: Path, record_type: RecordType[Any]) -> Iterator[Any]:
-    return read_records(path, record_type)
-
-
 def _find_labels(run: Mapping[str, Any], name: str | None, path: Path) -> LabelSet:
     """Returns the labels of the model that wrote a file."""
     if groups := run.get("groups"):
@@ -310,12 +320,17 @@ def _catalogued_labels(run: Mapping[str, Any]) -> str | None:
 
 
 def _check_labels(record: ImageResult | LabelledResult, label_set: LabelSet, path: Path) -> None:
-    result = record.result if isinstance(record, LabelledResult) else record
-    for each in result.predictions:
-        known = label_set[each.class_index].label if each.class_index < len(label_set) else None
+    named: list[Prediction | ImageTruth] = []
+    if isinstance(record, LabelledResult):
+        named += [record.truth] if record.truth.class_index is not None else []
+        named += record.result.predictions
+    else:
+        named += record.predictions
+    for each in named:
+        index = each.class_index or 0
+        known = label_set[index].label if index < len(label_set) else None
         if known != each.label:
             raise UsageError(
-                f"{str(path)!r} calls class {each.class_index} {each.label!r}, and {label_set.name} calls it "
-                f"{known!r}",
+                f"{str(path)!r} calls class {index} {each.label!r}, and {label_set.name} calls it {known!r}",
                 hint="give the labels of the model with --labels FILE",
             )

@@ -77,9 +77,16 @@ class Truth:
             source_name: one of the names that the truth was found for, or that of a frame of it.
 
         Raises:
-            KeyError: it is none of them.
+            UsageError: it is none of them.
         """
-        return self._find(source_name)
+        try:
+            return self._find(source_name)
+        except KeyError as error:
+            raise UsageError(
+                f"there is a record of {source_name!r}, which is none of the images that the true classes were "
+                "found for",
+                hint="name all images of the earlier run, or choose another file for the records",
+            ) from error
 
     def has(self, source_name: str) -> bool:
         """Whether the image has a truth. Raises as `class_of` does."""
@@ -126,7 +133,7 @@ def find_truth(
 
     Args:
         label_set: the classes of the model.
-        sources: the names of the images.
+        sources: the names of the images. Each counts once.
         truth: where the truth is, one of these:
 
             - "folders": the name of each image's folder
@@ -146,10 +153,10 @@ def find_truth(
     finder = ClassFinder(label_set)
     class_map = None if map_file is None else ClassMap(map_file, finder)
     finder = ClassFinder(label_set, class_map)
-    names = list(sources)
+    names = list(dict.fromkeys(sources))
     if not names:
         raise NoImagesError("there are no images to find the truth of", hint="name images, or folders of images")
-    if truth is None or truth in ("folders", "names"):
+    if truth in (None, *KINDS):
         found = read_names(finder, names, truth, ignore_unknown=ignore_unknown)
     else:
         found = read_truth_file(finder, names, truth, ignore_unknown=ignore_unknown)

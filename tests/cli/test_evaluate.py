@@ -442,6 +442,80 @@ def _copy_as(number: int) -> Callable[[str, str], None]:
     return copy
 
 
+def test_earlier_records_of_another_truth_are_refused(run: Run, data: Data, tmp_path: Path) -> None:
+    path, truth = tmp_path / "r.jsonl", tmp_path / "truth.csv"
+    for option, rows in (
+        ("--truth", ("source,class\n" + "".join(f"{each},{{}}\n" for each in data.sources))),
+        ("--map", "tiger cat,{}\n"),
+    ):
+        truth.write_text(rows.format(*["tench"] * len(data.sources)), "utf-8")
+        evaluated(run, data.folder, option, truth, "-o", path, "--overwrite")
+        truth.write_text(rows.format(*["goldfish"] * len(data.sources)), "utf-8")
+        outcome = run("evaluate", data.folder, option, truth, "-o", path, "--resume")
+        assert (outcome.status, outcome.out) == (2, "")
+        assert f"cannot resume {str(path)!r}: {option[2:]} was {str(truth) + ' (SHA-256 '!r}"[:-1] in outcome.err
+
+
+@pytest.mark.parametrize("option", ["-o", "--save-logits"])
+def test_earlier_records_of_other_images_are_refused(option: str, run: Run, data: Data, tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    evaluated(run, data.folder / "tiger cat", data.folder / "967", option, path)
+    outcome = run("evaluate", data.folder / "tiger cat", option, path, "--resume")
+    assert (outcome.status, outcome.out) == (2, "")
+    assert "coffee0.png', which is none of the images" in outcome.err
+
+
+def test_earlier_logits_of_images_that_are_left_out_do_not_count(run: Run, data: Data, tmp_path: Path) -> None:
+    path, truth = tmp_path / "l.npz", tmp_path / "truth.csv"
+    expected = evaluated(run, data.folder / "tiger cat", "--save-logits", path)
+    rows = [f"{each},tiger cat\n" for each in data.sources if "tiger cat" in each][1:]
+    truth.write_text("source,class\n" + "".join(rows), "utf-8")
+    options = ("--truth", truth, "--ignore-unknown", "--save-logits", path, "--resume")
+    document = evaluated(run, data.folder / "tiger cat", *options)
+    assert (document["images"], document["ignored"]) == (expected["images"] - 1, 1)
+
+
+def test_an_image_that_is_named_twice_counts_once(run: Run, data: Data, tmp_path: Path) -> None:
+    expected = evaluated(run, data.folder, *ONE_BY_ONE)
+    path = tmp_path / "r.jsonl"
+    outcome = run("evaluate", data.folder, data.folder / "967", "--json", "-o", path, *ONE_BY_ONE)
+    assert "left out: 5 images that came before" in outcome.err
+    for document in (json.loads(outcome.out), evaluated(run, "--from", path)):
+        assert_same(expected, document)
+        assert document["truth"]["images"] == expected["images"]
+        assert document["metrics"] == expected["metrics"]  # with their intervals
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scores": {"confidence": 5}}, "a field has an invalid value"),
+        ({"scores": {"confidence": None}}, "a field has an invalid value"),
+        ({"scores": {"rank": 1.5}}, "a field has an invalid value"),
+        ({"scores": {"brier": 3}}, "a field has an invalid value"),
+        ({"truth": {"class_index": 1.5}}, "a field has an invalid value"),
+        ({"truth": {"class_index": 5000}}, "calls class 5000 'tiger cat', and imagenet1k calls it None"),
+        ({"truth": {"label": "lion"}}, "calls class 282 'lion', and imagenet1k calls it 'tiger cat'"),
+        ({"answer": {"kind": "unsure", "wnid": None, "label": None, "probability": 0.1}}, "have an answer"),
+        ({"set": ["tench"]}, "have a prediction set"),
+        ({"model": "other"}, "has records of 'other' and of 'efficientnet_lite0'"),
+    ],
+)
+def test_a_record_that_cannot_be_is_refused(
+    change: dict[str, Any], message: str, run: Run, data: Data, tmp_path: Path
+) -> None:
+    path = tmp_path / "r.jsonl"
+    evaluated(run, data.folder / "tiger cat", data.folder / "967", "-o", path)
+    first, *others = path.read_text("utf-8").splitlines(keepends=True)
+    record = json.loads(first)
+    for name, value in change.items():
+        record[name] = record[name] | value if name in ("scores", "truth") else value
+    path.write_text("".join([json.dumps(record) + "\n", *others]), "utf-8")
+    outcome = run("evaluate", "--from", path)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert message in outcome.err
+
+
 def test_results_of_predict_give_what_they_know(run: Run, data: Data, tmp_path: Path) -> None:
     expected = evaluated(run, data.folder, *ONE_BY_ONE)
     for top_k, knows_five in ((5, True), (3, False)):
@@ -858,6 +932,22 @@ def test_records_keep_answers_and_sets(run: Run, data: Data, tmp_path: Path) -> 
         expected = evaluated(run, data.folder, *options, "-o", tmp_path / name)
         assert_same(expected, evaluated(run, "--from", tmp_path / name), (*FIGURES, "answers", "sets"))
     assert expected["run"]["calibration"]["temperature"] == 0.8
+
+
+def test_answers_of_another_tree_are_not_judged(run: Run, data: Data, tmp_path: Path) -> None:
+    tree, path = tmp_path / "tree.csv", tmp_path / "r.jsonl"
+    tree.write_text("class,parent\n" + "".join(f"{index},part {index // 500}\n" for index in range(1000)), "utf-8")
+    expected = evaluated(run, data.folder, "--at-least", "0.95", "--tree", tree, "-o", path)["answers"]
+    assert expected["rollup"]["value"] > 0
+    found = evaluated(run, "--from", path)["answers"]
+    unknown = {"value": None, "low": None, "high": None}
+    assert found == expected | {"right": unknown, "bits": unknown}
+
+
+def test_raw_logits_are_not_called_calibrated(run: Run, data: Data, tmp_path: Path) -> None:
+    path = tmp_path / "l.npz"
+    assert "calibration" in evaluated(run, data.folder, "--calibrated", "--save-logits", path)["run"]
+    assert "calibration" not in evaluated(run, "--from", path)["run"]
 
 
 def test_each_frame_has_the_class_of_its_file(run: Run, tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def test_unknown_names_can_be_left_out() -> None:
     assert truth.ignored == {"zzz": 2}
     assert truth.without_truth == 1
     assert truth.num_images == 1
-    with pytest.raises(KeyError):
+    with pytest.raises(UsageError, match="none of the images"):
         truth.class_of("d/never/1.jpg")
     assert "no image has a truth" in str(error_of("d/zzz/1.jpg", ignore_unknown=True))
     assert "can mean" in str(error_of("d/tench/1.jpg", "d/crane/1.jpg", ignore_unknown=True))

@@ -94,7 +94,11 @@ def evaluated(
         TruthClass((each.label,), each.label, each.wnid, frozenset({each.class_index}), False)
         for each in labels.labels
     )
-    collector = Collector(classes, labels)
+    rows = list(rows)
+    counts = tuple(sum(row[1] == position for row in rows) for position in range(len(classes)))
+    truths = {row[0]: row[1] for row in rows}
+    found = Truth(truth.pop("how", "made up"), classes, counts, **truth, _find=lambda source: truths.get(source, 0))
+    collector = Collector(found, labels)
 
     def add(
         source: str, right: int, predictions: tuple[Prediction, ...], scores: ImageScores | None, **more: Any
@@ -102,7 +106,6 @@ def evaluated(
         known = ImageTruth(right, labels[right].wnid, labels[right].label)
         collector.add(LabelledResult(ImageResult(source, "made up", 4, 3, predictions, **more), known, scores))
 
-    rows = list(rows)
     for (source, right, predicted, confidence), answer in zip(
         rows, answers if answers is not None else [None] * len(rows), strict=True
     ):
@@ -119,13 +122,7 @@ def evaluated(
     for kind, count in (failed or {}).items():
         for number in range(count):
             add(f"{kind}{number}", 0, (), None, error=ImageFailure(kind, "broken"))
-    counts = tuple(sum(row[1] == position for row in rows) for position in range(len(classes)))
-    return evaluate(
-        collector,
-        Truth(truth.pop("how", "made up"), classes, counts, **truth),
-        {"model": "made up", **(run or {})},
-        find_taxonomy(labels),
-    )
+    return evaluate(collector, {"model": "made up", **(run or {})}, find_taxonomy(labels))
 
 
 ROWS: list[Row] = [

@@ -8,7 +8,7 @@ import typer
 
 from imgclassify.cli.app import CommandApp
 from imgclassify.cli.console import print_message
-from imgclassify.cli.labelled_run import LabelledImages, discarded, report_truth
+from imgclassify.cli.labelled_run import LabelledImages, discarded, report_repeated, report_truth
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.options import (
     OUTPUT_PANEL,
@@ -139,12 +139,7 @@ def _learn_from_images(
         _require_softmax(classifier.run.activation)
         path = destination.find_path(classifier.run.weights_sha256)
         collector = LogitsCollector(opened.truth)
-        producer = LogitsProducer(
-            classifier.run,
-            classifier.runner,
-            lambda source: opened.truth.class_of(source) is not None,
-            dtype="float32",
-        )
+        producer = LogitsProducer(classifier.runner, opened.truth.has, dtype="float32")
         status = opened.write_records(
             producer, {"logits_dtype": "float32"}, lambda record: collector.add(record.to_outputs())
         )
@@ -168,6 +163,11 @@ def _learn_from_file(
     from imgclassify.evaluation.result_file import read_result_file
 
     found = read_result_file(file, images.loading.labels)
+    if not found.has_logits:
+        raise UsageError(
+            f"{str(file)!r} has predictions, and a calibration needs logits",
+            hint="give a file of `imgclassify evaluate --save-logits`",
+        )
     _require_softmax(found.run.get("activation"))
     weights = found.run.get("weights")
     path = destination.find_path(weights.get("sha256") if isinstance(weights, dict) else None)
@@ -175,11 +175,7 @@ def _learn_from_file(
     report_truth(truth)
     collector = LogitsCollector(truth)
     for record in found.records:
-        if not isinstance(record, ImageLogits):
-            raise UsageError(
-                f"{str(file)!r} has predictions, and a calibration needs logits",
-                hint="give a file of `imgclassify evaluate --save-logits`",
-            )
+        assert isinstance(record, ImageLogits)
         collector.add(record.to_outputs())
     status = ExitStatus.SOME_IMAGES_FAILED if collector.num_failed else ExitStatus.OK
     return _learn(collector, dict(found.run), truth, found.labels, path, head_weight=None), status
@@ -197,6 +193,7 @@ def _learn(
     from imgclassify.evaluation.calibrating import learn_calibration
     from imgclassify.labels.taxonomy import find_taxonomy
 
+    report_repeated(collector.num_repeated)
     facts = truth.to_dict()
     return learn_calibration(
         collector.to_arrays(),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imgclassify.cli.app import CommandApp
-from imgclassify.cli.labelled_run import LabelledImages, LabelledRun, discarded, report_truth
+from imgclassify.cli.labelled_run import LabelledImages, LabelledRun, discarded, report_repeated, report_truth
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.option_values import complete_model
 from imgclassify.cli.options import (
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from imgclassify.evaluation.collector import Collector
     from imgclassify.evaluation.evaluation import Evaluation
     from imgclassify.evaluation.evaluator import Evaluator
+    from imgclassify.evaluation.logits import ImageLogits
     from imgclassify.evaluation.result_file import ResultFile
     from imgclassify.evaluation.two_models import ModelComparison
     from imgclassify.labels import LabelSet
@@ -257,26 +258,28 @@ def _evaluate_images(
     ) as opened:
         classifier = opened.classifier
         evaluator = Evaluator(classifier.run, classifier.runner, classifier.postprocessor, opened.truth)
-        collector = Collector(opened.truth.classes, classifier.labels)
+        collector = Collector(opened.truth, classifier.labels)
         if output.save_logits:
             status = _save_logits(opened, evaluator, collector)
         else:
             settings = {"top_k": classifier.top_k, **confidence.to_settings(), **images.truth.to_settings()}
             status = opened.write_records(evaluator, settings, collector.add)
+    report_repeated(collector.num_repeated)
     taxonomy = _find_taxonomy(classifier.labels, confidence)
-    return compute(collector, opened.truth, classifier.run.to_dict(), taxonomy), status
+    return compute(collector, classifier.run.to_dict(), taxonomy), status
 
 
 def _save_logits(opened: LabelledRun, evaluator: "Evaluator", collector: "Collector") -> ExitStatus:
     """Writes the logits of the images, and collects what they say."""
     from imgclassify.evaluation.logits import LogitsProducer
 
-    producer = LogitsProducer(opened.classifier.run, opened.classifier.runner, opened.truth.has)
-    return opened.write_records(
-        producer,
-        {"logits_dtype": "float16"},
-        lambda record: collector.add(evaluator.label(record.to_outputs())),
-    )
+    producer = LogitsProducer(opened.classifier.runner, opened.truth.has, dtype="float16")
+
+    def collect(record: "ImageLogits") -> None:
+        if opened.truth.has(record.source):  # an earlier record may be of an image that is left out now
+            collector.add(evaluator.label(record.to_outputs()))
+
+    return opened.write_records(producer, {"logits_dtype": "float16"}, collect)
 
 
 def _evaluate_file(
@@ -295,11 +298,12 @@ def _evaluate_file(
     if truth is None:
         truth = truth_options.find_truth(found.labels, (record.source for record in found.records))
         report_truth(truth)
-    collector = Collector(truth.classes, found.labels)
+    collector = Collector(truth, found.labels)
     for record in label_records(found, truth, postprocessor):
         collector.add(record)
+    report_repeated(collector.num_repeated)
     failed = bool(collector.error_types)
-    evaluation = compute(collector, truth, run, _find_taxonomy(found.labels, confidence))
+    evaluation = compute(collector, run, _find_taxonomy(found.labels, confidence))
     return evaluation, ExitStatus.SOME_IMAGES_FAILED if failed else ExitStatus.OK
 
 
