@@ -10,6 +10,15 @@ import typer
 from imgclassify.cli.stats import count_of
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import make_printable
+from imgclassify.report.figures import (
+    ANSWER_FIGURES,
+    FIGURES,
+    SET_FIGURES,
+    Figure,
+    format_difference,
+    format_interval,
+    format_value,
+)
 
 if TYPE_CHECKING:
     from imgclassify.evaluation.evaluation import Evaluation
@@ -19,24 +28,6 @@ if TYPE_CHECKING:
 
 _LISTED = 10
 """So many classes, confusions and likely label errors are printed."""
-_SHARES = {
-    "acc1": "acc@1",
-    "acc5": "acc@5",
-    "acc1_with_failed": "acc@1, failed count as wrong",
-    "balanced_accuracy": "balanced accuracy",
-    "ece": "ECE",
-    "ece_equal_mass": "ECE, equal-mass bins",
-    "coverage_at_95": "answered at 95 % right",
-    "coverage_at_99": "answered at 99 % right",
-}
-"""The figures that are shares, with their titles."""
-_NUMBERS = {
-    "nll": "NLL",
-    "brier": "Brier score",
-    "aurc": "AURC",
-    "hierarchical_distance": "height of mistakes in the tree",
-}
-_TITLES = _SHARES | _NUMBERS
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -55,9 +46,8 @@ def print_comparison(comparison: ModelComparison) -> None:
     typer.echo(f"{first} less {second}, {count_of(comparison.images, 'image')}")
     rows = []
     for name, estimate in comparison.differences.items():
-        is_share = name in _SHARES
-        interval = format_range(estimate, is_share=is_share, points=True)
-        rows.append([_TITLES[name], _format_points(estimate.value, is_share=is_share), interval])
+        figure = FIGURES[name]
+        rows.append([figure.name, *format_difference(estimate, is_share=figure.is_share)])
     print_table(["figure", "difference", "95 % interval"], rows, right=(1,))
     test = comparison.test
     typer.echo(
@@ -84,30 +74,18 @@ def _print_metrics(evaluation: Evaluation) -> None:
             continue
         threshold = evaluation.thresholds_for.get(name)
         note = "" if threshold is None else f"--threshold {format_threshold(threshold)}"
-        rows.append([*_figure_row(_TITLES[name], estimate, is_share=name in _SHARES), note])
-    rows += [[*row, ""] for row in _answer_rows(evaluation)]
+        rows.append([*_figure_row(FIGURES[name], estimate), note])
+    for figures, known in ((evaluation.answers, ANSWER_FIGURES), (evaluation.sets, SET_FIGURES)):
+        rows += [[*_figure_row(known[name], estimate), ""] for name, estimate in (figures or {}).items()]
     print_table(["figure", "value", "95 % interval", ""], rows, right=(1,))
 
 
-def _figure_row(title: str, estimate: Estimate, *, is_share: bool) -> list[str]:
-    return [title, format_value(estimate.value, is_share=is_share), format_range(estimate, is_share=is_share)]
-
-
-def _answer_rows(evaluation: Evaluation) -> list[list[str]]:
-    """Returns the rows of what --at-least, --threshold and --sets lead to."""
-    figures = {**(evaluation.answers or {}), **(evaluation.sets or {})}
-    titles = {
-        "right": "answers that are right",
-        "leaf": "answers: the class itself",
-        "rollup": "answers: a node above it",
-        "unsure": "answers: not sure",
-        "bits": "bits in an answer",
-        "coverage": "sets that hold the truth",
-        "size": "classes in a set",
-    }
+def _figure_row(figure: Figure, estimate: Estimate) -> list[str]:
+    is_share = figure.is_share
     return [
-        _figure_row(titles[name], estimate, is_share=name not in ("bits", "size"))
-        for name, estimate in figures.items()
+        figure.name,
+        format_value(estimate.value, is_share=is_share),
+        format_interval(estimate, is_share=is_share),
     ]
 
 
@@ -117,7 +95,7 @@ def _print_thresholds(evaluation: Evaluation) -> None:
             f"{row.threshold:g}",
             format_value(row.answered.value, is_share=True),
             format_value(row.accuracy.value, is_share=True),
-            format_range(row.accuracy, is_share=True),
+            format_interval(row.accuracy, is_share=True),
         ]
         for row in evaluation.above
     ]
@@ -189,39 +167,7 @@ def _print_label_errors(evaluation: Evaluation) -> None:
     print_table([title, "label", "", "more likely", ""], rows, right=(2, 4), wrapped=(0,))
 
 
-def format_value(value: float | None, *, is_share: bool) -> str:
-    """Returns a figure as it is printed.
-
-    Args:
-        is_share: whether it is a share, 0..1, which is printed in percent.
-    """
-    if value is None:
-        return "–"
-    return f"{100 * value:.2f} %" if is_share else f"{value:.4f}"
-
-
 def format_threshold(value: float) -> str:
     """Returns a threshold with four decimals, rounded down, so that what has reached it still does."""
     floor = math.floor(value * 10_000) / 10_000
     return f"{floor:g}" if floor else f"{value:.4g}"
-
-
-def _format_points(value: float | None, *, is_share: bool) -> str:
-    if value is None:
-        return "–"
-    return f"{100 * value:+.2f} points" if is_share else f"{value:+.4f}"
-
-
-def format_range(estimate: Estimate, *, is_share: bool, points: bool = False) -> str:
-    """Returns the interval of a figure as it is printed. Empty if there is none.
-
-    Args:
-        is_share: as in `format_value`.
-        points: whether it is a difference of two figures, which has a sign.
-    """
-    if estimate.low is None or estimate.high is None:
-        return ""
-    scale, digits = (100, 2) if is_share else (1, 4)
-    sign = "+" if points else ""
-    unit = " %" if is_share and not points else ""
-    return f"{scale * estimate.low:{sign}.{digits}f} … {scale * estimate.high:{sign}.{digits}f}{unit}"

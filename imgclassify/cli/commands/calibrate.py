@@ -96,7 +96,7 @@ def calibrate(
     Prints the path of the file.
     """
     console.configure()
-    from imgclassify.cli.evaluation_report import format_range, format_value
+    from imgclassify.report.figures import format_interval, format_value
 
     unattended = failures.to_unattended()
     images = LabelledImages(sources, truth, loading, unattended, frames, decoding, running, preprocessing, offline)
@@ -116,7 +116,7 @@ def calibrate(
     if report.improvement.low is None or report.improvement.low <= 0:
         print_message(
             f"the NLL falls by {format_value(report.improvement.value, is_share=False)} "
-            f"({format_range(report.improvement, is_share=False)}), which may be chance; more images would tell"
+            f"({format_interval(report.improvement, is_share=False)}), which may be chance; more images would tell"
         )
     path = Path(report.calibration.origin)
     report.calibration.write(path)
@@ -250,8 +250,9 @@ class _Destination(NamedTuple):
 
 def _print_report(report: "CalibrationReport", *, as_json: bool) -> None:
     """Prints what the calibration does."""
-    from imgclassify.cli.evaluation_report import format_range, format_threshold, format_value
+    from imgclassify.cli.evaluation_report import format_threshold
     from imgclassify.evaluation.intervals import Estimate
+    from imgclassify.report.figures import format_interval, format_value
 
     calibration = report.calibration
     if as_json:
@@ -268,13 +269,15 @@ def _print_report(report: "CalibrationReport", *, as_json: bool) -> None:
         }
         typer.echo(jsonlib.dumps(document, indent=1))
         return
-    rows = [["temperature", "", f"{calibration.temperature:.4f}", format_range(report.temperature, is_share=False)]]
+    rows = [
+        ["temperature", "", f"{calibration.temperature:.4f}", format_interval(report.temperature, is_share=False)]
+    ]
     for name, title in (("nll", "NLL"), ("ece", "ECE")):
         before, after = (Estimate(**calibration.figures[name][part]) for part in ("before", "after"))
         is_share = name == "ece"
         rows.append(
             [title, format_value(before.value, is_share=is_share), format_value(after.value, is_share=is_share),
-             format_range(after, is_share=is_share)]
+             format_interval(after, is_share=is_share)]
         )  # fmt: skip
     print_table(
         [f"{calibration.images:,} images", "before", "cross-validated", "95 % interval"], rows, right=(1, 2)
