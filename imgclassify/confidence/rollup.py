@@ -167,9 +167,9 @@ def lowest_threshold(
 def threshold_for_accuracy(lowest: NDArray[np.floating], accuracy: float) -> float:
     """Returns the `at_least` with which the answers to new images are right with at least this probability.
 
-    It is the split conformal quantile: of n sorted numbers the one in place ceil((n + 1) · accuracy) (Vovk,
-    Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005). The guarantee is over the choice of the
-    images that `lowest` comes from and of the new image, if they are exchangeable.
+    It is the split conformal quantile (Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005).
+    The guarantee is over the choice of the images that `lowest` comes from and of the new image, if they are
+    exchangeable.
 
     Args:
         lowest: (N,), from `lowest_threshold`.
@@ -182,13 +182,11 @@ def threshold_for_accuracy(lowest: NDArray[np.floating], accuracy: float) -> flo
     Raises:
         ValueError: `accuracy` is out of range.
     """
-    import numpy as np
+    from imgclassify.confidence.prediction_sets import conformal_quantile  # climbing does not need it
 
     if not 0 < accuracy < 1:
         raise ValueError(f"accuracy is {accuracy}, not between 0 and 1")
-    # Rounded, since 0.95 · 20 must not become 20 only because it is 19.000000000000004.
-    place = math.ceil(round((lowest.size + 1) * accuracy, 9))
-    return float(np.sort(lowest)[place - 1]) if place <= lowest.size else math.inf
+    return conformal_quantile(lowest, accuracy)
 
 
 def information(num_classes: ArrayLike, total: int) -> NDArray[np.float64]:

@@ -98,6 +98,8 @@ def read_result_file(path: Path, labels_name: str | None = None) -> ResultFile:
             predicts each class by itself.
         LabelsError: the labels cannot be read.
     """
+    if not path.exists():
+        raise UsageError(f"{str(path)!r} does not exist", hint=_HINT)
     run, record_type = _read_run(path)
     first = next(read_records(path, record_type), None)
     if first is None:
@@ -233,8 +235,6 @@ def _read_run(path: Path) -> tuple[dict[str, Any], RecordType[Any]]:
             continue
         try:
             provenance = open_file_format(found, record_type).load(path)[0]
-        except FileNotFoundError as error:
-            raise UsageError(f"{str(path)!r} does not exist", hint=_HINT) from error
         except UsageError:  # no sidecar
             return {}, IMAGE_LOGITS if _first_line_has_logits(path) else _RESULTS
         except Exception as error:  # noqa: BLE001 - another type of record, or damage that shows later

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -195,6 +196,25 @@ def test_an_earlier_file_is_kept_unless_it_may_be_replaced(
     assert "--overwrite" in outcome.err
     assert run("calibrate", unsure.folder, *model, "-o", path, "--overwrite").status == 0
     assert json.loads(path.read_text("utf-8"))["images"] == COUNT
+
+
+def test_what_is_no_file_is_refused_before_an_image_is_opened(
+    run: Run, model: tuple[str, ...], unsure: Data, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        outcome = run("calibrate", unsure.folder, *model, "-o", path)
+        assert (outcome.status, outcome.out) == (2, "")
+        assert f"{str(path)!r} is not a file" in outcome.err
+        assert "answered" not in outcome.err
+
+
+def test_an_image_that_is_named_twice_is_not_on_both_sides(
+    run: Run, model: tuple[str, ...], unsure: Data, tmp_path: Path
+) -> None:
+    once = calibrated(run, unsure.folder, *model, "-o", tmp_path / "once.json")
+    twice = calibrated(run, unsure.folder, unsure.folder, *model, "-o", tmp_path / "twice.json")
+    assert twice == once | {"file": str(tmp_path / "twice.json")}
 
 
 @pytest.mark.parametrize("extension", ["npz", "parquet", "jsonl"])

@@ -633,6 +633,7 @@ def test_what_has_no_effect_with_from_is_refused(
     [
         ("none.jsonl", None, "'none.jsonl' does not exist"),
         ("none.npz", None, "'none.npz' does not exist"),
+        ("none.csv", None, "hint: give a file that `imgclassify predict -o`"),
         ("empty.jsonl", b"", "there are no records in 'empty.jsonl'"),
         ("damaged.npz", b"PK\x03\x04 not really", "cannot read 'damaged.npz'"),
         ("damaged.parquet", b"PAR1", "cannot read 'damaged.parquet'"),

@@ -228,10 +228,11 @@ class _Destination(NamedTuple):
         """Returns the path of the file.
 
         Raises:
-            UsageError: an earlier calibration is there, or the weights have no digest to bind it to.
+            UsageError: an earlier calibration is there, something that is no file, or the weights have no digest to
+                bind it to.
         """
         from imgclassify.confidence.calibration import user_calibration_path
-        from imgclassify.files import has_content
+        from imgclassify.files import has_content, is_replaceable
 
         if weights_sha256 is None:
             raise UsageError(
@@ -239,6 +240,8 @@ class _Destination(NamedTuple):
                 hint="calibrate a model file, or a catalogued model",
             )
         path = user_calibration_path(weights_sha256) if self.output is None else self.output
+        if not is_replaceable(path):
+            raise UsageError(f"{str(path)!r} is not a file", hint="choose another --output")
         if has_content(path) and not self.overwrite:
             kind = ", an earlier calibration of these weights" if self.output is None else ""
             raise UsageError(
