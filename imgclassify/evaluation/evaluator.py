@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluator", "group_classes", "label_outputs", "require_one_class", "score_image", "score_predictions"]
 
+_SUM_TOLERANCE = 1e-3
+"""How far the sum of the probabilities of all classes, each rounded to float32, may be from 1."""
+
 
 class Evaluator:
     """Produces a LabelledResult for each labelled image.
@@ -143,7 +146,7 @@ def score_image(
 
 
 def score_predictions(
-    result: ImageResult, right: frozenset[int], groups: Mapping[int, frozenset[int]]
+    result: ImageResult, right: frozenset[int], groups: Mapping[int, frozenset[int]], num_classes: int
 ) -> ImageScores:
     """Compares the predictions of a result with its truth. What they do not tell is None."""
     found = [each for each in result.predictions if each.class_index in right]
@@ -156,8 +159,17 @@ def score_predictions(
         probability=probability,
         confidence=min(confidence, 1.0),
         nll=_negative_logarithm(probability) if probability else None,
-        brier=None,
+        brier=_brier(result, right, num_classes),
     )
+
+
+def _brier(result: ImageResult, right: frozenset[int], num_classes: int) -> float | None:
+    """Returns the Brier score of a result that has the probabilities of all classes, else None."""
+    total = sum(each.probability for each in result.predictions)
+    if len(result.predictions) != num_classes or abs(total - 1) > _SUM_TOLERANCE:
+        return None
+    hit = sum(each.probability for each in result.predictions if each.class_index in right)
+    return (1 - hit) ** 2 + sum(each.probability**2 for each in result.predictions if each.class_index not in right)
 
 
 def _not_told_apart(predicted: int, right: frozenset[int], groups: Mapping[int, frozenset[int]]) -> list[int]:

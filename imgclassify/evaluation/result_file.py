@@ -106,7 +106,7 @@ def read_result_file(path: Path, labels_name: str | None = None) -> ResultFile:
         raise UsageError(f"there are no records in {str(path)!r}", hint=_HINT)
     run = run or {"model": first.model}
     require_one_class(str(run.get("model")), multi_label=bool(run.get("multi_label")))
-    label_set = _find_labels(run, labels_name, path)
+    label_set = _find_labels(run, labels_name, path, record_type)
     return ResultFile(
         run, label_set, _Records(path, record_type, first.model, label_set), isinstance(first, ImageLogits)
     )
@@ -183,7 +183,7 @@ def label_records(file: ResultFile, truth: Truth, postprocessor: Postprocessor |
             yield record
             continue
         result = record.result if isinstance(record, LabelledResult) else record
-        scores = None if result.error else score_predictions(result, right.class_indices, groups)
+        scores = None if result.error else score_predictions(result, right.class_indices, groups, len(file.labels))
         yield LabelledResult(result, truth_of(right), scores)
 
 
@@ -280,7 +280,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def _find_labels(run: Mapping[str, Any], name: str | None, path: Path) -> LabelSet:
+def _find_labels(run: Mapping[str, Any], name: str | None, path: Path, record_type: RecordType[Any]) -> LabelSet:
     """Returns the labels of the model that wrote a file."""
     if groups := run.get("groups"):
         return LabelSet(
@@ -289,6 +289,8 @@ def _find_labels(run: Mapping[str, Any], name: str | None, path: Path) -> LabelS
         )
     known = name or run.get("label_set") or _catalogued_labels(run)
     if known is None:
+        if record_type is not IMAGE_LOGITS and (found := _predicted_labels(path, record_type)):
+            return found
         raise UsageError(
             f"it is not known which classes the model of {str(path)!r} has",
             hint="give its labels with --labels NAME or --labels FILE",
@@ -307,6 +309,18 @@ def _find_labels(run: Mapping[str, Any], name: str | None, path: Path) -> LabelS
             f"{known!r} is not as it was when {str(path)!r} was written", hint="give the labels with --labels FILE"
         )
     return label_set
+
+
+def _predicted_labels(path: Path, record_type: RecordType[Any]) -> LabelSet | None:
+    """Returns the labels in the predictions of a file. None if a class index is missing among them."""
+    found: dict[int, Label] = {}
+    for record in read_records(path, record_type):
+        result = record.result if isinstance(record, LabelledResult) else record
+        for each in result.predictions:
+            found.setdefault(each.class_index, Label(each.class_index, each.wnid, each.label))
+    if not found or len(found) != max(found) + 1:
+        return None
+    return LabelSet(f"the labels in {path}", tuple(found[index] for index in sorted(found)))
 
 
 def _catalogued_labels(run: Mapping[str, Any]) -> str | None:

@@ -1062,3 +1062,46 @@ def test_an_image_on_stdin_has_its_truth_in_a_file(run: Run, tmp_path: Path) -> 
     outcome = run("evaluate", "-", "--truth", tmp_path / "t.csv", "--json", stdin=content)
     assert outcome.status == 0, outcome.err
     assert values(json.loads(outcome.out))["acc1"] == 1
+
+
+def _records_of_another_program(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Writes records of a model that is not catalogued, with all its classes. Returns probabilities and truth."""
+    rng = np.random.default_rng(0)
+    names = ["cat", "dog", "bird"]
+    probabilities, truth = rng.dirichlet(np.ones(3), 60), np.arange(60) % 3
+    probabilities[0] = 1, 0, 0
+    with path.open("w") as stream:
+        for index, row in enumerate(probabilities):
+            predictions = [
+                {
+                    "rank": rank,
+                    "class_index": int(each),
+                    "wnid": None,
+                    "label": names[each],
+                    "probability": row[each],
+                }
+                for rank, each in enumerate(np.argsort(-row), 1)
+            ]
+            record = {"source": f"{names[truth[index]]}/{index}.jpg", "model": "mine", "width": 9, "height": 9}
+            stream.write(json.dumps(record | {"predictions": predictions, "error": None}) + "\n")
+    return probabilities, truth
+
+
+def test_records_with_all_classes_need_no_labels(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    probabilities, truth = _records_of_another_program(path)
+    found = values(evaluated(run, "--from", path))
+    own = probabilities[np.arange(60), truth]
+    assert found["acc1"] == pytest.approx((probabilities.argmax(axis=1) == truth).mean())
+    assert found["nll"] == pytest.approx(-np.log(own).mean())
+    assert found["brier"] == pytest.approx(((probabilities - np.eye(3)[truth]) ** 2).sum(axis=1).mean())
+
+
+def test_records_that_may_lack_classes_need_the_labels(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    _records_of_another_program(path)
+    text = path.read_text().replace('"class_index": 1', '"class_index": 7')
+    path.write_text(text)
+    outcome = run("evaluate", "--from", path)
+    assert outcome.status == 2
+    assert "--labels FILE" in outcome.err
