@@ -413,17 +413,19 @@ class Classifier:
             return None
         scorer = None
         if assessment.unfamiliar:
-            scorer = self._choose_scorer()
-            self.run = replace(self.run, unfamiliar=scorer.method)
+            known = self.find_calibration()
+            scorer = self._choose_scorer(known)
+            familiar = known.to_run() if known and known.familiar else None
+            self.run = replace(self.run, unfamiliar=scorer.method, familiar=familiar)
         return Assessor(assessment, self.labels, self.calibration, scorer)
 
-    def _choose_scorer(self) -> UnfamiliarityScorer:
+    def _choose_scorer(self, calibration: Calibration | None) -> UnfamiliarityScorer:
         from imgclassify.confidence.feature_statistics import find_feature_mean
         from imgclassify.confidence.scoring import choose_scorer
 
         digest = self.runner.run_info.weights_sha256
         return choose_scorer(
-            self.find_calibration(),
+            calibration,
             has_features=FEATURES in self.runner.outputs,
             head_weight=self.runner.find_head_weight(),
             mean=find_feature_mean(digest) if digest else None,

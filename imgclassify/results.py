@@ -318,6 +318,8 @@ class RunInfo:
     """If probabilities are calibrated: the `temperature`, and what is known of it (Calibration.to_run)."""
     unfamiliar: str | None = None
     """If unfamiliarity is measured: the method, one of confidence.scoring.METHODS, such as "nci"."""
+    familiar: dict[str, Any] | None = None
+    """If it is measured against the familiar images of a calibration: which one (Calibration.to_run)."""
 
     def to_dict(self) -> dict[str, Any]:
         described = {
@@ -343,5 +345,6 @@ class RunInfo:
             "groups": self.groups,
             "calibration": self.calibration,
             "unfamiliar": self.unfamiliar,
+            "familiar": self.familiar,
         }
         return described | {name: value for name, value in optional.items() if value is not None}

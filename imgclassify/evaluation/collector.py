@@ -63,7 +63,8 @@ class Collector:
         num_failed: how many images of each true class failed.
         error_types: how many images failed, by the type of error.
         answers: the answer of each image, if the records have some.
-        sets: (size of the set, whether it holds a right class) of each image, if the records have prediction sets.
+        sets: (size of the set, whether it holds a right class, or None if its labels do not tell) of each image, if
+            the records have prediction sets.
     """
 
     def __init__(self, truth: Truth, labels: LabelSet) -> None:
@@ -74,10 +75,11 @@ class Collector:
         self.num_failed: Counter[int] = Counter()
         self.error_types: Counter[str] = Counter()
         self.answers: list[Answer] = []
-        self.sets: list[tuple[int, bool]] = []
+        self.sets: list[tuple[int, bool | None]] = []
         self.max_rank: int | None = None
         """The rank up to which all records know their predictions. None if all ranks are known."""
         self._seen: set[str] = set()
+        self._classes_with = Counter(label.label for label in labels.labels)
         self._truths = [truth_of(each) for each in truth.classes]
         self._class_of_index = {
             index: position
@@ -131,8 +133,7 @@ class Collector:
         if result.answer:
             self.answers.append(result.answer)
         if result.prediction_set is not None:
-            right = {self.labels[index].label for index in self.truth.classes[truth].class_indices}
-            self.sets.append((len(result.prediction_set), not right.isdisjoint(result.prediction_set)))
+            self.sets.append((len(result.prediction_set), self._holds(result.prediction_set, truth)))
 
     def _find_truth(self, record: LabelledResult) -> int:
         """Returns the position of the record's truth in the true classes."""
@@ -145,6 +146,15 @@ class Collector:
                 hint="evaluate the images again: --overwrite replaces the earlier records",
             )
         return position
+
+    def _holds(self, members: tuple[str, ...], truth: int) -> bool | None:
+        """Returns whether a set of labels holds a right class. None if the label is that of other classes, too."""
+        right = {self.labels[index].label for index in self.truth.classes[truth].class_indices}.intersection(
+            members
+        )
+        if right and all(members.count(label) < self._classes_with[label] for label in right):
+            return None
+        return bool(right)
 
     def _add_best(self, result: ImageResult) -> None:
         # Classes that the truth does not tell apart are one.

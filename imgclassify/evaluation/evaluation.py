@@ -340,10 +340,11 @@ def _classes_under(answer: Answer, best: int, taxonomy: Taxonomy | None) -> Set[
     return next((frozenset(node.class_indices) for node in nodes if (node.wnid, node.label) == names), frozenset())
 
 
-def _judge_sets(sets: list[tuple[int, bool]]) -> dict[str, Estimate]:
-    """Returns how often a set holds the truth, and how large it is."""
+def _judge_sets(sets: list[tuple[int, bool | None]]) -> dict[str, Estimate]:
+    """Returns how often a set holds the truth, without a value if one does not tell, and how large it is."""
+    holding = [holds for _, holds in sets if holds is not None]
     return {
-        "coverage": wilson(sum(holds for _, holds in sets), len(sets)),
+        "coverage": wilson(sum(holding), len(sets)) if len(holding) == len(sets) else Estimate(None),
         "size": mean(_float_array([size for size, _ in sets])),
     }
 

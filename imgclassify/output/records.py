@@ -232,6 +232,7 @@ PREDICTIONS: RecordType[ImageResult] = RecordType(
         "groups",
         "calibration",
         "unfamiliar",
+        "familiar",
     ),
     optional_settings=(
         *("only", "not", "min_probability", "frames", "fps", "decode_damaged"),

@@ -404,6 +404,9 @@ def test_a_known_calibration_serves_unfamiliarity_without_a_change_of_the_probab
     learned().calibration.write(user_calibration_path(plain.run.weights_sha256))
     classifier = Classifier(unfamiliar=True)
     assert (classifier.run.unfamiliar, classifier.run.calibration) == ("nci+neighbours", None)
+    assert classifier.run.familiar is not None
+    assert classifier.run.familiar["origin"] == str(user_calibration_path(plain.run.weights_sha256))
+    assert plain.run.familiar is None
     assert classifier.predict(PICTURES[0]).predictions == plain.predict(PICTURES[0]).predictions
     calibrated = Classifier(unfamiliar=True, calibration=True).predict(PICTURES[0])
     assert calibrated.predictions != plain.predict(PICTURES[0]).predictions
