@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from imgclassify.labels.taxonomy import Taxonomy
     from imgclassify.results import RunInfo
 
-__all__ = ["Assessment", "Assessor", "choose_calibration"]
-
 logger = logging.getLogger("imgclassify")
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 from imgclassify.errors import UsageError
 from imgclassify.files import describe_content
 
-__all__ = ["SET_METHODS", "AssessmentOptions"]
-
 SET_METHODS = ("lac", "raps")
 
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from imgclassify.confidence.calibration import Calibration
 
-__all__ = ["MAX_FEATURES", "METHODS", "UnfamiliarityScorer", "choose_scorer", "learn_familiar"]
-
 METHODS = ("nci+neighbours", "gen+neighbours", "nci", "gen")
 """From the best to the one that needs least. The first two need the features of familiar images, and those with
 "nci" a head that is linear."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from imgclassify.runner import ImageOutputs, ModelRunner
     from imgclassify.sources import Source
 
-__all__ = ["Evaluator", "group_classes", "label_outputs", "require_one_class", "score_image", "score_predictions"]
+__all__ = ["Evaluator"]
 
 _SUM_TOLERANCE = 1e-3
 """How far the sum of the probabilities of all classes, each rounded to float32, may be from 1."""

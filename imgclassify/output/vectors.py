@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["VECTOR_DTYPES", "describe_vector", "halve", "is_sound_vector", "parse_vector"]
-
 VECTOR_DTYPES = ("float32", "float16")
 
 

@@ -15,8 +15,6 @@ from imgclassify.output.text_stream import report_io_errors
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["check_page", "render_page", "write_page"]
-
 OPTION = "--report"
 MAX_NAME = 300
 """Longer names are cut in the middle, so that a page of a hundred of them stays small."""
