@@ -60,20 +60,20 @@ import numpy as np
 from imgclassify import labels
 from imgclassify.confidence.prediction_sets import lac_set, raps_set
 from imgclassify.confidence.rollup import climb
-from imgclassify.confidence.temperature import softmax
 from imgclassify.confidence.unfamiliarity import fit_familiarity, gen_score, nci_score
+from imgclassify.engines.activation import softmax
 from imgclassify.labels.taxonomy import wordnet_taxonomy
 
 rng = np.random.default_rng(0)
 logits = rng.standard_normal({CLASSES}).astype(np.float32) * 3
-probabilities = softmax(logits, 0.8).astype(np.float32)
+probabilities = softmax(logits / np.float32(0.8))
 weight, mean = rng.standard_normal((2, 1280)).astype(np.float32)
 familiar = rng.standard_normal((1000, 1280)).astype(np.float32)
 features = rng.standard_normal(1280).astype(np.float32)
 taxonomy = wordnet_taxonomy(labels.load_labels("imagenet1k"))
 known = fit_familiarity(familiar, rng.standard_normal(1000))
 functions = {{
-    "softmax with a temperature": lambda: softmax(logits, 0.8),
+    "softmax with a temperature": lambda: softmax(logits / np.float32(0.8)),
     "--at-least": lambda: climb(probabilities, taxonomy, 0.9),
     "--sets, lac": lambda: lac_set(probabilities, 0.9),
     "--sets, raps": lambda: raps_set(probabilities, 0.9, 0.01, 5),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["MAX_TEMPERATURE", "MIN_TEMPERATURE", "fit_temperature", "log_softmax", "softmax"]
+__all__ = ["MAX_TEMPERATURE", "MIN_TEMPERATURE", "fit_temperature", "log_softmax"]
 
 MIN_TEMPERATURE = 0.01
 MAX_TEMPERATURE = 100.0
@@ -46,30 +46,13 @@ def log_softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float
     """
     import numpy as np
 
-    scaled = _scale(logits, temperature)
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature!r}, not a finite number above 0")
+    values = np.asarray(logits, np.float64)
+    scaled: NDArray[np.float64] = values - values.max(axis=-1, keepdims=True)
+    scaled /= temperature
     scaled -= np.log(np.exp(scaled).sum(axis=-1, keepdims=True))
     return scaled
-
-
-def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Returns the probabilities.
-
-    Args:
-        logits: (..., C), finite, any type of float.
-        temperature: what the logits are divided by, above 0.
-
-    Returns:
-        (..., C) float64, 0..1, with a sum of 1 along the last axis.
-
-    Raises:
-        ValueError: the temperature is not a finite number above 0.
-    """
-    import numpy as np
-
-    probabilities = _scale(logits, temperature)
-    np.exp(probabilities, out=probabilities)
-    probabilities /= probabilities.sum(axis=-1, keepdims=True)
-    return probabilities
 
 
 def fit_temperature(logits: NDArray[Any], truth: ArrayLike) -> float:
@@ -186,14 +169,3 @@ def _shifted_chunks(
 def _chunks(logits: NDArray[Any]) -> Iterator[NDArray[Any]]:
     rows = max(1, _CHUNK // logits.shape[1])
     return (logits[begin : begin + rows] for begin in range(0, len(logits), rows))
-
-
-def _scale(logits: ArrayLike, temperature: float) -> NDArray[np.float64]:
-    import numpy as np
-
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature is {temperature!r}, not a finite number above 0")
-    values = np.asarray(logits, np.float64)
-    scaled: NDArray[np.float64] = values - values.max(axis=-1, keepdims=True)
-    scaled /= temperature
-    return scaled
