@@ -1,4 +1,4 @@
-"""Reads the rows of the user's CSV files that name classes: groups, maps and truth. Label files: tables.py."""
+"""Reads the rows of the user's CSV files that name classes: groups, maps, trees, truth. Label files: tables.py."""
 
 from __future__ import annotations
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
-from imgclassify.errors import LabelsError, UnknownClassError, UsageError, describe_error
+from imgclassify.errors import UnknownClassError, UsageError
+from imgclassify.labels.cell_table import CellTable
 from imgclassify.labels.label_set import LabelSet
-from imgclassify.labels.lookup import read_label_text
 from imgclassify.labels.taxonomy import Taxonomy, TaxonomyNode, arrange
 
 __all__ = ["read_taxonomy"]
@@ -179,32 +176,16 @@ class _Classes:
 
 
 def _read_table(path: str) -> _Table:
-    try:
-        if not Path(path).exists():
-            raise UsageError(f"the tree {path!r} does not exist", hint=_FORMS_HINT)
-        text = read_label_text(path, what="tree").removeprefix("\ufeff")
-    except LabelsError as error:
-        raise UsageError(str(error), hint=error.hint) from error
-    except (OSError, ValueError) as error:  # too long for a name, or a NUL in it
-        raise UsageError(f"cannot read the tree {path!r}: {describe_error(error)}", hint=_FORMS_HINT) from error
-    first_line = text.partition("\n")[0]
-    delimiter = next((each for each in "\t;," if each in first_line), ",")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
-    rows = []
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                rows.append(_Row(f"{path}: line {reader.line_num}", tuple(cell.strip() for cell in cells)))
-    except csv.Error as error:
-        raise UsageError(f"{path}: line {reader.line_num}: {describe_error(error)}", hint=_FORMS_HINT) from error
+    file = CellTable(path, "tree", _FORMS_HINT)
+    rows = [_Row(f"{path}: line {line}", tuple(map(str.strip, cells))) for line, cells in file.rows(_names_classes)]
     if len(rows) < 2:
         raise UsageError(f"{path}: there is no tree in it", hint=_FORMS_HINT)
-    columns = tuple(re.sub(r"[\s_-]+", "_", cell.casefold()) for cell in rows[0].cells)
+    columns = _column_names(rows[0].cells)
     for row in rows[1:]:
         if len(row.cells) != len(columns):
             raise UsageError(
                 f"{row.location} has {len(row.cells)} columns, the header has {len(columns)}",
-                hint=f'put a name that contains {delimiter!r} in double quotes: "tench, Tinca tinca"',
+                hint='put a name that contains a comma in double quotes: "tench, Tinca tinca"',
             )
     table = _drop_unnamed(_Table(path, columns, tuple(rows[1:])))
     columns = table.columns
@@ -212,6 +193,15 @@ def _read_table(path: str) -> _Table:
         twice = next(column for column in columns if columns.count(column) > 1)
         raise UsageError(f"{rows[0].location}: two columns are named {twice!r}", hint=_FORMS_HINT)
     return table
+
+
+def _column_names(header: Sequence[str]) -> tuple[str, ...]:
+    return tuple(re.sub(r"[\s_-]+", "_", cell.strip().casefold()) for cell in header)
+
+
+def _names_classes(header: Sequence[str]) -> bool:
+    """Whether a header, split at the right delimiter, has the columns of a tree."""
+    return len(header) > 1 and not {_PARENT, *_CLASS_COLUMNS}.isdisjoint(_column_names(header))
 
 
 def _drop_unnamed(table: _Table) -> _Table:
