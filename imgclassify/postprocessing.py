@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from imgclassify.engines.activation import Activation
     from imgclassify.labels import LabelSet
     from imgclassify.labels.grouping import Grouping
+    from imgclassify.labels.taxonomy import Taxonomy
     from imgclassify.runner import ImageOutputs
 
 __all__ = ["Postprocessor", "top_k"]
@@ -49,6 +50,11 @@ class Postprocessor:
         self._temperature = temperature
         self._grouping = grouping
         self._assessor = assessor
+
+    @property
+    def taxonomy(self) -> Taxonomy | None:
+        """The tree that answers climb. None if none does."""
+        return self._assessor.taxonomy if self._assessor else None
 
     def to_result(self, image: ImageOutputs) -> ImageResult:
         """Returns the result of an image."""

@@ -38,7 +38,11 @@ class Assessment(NamedTuple):
 
 
 class Assessor:
-    """Assesses the outputs of one model."""
+    """Assesses the outputs of one model.
+
+    Attributes:
+        taxonomy: the tree that answers climb. None if none does.
+    """
 
     def __init__(
         self,
@@ -60,7 +64,7 @@ class Assessor:
         self._options = options
         self._labels = labels
         self._scorer = scorer
-        self._taxonomy = None if options.at_least is None else _load_taxonomy(labels, options.tree)
+        self.taxonomy = None if options.at_least is None else _load_taxonomy(labels, options.tree)
         self._find_set = None if options.sets is None else _set_finder(options, calibration)
 
     def assess(
@@ -84,11 +88,11 @@ class Assessor:
         return Assessment(answer, prediction_set, unfamiliar)
 
     def _find_answer(self, probabilities: NDArray[np.float32]) -> Answer:
-        if self._taxonomy is not None:
+        if self.taxonomy is not None:
             from imgclassify.confidence.rollup import climb
 
             assert self._options.at_least is not None
-            found = climb(probabilities, self._taxonomy, self._options.at_least)
+            found = climb(probabilities, self.taxonomy, self._options.at_least)
             return replace(found, probability=_clip(found.probability))
         best = int(probabilities.argmax())
         probability = _clip(probabilities[best])

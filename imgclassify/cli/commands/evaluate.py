@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from imgclassify.evaluation.logits import ImageLogits
     from imgclassify.evaluation.result_file import ResultFile
     from imgclassify.evaluation.two_models import ModelComparison
-    from imgclassify.labels import LabelSet
-    from imgclassify.labels.taxonomy import Taxonomy
     from imgclassify.postprocessing import Postprocessor
 
 app = CommandApp(add_completion=False)
@@ -246,6 +244,7 @@ def _evaluate_images(
     from imgclassify.evaluation.evaluator import Evaluator
     from imgclassify.evaluation.labelled import EVALUATIONS
     from imgclassify.evaluation.logits import IMAGE_LOGITS
+    from imgclassify.labels.taxonomy import find_taxonomy
     from imgclassify.output.records import OPTIONAL_FIELDS
 
     record_type = EVALUATIONS.without(set(OPTIONAL_FIELDS) - confidence.fields)
@@ -265,7 +264,7 @@ def _evaluate_images(
             settings = {"top_k": classifier.top_k, **confidence.to_settings(), **images.truth.to_settings()}
             status = opened.write_records(evaluator, settings, collector.add)
     report_repeated(collector.num_repeated)
-    taxonomy = _find_taxonomy(classifier.labels, confidence)
+    taxonomy = classifier.postprocessor.taxonomy or find_taxonomy(classifier.labels)
     return compute(collector, classifier.run.to_dict(), taxonomy), status
 
 
@@ -289,6 +288,7 @@ def _evaluate_file(
     from imgclassify.evaluation.collector import Collector
     from imgclassify.evaluation.evaluation import evaluate as compute
     from imgclassify.evaluation.result_file import label_records, read_result_file, stored_truth
+    from imgclassify.labels.taxonomy import find_taxonomy
 
     found = read_result_file(path, images.loading.labels)
     postprocessor, run = _assess_file(found, confidence)
@@ -303,7 +303,8 @@ def _evaluate_file(
         collector.add(record)
     report_repeated(collector.num_repeated)
     failed = bool(collector.error_types)
-    evaluation = compute(collector, run, _find_taxonomy(found.labels, confidence))
+    climbed = postprocessor.taxonomy if postprocessor else None
+    evaluation = compute(collector, run, climbed or find_taxonomy(found.labels))
     return evaluation, ExitStatus.SOME_IMAGES_FAILED if failed else ExitStatus.OK
 
 
@@ -340,17 +341,6 @@ def _assess_file(
         return create_postprocessor(file, None, assessment), file.run
     calibration = Calibration.read(confidence.calibration)
     return create_postprocessor(file, calibration, assessment), {**file.run, "calibration": calibration.to_run()}
-
-
-def _find_taxonomy(labels: "LabelSet", confidence: ConfidenceOptions) -> "Taxonomy | None":
-    """Returns the tree of the classes, if they have one."""
-    if confidence.tree is not None:
-        from imgclassify.labels.taxonomy_file import read_taxonomy
-
-        return read_taxonomy(confidence.tree, labels)
-    from imgclassify.labels.taxonomy import find_taxonomy
-
-    return find_taxonomy(labels)
 
 
 def _print_report(evaluations: "list[Evaluation]", comparison: "ModelComparison | None", *, as_json: bool) -> None:
