@@ -47,6 +47,9 @@ _RESULTS = replace(_EVALUATIONS, from_dict=_parse_record)
 """The records of `predict` and of `evaluate`."""
 _HINT = "give a file that `imgclassify predict -o`, `evaluate -o` or `evaluate --save-logits` wrote"
 
+_MOST_OF_ALL = 1.001
+"""Probabilities of classes that exclude each other have no larger sum."""
+
 
 class ResultFile(NamedTuple):
     """What an earlier run wrote."""
@@ -77,7 +80,7 @@ class _Records:
                     hint="evaluate the records of one model at a time",
                 )
             if not isinstance(record, ImageLogits):
-                _check_labels(record, self.label_set, self.path)
+                _check_record(record, self.label_set, self.path)
             elif record.logits is not None and len(record.logits) != len(self.label_set):
                 raise UsageError(
                     f"{str(self.path)!r} has {len(record.logits)} logits an image, and {self.label_set.name} has "
@@ -333,13 +336,12 @@ def _catalogued_labels(run: Mapping[str, Any]) -> str | None:
     return label_set if label_set in labels.list_label_sets() else None
 
 
-def _check_labels(record: ImageResult | LabelledResult, label_set: LabelSet, path: Path) -> None:
-    named: list[Prediction | ImageTruth] = []
-    if isinstance(record, LabelledResult):
-        named += [record.truth] if record.truth.class_index is not None else []
-        named += record.result.predictions
-    else:
-        named += record.predictions
+def _check_record(record: ImageResult | LabelledResult, label_set: LabelSet, path: Path) -> None:
+    """Checks that the classes of a record are those of the model, and that its probabilities are shares of one."""
+    predictions = (record.result if isinstance(record, LabelledResult) else record).predictions
+    named: list[Prediction | ImageTruth] = [*predictions]
+    if isinstance(record, LabelledResult) and record.truth.class_index is not None:
+        named.append(record.truth)
     for each in named:
         index = each.class_index or 0
         known = label_set[index].label if index < len(label_set) else None
@@ -348,3 +350,4 @@ def _check_labels(record: ImageResult | LabelledResult, label_set: LabelSet, pat
                 f"{str(path)!r} calls class {index} {each.label!r}, and {label_set.name} calls it {known!r}",
                 hint="give the labels of the model with --labels FILE",
             )
+    require_one_class(record.model, multi_label=sum(each.probability for each in predictions) > _MOST_OF_ALL)

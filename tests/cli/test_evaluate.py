@@ -55,6 +55,10 @@ FOLDERS = {  # by label, wnid, class index and synonym; some images are of anoth
     "missile": (657, "rocket", (0, 1, 2, 3)),
     "projectile": (744, "rocket", (4, 5)),
 }
+TWO_SURE = [
+    {"rank": 1, "class_index": 0, "wnid": "n01440764", "label": "tench", "probability": 0.6},
+    {"rank": 2, "class_index": 1, "wnid": "n01443537", "label": "goldfish", "probability": 0.6},
+]
 ONE_BY_ONE = ("--batch-size", "1")
 """The last digits depend on the batch."""
 
@@ -498,6 +502,7 @@ def test_an_image_that_is_named_twice_counts_once(run: Run, data: Data, tmp_path
         ({"truth": {"label": "lion"}}, "calls class 282 'lion', and imagenet1k calls it 'tiger cat'"),
         ({"answer": {"kind": "unsure", "wnid": None, "label": None, "probability": 0.1}}, "have an answer"),
         ({"set": ["tench"]}, "have a prediction set"),
+        ({"predictions": TWO_SURE}, "predicts each class by itself"),
         ({"model": "other"}, "has records of 'other' and of 'efficientnet_lite0'"),
     ],
 )
