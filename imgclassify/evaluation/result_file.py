@@ -307,7 +307,11 @@ def _find_labels(run: Mapping[str, Any], name: str | None, path: Path, record_ty
             f"the labels of the model of {str(path)!r} cannot be read: {error}", hint="give --labels FILE"
         ) from error
     digest = run.get("label_set_sha256")
-    if not name and digest and digest != label_set.digest():
+    if name and digest and digest != label_set.digest():
+        logger.warning(
+            "%r are not the labels that %r was written with; their order must be the same", name, str(path)
+        )
+    elif digest and digest != label_set.digest():
         raise UsageError(
             f"{known!r} is not as it was when {str(path)!r} was written", hint="give the labels with --labels FILE"
         )

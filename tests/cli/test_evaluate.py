@@ -956,6 +956,16 @@ def test_raw_logits_are_not_called_calibrated(run: Run, data: Data, tmp_path: Pa
     assert "calibration" not in evaluated(run, "--from", path)["run"]
 
 
+def test_other_labels_for_saved_logits_are_told(run: Run, data: Data, tmp_path: Path) -> None:
+    path, names = tmp_path / "l.npz", tmp_path / "names.txt"
+    evaluated(run, data.folder, "--save-logits", path)
+    names.write_text("".join(f"{label.label}\n" for label in reversed(IMAGENET.labels)), "utf-8")
+    options = ("--truth", "folders", "--ignore-unknown", "--labels")
+    outcome = run("evaluate", "--from", path, *options, names)
+    assert f"{str(names)!r} are not the labels that {str(path)!r} was written with" in outcome.err
+    assert "are not the labels" not in run("evaluate", "--from", path, *options, "imagenet1k").err
+
+
 def test_each_frame_has_the_class_of_its_file(run: Run, tmp_path: Path) -> None:
     (tmp_path / "photos" / "tiger cat").mkdir(parents=True)
     frames = [crop("cat", 0).resize((300, 200)).crop((left, 0, left + 250, 200)) for left in (0, 20, 40)]
