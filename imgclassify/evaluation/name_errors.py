@@ -13,6 +13,7 @@ from imgclassify.evaluation.class_finder import ClassFinder, Mismatch
 _MOST_NAMES = 10
 _MOST_IMAGES = 5
 _LEAVE_OUT = "--ignore-unknown leaves such images out, and counts them"
+_GIVE_FILE = "give the truth in a file: --truth FILE"
 _LEAVE_OUT_NAMES = "--ignore-unknown leaves out the images of unknown names, and counts them"
 _COUNTED_FROM_ONE = (
     "class indices count from 0, but these seem to count from 1; give --map FILE with lines such as 1,0 and 2,1"
@@ -40,6 +41,7 @@ def unmatched_error(
     lead: str = "",
     more_hint: str = "",
     counted_from_one: bool = False,
+    instead: str = "",
 ) -> UsageError:
     """Returns the error that lists names, the most frequent first.
 
@@ -50,6 +52,7 @@ def unmatched_error(
         lead: a clause before the list.
         more_hint: a clause behind the hint.
         counted_from_one: whether the names are numbers that seem to count from 1.
+        instead: another hint.
     """
     listed = sorted(unmatched, key=lambda each: (-each.images, each.name))
     lines = [f"\n  {_describe(each, finder, unit)}" for each in listed[:_MOST_NAMES]]
@@ -59,7 +62,7 @@ def unmatched_error(
     return UsageError(
         f"{lead}{len(listed):,} of {plural(number, what + ' name')} {does} not name one class of "
         f"{finder.label_set.name}:{''.join(lines)}",
-        hint=_COUNTED_FROM_ONE if counted_from_one else _hint(listed, finder) + more_hint,
+        hint=_COUNTED_FROM_ONE if counted_from_one else instead or _hint(listed, finder) + more_hint,
     )
 
 
@@ -100,7 +103,7 @@ def no_truth_error(names: Sequence[str], count: int, total: int, reason: str) ->
     have = "has" if count == 1 else "have"
     return UsageError(
         f"{count:,} of {plural(total, 'image')} {have} no truth, because {reason}: {list_some(names, count)}",
-        hint=_LEAVE_OUT,
+        hint=_LEAVE_OUT if count < total else _GIVE_FILE,
     )
 
 

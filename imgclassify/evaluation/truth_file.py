@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from imgclassify.errors import UsageError
@@ -25,7 +25,9 @@ from imgclassify.sources import IMAGE_SUFFIXES
 MAX_BYTES = 2**30
 """Larger files are rejected. ImageNet's 1.3 million training images take 80 MB."""
 
-_SOURCE_COLUMNS = ("source", "file", "filename", "image", "imagepath", "path")
+_SOURCE_COLUMNS = ("source", "file", "filename", "filepath", "image", "imagepath", "path")
+_ID_COLUMNS = ("id", "imageid")
+"""They name the images if no other column does. Beside another column they may count the rows."""
 _CLASS_COLUMNS = {
     "class": ("label", "wnid", "class_index"),
     "label": ("label",),
@@ -36,6 +38,10 @@ _CLASS_COLUMNS = {
 _SEPARATORS = re.compile(r"[\s_-]+")
 _INDEX = re.compile(r"([0-9]{1,9})(?:\.0)?")
 """A column of integers with a gap is written by pandas as 7.0."""
+_HOLDS_INDICES = (
+    "a column called label or wnid does not hold numbers: if these are class indices of the model, which count "
+    "from 0, call it class_index; or give --map FILE with a line for each of these names"
+)
 _FORM = "the first line names the columns: source, and one or more of class, label, wnid and class_index"
 
 
@@ -151,6 +157,7 @@ def _find_columns(file: str, header: Sequence[str]) -> _Columns | None:
     names = [cell.strip() for cell in header]
     keys = [_SEPARATORS.sub("", name).casefold() for name in names]
     sources = [place for place, key in enumerate(keys) if key in _SOURCE_COLUMNS]
+    sources = sources or [place for place, key in enumerate(keys) if key in _ID_COLUMNS]
     classes = {place: key for place, key in enumerate(keys) if key in _CLASS_COLUMNS}
     if not sources or not classes:
         return None
@@ -175,11 +182,12 @@ def _header_error(file: str, line: int, header: Sequence[str]) -> UsageError:
             hint="put a header such as source,class into the first line",
         )
     keys = [_SEPARATORS.sub("", cell).casefold() for cell in header]
-    lacks = [] if set(keys) & set(_SOURCE_COLUMNS) else ["the images (source)"]
+    lacks = [] if set(keys) & {*_SOURCE_COLUMNS, *_ID_COLUMNS} else ["the images (source)"]
     lacks += [] if set(keys) & _CLASS_COLUMNS.keys() else ["the classes (class, label, wnid or class_index)"]
     found = ", ".join(repr(cell.strip()) for cell in header)
     return UsageError(
-        f"{file} has no column for {' and for '.join(lacks)}: its columns are {found:.200}", hint=_FORM
+        f"{file} has no column for {' and for '.join(lacks)}: its columns are {found:.200}",
+        hint=f"rename them: {_FORM}",
     )
 
 
@@ -208,8 +216,14 @@ def _find_classes(table: _Table, finder: ClassFinder, file: str, *, ignore_unkno
             unit="row",
             lead=f"{file}: ",
             counted_from_one=seem_counted_from_one((cell for cell, _ in found), len(finder.label_set)),
+            instead=_HOLDS_INDICES if _seem_indices(unmatched, table.columns) else "",
         )
     return [match for _, match in found]
+
+
+def _seem_indices(names: Iterable[str], columns: _Columns) -> bool:
+    """Whether names are numbers in columns that hold none."""
+    return "class" not in columns.classes.values() and all(map(_INDEX.fullmatch, names))
 
 
 def _check_indices(table: _Table, finder: ClassFinder, file: str) -> None:

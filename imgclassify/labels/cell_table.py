@@ -59,8 +59,12 @@ class CellTable:
                 if any(map(str.strip, cells)):
                     yield reader.line_num, cells
         except csv.Error as error:
-            open_quote = str(error).startswith("unexpected end")
-            reason = "a double quote before it is not closed" if open_quote else describe_error(error)
+            if self._text.lstrip()[:1] in ("{", "["):
+                reason = "it is JSON, not CSV"
+            elif str(error).startswith("unexpected end"):
+                reason = "a double quote before it is not closed"
+            else:
+                reason = describe_error(error)
             raise UsageError(f"{self.name}: line {reader.line_num}: {reason}", hint=self._hint) from error
 
     def _find_delimiter(self, is_header: Callable[[Sequence[str]], bool] | None) -> str:

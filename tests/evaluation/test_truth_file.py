@@ -60,7 +60,10 @@ def test_columns_of_classes(truth_csv: Path, header: str, cell: str) -> None:
     assert classes(truth_csv, f"source,{header}\na.jpg,{cell}\n", "a.jpg") == [[TENCH]]
 
 
-@pytest.mark.parametrize("header", ["source", "file", "filename", "file_name", "image", "Image Path", "path"])
+@pytest.mark.parametrize(
+    "header",
+    ["source", "file", "filename", "file_name", "filepath", "image", "Image Path", "path", "id", "image_id"],
+)
 def test_columns_of_images(truth_csv: Path, header: str) -> None:
     assert classes(truth_csv, f"class,{header}\ntench,a.jpg\n", "a.jpg") == [[TENCH]]
 
@@ -85,6 +88,14 @@ def test_forms_of_the_file(truth_csv: Path, content: str | bytes) -> None:
 def test_the_source_column_comes_before_others_of_its_kind(truth_csv: Path) -> None:
     assert classes(truth_csv, "path,source,class\nx,a.jpg,tench\n", "a.jpg") == [[TENCH]]
     assert "'path' and 'file' may both be" in str(error_of(truth_csv, "path,file,class\nx,a.jpg,tench\n", "a.jpg"))
+
+
+def test_an_id_names_the_images_if_nothing_else_does(truth_csv: Path) -> None:
+    assert classes(truth_csv, "id,label\n00a1,tench\n00b2,goldfish\n", "d/00b2.jpg", "d/00a1.jpg") == [
+        [GOLDFISH],
+        [TENCH],
+    ]
+    assert classes(truth_csv, "id,file,label\nb.jpg,a.jpg,tench\n", "a.jpg") == [[TENCH]]
 
 
 # Which row
@@ -229,7 +240,11 @@ def test_a_map_serves_the_classes_of_a_file(truth_csv: Path, tmp_path: Path) -> 
 
 def test_a_wnid_column_has_only_wnids_and_a_label_column_only_labels(truth_csv: Path) -> None:
     assert "'tench'" in str(error_of(truth_csv, "source,wnid\n1.jpg,tench\n", "1.jpg"))
-    assert "'3'" in str(error_of(truth_csv, "source,label\n1.jpg,3\n", "1.jpg"))
+    error = error_of(truth_csv, "source,label\n1.jpg,3\n", "1.jpg")
+    assert "'3'" in str(error)
+    assert "call it class_index" in str(error.hint)
+    for content in ("source,label\n1.jpg,3\n2.jpg,dgo\n", "source,class\n1.jpg,3000\n2.jpg,3\n"):
+        assert "call it class_index" not in str(error_of(truth_csv, content, "1.jpg", "2.jpg").hint)
 
 
 # Errors
@@ -242,13 +257,14 @@ def test_a_wnid_column_has_only_wnids_and_a_label_column_only_labels(truth_csv: 
         (b"source,class\n", "has no rows"),
         (b"a/1.jpg,tench\n", "has no header: line 1 is 'a/1.jpg,tench'"),
         (
-            b"id,url\n1,2\n",
+            b"number,url\n1,2\n",
             "no column for the images (source) and for the classes (class, label, wnid or class_index)",
         ),
         (
             b"source,url\n1,2\n",
             "no column for the classes (class, label, wnid or class_index): its columns are 'source', 'url'",
         ),
+        (b'[{"source": "1.jpg", "class": "tench"}]', "line 1: it is JSON, not CSV"),
         (b"source|class\n1|2\n", "its columns are 'source|class'"),
         (b"source,class,class\n1.jpg,a,b\n", "two columns have the same name"),
         (
