@@ -150,13 +150,7 @@ def learn_calibration(
 
     temperature = fit_temperature(data.logits, data.truth)
     if temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE):
-        what = (
-            "every answer is right" if temperature == MIN_TEMPERATURE else "the answers are no better than chance"
-        )
-        raise UsageError(
-            f"no temperature fits these images: {what}",
-            hint="add images that are as hard as those that will be classified, and check --truth",
-        )
+        raise _no_temperature(data, temperature)
     before = _score(data, np.ones(len(data.truth)))
     after = _score(data, _cross_validate(data))
     improvement = mean(before.nll - after.nll)
@@ -185,6 +179,22 @@ def learn_calibration(
         improvement=improvement,
         helps=(improvement.value or 0) > 0 and (ece_after.value or 0) < (ece_before.value or 0),
     )
+
+
+def _no_temperature(data: LabelledLogits, temperature: float) -> UsageError:
+    """Returns the error about images whose best temperature is at an end of the range, or beyond it."""
+    import numpy as np
+
+    hint = "add images that are as hard as those that will be classified, and check --truth"
+    of_truth = data.logits[np.arange(len(data.truth)), data.truth]
+    if (data.logits.argmax(axis=1) == data.truth).all():
+        what = "every answer is right"
+    elif of_truth.mean(dtype=np.float64) <= data.logits.mean(dtype=np.float64):
+        what = "the answers are no better than chance"  # the NLL falls towards T = infinity
+    else:
+        what = f"the best one is not between {MIN_TEMPERATURE:g} and {MAX_TEMPERATURE:g}"
+        hint = "check --activation: the outputs do not seem to be the logits of a softmax; or the preprocessing"
+    return UsageError(f"no temperature fits these images: {what}", hint=hint)
 
 
 class _Scores(NamedTuple):

@@ -59,6 +59,23 @@ def test_a_small_help_is_told_with_an_interval_that_holds_none() -> None:
     assert significant <= binom.ppf(0.999, 40, 0.025)
 
 
+@pytest.mark.parametrize("scale", [1e3, 1e-3])
+def test_a_temperature_out_of_range_is_not_called_chance(scale: float) -> None:
+    data = draw(0, 50, 1.0)
+    with pytest.raises(UsageError, match=r"the best one is not between 0\.01 and 100"):
+        learn_calibration(
+            data._replace(logits=data.logits * np.float32(scale)),
+            {},
+            {},
+            origin="x",
+            taxonomy=None,
+            head_weight=None,
+        )
+    chance = data._replace(truth=data.logits.argmin(axis=1).astype(np.int64))
+    with pytest.raises(UsageError, match="no better than chance"):
+        learn_calibration(chance, {}, {}, origin="x", taxonomy=None, head_weight=None)
+
+
 def test_every_right_answer_has_no_temperature() -> None:
     data = draw(0, 50, 1.0)
     right = data._replace(truth=data.logits.argmax(axis=1).astype(np.int64))
