@@ -44,6 +44,12 @@ class AssessmentOptions:
             raise UsageError(
                 "tree has no use here, because no answer climbs it", hint="add --at-least 0.9", argument="tree"
             )
+        if self.set_method != SET_METHODS[0] and self.sets is None:
+            raise UsageError(
+                "set_method has no use here, because no sets are wanted",
+                hint="add --sets 0.9",
+                argument="set_method",
+            )
 
     @property
     def answers(self) -> bool:
