@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import typer
@@ -17,6 +16,7 @@ from imgclassify.report.figures import (
     Figure,
     format_difference,
     format_interval,
+    format_threshold,
     format_value,
 )
 
@@ -165,9 +165,3 @@ def _print_label_errors(evaluation: Evaluation) -> None:
     ]
     title = f"labels that are likely wrong: {evaluation.num_label_errors:,}"
     print_table([title, "label", "", "more likely", ""], rows, right=(2, 4), wrapped=(0,))
-
-
-def format_threshold(value: float) -> str:
-    """Returns a threshold with four decimals, rounded down, so that what has reached it still does."""
-    floor = math.floor(value * 10_000) / 10_000
-    return f"{floor:g}" if floor else f"{value:.4g}"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgclassify.evaluation.intervals import wilson
+from imgclassify.report.figures import format_threshold
 
 if TYPE_CHECKING:
     import numpy as np
@@ -320,7 +321,7 @@ def _coverage_marks(evaluation: Evaluation, panel: Panel, style: str, *, with_la
         if threshold is None or share is None:
             continue
         risk = 1 - float(correct[confidence >= threshold].mean())
-        tip = f"{_percent(share)} answered with {percent} % right: --threshold {threshold:.4g}"
+        tip = f"{_percent(share)} answered with {percent} % right: --threshold {format_threshold(threshold)}"
         x, y, label = panel.x(share), panel.y(risk), f"{percent} %" if with_labels else ""
         if marks and abs(marks[0].x - x) < _LABEL_WIDTH and abs(marks[0].y - y) < _LABEL_HEIGHT:
             marks[0] = marks[0]._replace(label="")

@@ -15,6 +15,7 @@ from imgclassify.report.figures import (
     Figure,
     format_difference,
     format_interval,
+    format_threshold,
     format_value,
 )
 from imgclassify.report.pages import render_page, shorten
@@ -110,7 +111,7 @@ def _all_figures(evaluation: Evaluation) -> Mapping[str, Estimate]:
 def _value(estimate: Estimate | None, figure: Figure, threshold: float | None) -> Value:
     if estimate is None:
         return Value(None, "–", "")
-    note = "" if threshold is None else f"--threshold {threshold:.4g}"
+    note = "" if threshold is None else f"--threshold {format_threshold(threshold)}"
     text = format_value(estimate.value, is_share=figure.is_share)
     return Value(estimate.value, text, format_interval(estimate, is_share=figure.is_share), note)
 

@@ -140,6 +140,12 @@ def format_value(value: float | None, *, is_share: bool) -> str:
     return f"{100 * value:.2f} %" if is_share else f"{value:.4f}"
 
 
+def format_threshold(value: float) -> str:
+    """Returns a threshold with four decimals, rounded down, so that what has reached it still does."""
+    floor = math.floor(value * 10_000) / 10_000
+    return f"{floor:g}" if floor else f"{value:.4g}"
+
+
 def format_interval(estimate: Estimate, *, is_share: bool) -> str:
     """Returns the 95 % interval, or "" if there is none."""
     if estimate.low is None or estimate.high is None:

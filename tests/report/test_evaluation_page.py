@@ -227,6 +227,13 @@ def test_the_coordinates_of_the_reliability_diagram() -> None:
     assert [float(each["y"] or "") for each in drawn[:3]] == [130, 70, 10]
 
 
+def test_a_threshold_that_is_printed_is_reached_by_the_image_that_set_it() -> None:
+    html = render_evaluation([evaluated([(f"{number}", 0, 0, 0.59998) for number in range(20)])])
+    printed = [float(found) for found in re.findall(r"--threshold ([0-9.]+[0-9])", html)]
+    assert printed
+    assert set(printed) == {0.5999}
+
+
 def test_the_curve_of_risk_and_coverage_against_a_literal_one() -> None:
     generator = np.random.default_rng(3)
     confidence = generator.integers(1, 40, 300) / 40

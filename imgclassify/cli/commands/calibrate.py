@@ -253,9 +253,8 @@ class _Destination(NamedTuple):
 
 def _print_report(report: "CalibrationReport", *, as_json: bool) -> None:
     """Prints what the calibration does."""
-    from imgclassify.cli.evaluation_report import format_threshold
     from imgclassify.evaluation.intervals import Estimate
-    from imgclassify.report.figures import format_interval, format_value
+    from imgclassify.report.figures import format_interval, format_threshold, format_value
 
     calibration = report.calibration
     if as_json:
