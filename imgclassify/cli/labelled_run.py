@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -97,7 +97,11 @@ class LabelledImages(NamedTuple):
                 f"{info.model} ({info.weights}) on {info.engine}, {info.device}, {info.dtype}: {info.reason}"
             )
             inputs = SourceInputs(self.sources, offline=self.offline)
-            truth = self.truth.find_truth(classifier.labels, (each.name for each in inputs.expand_quietly()))
+            try:
+                truth = self.truth.find_truth(classifier.labels, (each.name for each in inputs.expand_quietly()))
+            except UsageError:
+                _require_files(self.sources.sources or [])
+                raise
             report_truth(truth)
             yield LabelledRun(run, classifier, truth)
         if run.stats.stopped:
@@ -132,6 +136,14 @@ def report_repeated(count: int) -> None:
     """Prints how many images are left out because they came before."""
     if count:
         print_message(f"left out: {count_of(count, 'image')} that came before, since each counts once")
+
+
+def _require_files(names: Iterable[str]) -> None:
+    """Raises UsageError if a source is no file or folder. Then it is no wonder that its name tells no class."""
+    for name in names:
+        is_path = name != "-" and "://" not in name and "!" not in name
+        if is_path and not os.path.lexists(name):
+            raise UsageError(f"no such file or folder: {name!r}", hint="correct its name")
 
 
 def report_truth(truth: Truth) -> None:

@@ -108,6 +108,12 @@ def read_result_file(path: Path, labels_name: str | None = None) -> ResultFile:
     if first is None:
         raise UsageError(f"there are no records in {str(path)!r}", hint=_HINT)
     run = run or {"model": first.model}
+    if isinstance(first, ImageLogits) and "activation" not in run:
+        raise UsageError(
+            f"{str(path)!r} does not say how its logits become probabilities: {path.name}.run.json, which does, is "
+            "not beside it, or is damaged",
+            hint="put it back, or evaluate the images themselves; .npz and .parquet hold it in the file",
+        )
     require_one_class(str(run.get("model")), multi_label=bool(run.get("multi_label")))
     label_set = _find_labels(run, labels_name, path, record_type)
     return ResultFile(

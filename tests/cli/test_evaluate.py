@@ -30,7 +30,6 @@ from scipy import stats
 from sklearn import metrics
 
 from imgclassify import Classifier, labels
-from imgclassify.cli.evaluation_report import format_threshold
 from imgclassify.evaluation.hierarchy import hierarchical_distances
 from imgclassify.evaluation.logits import IMAGE_LOGITS, ImageLogits
 from imgclassify.labels.taxonomy import wordnet_taxonomy
@@ -38,6 +37,7 @@ from imgclassify.output.file_formats import open_file_format
 from imgclassify.output.formats import find_format
 from imgclassify.output.provenance import Provenance
 from imgclassify.own_models import add_model
+from imgclassify.report.figures import format_threshold
 from imgclassify.runner import ImageOutputs
 from imgclassify.sources import single_source
 
@@ -418,6 +418,16 @@ def test_records_without_their_sidecar_still_do(extension: str, run: Run, data: 
     document = evaluated(run, "--from", path)
     assert_same(expected, document)
     assert document["run"] == {"model": "efficientnet_lite0"}
+
+
+def test_logits_without_their_sidecar_say_what_is_missing(run: Run, data: Data, tmp_path: Path) -> None:
+    path = tmp_path / "logits.jsonl"
+    evaluated(run, data.folder, "--save-logits", path)
+    (tmp_path / "logits.jsonl.run.json").unlink()
+    for command in ("evaluate", "calibrate"):
+        outcome = run(command, "--from", path)
+        assert outcome.status == 2
+        assert "logits.jsonl.run.json, which does, is not beside it" in outcome.err
 
 
 def test_a_resumed_run_gives_the_figures_of_a_whole_one(run: Run, data: Data, tmp_path: Path) -> None:
@@ -1070,6 +1080,14 @@ socket.socket.connect = socket.getaddrinfo = refuse
     assert done.returncode == 0, done.stderr
 
 
+def test_a_source_that_does_not_exist_is_not_taken_for_a_name_without_a_class(run: Run, tmp_path: Path) -> None:
+    for name in ("photos", "photos/", "photos/dog.jpg", "photos.zip"):
+        outcome = run("evaluate", f"{tmp_path}/{name}")
+        assert outcome.status == 2
+        assert "no such file or folder: " in outcome.err
+        assert "--map" not in outcome.err
+
+
 def test_an_image_on_stdin_has_its_truth_in_a_file(run: Run, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("source,label\n-,tiger cat\n")
     crop("cat", 0).save(tmp_path / "a.png")
@@ -1077,6 +1095,7 @@ def test_an_image_on_stdin_has_its_truth_in_a_file(run: Run, tmp_path: Path) -> 
     outcome = run("evaluate", "-", "--truth", tmp_path / "t.csv", "--json", stdin=content)
     assert outcome.status == 0, outcome.err
     assert values(json.loads(outcome.out))["acc1"] == 1
+    assert "hint: give the truth in a file: --truth FILE" in run("evaluate", "-", stdin=content).err
 
 
 def _records_of_another_program(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
