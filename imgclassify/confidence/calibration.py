@@ -228,7 +228,7 @@ class Calibration:
         if differences := self.differences(run):
             raise UsageError(
                 f"the calibration {self.origin!r} does not belong to {run.get('model')}: {'; '.join(differences)}",
-                hint="run `imgclassify calibrate` with this model and these options",
+                hint="give the model and options it was made with, or run `imgclassify calibrate` with these",
             )
 
 
@@ -249,7 +249,12 @@ def find_calibration(run: RunInfo, published: PublishedTemperature | None) -> Ca
     if run.weights_sha256:
         path = user_calibration_path(run.weights_sha256)
         if path.is_file():
-            own = Calibration.read(path)
+            try:
+                own = Calibration.read(path)
+            except UsageError as error:
+                raise UsageError(
+                    str(error), hint="remove it, or replace it: `imgclassify calibrate FOLDER --overwrite`"
+                ) from error
             if not own.differences(run.to_dict()):
                 return replace(own, origin="the user's settings")
     return Calibration.from_published(published) if published else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -94,13 +95,22 @@ def test_no_line_where_no_calibration_is_known_or_nothing_is_answered(
 
 def test_the_line_names_the_users_own(run: Run, photo: Path, users_own: Path) -> None:
     err = run("predict", photo).err
-    assert "temperature 0.7184 of the user's settings, from 40 images" in err
+    assert "--calibrated applies the temperature 0.7184 of the user's settings, from 40 images" in err
     users_own.write_text("{}")
     outcome = run("predict", photo)
     assert outcome.status == 0
     assert len(outcome.out.splitlines()) == 6
     assert "is not a calibration" in outcome.err
     assert "Traceback" not in outcome.err
+    assert "or replace it: `imgclassify calibrate FOLDER --overwrite`" in run("predict", photo, "--calibrated").err
+
+
+def test_models_show_names_the_users_own(run: Run, users_own: Path) -> None:
+    shown = run("models", "show", "efficientnet_lite0").out
+    assert re.search(rf"your own +temperature 0.7184 of {users_own}, from 40 images", shown)
+    assert re.search(r"temperature +0.834, used with --calibrated where your own does not fit", shown)
+    users_own.unlink()
+    assert "your own" not in run("models", "show", "efficientnet_lite0").out
 
 
 # Calibrated

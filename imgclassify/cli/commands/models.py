@@ -444,13 +444,16 @@ def _detail_rows(manifest: "ModelManifest", others: list[str]) -> list[list[str]
         ["file", _describe_path(manifest)],
     ]
     rows += [[name, _format_value(value)] for name, value in manifest.preprocess.to_dict().items()]
+    own = _own_calibration_rows(manifest)
     if manifest.calibration:
         calibration = manifest.calibration
+        use = "used with --calibrated where your own does not fit" if own else "used with --calibrated"
         rows += [
-            ["temperature", f"{calibration.temperature}, used with --calibrated"],
+            ["temperature", f"{calibration.temperature}, {use}"],
             ["ECE", f"{100 * calibration.ece_before:.2f} %, with it {100 * calibration.ece_after:.2f} %"],
             ["measured by", calibration.source],
         ]
+    rows += own
     if manifest.metadata:
         metadata = manifest.metadata
         rows += [
@@ -463,6 +466,20 @@ def _detail_rows(manifest: "ModelManifest", others: list[str]) -> list[list[str]
             ["recipe", metadata.recipe or "none stated by the publisher"],
         ]
     return rows
+
+
+def _own_calibration_rows(manifest: "ModelManifest") -> list[list[str]]:
+    """Returns the row of the user's own calibration of the weights, which comes before the published one."""
+    from imgclassify.confidence.calibration import Calibration, user_calibration_path
+
+    path = user_calibration_path(manifest.sha256)
+    if not path.is_file():
+        return []
+    try:
+        text = f"{Calibration.read(path).describe()}; used with --calibrated"
+    except UsageError as error:
+        text = str(error)
+    return [["your own", text]]
 
 
 def _fact_rows(described: dict[str, Any]) -> list[list[str]]:

@@ -167,14 +167,14 @@ def _mention_calibration(classifier: "Classifier") -> None:
         except UsageError as error:  # the run did not need it
             print_message(str(error))
             return
-        known = found.describe() if found else None
+        known = f"the {found.describe()}" if found else None
     elif published and run.activation == "softmax":
         before, after = 100 * published.ece_before, 100 * published.ece_after
-        known = f"published temperature (calibration error {before:.1f} → {after:.1f} %)"
+        known = f"a published temperature (calibration error {before:.1f} → {after:.1f} %)"
     else:
         known = None
     if known:
-        print_message(f"these are the network's own probabilities; --calibrated applies a {known}")
+        print_message(f"these are the network's own probabilities; --calibrated applies {known}")
 
 
 def _has_own_calibration(run: "RunInfo") -> bool:
