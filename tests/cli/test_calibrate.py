@@ -326,6 +326,12 @@ def test_options_that_conflict_are_refused(
     assert words in refused(run, data.folder, *model, *options)
 
 
+def test_a_calibration_does_not_go_to_a_file_called_minus(run: Run, tmp_path: Path) -> None:
+    outcome = run("calibrate", tmp_path, "-o", "-")
+    assert outcome.status == 2
+    assert "hint: name a file" in outcome.err
+
+
 def test_records_without_logits_are_refused(run: Run, model: tuple[str, ...], unsure: Data, tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     assert run("evaluate", unsure.folder, *model, "-o", path).status == 0

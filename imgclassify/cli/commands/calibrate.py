@@ -99,6 +99,8 @@ def calibrate(
     from imgclassify.report.figures import format_interval, format_value
 
     unattended = failures.to_unattended()
+    if str(output) == "-":
+        raise UsageError("a calibration goes to a file, not to stdout", hint="name a file, or leave out --output")
     images = LabelledImages(sources, truth, loading, unattended, frames, decoding, running, preprocessing, offline)
     destination = _Destination(output, overwrite)
     if logits is None:
