@@ -78,34 +78,43 @@ class LabelledImages(NamedTuple):
             offline=self.offline,
             default_format="jsonl",
         ) as run:
-            from imgclassify.classifier import Classifier
-
-            with download_progress() as progress:
-                classifier = Classifier(
-                    model,
-                    **self.loading.classifier_arguments(),
-                    num_images=run.num_images,
-                    offline=self.offline,
-                    progress=progress,
-                    **self.decoding.classifier_arguments(),
-                    **self.running.classifier_arguments(),
-                    **self.preprocessing.classifier_arguments(),
-                    **classifier_arguments,
-                )
+            classifier = self._load(model, num_images=run.num_images, **classifier_arguments)
             info = classifier.run
             print_verbose(
                 f"{info.model} ({info.weights}) on {info.engine}, {info.device}, {info.dtype}: {info.reason}"
             )
-            inputs = SourceInputs(self.sources, offline=self.offline)
-            try:
-                truth = self.truth.find_truth(classifier.labels, (each.name for each in inputs.expand_quietly()))
-            except UsageError:
-                _require_files(self.sources.sources or [])
-                raise
+            truth = self._find_truth(classifier)
             report_truth(truth)
             yield LabelledRun(run, classifier, truth)
         if run.stats.stopped:
             raise typer.Exit(int(run.stats.status))
+
+    def check(self, model: str | None, **classifier_arguments: Any) -> None:
+        """Checks that a model can be used and has the true classes, as `open` does, before another one runs."""
+        self._find_truth(self._load(model, num_images=1, **classifier_arguments))
+
+    def _load(self, model: str | None, **classifier_arguments: Any) -> Classifier:
+        from imgclassify.classifier import Classifier
+
+        with download_progress() as progress:
+            return Classifier(
+                model,
+                **self.loading.classifier_arguments(),
+                offline=self.offline,
+                progress=progress,
+                **self.decoding.classifier_arguments(),
+                **self.running.classifier_arguments(),
+                **self.preprocessing.classifier_arguments(),
+                **classifier_arguments,
+            )
+
+    def _find_truth(self, classifier: Classifier) -> Truth:
+        inputs = SourceInputs(self.sources, offline=self.offline)
+        try:
+            return self.truth.find_truth(classifier.labels, (each.name for each in inputs.expand_quietly()))
+        except UsageError:
+            _require_files(self.sources.sources or [])
+            raise
 
 
 class LabelledRun(NamedTuple):

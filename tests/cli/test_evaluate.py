@@ -381,7 +381,7 @@ def test_an_evaluation_of_nothing_but_failures_has_no_figures(run: Run, tmp_path
     assert values(document)["acc1_with_failed"] == 0
     outcome = run("evaluate", tmp_path / "photos")
     assert outcome.status == 1
-    assert "0 images of 1 classes, 1 failed" in outcome.out or "0 images of 1 class, 1 failed" in outcome.out
+    assert "0 images of 1 class, 1 failed" in outcome.out
 
 
 # The same figures from each form ----------------------------------------------------------------------------
@@ -800,6 +800,21 @@ def test_two_models_are_compared_on_the_images_that_both_answer(run: Run, data: 
     assert {name: each["value"] for name, each in comparison["differences"].items()} == {
         "acc1": 0, "acc5": 0, "nll": 0, "brier": 0
     }  # fmt: skip
+
+
+def test_the_second_model_is_checked_before_the_first_one_runs(run: Run, data: Data, tmp_path: Path) -> None:
+    for second in ("no-such-model", tmp_path / "none.onnx"):
+        outcome = run("evaluate", data.folder, "-m", "efficientnet_lite0", "-m", second)
+        assert (outcome.status, outcome.out) == (3, "")
+        assert str(second) in outcome.err
+        assert "answered" not in outcome.err
+
+
+def test_options_of_two_models_are_named(run: Run, data: Data) -> None:
+    models = ("-m", "efficientnet_lite0", "-m", "efficientnet_lite0")
+    both = "--crop-size, --mean: for both models"
+    assert both in run("evaluate", data.folder, *models, "--crop-size", "200", "--mean", "0.4").err
+    assert "for both models" not in run("evaluate", data.folder, *models).err
 
 
 @pytest.mark.needs_torch

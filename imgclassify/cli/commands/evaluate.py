@@ -2,13 +2,14 @@
 
 import json as jsonlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from imgclassify.cli.app import CommandApp
+from imgclassify.cli.console import print_message
 from imgclassify.cli.labelled_run import LabelledImages, LabelledRun, discarded, report_repeated, report_truth
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.option_values import complete_model
@@ -201,6 +202,10 @@ def evaluate(
             "two models are compared on the images themselves, without files of one run",
             hint="leave out --from, --output, --save-logits and --summary, or give one model",
         )
+    if len(models) == 2 and (common := _options_of_both(loading, preprocessing)):
+        print_message(
+            f"{', '.join(common)}: for both models; `imgclassify models add` gives a model options of its own"
+        )
     output.check_report(resumes=unattended.resume or unattended.retry_errors)
     if results is not None:
         if output.output or output.save_logits:
@@ -215,6 +220,8 @@ def evaluate(
             )
         found = [_evaluate_file(results, images, confidence)]
     else:
+        for each in models[1:]:
+            images.check(each, **confidence.classifier_arguments())
         found = [_evaluate_images(images, each, confidence, output) for each in models]
     evaluations = [evaluation for evaluation, _ in found]
     comparison = None
@@ -229,6 +236,16 @@ def evaluate(
         write_page(output.report, render_evaluation(evaluations, comparison))
     _print_report(evaluations, comparison, as_json=output.json)
     raise typer.Exit(int(max((status for _, status in found), key=int)))
+
+
+def _options_of_both(loading: LoadingOptions, preprocessing: PreprocessingOptions) -> list[str]:
+    """Returns the options that are given and change what a model is."""
+    given = (
+        (each.name, getattr(options, each.name) != getattr(default, each.name))
+        for options, default in ((loading, LoadingOptions()), (preprocessing, PreprocessingOptions()))
+        for each in fields(options)
+    )
+    return [f"--{name.replace('_', '-')}" for name, is_given in given if is_given and name != "trust"]
 
 
 def _evaluate_images(
