@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgclassify.errors import UsageError
 from imgclassify.evaluation import metrics as metric_functions
 from imgclassify.evaluation.collector import Collector, ImageArrays
 from imgclassify.evaluation.hierarchy import Distance, hierarchical_distances
+from imgclassify.evaluation.index_shift import describe_index_shift
 from imgclassify.evaluation.intervals import Estimate, mean, wilson
 from imgclassify.evaluation.label_errors import find_label_errors
 
@@ -180,6 +181,7 @@ def evaluate(collector: Collector, run: Mapping[str, Any], taxonomy: Taxonomy | 
                 hint="evaluate the records of one run, with the same options for all images",
             )
     arrays = collector.to_arrays()
+    truth = _with_index_shift(collector.truth, arrays)
     figures, thresholds_for = _compute_metrics(arrays, collector)
     names = _Names(collector)
     mistakes = None
@@ -190,7 +192,7 @@ def evaluate(collector: Collector, run: Mapping[str, Any], taxonomy: Taxonomy | 
     label_errors = _find_label_errors(arrays, collector, names)
     return Evaluation(
         run=run,
-        truth=collector.truth,
+        truth=truth,
         arrays=arrays,
         sources=collector.sources,
         error_types=dict(collector.error_types.most_common()),
@@ -208,6 +210,17 @@ def evaluate(collector: Collector, run: Mapping[str, Any], taxonomy: Taxonomy | 
         answers=_judge_answers(arrays, collector, taxonomy) if collector.answers else None,
         sets=_judge_sets(collector.sets) if collector.sets else None,
     )
+
+
+def _with_index_shift(truth: Truth, arrays: ImageArrays) -> Truth:
+    """Returns the truth with a note if its class indices seem to count from another number than the model's."""
+    import numpy as np
+
+    if any(len(each.class_indices) != 1 for each in truth.classes):
+        return truth
+    right = np.array([min(each.class_indices) for each in truth.classes], np.int64)[arrays.truth]
+    note = describe_index_shift(arrays.class_index, right, truth)
+    return replace(truth, notes=(*truth.notes, note)) if note else truth
 
 
 class _Names:

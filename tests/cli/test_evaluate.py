@@ -430,6 +430,21 @@ def test_logits_without_their_sidecar_say_what_is_missing(run: Run, data: Data, 
         assert "logits.jsonl.run.json, which does, is not beside it" in outcome.err
 
 
+def test_indices_that_count_from_one_are_noticed(run: Run, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(24):
+        crop("coffee", number % 4).save(photos / f"{number}.png")
+    best = Classifier().predict(photos / "0.png").predictions[0].class_index
+    for first, is_noticed in ((1, True), (0, False)):
+        rows = "".join(f"{number}.png,{best + first}\n" for number in range(24))
+        (tmp_path / "truth.csv").write_text(f"source,class_index\n{rows}")
+        outcome = run("evaluate", photos, "--truth", tmp_path / "truth.csv", "--json")
+        assert outcome.status == 0
+        assert ("warning: the class indices of the truth seem to count from 1" in outcome.err) == is_noticed
+        assert bool(json.loads(outcome.out)["truth"]["notes"]) == is_noticed
+
+
 def test_a_resumed_run_gives_the_figures_of_a_whole_one(run: Run, data: Data, tmp_path: Path) -> None:
     many = tmp_path / "photos"
     for number in range(30):

@@ -193,12 +193,15 @@ def _learn(
     head_weight: "NDArray[np.float32] | None",
 ) -> "CalibrationReport":
     from imgclassify.evaluation.calibrating import learn_calibration
+    from imgclassify.evaluation.index_shift import describe_index_shift
     from imgclassify.labels.taxonomy import find_taxonomy
 
     report_repeated(collector.num_repeated)
-    facts = truth.to_dict()
+    facts, data = truth.to_dict(), collector.to_arrays()
+    if note := describe_index_shift(data.logits.argmax(axis=1), data.truth, truth):
+        print_message(f"warning: {note}")
     return learn_calibration(
-        collector.to_arrays(),
+        data,
         run,
         {
             "truth": {name: facts[name] for name in ("how", "file", "map")},

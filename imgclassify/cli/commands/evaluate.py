@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from imgclassify.evaluation.evaluator import Evaluator
     from imgclassify.evaluation.logits import ImageLogits
     from imgclassify.evaluation.result_file import ResultFile
+    from imgclassify.evaluation.truth import Truth
     from imgclassify.evaluation.two_models import ModelComparison
     from imgclassify.postprocessing import Postprocessor
 
@@ -282,7 +283,15 @@ def _evaluate_images(
             status = opened.write_records(evaluator, settings, collector.add)
     report_repeated(collector.num_repeated)
     taxonomy = classifier.postprocessor.taxonomy or find_taxonomy(classifier.labels)
-    return compute(collector, classifier.run.to_dict(), taxonomy), status
+    evaluation = compute(collector, classifier.run.to_dict(), taxonomy)
+    _warn_of_truth(evaluation, opened.truth)
+    return evaluation, status
+
+
+def _warn_of_truth(evaluation: "Evaluation", truth: "Truth") -> None:
+    """Prints what only the predictions tell of the truth."""
+    for note in evaluation.truth.notes[len(truth.notes) :]:
+        print_message(f"warning: {note}")
 
 
 def _save_logits(opened: LabelledRun, evaluator: "Evaluator", collector: "Collector") -> ExitStatus:
@@ -322,6 +331,7 @@ def _evaluate_file(
     failed = bool(collector.error_types)
     climbed = postprocessor.taxonomy if postprocessor else None
     evaluation = compute(collector, run, climbed or find_taxonomy(found.labels))
+    _warn_of_truth(evaluation, truth)
     return evaluation, ExitStatus.SOME_IMAGES_FAILED if failed else ExitStatus.OK
 
 
