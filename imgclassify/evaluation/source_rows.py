@@ -71,9 +71,16 @@ class SourceRows:
             raise UsageError(
                 f"no row of {self._file} fits an image: the rows name images such as {self._texts[0]!r}, and the "
                 f"images are such as {sources[0]!r}",
-                hint="give the file of these images; the end of a path, or a file name that is unique, is enough",
+                hint="write the names as those of the files, which differ in case"
+                if self._differ_in_case(sources)
+                else "give the file of these images; the end of a path, or a file name that is unique, is enough",
             )
         return found
+
+    def _differ_in_case(self, sources: Sequence[str]) -> bool:
+        """Whether the first row has the file name of an image but for its case."""
+        file = self._paths[0].rpartition("/")[2].casefold()
+        return any(to_path(source).rpartition("/")[2].casefold() == file for source in sources)
 
     def _take(self, owners: dict[int, str], row: int, name: str) -> None:
         owner = owners.setdefault(row, name)

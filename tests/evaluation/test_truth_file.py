@@ -247,6 +247,12 @@ def test_a_wnid_column_has_only_wnids_and_a_label_column_only_labels(truth_csv: 
         assert "call it class_index" not in str(error_of(truth_csv, content, "1.jpg", "2.jpg").hint)
 
 
+def test_names_that_differ_in_case_are_no_match_but_an_error_that_says_so(truth_csv: Path) -> None:
+    error = error_of(truth_csv, "source,class\nC:\\x\\A.JPG,tench\n", "d/b.jpg", "d/a.jpg")
+    assert "differ in case" in str(error.hint)
+    assert "differ in case" not in str(error_of(truth_csv, "source,class\nc.jpg,tench\n", "d/a.jpg").hint)
+
+
 # Errors
 
 
