@@ -181,7 +181,7 @@ def evaluate(collector: Collector, run: Mapping[str, Any], taxonomy: Taxonomy | 
                 hint="evaluate the records of one run, with the same options for all images",
             )
     arrays = collector.to_arrays()
-    truth = _with_index_shift(collector.truth, arrays)
+    truth = _with_index_shift(collector.truth, arrays, len(collector.labels))
     figures, thresholds_for = _compute_metrics(arrays, collector)
     names = _Names(collector)
     mistakes = None
@@ -212,14 +212,14 @@ def evaluate(collector: Collector, run: Mapping[str, Any], taxonomy: Taxonomy | 
     )
 
 
-def _with_index_shift(truth: Truth, arrays: ImageArrays) -> Truth:
+def _with_index_shift(truth: Truth, arrays: ImageArrays, num_classes: int) -> Truth:
     """Returns the truth with a note if its class indices seem to count from another number than the model's."""
     import numpy as np
 
     if any(len(each.class_indices) != 1 for each in truth.classes):
         return truth
     right = np.array([min(each.class_indices) for each in truth.classes], np.int64)[arrays.truth]
-    note = describe_index_shift(arrays.class_index, right, truth)
+    note = describe_index_shift(arrays.class_index, right, truth, num_classes)
     return replace(truth, notes=(*truth.notes, note)) if note else truth
 
 

@@ -18,14 +18,19 @@ def truth_of(name: str) -> Truth:
 @pytest.mark.parametrize(("shift", "words"), [(1, "with -1, 100.0 %"), (-1, "with +1, 100.0 %")])
 @pytest.mark.parametrize("name", ["3", "003", "3.0"])
 def test_indices_that_are_shifted(shift: int, words: str, name: str) -> None:
-    assert words in describe_index_shift(PREDICTED, PREDICTED + shift, truth_of(name))
+    assert words in describe_index_shift(PREDICTED, PREDICTED + shift, truth_of(name), 10)
 
 
 def test_indices_that_are_not_shifted_few_images_and_names() -> None:
     generator = np.random.default_rng(1)
-    assert describe_index_shift(PREDICTED, PREDICTED, truth_of("3")) == ""
-    assert describe_index_shift(PREDICTED, generator.permutation(PREDICTED), truth_of("3")) == ""
-    assert describe_index_shift(PREDICTED[:19], PREDICTED[:19] + 1, truth_of("3")) == ""
-    assert describe_index_shift(PREDICTED, PREDICTED + 1, truth_of("tench")) == ""
+    assert describe_index_shift(PREDICTED, PREDICTED, truth_of("3"), 10) == ""
+    assert describe_index_shift(PREDICTED, generator.permutation(PREDICTED), truth_of("3"), 10) == ""
+    assert describe_index_shift(PREDICTED[:19], PREDICTED[:19] + 1, truth_of("3"), 10) == ""
+    assert describe_index_shift(PREDICTED, PREDICTED + 1, truth_of("tench"), 10) == ""
     half = np.where(generator.random(200) < 0.5, PREDICTED, PREDICTED + 1)
-    assert describe_index_shift(PREDICTED, half, truth_of("3")) == ""
+    assert describe_index_shift(PREDICTED, half, truth_of("3"), 10) == ""
+
+
+def test_two_classes_that_are_swapped_are_not_shifted() -> None:
+    predicted = np.arange(200) % 2
+    assert describe_index_shift(predicted, 1 - predicted, truth_of("1"), 2) == ""

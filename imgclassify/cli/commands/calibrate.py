@@ -198,7 +198,7 @@ def _learn(
 
     report_repeated(collector.num_repeated)
     facts, data = truth.to_dict(), collector.to_arrays()
-    if note := describe_index_shift(data.logits.argmax(axis=1), data.truth, truth):
+    if note := describe_index_shift(data.logits.argmax(axis=1), data.truth, truth, data.logits.shape[1]):
         print_message(f"warning: {note}")
     return learn_calibration(
         data,
