@@ -151,7 +151,13 @@ def _load_taxonomy(labels: LabelSet, tree: str | os.PathLike[str] | None) -> Tax
     if tree is not None:
         from imgclassify.labels.taxonomy_file import read_taxonomy
 
-        return read_taxonomy(tree, labels)
+        own = read_taxonomy(tree, labels)
+        if own.num_unplaced:
+            logger.warning(
+                "%s names %d of %d classes; the others have no node above them",
+                *(os.fspath(tree), len(labels) - own.num_unplaced, len(labels)),
+            )
+        return own
     from imgclassify.labels.taxonomy import wordnet_taxonomy
 
     return wordnet_taxonomy(labels)

@@ -140,25 +140,15 @@ def _images_by_node(
             yield block, place_of_class[top[block]], position
 
 
-def lowest_threshold(
-    probabilities: NDArray[np.floating], truth: ArrayLike, taxonomy: Taxonomy
-) -> NDArray[np.float64]:
+def lowest_threshold(values: ChainValues) -> NDArray[np.float64]:
     """Returns for each image the lowest `at_least` with which its answer is right. (N,)
 
     An answer is right if the truth is under it, and "unsure" always is. So the answer of `climb` is right exactly
     if `at_least` is this number or more. It is 0 if the most probable class is right, and inf if no number up to 1
     helps.
-
-    Args:
-        probabilities: (N, num_classes), 0..1.
-        truth: (N,), the index of the right class of each image.
-
-    Raises:
-        ValueError: a shape is wrong, or a truth is no class index.
     """
     import numpy as np
 
-    values = chain_values(probabilities, truth, taxonomy)
     last_wrong = np.where(values.is_right, -np.inf, values.probabilities).max(axis=1)
     lowest = np.where(last_wrong < 0, 0.0, np.nextafter(last_wrong, np.inf))
     return np.where(lowest > 1, np.inf, lowest)

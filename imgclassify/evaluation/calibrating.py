@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from imgclassify._version import __version__
 from imgclassify.confidence.calibration import Calibration, SetScores, Threshold
 from imgclassify.confidence.prediction_sets import lac_scores, raps_scores
-from imgclassify.confidence.rollup import chain_values, lowest_threshold, threshold_for_accuracy
+from imgclassify.confidence.rollup import ChainValues, chain_values, lowest_threshold, threshold_for_accuracy
 from imgclassify.confidence.scoring import learn_familiar
 from imgclassify.confidence.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature, log_softmax
 from imgclassify.engines import FEATURES, LOGITS
 from imgclassify.errors import UsageError
+from imgclassify.evaluation.hierarchy import Areas, RollupFigures, rollup_areas, rollup_figures
 from imgclassify.evaluation.intervals import Estimate, mean, normal_quantile
 from imgclassify.evaluation.metrics import coverage_at, ece
 
@@ -30,6 +31,8 @@ __all__ = ["CalibrationReport", "LabelledLogits", "LogitsCollector", "learn_cali
 FOLDS = 5
 ACCURACIES = (0.9, 0.95, 0.99)
 """The accuracies that thresholds are told for."""
+ROLLUPS = (0.5, 0.8, 0.9, 0.95)
+"""The values of `at_least` whose answers are described."""
 MIN_IMAGES = 20
 """With fewer images, the interval of a temperature is wider than what it could correct."""
 RAPS_PENALTY, RAPS_K_REG = 0.01, 5
@@ -120,6 +123,10 @@ class CalibrationReport(NamedTuple):
     """By how much the NLL of an image falls. Below zero if it rises."""
     helps: bool
     """Whether both the NLL and the ECE fall on images that the temperature was not fitted to."""
+    rollups: tuple[RollupFigures, ...]
+    """The answers with each of ROLLUPS as `at_least`. Empty if the classes have no tree."""
+    areas: Areas | None
+    """None if the classes have no tree."""
 
 
 def learn_calibration(
@@ -157,6 +164,7 @@ def learn_calibration(
     ece_before, ece_after = (ece(each.confidence, before.correct) for each in (before, after))
     # As predict computes them, so that a set holds the truth if its score is small enough.
     probabilities = _to_probabilities(data.logits, temperature)
+    climbed = chain_values(probabilities, data.truth, taxonomy) if taxonomy else None
     confidence = probabilities.max(axis=1).astype(np.float64)
     calibration = Calibration(
         origin=origin,
@@ -168,7 +176,7 @@ def learn_calibration(
         },
         belongs_to=run,
         thresholds=tuple(_find_thresholds(confidence, before.correct)),
-        rollup_thresholds=tuple(_find_rollup_thresholds(probabilities, data.truth, taxonomy)) if taxonomy else (),
+        rollup_thresholds=tuple(_find_rollup_thresholds(climbed)) if climbed else (),
         sets=_find_set_scores(probabilities, data.truth),
         familiar=learn_familiar(_to_probabilities(data.logits, 1.0), data.features, head_weight),
         details={"version": __version__, "validation": f"cross-validation in {FOLDS} parts", **details},
@@ -178,6 +186,8 @@ def learn_calibration(
         temperature=_temperature_interval(data, temperature),
         improvement=improvement,
         helps=(improvement.value or 0) > 0 and (ece_after.value or 0) < (ece_before.value or 0),
+        rollups=tuple(rollup_figures(climbed, ROLLUPS)) if climbed else (),
+        areas=rollup_areas(climbed) if climbed else None,
     )
 
 
@@ -293,14 +303,11 @@ def _find_thresholds(confidence: NDArray[np.float64], correct: NDArray[np.bool_]
             yield Threshold(accuracy, found.threshold, found.share.value)
 
 
-def _find_rollup_thresholds(
-    probabilities: NDArray[np.float32], truth: NDArray[np.int64], taxonomy: Taxonomy
-) -> Iterator[Threshold]:
+def _find_rollup_thresholds(values: ChainValues) -> Iterator[Threshold]:
     """Yields the `at_least` with which new answers are right with these probabilities, where there is one."""
     import math
 
-    lowest = lowest_threshold(probabilities, truth, taxonomy)
-    values = chain_values(probabilities, truth, taxonomy)
+    lowest = lowest_threshold(values)
     for accuracy in ACCURACIES:
         threshold = threshold_for_accuracy(lowest, accuracy)
         if math.isfinite(threshold):

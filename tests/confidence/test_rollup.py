@@ -142,7 +142,7 @@ def test_an_answer_is_right_exactly_from_the_lowest_threshold_on(
     probabilities: NDArray[np.float32], truth: list[int]
 ) -> None:
     for row, right, lowest in zip(
-        probabilities, truth, lowest_threshold(probabilities, truth, FEW_TAXONOMY), strict=True
+        probabilities, truth, lowest_threshold(chain_values(probabilities, truth, FEW_TAXONOMY)), strict=True
     ):
         for at_least in {*np.arange(0, 1.01, 0.125), min(lowest, 1), max(0, np.nextafter(min(lowest, 1.1), -1))}:
             if at_least <= 1:
@@ -190,7 +190,7 @@ def test_the_threshold_keeps_its_promise_on_new_images() -> None:
     flat = np.sqrt(probabilities) / np.sqrt(probabilities).sum(axis=1, keepdims=True)
     truth = (flat.cumsum(axis=1) > rng.random((4000, 1))).argmax(axis=1)
     values = chain_values(probabilities, truth, FEW_TAXONOMY)
-    lowest = lowest_threshold(probabilities, truth, FEW_TAXONOMY)
+    lowest = lowest_threshold(chain_values(probabilities, truth, FEW_TAXONOMY))
     accuracies = []
     for _ in range(100):
         order = rng.permutation(4000)

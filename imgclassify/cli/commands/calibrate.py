@@ -273,6 +273,8 @@ def _print_report(report: "CalibrationReport", *, as_json: bool) -> None:
             "improvement": report.improvement.to_dict(),
             "thresholds": [each._asdict() for each in calibration.thresholds],
             "rollup_thresholds": [each._asdict() for each in calibration.rollup_thresholds],
+            "rollups": [each._asdict() for each in report.rollups],
+            "areas": report.areas._asdict() if report.areas else None,
         }
         typer.echo(jsonlib.dumps(document, indent=1))
         return
@@ -297,10 +299,30 @@ def _print_report(report: "CalibrationReport", *, as_json: bool) -> None:
             typer.echo()
             rows = [
                 [
-                    format_threshold(each.threshold) if each.threshold else "any",
                     f"{100 * each.accuracy:g} %",
+                    format_threshold(each.threshold) if each.threshold else "any",
                     f"{100 * each.answered:.1f} %",
                 ]
                 for each in thresholds
             ]
-            print_table([title, "right", "answered"], rows, right=(0, 1, 2))
+            print_table(["for right answers in", title, "answered"], rows, right=(0, 1, 2))
+    _print_rollups(report)
+
+
+def _print_rollups(report: "CalibrationReport") -> None:
+    """Prints what --at-least leads to on these images."""
+    if report.areas is None:
+        return
+    rows = []
+    for each in report.rollups:
+        num_answers = each.num_images - each.num_unsure
+        right = f"{100 * (1 - each.num_wrong / num_answers):.1f} %" if num_answers else "–"
+        shares = (f"{100 * count / each.num_images:.1f} %" for count in (each.num_leaves, each.num_unsure))
+        rows.append([f"{each.at_least:g}", right, *shares, f"{each.bits:.2f}"])
+    typer.echo()
+    print_table(["with --at-least", "right answers", "a class", "not sure", "bits"], rows, right=range(5))
+    change = report.areas.rollup / report.areas.refusal - 1 if report.areas.refusal else 0.0
+    typer.echo(
+        f"area under hierarchical risk and coverage: {report.areas.rollup:.4f}, with a class or no answer "
+        f"{report.areas.refusal:.4f} ({100 * change:+.1f} %)"
+    )
