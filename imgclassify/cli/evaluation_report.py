@@ -38,6 +38,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     _print_classes(evaluation)
     _print_mistakes(evaluation)
     _print_label_errors(evaluation)
+    _print_failures(evaluation)
 
 
 def print_comparison(comparison: ModelComparison) -> None:
@@ -147,6 +148,16 @@ def _print_mistakes(evaluation: Evaluation) -> None:
             [[f"{row.count:,}", make_printable(row.label or "")] for row in named[:_LISTED]],
             right=(0,),
         )
+
+
+def _print_failures(evaluation: Evaluation) -> None:
+    if not evaluation.failures:
+        return
+    typer.echo()
+    rows = [
+        [make_printable(row.source), row.type, make_printable(row.message)] for row in evaluation.failures[:_LISTED]
+    ]
+    print_table([f"failed images: {evaluation.failed:,}", "error", ""], rows, wrapped=(0, 2))
 
 
 def _print_label_errors(evaluation: Evaluation) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgclassify.errors import UsageError
 from imgclassify.evaluation.labelled import ImageTruth, LabelledResult
-from imgclassify.results import Answer, ImageResult
+from imgclassify.results import Answer, ImageFailure, ImageResult
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Collector", "ImageArrays"]
 
+MAX_FAILURES = 100
+"""The names of so many failed images are kept."""
 TOP_CLASSES = 10
 """So many of the predictions of an image are kept, to find wrong labels."""
 
@@ -62,6 +64,7 @@ class Collector:
             that counted twice would make the intervals too narrow.
         num_failed: how many images of each true class failed.
         error_types: how many images failed, by the type of error.
+        failures: the names and the errors of the first MAX_FAILURES of them.
         answers: the answer of each image, if the records have some.
         sets: (size of the set, whether it holds a right class, or None if its labels do not tell) of each image, if
             the records have prediction sets.
@@ -74,6 +77,7 @@ class Collector:
         self.num_repeated = 0
         self.num_failed: Counter[int] = Counter()
         self.error_types: Counter[str] = Counter()
+        self.failures: list[tuple[str, ImageFailure]] = []
         self.answers: list[Answer] = []
         self.sets: list[tuple[int, bool | None]] = []
         self.max_rank: int | None = None
@@ -106,8 +110,11 @@ class Collector:
             return
         self._seen.add(record.source)
         if record.scores is None or record.error:
+            error = record.error or ImageFailure("unknown", "its record has neither scores nor an error")
             self.num_failed[truth] += 1
-            self.error_types[record.error.type if record.error else "unknown"] += 1
+            self.error_types[error.type] += 1
+            if len(self.failures) < MAX_FAILURES:
+                self.failures.append((record.source, error))
             return
         result, scores = record.result, record.scores
         self.sources.append(record.source)

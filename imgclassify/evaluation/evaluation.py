@@ -72,6 +72,14 @@ class MistakeRow(NamedTuple):
     count: int  # type: ignore[assignment] # hides tuple.count
 
 
+class FailureRow(NamedTuple):
+    """An image that failed."""
+
+    source: str
+    type: str
+    message: str
+
+
 class LabelErrorRow(NamedTuple):
     """An image that is probably of another class than its truth says."""
 
@@ -94,6 +102,8 @@ class Evaluation:
     """The name of each image with predictions, in the order of `arrays`."""
     error_types: Mapping[str, int]
     """How many images failed, by the type of error."""
+    failures: tuple[FailureRow, ...]
+    """The first of them."""
     metrics: dict[str, Estimate]
     """By name, as in the document. A figure that is not known has the value None."""
     thresholds_for: dict[str, float | None]
@@ -137,6 +147,7 @@ class Evaluation:
             "images": self.images,
             "failed": self.failed,
             "errors": dict(self.error_types),
+            "failures": [row._asdict() for row in self.failures],
             "ignored": self.ignored,
             "metrics": {name: estimate.to_dict() for name, estimate in self.metrics.items()},
             "thresholds_for": self.thresholds_for,
@@ -196,6 +207,7 @@ def evaluate(collector: Collector, run: Mapping[str, Any], taxonomy: Taxonomy | 
         arrays=arrays,
         sources=collector.sources,
         error_types=dict(collector.error_types.most_common()),
+        failures=tuple(FailureRow(source, error.type, error.message) for source, error in collector.failures),
         metrics=figures,
         thresholds_for=thresholds_for,
         classes=_describe_classes(arrays, collector),

@@ -365,6 +365,9 @@ def test_failed_images_are_counted_and_never_dropped(run: Run, data: Data, fault
     document = evaluated(run, faulty, "--ignore-unknown", *ONE_BY_ONE, status=1)
     assert (document["images"], document["failed"], document["ignored"]) == (len(data.truth), 1, 1)
     assert document["errors"] == {"truncated_image": 1}
+    [failure] = document["failures"]
+    assert Path(failure["source"]).is_relative_to(faulty)
+    assert (failure["type"], "ends too early" in failure["message"]) == ("truncated_image", True)
     assert {row["label"]: row["failed"] for row in document["classes"] if row["failed"]} == {"tiger cat": 1}
     right = np.count_nonzero(data.logits.argmax(axis=1) == data.truth)
     found = values(document)
