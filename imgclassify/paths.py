@@ -50,9 +50,9 @@ def config_folder() -> Path:
     return _xdg_folder("XDG_CONFIG_HOME", ".config") / "imgclassify"
 
 
-def calibrations_folder() -> Path:
-    """Returns the folder of the calibrations that `imgclassify calibrate` makes if no file is named."""
-    return config_folder() / "calibrations"
+def calibration_path(weights_sha256: str) -> Path:
+    """Returns where `imgclassify calibrate` keeps the calibration of some weights if no file is named."""
+    return config_folder() / "calibrations" / f"{weights_sha256}.json"
 
 
 def cache_folder() -> Path:

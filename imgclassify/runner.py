@@ -535,13 +535,12 @@ def _describe_run(network: Network, selection: EngineSelection, decode_mode: str
         activation=activation.name if activation else None,
         multi_label=activation is not None and activation.multi_label,
         origins=dict(network.origins) or None,
-        options={**network.options, **({"output_name": network.output_name} if network.output_name else {})}
-        or None,
+        options=_chosen_options(network) or None,
     )
 
 
 def _chosen_options(network: Network) -> dict[str, Any]:
-    """Returns RunInfo.options."""
+    """Returns RunInfo.options, empty if there was no choice."""
     return {**network.options, **({"output_name": network.output_name} if network.output_name else {})}
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from imgclassify.catalog import PublishedTemperature
 from imgclassify.errors import UsageError, describe_error
 from imgclassify.files import atomic_write, is_pipe_or_device
-from imgclassify.paths import calibrations_folder
+from imgclassify.paths import calibration_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -234,7 +234,7 @@ class Calibration:
 
 def user_calibration_path(weights_sha256: str) -> Path:
     """Returns where `imgclassify calibrate` keeps the calibration of some weights if no file is named."""
-    return calibrations_folder() / f"{weights_sha256}.json"
+    return calibration_path(weights_sha256)
 
 
 def find_calibration(run: RunInfo, published: PublishedTemperature | None) -> Calibration | None:

@@ -132,16 +132,17 @@ def score_image(
     before = probabilities > probabilities[best]
     rank = 1 + int(before.sum()) + int((probabilities[:best] == probabilities[best]).sum())
     exact = np.exp(log_probabilities)
+    probability = min(float(exact[members].sum()), 1.0)
     nll = -float(np.logaddexp.reduce(log_probabilities[members]))
     others = np.delete(exact, members)
     predicted = int(probabilities.argmax())
     same = _not_told_apart(predicted, right, groups)
     return ImageScores(
         rank=rank,
-        probability=min(float(exact[members].sum()), 1.0),
+        probability=probability,
         confidence=min(float(exact[same].sum()), 1.0),
         nll=max(nll, 0.0),
-        brier=float((others**2).sum() + (1 - min(float(exact[members].sum()), 1.0)) ** 2),
+        brier=float((others**2).sum() + (1 - probability) ** 2),
     )
 
 

@@ -178,9 +178,9 @@ def _mention_calibration(classifier: "Classifier") -> None:
 
 
 def _has_own_calibration(run: "RunInfo") -> bool:
-    from imgclassify.paths import calibrations_folder
+    from imgclassify.paths import calibration_path
 
-    return bool(run.weights_sha256) and (calibrations_folder() / f"{run.weights_sha256}.json").is_file()
+    return run.weights_sha256 is not None and calibration_path(run.weights_sha256).is_file()
 
 
 def _require_outside(folder: Path, sources: list[str]) -> None:
