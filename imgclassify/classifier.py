@@ -404,7 +404,7 @@ class Classifier:
         self.calibration = choose_calibration(
             calibration,
             self.runner.run_info,
-            self.runner.network.calibration,
+            self._find_known_calibration,
             is_needed=assessment is not None and (assessment.answers or assessment.sets is not None),
         )
         if self.calibration:
@@ -437,11 +437,15 @@ class Classifier:
         Raises:
             UsageError: the user's own is damaged.
         """
-        from imgclassify.confidence.calibration import find_calibration
-
         if self._activation.name != "softmax":
             return None
-        return self.calibration or find_calibration(self.runner.run_info, self.runner.network.calibration)
+        return self.calibration or self._find_known_calibration()
+
+    def _find_known_calibration(self) -> Calibration | None:
+        from imgclassify.confidence.calibration import find_calibration
+
+        network = self.runner.network
+        return find_calibration(self.runner.run_info, network.calibration, network.own_calibration)
 
 
 def _load_with_features(load: Callable[..., ModelRunner]) -> ModelRunner:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgclassify.confidence.assessment_options import AssessmentOptions
-from imgclassify.confidence.calibration import Calibration, find_calibration
+from imgclassify.confidence.calibration import Calibration
 from imgclassify.errors import UsageError
 from imgclassify.results import Answer, Unfamiliarity
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from imgclassify.catalog import PublishedTemperature
     from imgclassify.confidence.scoring import UnfamiliarityScorer
     from imgclassify.labels import LabelSet
     from imgclassify.labels.taxonomy import Taxonomy
@@ -104,7 +103,7 @@ class Assessor:
 def choose_calibration(
     wanted: bool | str | os.PathLike[str] | Calibration,
     run: RunInfo,
-    published: PublishedTemperature | None,
+    find_known: Callable[[], Calibration | None],
     *,
     is_needed: bool,
 ) -> Calibration | None:
@@ -112,7 +111,7 @@ def choose_calibration(
 
     Args:
         wanted: True for the one that is known, False for none unless `is_needed`, or a calibration or its file.
-        published: as in `find_calibration`.
+        find_known: returns the calibration that is known for the model, as `find_calibration`.
         is_needed: whether answers depend on it. If none is known, a warning says so.
 
     Raises:
@@ -132,7 +131,7 @@ def choose_calibration(
         chosen = wanted if isinstance(wanted, Calibration) else Calibration.read(Path(wanted))
         chosen.require_run(run.to_dict())
         return chosen
-    found = find_calibration(run, published)
+    found = find_known()
     if found is None and wanted:
         raise UsageError(
             f"no calibration of {run.model} is known for this preprocessing",

@@ -124,18 +124,30 @@ class Calibration:
                 raise ValueError("it is a pipe or a device")
             with path.open("rb") as stream:
                 content = stream.read(MAX_FILE_BYTES + 1)
+        except FileNotFoundError as error:
+            raise UsageError(f"the calibration {str(path)!r} does not exist", hint=_HINT) from error
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{str(path)!r} is not a calibration: {describe_error(error)}", hint=_HINT) from error
+        return cls.parse(content, str(path))
+
+    @classmethod
+    def parse(cls, content: str | bytes, origin: str) -> Self:
+        """Returns the calibration in the content of a file that `write` wrote.
+
+        Raises:
+            UsageError: it is no such content.
+        """
+        try:
             if len(content) > MAX_FILE_BYTES:
                 raise ValueError(f"it has more than {MAX_FILE_BYTES:,} bytes")
             value = json.loads(content)
             if not isinstance(value, dict) or value.get("schema") != SCHEMA:
                 raise ValueError(f"its schema is not {SCHEMA}")
-            return cls(**_parse(value), origin=str(path))
-        except FileNotFoundError as error:
-            raise UsageError(f"the calibration {str(path)!r} does not exist", hint=_HINT) from error
+            return cls(**_parse(value), origin=origin)
         except RecursionError as error:
-            raise UsageError(f"{str(path)!r} is not a calibration: it is nested too deeply", hint=_HINT) from error
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{str(path)!r} is not a calibration: {describe_error(error)}", hint=_HINT) from error
+            raise UsageError(f"{origin!r} is not a calibration: it is nested too deeply", hint=_HINT) from error
+        except ValueError as error:
+            raise UsageError(f"{origin!r} is not a calibration: {describe_error(error)}", hint=_HINT) from error
 
     def write(self, path: Path) -> None:
         """Writes the file, which replaces an earlier one only when it is whole.
@@ -237,14 +249,19 @@ def user_calibration_path(weights_sha256: str) -> Path:
     return calibration_path(weights_sha256)
 
 
-def find_calibration(run: RunInfo, published: PublishedTemperature | None) -> Calibration | None:
-    """Returns the calibration that is known for the model of a run: the user's own, or else the published one.
+def find_calibration(
+    run: RunInfo, published: PublishedTemperature | None, of_model: str | None = None
+) -> Calibration | None:
+    """Returns the calibration that is known for the model of a run.
+
+    The user's own comes before one in the model's files, and that before a published one.
 
     Args:
         published: the temperature of the model in the catalog, if there is one for this preprocessing.
+        of_model: the text of a calibration that is in the model's own files.
 
     Raises:
-        UsageError: the user's file is damaged.
+        UsageError: the user's file, or the model's, is damaged.
     """
     if run.weights_sha256:
         path = user_calibration_path(run.weights_sha256)
@@ -257,6 +274,10 @@ def find_calibration(run: RunInfo, published: PublishedTemperature | None) -> Ca
                 ) from error
             if not own.differences(run.to_dict()):
                 return replace(own, origin="the user's settings")
+    if of_model is not None:
+        found = Calibration.parse(of_model, f"the calibration of {run.model}")
+        if not found.differences(run.to_dict()):
+            return found
     return Calibration.from_published(published) if published else None
 
 

@@ -241,6 +241,8 @@ class Network:
     """The layers that features come from, for torch. None if they are not known."""
     calibration: PublishedTemperature | None = None
     """A published temperature for these weights with this preprocessing. None if there is none."""
+    own_calibration: str | None = None
+    """The text of a calibration file (confidence/calibration.py) that is in the model's own files, if one is."""
 
 
 def chosen_options(checkpoint_key: str, manifest: ModelManifest) -> dict[str, Any]:

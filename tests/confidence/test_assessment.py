@@ -194,9 +194,9 @@ def test_no_temperature_applies_to_what_is_no_softmax(activation: str, caplog: p
     run = replace(Classifier().run, activation=activation)
     for wanted in (True, learned().calibration):
         with pytest.raises(UsageError, match="are not those of a softmax"):
-            choose_calibration(wanted, run, None, is_needed=False)
+            choose_calibration(wanted, run, lambda: None, is_needed=False)
     assert not caplog.records
-    assert choose_calibration(False, run, None, is_needed=True) is None
+    assert choose_calibration(False, run, lambda: None, is_needed=True) is None
     [record] = caplog.records
     assert "no softmax" in record.getMessage()
     assert "imgclassify calibrate" not in record.getMessage()

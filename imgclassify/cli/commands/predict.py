@@ -160,8 +160,9 @@ def _prints_table(output: OutputOptions) -> bool:
 
 def _mention_calibration(classifier: "Classifier") -> None:
     """Prints a line below the table if the probabilities could be calibrated."""
-    run, published = classifier.runner.run_info, classifier.runner.network.calibration
-    if _has_own_calibration(run):
+    run, network = classifier.runner.run_info, classifier.runner.network
+    published = network.calibration
+    if network.own_calibration is not None or _has_own_calibration(run):
         try:
             found = classifier.find_calibration()
         except UsageError as error:  # the run did not need it

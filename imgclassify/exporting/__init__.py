@@ -1,0 +1,1 @@
+"""Writes a whole classifier into one file for programs without imgclassify: ONNX, torch.export or TorchScript."""
