@@ -101,14 +101,19 @@ class Measured:
         }
 
 
-def alternately(cases: Sequence[Case], repeats: int, folder: Path, say: Say) -> list[Measured]:
+def alternately(
+    cases: Sequence[Case], repeats: int, folder: Path, say: Say, *, warm_up: bool = True
+) -> list[Measured]:
     """Measures several cases alternately.
 
     First, each case runs once to sample its memory, without being timed. Then all cases run in `repeats`
     rounds. Each round starts with the next case. A case that fails is not run again.
+
+    Args:
+        warm_up: False leaves the first runs out. The memory of children is then not known.
     """
     measured = [Measured(case) for case in cases]
-    for each in measured:
+    for each in measured if warm_up else ():
         sampler = MemorySampler()
         _measure(each, folder, say, "memory", sampler)
         each.sampled_peak = sampler.peak

@@ -7,10 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torchvision.models import get_model
 
 from imgclassify import catalog, paths
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def seeded(architecture: str, **options: Any) -> torch.nn.Module:

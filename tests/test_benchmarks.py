@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import duplicates, features, layout, photos, predictions, report
+from benchmarks import duplicates, features, gpu, layout, photos, predictions, report
 from benchmarks.measure import MIB, Case, Measured, Run, alternately, run
 from benchmarks.workspace import Workspace, reference
 from imgclassify import Classifier
@@ -113,6 +114,12 @@ class TestMeasuring:
         measured = alternately(cases, 2, tmp_path, ignore)
         assert log.read_text() == "abc" + "abc" + "bca"
         assert [len(each.runs) for each in measured] == [2, 2, 2]
+
+    def test_the_rounds_that_are_not_counted_can_be_left_out(self, tmp_path: Path) -> None:
+        log = tmp_path / "log"
+        case = Case("a", (PYTHON, "-c", f"open({str(log)!r}, 'a').write('a')"))
+        [measured] = alternately([case], 2, tmp_path, ignore, warm_up=False)
+        assert (log.read_text(), len(measured.runs), measured.sampled_peak) == ("aa", 2, None)
 
     def test_a_hanging_program_is_ended_with_its_children(self, tmp_path: Path) -> None:
         code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
@@ -215,26 +222,43 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "tolerance"),
-    [("timm_inference", 1e-4), ("dataloader", 1e-4), ("dataloader_bfloat16", 0.05), ("hugging_face", 1e-4)],
+    [
+        ("timm_inference", 1e-4),
+        ("dataloader", 1e-4),
+        ("dataloader_bfloat16", 0.05),
+        ("dataloader_resnet50", 1e-4),
+        ("hugging_face", 1e-4),
+    ],
 )
-def test_reference_programs_predict_a_folder_as_we_do(workspace: Workspace, program: str, tolerance: float) -> None:
+def test_reference_programs_predict_a_folder_as_we_do(
+    workspace: Workspace, program: str, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint = ("--checkpoint", str(workspace.folder / layout.EMBEDDED_CHECKPOINT))
     options = {
         "timm_inference": checkpoint,
         "dataloader": checkpoint,
         "dataloader_bfloat16": (*checkpoint, "--dtype", "bfloat16"),
+        "dataloader_resnet50": (
+            *("--arch", "resnet50", "--checkpoint"),
+            *map(str, workspace.folder.glob(gpu.MODELS[1].checkpoint)),
+        ),
         "hugging_face": ("--model", str(workspace.folder / layout.HUGGING_FACE_MODEL)),
     }[program]
     if program == "hugging_face":
         pytest.importorskip("transformers")
     written = workspace.predictions(f"{program}.csv")
     images = workspace.folder / "images"
-    command = (*reference(program.removesuffix("_bfloat16")), str(images), str(written), *options)
-    done = run(Case(program, command, workspace.environment()), workspace.folder)
+    file = program.removesuffix("_bfloat16").removesuffix("_resnet50")
+    command = (*reference(file), str(images), str(written), *options)
+    environment = workspace.environment()
+    done = run(Case(program, command, environment), workspace.folder)
     assert done.failure is None, done.stderr
     given = predictions.read(written)
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, environment[name])
+    classifier = Classifier(layout.RESNET50 if program.endswith("resnet50") else None, device="cpu")
     ours = {
-        Path(result.source).name: result.predictions[0] for result in Classifier().predict(sorted(images.iterdir()))
+        Path(result.source).name: result.predictions[0] for result in classifier.predict(sorted(images.iterdir()))
     }
     assert {name: [*probabilities] for name, probabilities in given.items()} == {
         name: [prediction.class_index] for name, prediction in ours.items()
@@ -323,3 +347,51 @@ class TestFeatures:
 
     def test_a_quantized_network_has_nothing_to_compare(self) -> None:
         assert features.compare("quantized_resnet18") is None
+
+
+class TestGpu:
+    def test_predictions_are_compared_with_those_of_the_cpu(self, tmp_path: Path) -> None:
+        measured = []
+        for name, first, probability in (("CPU, float32", 1, 0.5), ("CUDA, float16", 1, 0.25), ("loop", 2, 0.5)):
+            case = Case(name, (), predictions=tmp_path / f"{name}.csv")
+            assert case.predictions is not None
+            with case.predictions.open("w", newline="") as file:
+                csv.writer(file).writerows([("a.jpg", first, probability), ("b.jpg", 3, 0.5)])
+            measured.append(Measured(case, runs=[one_run(4.0 if name == "CPU, float32" else 2.0)]))
+        measured.append(Measured(Case("missing", (), predictions=tmp_path / "none.csv"), failure="no GPU"))
+        found = gpu.rows(measured, {"CUDA, float16": 900.0})
+        assert [tuple(row) for row in found] == [
+            ("CPU, float32", 4.0, 2, 0.0, None),
+            ("CUDA, float16", 2.0, 2, 0.25, 900.0),
+            ("loop", 2.0, 1, 0.0, None),
+            ("missing", None, 0, 0.0, None),
+        ]
+        start = gpu.Start(0.4, 4.25, {"importing torch": 2.0, "starting CUDA": 1.5})
+        lines = gpu.document({"small": found}, 2, start, {"GPU": "one"}).splitlines()
+        assert lines[:3] == ["- GPU: one", "", "2 photographs, small:"]
+        assert [re.sub(" +", " ", line) for line in lines[6:10]] == [
+            "| CPU, float32 | 4.0 | 0 | 1.00 | 2 of 2 | 0e+00 | – |",
+            "| CUDA, float16 | 2.0 | 1 | 2.00 | 2 of 2 | 2e-01 | 900 |",
+            "| loop | 2.0 | 1 | 2.00 | 1 of 2 | 0e+00 | – |",
+            "| missing | failed | – | – | – | – | – |",
+        ]
+        assert lines[-1] == (
+            "One photograph with small takes 0.4 s on the CPU and 4.2 s on the GPU: importing torch 2.0 s, "
+            "starting CUDA 1.5 s."
+        )
+
+    @pytest.mark.needs_torch
+    def test_a_network_alone_is_measured_from_its_first_batch_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gpu, "_SECONDS", 0.1)
+        rates, steps = gpu.measure_network("efficientnet_lite0", "cpu", ["float32"], {})
+        assert (list(rates), list(steps)) == (["float32"], ["building the network", "the first batch"])
+        assert rates["float32"] > 0
+        assert min(steps.values()) > 0
+
+    @pytest.mark.needs_torch
+    def test_a_machine_without_a_gpu_is_told_in_a_sentence(self) -> None:
+        hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+        command = [PYTHON, "-m", "benchmarks.gpu"]
+        done = subprocess.run(command, cwd=layout.ROOT, env=hidden, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == "benchmarks.gpu needs a CUDA GPU that torch can use, and this machine has none\n"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks import needs_gpu
 
 from imgclassify import Classifier
 from imgclassify.engines import choice, devices, torch_engine
@@ -127,3 +128,21 @@ def test_a_graph_alone_is_run_on_cuda_where_onnxruntime_was_built_for_it(
         monkeypatch.setattr(devices, "has_nvidia_gpu", lambda has_gpu=has_gpu: has_gpu)
         assert chosen(alone, images=images)[:2] == ("onnxruntime", device)
     choice.validate_options("auto", "cuda", "float32")
+
+
+@needs_gpu
+def test_the_gpu_answers_as_the_cpu() -> None:
+    from conftest import noise
+
+    pictures = [noise(300 + 4 * index, 250, index) for index in range(50)]
+    by_itself = Classifier(top_k=1000)
+    assert (by_itself.run.engine, by_itself.run.device, by_itself.run.reason) == (
+        "torch",
+        "cuda:0",
+        "a GPU was found",
+    )
+    here = list(Classifier(device="cpu", top_k=1000).predict(pictures))
+    # Enough batches for a CUDA graph on each stream.
+    for index, found in enumerate(by_itself.predict(pictures * 16)):
+        expected = {each.class_index: each.probability for each in here[index % 50].predictions}
+        assert max(abs(each.probability - expected[each.class_index]) for each in found.predictions) < 1e-4

@@ -197,3 +197,12 @@ def test_affinity_bounds_the_processors_and_one_is_the_least(
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert devices.count_cores() == 1
+
+
+@pytest.mark.needs_torch
+def test_a_gpu_that_torch_can_use_is_detected_without_it() -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    assert devices.detect_accelerator() == "cuda"
+    assert devices.has_nvidia_gpu() or torch.version.hip

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import needs_gpu, seeded
 
 from imgclassify.catalog import FeatureLayers, PreprocessSpec, find_model
 from imgclassify.engines import FEATURE_MAP, FEATURES, LOGITS, Engine, cuda_streams, torch_engine
@@ -612,16 +613,12 @@ def test_a_batch_that_does_not_fit_is_halved_with_all_its_outputs(on: Engines) -
 
 # CUDA itself ------------------------------------------------------------------------------------------------
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
 
 @needs_gpu
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_cuda_answers_as_the_cpu_with_its_graph_and_without(
     dtype: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from networks import seeded
-
     monkeypatch.setattr(cuda_streams, "GRAPH_AFTER", 2)
     batch = np.random.default_rng(1).integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
     here = infer(TorchEngine(lambda: seeded("resnet18"), SPEC, device="cpu"), batch)
@@ -639,8 +636,6 @@ def test_cuda_answers_as_the_cpu_with_its_graph_and_without(
 
 @needs_gpu
 def test_two_threads_on_cuda_answer_as_one_while_both_capture(monkeypatch: pytest.MonkeyPatch) -> None:
-    from networks import seeded
-
     monkeypatch.setattr(cuda_streams, "GRAPH_AFTER", 4)
     random = np.random.default_rng(1)
     batches = [random.integers(0, 256, (8, 224, 224, 3), dtype=np.uint8) for _ in range(40)]
@@ -675,7 +670,6 @@ def test_a_network_that_decides_by_what_it_computes_is_answered_without_a_graph(
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "timm"])
 def test_features_on_cuda_are_those_of_the_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import timm
-    from networks import seeded
 
     monkeypatch.setattr(cuda_streams, "GRAPH_AFTER", 2)
     torch.manual_seed(0)
@@ -694,3 +688,20 @@ def test_features_on_cuda_are_those_of_the_cpu(name: str, monkeypatch: pytest.Mo
     np.testing.assert_allclose(
         here[FEATURES] @ head.weight.T + head.bias, here[LOGITS], rtol=0, atol=1e-4 * np.abs(here[LOGITS]).max()
     )
+
+
+@needs_gpu
+def test_a_batch_that_does_not_fit_on_the_gpu_is_halved() -> None:
+    few = np.random.default_rng(1).integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
+    wanted = infer(TorchEngine(lambda: seeded("resnet18"), SPEC, device="cpu"), few)
+    engine = TorchEngine(lambda: seeded("resnet18"), SPEC, device="cuda")
+    torch.cuda.empty_cache()
+    # 1 GiB. The outputs of the first convolution and of its batch norm for 512 images take 1.6 GB each.
+    torch.cuda.set_per_process_memory_fraction(2**30 / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        for _ in range(2 * cuda_streams.GRAPH_AFTER):
+            found = infer(engine, np.tile(few, (128, 1, 1, 1)))
+            np.testing.assert_allclose(found, np.tile(wanted, (128, 1)), rtol=0, atol=1e-3)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert 1 <= engine._max_batch <= 256

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import noise
+from networks import needs_gpu
 from PIL import ExifTags, Image
 
 from benchmarks import color_spaces
-from imgclassify import sources
+from imgclassify import Classifier, sources
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import (
     CorruptImageError,
@@ -376,7 +377,7 @@ def test_a_gpu_that_cannot_decode_is_told_before_any_image() -> None:
     assert "--decode gpu" in str(error.value.hint)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@needs_gpu
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_nvjpeg_s_crops_look_the_same(path: Path) -> None:
     how = spec("bicubic", resize=256, crop=224)
@@ -389,3 +390,61 @@ def test_nvjpeg_s_crops_look_the_same(path: Path) -> None:
     assert np.abs(crops[0] - expected).mean() < 2
     # Enlarging colours otherwise than libjpeg changes some value somewhere: it was the GPU that decoded.
     assert np.abs(crops[0] - expected).max() > 0
+
+
+@needs_gpu
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_nvjpeg_s_crop_is_upright(
+    orientation: int, subsampling: str, options: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    content = jpeg(noise(161, 101), exif=exif, subsampling=subsampling, **options)
+    expected = exactly(content, spec())
+
+    def decode_image(*_: object, **__: object) -> None:
+        raise AssertionError("decoded on the CPU")
+
+    monkeypatch.setattr(decoding, "decode_image", decode_image)
+    crop, info = GpuDecoder(spec(), "cuda").load_crop(source(content))
+    assert np.abs(crop.astype(int) - expected).mean() < 2
+    assert (info.width, info.height) == ((101, 161) if orientation >= 5 else (161, 101))
+
+
+@needs_gpu
+def test_files_that_nvjpeg_fails_at_do_not_change_the_others() -> None:
+    contents = [jpeg(noise(90 + index, 150 - index, seed=index)) for index in range(30)]
+    alone = [GpuDecoder(spec(), "cuda").load_crop(source(content))[0] for content in contents]
+    broken = [content[:700] + bytes(200) + content[900:] for content in contents[::3]]  # their data
+    broken += [content[:-900] + b"\xff\xd9" for content in contents[::3]]
+    decoder = GpuDecoder(spec(), "cuda", decode_damaged=True)
+    with ThreadPoolExecutor(16) as threads:
+        mixed = [each for pair in zip(contents, broken * 2, strict=False) for each in pair] * 4
+        found = list(threads.map(decoder.load_crop, map(source, mixed)))
+    for (crop, _), expected in zip(found[::2], alone[: len(broken * 2)] * 4, strict=True):
+        np.testing.assert_array_equal(crop, expected)
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", NOT_FOR_THE_GPU)
+def test_beside_nvjpeg_what_the_gpu_is_not_for_is_cropped_to_the_bit(name: str) -> None:
+    content, how = NOT_FOR_THE_GPU[name]
+    crop, _ = GpuDecoder(how, "cuda").load_crop(source(content))
+    np.testing.assert_array_equal(crop, exactly(content, how))
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_run_with_nvjpeg_predicts_as_one_on_the_cpu(dtype: str) -> None:
+    images = EXAMPLES * 30
+    gpu = Classifier(device="cuda", dtype=dtype, decode_device="gpu", top_k=1000)
+    assert (gpu.run.engine, gpu.run.device, gpu.run.decode_mode) == ("torch", "cuda:0", "gpu")
+    expected = {each.source: each.predictions for each in Classifier(device="cpu", top_k=1000).predict(EXAMPLES)}
+    for found in gpu.predict(images):
+        wanted = expected[found.source]
+        assert found.predictions[0].class_index == wanted[0].class_index
+        probabilities = {each.class_index: each.probability for each in wanted}
+        for each in found.predictions:
+            assert each.probability == pytest.approx(probabilities[each.class_index], abs=0.1)
