@@ -1,7 +1,7 @@
 """Compares a GPU with the CPU on the same photographs: `python -m benchmarks.gpu`.
 
-Measures whole commands one after the other, and the networks alone. Prints a report in Markdown. Progress goes to
-stderr.
+Measures whole commands one after the other, the networks alone, and decoding alone. Prints a report in Markdown.
+Progress goes to stderr.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,7 +128,7 @@ def _kind(device: str) -> str:
     return "torch on the CPU" if device == "cpu" else device.upper()
 
 
-# Networks alone ---------------------------------------------------------------------------------------------
+# Networks and decoding alone --------------------------------------------------------------------------------
 
 
 def measure_network(
@@ -162,20 +163,45 @@ def measure_network(
         clock.start()
         engine.infer(crops)
         clock.stop("the first batch")
-        rates[dtype] = _rate(engine, crops)
+        rates[dtype] = _rate(partial(_infer, engine, crops), engine.concurrency)
         clock.start()
     return rates, clock.seconds
 
 
-def _rate(engine: Any, crops: Any) -> float:
+def _infer(engine: Any, crops: Any, _: int) -> int:
+    engine.infer(crops)
+    return len(crops)
+
+
+def measure_decoding(folder: Path, mode: str, device: str) -> float:
+    """Returns the images per second that are decoded, resized and cropped for the embedded model, by all threads.
+
+    Needs a process of its own.
+    """
+    import numpy as np
+
+    from imgclassify import catalog
+    from imgclassify.images.cropping import create_preprocessor
+    from imgclassify.images.inputs import as_input
+    from imgclassify.runner import default_workers
+
+    spec = catalog.find_model(catalog.EMBEDDED_MODEL).preprocess
+    preprocess = create_preprocessor(mode, spec, device)
+    paths = sorted(folder.iterdir())
+
+    def work(number: int) -> int:
+        image = as_input(str(paths[number % len(paths)]), offline=True)
+        preprocess(image, np.empty((*spec.crop_size, 3), np.uint8))
+        return 1
+
+    return _rate(work, default_workers())
+
+
+def _rate(work: Callable[[int], int], threads: int) -> float:
     from benchmarks.bound import rate
 
-    def work(_: int) -> int:
-        engine.infer(crops)
-        return len(crops)
-
-    rate(work, engine.concurrency, _SECONDS / 2)  # records CUDA graphs
-    return rate(work, engine.concurrency, _SECONDS)
+    rate(work, threads, _SECONDS / 2)  # records CUDA graphs
+    return rate(work, threads, _SECONDS)
 
 
 class _Clock:
@@ -216,17 +242,27 @@ def in_new_process(function: Any, *arguments: Any) -> Any:
 # Report -----------------------------------------------------------------------------------------------------
 
 
-def document(tables: Mapping[str, Sequence[Row]], count: int, start: Start, facts: Mapping[str, str]) -> str:
+def document(
+    tables: Mapping[str, Sequence[Row]],
+    count: int,
+    decoding: Mapping[str, Mapping[str, float]],
+    start: Start,
+    facts: Mapping[str, str],
+) -> str:
     """Returns the whole report.
 
     Args:
         tables: model → rows, the CPU's first.
         count: the number of photographs.
+        decoding: kind of photographs → option → images per second of decoding alone.
         facts: what the list at the beginning says.
     """
     lines = [f"- {key}: {value}" for key, value in facts.items()]
     for model, found in tables.items():
         lines += ["", f"{count} photographs, {model}:", "", *_table(found, count)]
+    cells = [[kind, *(f"{rate:.0f}" for rate in rates.values())] for kind, rates in decoding.items()]
+    options = next(iter(decoding.values()))
+    lines += ["", "Decoding, resizing and cropping alone, images/s:", "", *report.table(["", *options], cells)]
     steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in start.steps.items())
     lines += [
         "",
@@ -268,6 +304,10 @@ def _number(value: float | None, digits: int) -> str:
     return report.NONE if value is None else f"{value:.{digits}f}"
 
 
+DECODING = {"exact, on the CPU": "exact", "--fast-decode": "fast", "--decode gpu": "gpu"}
+"""What the table says → the decode mode."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__)
     add = parser.add_argument
@@ -296,12 +336,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             programs = cases(model, workspace, photographs, device)
             measured = alternately(programs, chosen.repeats, workspace.folder, workspace.say, warm_up=False)
             tables[model.name] = rows(measured, alone)
+        folders = {"photographs": photographs, "of 12 megapixels": workspace.phone_photographs(32)}
+        decoding = {kind: _measure_decoding(folder, device, workspace) for kind, folder in folders.items()}
     start = Start(starts[0].seconds, starts[1].seconds, steps)
     measured_how = f"whole processes in turn, the median of {chosen.repeats}; photographs " + (
         f"those of {chosen.photos.name}" if chosen.photos else "made from the examples by seeded changes"
     )
     facts = {**gpu, **described, "Measured": measured_how}
-    text = document(tables, chosen.images, start, facts)
+    text = document(tables, chosen.images, decoding, start, facts)
     sys.stdout.write(text)
     if chosen.write:
         report.insert(PAGE, text, MODULE)
@@ -315,6 +357,13 @@ def _measure_alone(model: str, device: str, workspace: Workspace) -> tuple[dict[
     rates = {CPU: cpu[DTYPES[0]], **{f"{_kind(device)}, {dtype}": rate for dtype, rate in gpu.items()}}
     workspace.say(f"  {model} alone: {rates}, {steps}")
     return rates, steps
+
+
+def _measure_decoding(folder: Path, device: str, workspace: Workspace) -> dict[str, float]:
+    modes = {name: mode for name, mode in DECODING.items() if mode != "gpu" or device != "cpu"}
+    rates = {name: in_new_process(measure_decoding, folder, mode, device) for name, mode in modes.items()}
+    workspace.say(f"  decoding {folder.name}: {rates}")
+    return rates
 
 
 if __name__ == "__main__":

@@ -367,7 +367,8 @@ class TestGpu:
             ("missing", None, 0, 0.0, None),
         ]
         start = gpu.Start(0.4, 4.25, {"importing torch": 2.0, "starting CUDA": 1.5})
-        lines = gpu.document({"small": found}, 2, start, {"GPU": "one"}).splitlines()
+        decoding = {"photographs": {"exact": 1000.4, "gpu": 1999.6}}
+        lines = gpu.document({"small": found}, 2, decoding, start, {"GPU": "one"}).splitlines()
         assert lines[:3] == ["- GPU: one", "", "2 photographs, small:"]
         assert [re.sub(" +", " ", line) for line in lines[6:10]] == [
             "| CPU, float32 | 4.0 | 0 | 1.00 | 2 of 2 | 0e+00 | – |",
@@ -375,10 +376,20 @@ class TestGpu:
             "| loop | 2.0 | 1 | 2.00 | 1 of 2 | 0e+00 | – |",
             "| missing | failed | – | – | – | – | – |",
         ]
+        assert [re.sub(" +", " ", line) for line in lines[13:16:2]] == [
+            "| | exact | gpu |",
+            "| photographs | 1000 | 2000 |",
+        ]
         assert lines[-1] == (
             "One photograph with small takes 0.4 s on the CPU and 4.2 s on the GPU: importing torch 2.0 s, "
             "starting CUDA 1.5 s."
         )
+
+    def test_decoding_alone_is_measured_in_each_mode(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(gpu, "_SECONDS", 0.1)
+        folder = Workspace(tmp_path, ignore).photographs(2, layout.EXAMPLES)
+        for mode in ("exact", "fast"):
+            assert gpu.measure_decoding(folder, mode, "cpu") > 0
 
     @pytest.mark.needs_torch
     def test_a_network_alone_is_measured_from_its_first_batch_on(self, monkeypatch: pytest.MonkeyPatch) -> None:

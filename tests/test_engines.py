@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import threading
 import weakref
@@ -510,6 +511,21 @@ def test_without_a_graph_to_drop_the_batch_is_halved_and_one_image_is_the_least(
         infer(engine, crops(3))
 
 
+def test_an_engine_that_is_no_longer_used_frees_its_memory_at_once(on: Engines) -> None:
+    cuda = FakeCuda()
+    engine = on(cuda)
+    for _ in range(4):
+        infer(engine, crops(4))
+    network = weakref.ref(engine._network)
+    gc.disable()
+    try:
+        del engine
+        assert network() is None
+        assert cuda.alive == 0
+    finally:
+        gc.enable()
+
+
 def _on_two_lanes(cuda: FakeCuda, engine: TorchEngine, batches: list[np.ndarray]) -> list[np.ndarray]:
     """The answers by two threads, each of which waits for its GPU only when the other does so too."""
     cuda.meeting = threading.Barrier(2)
@@ -695,6 +711,7 @@ def test_a_batch_that_does_not_fit_on_the_gpu_is_halved() -> None:
     few = np.random.default_rng(1).integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
     wanted = infer(TorchEngine(lambda: seeded("resnet18"), SPEC, device="cpu"), few)
     engine = TorchEngine(lambda: seeded("resnet18"), SPEC, device="cuda")
+    gc.collect()  # what earlier tests held
     torch.cuda.empty_cache()
     # 1 GiB. The outputs of the first convolution and of its batch norm for 512 images take 1.6 GB each.
     torch.cuda.set_per_process_memory_fraction(2**30 / torch.cuda.get_device_properties(0).total_memory)

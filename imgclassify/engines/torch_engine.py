@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -162,9 +163,17 @@ class TorchEngine:
             self._idle_streams.append(stream)
 
     def _create_stream(self) -> DeviceStream:
+        # A stream that held the engine would keep its memory on the GPU until Python looks for cycles.
+        method = weakref.WeakMethod(self._compute_outputs)
+
+        def compute(crops: torch.Tensor) -> dict[str, torch.Tensor]:
+            compute_outputs = method()
+            assert compute_outputs is not None  # the engine is waiting for this batch
+            return compute_outputs(crops)
+
         if self._cuda is None:
-            return DefaultStream(self._compute_outputs)
-        return CudaStream(self._compute_outputs, self._cuda, self._graph_policy)
+            return DefaultStream(compute)
+        return CudaStream(compute, self._cuda, self._graph_policy)
 
     def _drop_graphs(self) -> bool:
         """Drops all CUDA graphs. Returns False if there were none.
