@@ -337,6 +337,10 @@ class FakeCuda:
         self._streams += 1
         return f"stream {self._streams}"
 
+    def allocate_workspaces(self, stream: Any) -> None:
+        assert _is_launcher(), "allocated for another thread"
+        self.log.append(("workspaces", stream))
+
     def use_stream(self, stream: Any) -> AbstractContextManager[object]:
         assert _is_launcher(), "launched by several threads"
         self.log.append(("using", stream))
@@ -486,7 +490,7 @@ def test_memory_running_out_costs_the_graph_before_it_costs_the_size_of_the_batc
     assert sizes == [9, 9]
     for _ in range(8):
         infer(engine, crops(4))
-    assert (cuda.alive, cuda.count("capture")) == (0, 2)
+    assert (cuda.alive, cuda.count("capture"), cuda.count("workspaces")) == (0, 2, 2)
 
 
 def test_a_lane_at_work_while_memory_runs_out_drops_its_graph_at_its_next_batch() -> None:
@@ -504,8 +508,10 @@ def test_a_lane_at_work_while_memory_runs_out_drops_its_graph_at_its_next_batch(
 def test_without_a_graph_to_drop_the_batch_is_halved_and_one_image_is_the_least(
     on: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = on(FakeCuda(), SmallMemory)
+    cuda = FakeCuda()
+    engine = on(cuda, SmallMemory)
     np.testing.assert_array_equal(infer(engine, crops(7)), exact(crops(7)))
+    assert cuda.count("workspaces") == 1, "memory of one stream for each size that was tried"
     monkeypatch.setattr(SmallMemory, "limit", 0)
     with pytest.raises(DeviceError, match="not enough free memory"):
         infer(engine, crops(3))
@@ -710,9 +716,10 @@ def test_features_on_cuda_are_those_of_the_cpu(name: str, monkeypatch: pytest.Mo
 def test_a_batch_that_does_not_fit_on_the_gpu_is_halved() -> None:
     few = np.random.default_rng(1).integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
     wanted = infer(TorchEngine(lambda: seeded("resnet18"), SPEC, device="cpu"), few)
-    engine = TorchEngine(lambda: seeded("resnet18"), SPEC, device="cuda")
     gc.collect()  # what earlier tests held
     torch.cuda.empty_cache()
+    reserved = torch.cuda.memory_reserved()
+    engine = TorchEngine(lambda: seeded("resnet18"), SPEC, device="cuda")
     # 1 GiB. The outputs of the first convolution and of its batch norm for 512 images take 1.6 GB each.
     torch.cuda.set_per_process_memory_fraction(2**30 / torch.cuda.get_device_properties(0).total_memory)
     try:
@@ -721,4 +728,9 @@ def test_a_batch_that_does_not_fit_on_the_gpu_is_halved() -> None:
             np.testing.assert_allclose(found, np.tile(wanted, (128, 1)), rtol=0, atol=1e-3)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert 1 <= engine._max_batch <= 256
+    assert 32 <= engine._max_batch <= 256
+    del engine
+    gc.collect()
+    torch.cuda.empty_cache()
+    # The workspaces of cuBLAS, and nothing that they could hold on to.
+    assert torch.cuda.memory_reserved() - reserved < 200 * 2**20

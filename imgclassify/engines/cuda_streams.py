@@ -49,6 +49,10 @@ class DeviceStream(Protocol):
         """Runs the network: (N, H, W, 3) uint8 → its outputs by name, in arrays that the caller owns."""
         ...
 
+    def drop_graph(self) -> None:
+        """Frees the memory of a CUDA graph. No batch may be in progress."""
+        ...
+
 
 class DefaultStream:
     """The stream for the CPU and MPS: the device's own queue, and torch's own threads."""
@@ -63,6 +67,9 @@ class DefaultStream:
         with torch.inference_mode():
             outputs = self._compute(torch.from_numpy(crops))
             return {name: output.cpu().numpy() for name, output in outputs.items()}
+
+    def drop_graph(self) -> None:
+        """See DeviceStream.drop_graph. There is none."""
 
 
 class CudaStream:
@@ -80,6 +87,7 @@ class CudaStream:
         self._graph_policy = graph_policy
         self._graph: _CudaGraph | None = None
         self._stream = cuda.create_stream()
+        _launcher.submit(cuda.allocate_workspaces, self._stream).result()
         self._done = cuda.create_event()
         self._host: DeviceOutputs = {}
 
@@ -90,6 +98,10 @@ class CudaStream:
         self._done.synchronize()
         # The next batch overwrites the host memory.
         return {name: output.numpy().copy() for name, output in outputs.items()}
+
+    def drop_graph(self) -> None:
+        """See DeviceStream.drop_graph."""
+        self._graph = None
 
     def _launch(self, crops: NDArray[np.uint8]) -> DeviceOutputs:
         """Launches everything for a batch. Returns its outputs on the host, which are there once `_done` is."""
@@ -221,6 +233,19 @@ class CudaRuntime:
         import torch
 
         return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+
+    def allocate_workspaces(self, stream: torch.cuda.Stream) -> None:
+        """Lets cuBLAS allocate its memory for the stream and this thread: 32 MiB or more on an H100.
+
+        torch keeps it until the process ends. Allocated only for the first batch, it would lie within memory that
+        a larger tensor has left, and torch could give back none of that, not even when a batch does not fit.
+        """
+        import torch
+
+        with torch.cuda.stream(stream), torch.inference_mode():
+            matrix = torch.zeros(8, 8, device=self.device)
+            torch.nn.functional.linear(matrix, matrix, matrix[0])  # cuBLASLt, which has memory of its own
+            torch.mm(matrix, matrix)
 
     def use_stream(self, stream: torch.cuda.Stream) -> AbstractContextManager[object]:
         import torch

@@ -178,10 +178,14 @@ class TorchEngine:
     def _drop_graphs(self) -> bool:
         """Drops all CUDA graphs. Returns False if there were none.
 
-        A busy stream drops its graph at its next batch.
+        A busy stream drops its graph at its next batch. All streams are used again, because torch would keep
+        memory for each one that is not (CudaRuntime.allocate_workspaces).
         """
         there_were = self._graph_policy.disable()
-        self._idle_streams = []
+        idle, self._idle_streams = self._idle_streams, []
+        for stream in idle:
+            stream.drop_graph()
+        self._idle_streams += idle
         return there_were
 
     def _compute_outputs(self, crops: torch.Tensor) -> dict[str, torch.Tensor]:
