@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 ACCELERATOR_START_S = 5.0
 """Seconds until a GPU computes its first batch: importing torch, starting CUDA, loading kernels. The CPU can
-start without torch. Measured between 4 and 8 s on the machines of docs/performance.md."""
+start without torch. Measured between 4 and 8 s on the machines of docs/performance.md, and 4.2 s on an H100."""
 
 _GMACS_PER_CORE_S = 45.0
 """Giga multiply-accumulates per second of a processor core, roughly: ResNet-50 in onnxruntime."""
