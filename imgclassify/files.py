@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 import stat
-from collections.abc import Iterator
+import sys
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -75,13 +77,78 @@ def atomic_write(target: Path, *, locked: bool = False) -> Iterator[Path]:
             # The block must be able to write even if the target is read-only.
             draft.chmod(mode | stat.S_IRUSR | stat.S_IWUSR)
         yield draft
-        with draft.open("rb+") as stream:
-            os.fsync(stream.fileno())
+        sync_file(draft)
         if mode is not None:
             draft.chmod(mode)
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Waits until the content of a file is on the disk."""
+    with path.open("rb+") as stream:  # Windows syncs only files that are open for writing
+        os.fsync(stream.fileno())
+
+
+@contextmanager
+def atomic_folder(target: Path, *, owned: Collection[str]) -> Iterator[Path]:
+    """Yields the path of an empty folder for the block to fill, and puts it in the place of the target at the end.
+
+    If the block raises an error, the target stays as it was. The block makes files only, and no folders.
+
+    Args:
+        owned: names of entries that are removed with an old target. Its other entries are moved to the new folder.
+
+    Raises:
+        OSError: the folder cannot be written or replaced.
+    """
+    target = target.resolve()  # of a link, what it leads to is replaced
+    draft = temp_path(target, f".{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        for path in draft.iterdir():
+            sync_file(path)
+        if not target.exists():
+            draft.rename(target)
+            return
+        draft.chmod(stat.S_IMODE(target.stat().st_mode))
+        _exchange(draft, target)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    # The draft is now the old folder. If an entry cannot be moved, it stays.
+    for entry in list(draft.iterdir()):
+        if entry.name not in owned and not (target / entry.name).exists():
+            entry.rename(target / entry.name)
+    shutil.rmtree(draft, ignore_errors=True)
+
+
+def _exchange(draft: Path, target: Path) -> None:
+    """Swaps two folders."""
+    if _exchange_at_once(draft, target):
+        return
+    old = temp_path(target, f".{os.getpid()}.old")
+    target.rename(old)
+    try:
+        draft.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    old.rename(draft)
+
+
+def _exchange_at_once(one: Path, other: Path) -> bool:
+    """Swaps two folders so that one is at each path at any moment. Returns False if the system cannot do that."""
+    import ctypes
+
+    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "renameat2"):
+        return False
+    current_folder, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of linux/fcntl.h and linux/fs.h
+    failed: int = libc.renameat2(current_folder, os.fsencode(one), current_folder, os.fsencode(other), exchange)
+    return not failed
 
 
 @contextmanager

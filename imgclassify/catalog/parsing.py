@@ -64,6 +64,21 @@ def parse_manifests(text: str, origin: str) -> list[ModelManifest]:
         ManifestError: the text is not TOML, or a key is unknown, missing, or has a wrong type or value. The
             message names the file and the key.
     """
+    root = parse_toml(text, origin)
+    models = take_models(root, origin)
+    root.check_empty()
+    return models
+
+
+def parse_toml(text: str, origin: str) -> TomlTable:
+    """Returns the root table of a TOML text.
+
+    Args:
+        origin: the file's name, in errors.
+
+    Raises:
+        ManifestError: the text is not TOML.
+    """
     try:
         if _DEEP_KEY.search(text):
             raise RecursionError
@@ -72,18 +87,30 @@ def parse_manifests(text: str, origin: str) -> list[ModelManifest]:
         raise ManifestError(f"{origin}: nested too deeply", hint="fix the file, or move it away") from None
     except ValueError as error:  # invalid TOML, or a number with more digits than Python converts
         raise ManifestError(f"{origin}: not TOML: {error}", hint="fix the file, or move it away") from error
-    root = _TomlTable(document, origin, "")
-    entries = root.take_value("models", list)
-    root.check_empty()
+    return TomlTable(document, origin, "")
+
+
+def take_models(
+    root: TomlTable, origin: str, providers: tuple[str, ...] = PROVIDERS + PROGRAMS
+) -> list[ModelManifest]:
+    """Takes the models out of the root table of a manifest file.
+
+    Args:
+        origin: as for `parse_manifests`.
+        providers: the values that `provider` may have.
+
+    Raises:
+        ManifestError: as for `parse_manifests`.
+    """
     return [
-        _parse_model(_TomlTable(entry, origin, f"models[{index}]"), origin)
+        _parse_model(TomlTable(entry, origin, f"models[{index}]"), origin, providers)
         if isinstance(entry, dict)
         else root.reject("models", "an array of tables")
-        for index, entry in enumerate(entries)
+        for index, entry in enumerate(root.take_value("models", list))
     ]
 
 
-class _TomlTable:
+class TomlTable:
     """A TOML table whose keys are taken out one by one, each with its type. At the end, no key may be left."""
 
     def __init__(self, values: dict[str, Any], origin: str, place: str) -> None:
@@ -145,9 +172,9 @@ class _TomlTable:
             self.reject(key, "three numbers, for red, green and blue")
         return (float(value[0]), float(value[1]), float(value[2]))
 
-    def take_table(self, key: str, *, default: Any = ...) -> _TomlTable | None:
+    def take_table(self, key: str, *, default: Any = ...) -> TomlTable | None:
         value = self.take_value(key, dict, default=default)
-        return None if value is None else _TomlTable(value, self._origin, self._key_path(key))
+        return None if value is None else TomlTable(value, self._origin, self._key_path(key))
 
     def check_empty(self) -> None:
         if self._values:
@@ -164,7 +191,7 @@ def _is_size(pair: list[Any]) -> bool:
     return len(pair) == 2 and all(type(side) is int and 0 < side <= MAX_SIDE for side in pair)
 
 
-def _parse_model(table: _TomlTable, origin: str) -> ModelManifest:
+def _parse_model(table: TomlTable, origin: str, providers: tuple[str, ...]) -> ModelManifest:
     file = _parse_file(table, origin)
     manifest = ModelManifest(
         name=table.take_matching("name", _NAME, "ASCII letters, digits, and _ . + -"),
@@ -172,7 +199,7 @@ def _parse_model(table: _TomlTable, origin: str) -> ModelManifest:
         default=table.take_value("default", bool),
         # No colons: timm would take such a name for a source to download or read the model from.
         architecture=table.take_matching("architecture", _NAME, "ASCII letters, digits, and _ . + -"),
-        provider=table.take_choice("provider", PROVIDERS + PROGRAMS),
+        provider=table.take_choice("provider", providers),
         url=Path(file).as_uri()
         if file
         else table.take_matching(
@@ -181,7 +208,7 @@ def _parse_model(table: _TomlTable, origin: str) -> ModelManifest:
         sha256=table.take_matching("sha256", r"([0-9a-f]{8,64})?", "8 to 64 lower-case hex digits, or empty"),
         num_classes=table.take_positive("num_classes"),
         label_set=table.take_value("label_set", str),
-        preprocess=_parse_preprocess(cast(_TomlTable, table.take_table("preprocess"))),
+        preprocess=_parse_preprocess(cast(TomlTable, table.take_table("preprocess"))),
         activation=table.take_choice("activation", ("", *ACTIVATIONS), default=""),
         output_name=table.take_value("output_name", str, default=""),
         options=_parse_options(table),
@@ -198,7 +225,7 @@ def _parse_model(table: _TomlTable, origin: str) -> ModelManifest:
     return manifest
 
 
-def _parse_file(table: _TomlTable, origin: str) -> str:
+def _parse_file(table: TomlTable, origin: str) -> str:
     """Returns the absolute path of the model's own file. Returns "" if the manifest has a URL instead."""
     if "file" not in table:
         return ""
@@ -218,10 +245,10 @@ def parse_preprocess(values: dict[str, Any], origin: str) -> PreprocessSpec:
     Raises:
         ManifestError: a key is missing or unknown, or a value is out of its range.
     """
-    return _parse_preprocess(_TomlTable(values, origin, "preprocess"))
+    return _parse_preprocess(TomlTable(values, origin, "preprocess"))
 
 
-def _parse_preprocess(table: _TomlTable) -> PreprocessSpec:
+def _parse_preprocess(table: TomlTable) -> PreprocessSpec:
     spec = PreprocessSpec(
         resize_size=_parse_resize_size(table),
         crop_size=table.take_size("crop_size"),
@@ -252,7 +279,7 @@ def _for_unit_scale(key: str, spec: PreprocessSpec) -> str:
     return f"for pixels scaled to 0..1; divided by 255: [{numbers}]"
 
 
-def _parse_resize_size(table: _TomlTable) -> int | Size:
+def _parse_resize_size(table: TomlTable) -> int | Size:
     value = table.take_value("resize_size", (int, list))
     if isinstance(value, int) and 0 < value <= MAX_SIDE:
         return value
@@ -261,7 +288,7 @@ def _parse_resize_size(table: _TomlTable) -> int | Size:
     return cast(int, table.reject("resize_size", f"the short side in pixels up to {MAX_SIDE}, or [height, width]"))
 
 
-def _parse_options(table: _TomlTable) -> dict[str, Any]:
+def _parse_options(table: TomlTable) -> dict[str, Any]:
     options: dict[str, Any] = table.take_value("options", dict, default={})
     for name in _WEIGHTS_OPTIONS:
         if name in options:
@@ -269,7 +296,7 @@ def _parse_options(table: _TomlTable) -> dict[str, Any]:
     return options
 
 
-def _parse_layers(table: _TomlTable | None) -> FeatureLayers | None:
+def _parse_layers(table: TomlTable | None) -> FeatureLayers | None:
     if table is None:
         return None
     layers = FeatureLayers(
@@ -282,7 +309,7 @@ def _parse_layers(table: _TomlTable | None) -> FeatureLayers | None:
     return layers
 
 
-def _parse_calibration(table: _TomlTable | None) -> PublishedTemperature | None:
+def _parse_calibration(table: TomlTable | None) -> PublishedTemperature | None:
     if table is None:
         return None
     calibration = PublishedTemperature(
@@ -300,7 +327,7 @@ def _parse_calibration(table: _TomlTable | None) -> PublishedTemperature | None:
     return calibration
 
 
-def _parse_metadata(table: _TomlTable | None) -> ModelMetadata | None:
+def _parse_metadata(table: TomlTable | None) -> ModelMetadata | None:
     if table is None:
         return None
     metadata = ModelMetadata(
@@ -317,7 +344,7 @@ def _parse_metadata(table: _TomlTable | None) -> ModelMetadata | None:
     return metadata
 
 
-def _parse_rename(table: _TomlTable) -> tuple[tuple[str, str], ...]:
+def _parse_rename(table: TomlTable) -> tuple[tuple[str, str], ...]:
     pairs = table.take_value("rename", list, default=[])
     for pair in pairs:
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):

@@ -17,6 +17,13 @@ def format_manifest(manifest: ModelManifest) -> str:
     Raises:
         ManifestError: a value is one that a manifest cannot have. The message names its key.
     """
+    text = format_model(manifest)
+    assert parse_manifests(text, manifest.origin) == [manifest]
+    return text
+
+
+def format_model(manifest: ModelManifest) -> str:
+    """Returns the text of one model. Nothing is checked."""
     lines: dict[str, Any] = {
         "name": manifest.name,
         "weights": manifest.weights,
@@ -39,13 +46,14 @@ def format_manifest(manifest: ModelManifest) -> str:
         "metadata": manifest.to_dict()["metadata"],
     }
     required = ("sha256", "label_set")  # these may be empty, but not left out
-    text = "[[models]]\n" + "".join(
-        f"{key} = {format_value(value)}\n"
-        for key, value in lines.items()
-        if key in required or value not in ({}, (), None, "")
+    return "[[models]]\n" + format_lines(
+        {key: value for key, value in lines.items() if key in required or value not in ({}, (), None, "")}
     )
-    assert parse_manifests(text, manifest.origin) == [manifest]
-    return text
+
+
+def format_lines(values: Mapping[str, Any]) -> str:
+    """Returns the lines of a TOML table, one for each key."""
+    return "".join(f"{_format_key(key)} = {format_value(value)}\n" for key, value in values.items())
 
 
 def format_value(value: Any) -> str:

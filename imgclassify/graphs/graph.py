@@ -96,6 +96,15 @@ class Graph:
         heads = [name for name in self.description["heads"] if name in shapes]
         return shapes, heads, dict.fromkeys(self.description["unused"], ())
 
+    @property
+    def has_linear_head(self) -> bool:
+        """Whether the logits are `features @ weight.T + bias`, with what the last linear layer sees."""
+        from imgclassify.graphs.outputs import GraphOutputs  # predict does not need it
+
+        [graph] = _field_values(self._content, _MODEL_GRAPH)
+        head = GraphOutputs(memoryview(graph)).find_head()
+        return head is not None and head.linear
+
     def check_parameters(self, state_dict: StateDict, *, source_name: str, num_classes: int | None = None) -> None:
         """Compares a checkpoint's names and shapes with the graph's.
 

@@ -33,6 +33,8 @@ def create_network(manifest: ModelManifest, **changes: Any) -> torch.nn.Module:
             import timm
 
             network: torch.nn.Module = timm.create_model(manifest.architecture, pretrained=False, **options)
+            if options.get("in_chans") == 1:
+                take_first_channel(network)
         else:
             from torchvision.models import get_model
 
@@ -43,6 +45,14 @@ def create_network(manifest: ModelManifest, **changes: Any) -> torch.nn.Module:
             hint=f"see the installed versions with `imgclassify doctor`; try a newer {manifest.provider}",
         ) from error
     return network
+
+
+def take_first_channel(network: torch.nn.Module) -> None:
+    """Makes a network of one channel accept the three equal channels of a crop."""
+    import torch
+
+    first = next(module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
+    first.register_forward_pre_hook(lambda _module, inputs: (inputs[0][:, :1],))
 
 
 def is_quantized(manifest: ModelManifest) -> bool:
@@ -65,7 +75,7 @@ def build_network(
     )
     changes: dict[str, Any] = {"num_classes": num_classes}
     # A checkpoint may come without the auxiliary heads.
-    if manifest.options.get("aux_logits") and not any(_is_auxiliary(name, manifest) for name in state_dict):
+    if manifest.options.get("aux_logits") and not any(is_auxiliary(name, manifest) for name in state_dict):
         changes["aux_logits"] = False
     if not is_quantized(manifest):
         network = _create_on_meta(manifest, **changes)
@@ -133,7 +143,7 @@ def requirements(
     # The head's parameters are those whose shapes differ between two and three classes.
     one, other = (_create_on_meta(manifest, num_classes=count).state_dict() for count in (2, 3))
     shapes = {name: shape for name, shape in checkpoints.parameter_shapes(one).items() if not _is_counter(name)}
-    optional = {name: shape for name, shape in shapes.items() if _is_auxiliary(name, manifest)}
+    optional = {name: shape for name, shape in shapes.items() if is_auxiliary(name, manifest)}
     needed = {name: shape for name, shape in shapes.items() if name not in optional}
     return needed, [name for name in shapes if one[name].shape != other[name].shape], optional
 
@@ -142,7 +152,7 @@ def _is_counter(name: str) -> bool:
     return name.endswith(BATCH_COUNTER_SUFFIX)
 
 
-def _is_auxiliary(name: str, manifest: ModelManifest) -> bool:
+def is_auxiliary(name: str, manifest: ModelManifest) -> bool:
     """Whether a parameter is of the auxiliary heads, which only training uses."""
     return bool(manifest.options.get("aux_logits")) and name.lower().startswith("aux")
 

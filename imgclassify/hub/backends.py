@@ -35,6 +35,10 @@ class Backends(NamedTuple):
     """What the user can do to get a session, as a clause that follows "use --engine torch; "."""
     signature: Signature | None = None
     """What an .onnx graph of the user says of its inputs and outputs."""
+    graph: Graph | None = None
+    """The graph that `open_session` opens, if it comes with imgclassify."""
+    read_parameters: Callable[[], StateDict] | None = None
+    """Reads the parameters without torch, by the names that the graph has for them. None without such a graph."""
 
     @property
     def engines(self) -> list[str]:
@@ -68,6 +72,8 @@ def backends_for(
     return Backends(
         build,
         partial(_open_session, graph, manifest, preprocess, read, source_name=source_name, num_classes=num_classes),
+        graph=graph,
+        read_parameters=partial(_read_parameters, manifest, read),
     )
 
 
@@ -86,6 +92,10 @@ def _build_torch(
     return architectures.build_network(manifest, read(), source_name=source_name, num_classes=num_classes)
 
 
+def _read_parameters(manifest: ModelManifest, read: Callable[[], StateDict]) -> StateDict:
+    return checkpoints.rename_parameters(read(), manifest.rename)
+
+
 def _open_session(
     graph: Graph,
     manifest: ModelManifest,
@@ -96,7 +106,7 @@ def _open_session(
     source_name: str,
     num_classes: int,
 ) -> onnxruntime.InferenceSession:
-    state_dict = checkpoints.rename_parameters(read(), manifest.rename)
+    state_dict = _read_parameters(manifest, read)
     if manifest.options.get(TRANSFORM_INPUT) is False:
         preprocess = undo_transform_input(preprocess)  # the graph has it
     return graph.open_session(

@@ -53,6 +53,8 @@ class CataloguedLoader(ReferenceLoader):
             options=chosen_options(manifest.checkpoint_key, manifest) if manifest.file else {},
             quantized=architectures.is_quantized(manifest),
             gmacs=manifest.gmacs,
+            manifest=None if manifest.provider in catalog.PROGRAMS else manifest,
+            license=manifest.metadata.license if manifest.metadata else "",
             layers=manifest.layers,
             calibration=manifest.calibration if preprocess == manifest.preprocess else None,
             backends=_find_backends(manifest, preprocess, file.path, options),

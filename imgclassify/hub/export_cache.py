@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-_FORMAT = 4
+_FORMAT = 5
 """Version of the cached files. Increase it when their format or content changes."""
 _BUILDERS = ("torch", "torchvision", "timm", "transformers")
 """The packages whose versions may change what a network computes."""
@@ -266,6 +266,9 @@ def _read_network(folder: Path, reference: ModelReference, options: LoadOptions)
         origins=described["origins"],
         options=described["options"],
         gmacs=described["gmacs"],
+        own_calibration=described["own_calibration"],
+        license=described["license"],
+        load_unprepared=partial(load_unprepared, reference, options),
     )
 
 
@@ -340,9 +343,9 @@ def _write_files(draft: Path, reference: ModelReference, options: LoadOptions, n
         "sha256": {name: hashlib.sha256((draft / name).read_bytes()).hexdigest() for name in (_GRAPH, _PARAMETERS)},
     }
     for name in (_GRAPH, _PARAMETERS):
-        _sync_file(draft / name)
+        files.sync_file(draft / name)
     (draft / _RECORD).write_text(json.dumps(record), "utf-8")
-    _sync_file(draft / _RECORD)
+    files.sync_file(draft / _RECORD)
 
 
 def _compare_with_torch(draft: Path, network: Network, module: torch.nn.Module) -> int:
@@ -441,6 +444,8 @@ def _describe_network(network: Network) -> dict[str, Any]:
         "origins": dict(network.origins),
         "options": dict(network.options),
         "gmacs": network.gmacs,
+        "own_calibration": network.own_calibration,
+        "license": network.license,
     }
 
 
@@ -448,8 +453,3 @@ def _as_contiguous(array: NDArray[Any]) -> NDArray[Any]:
     import numpy as np
 
     return np.ascontiguousarray(array).reshape(array.shape)
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("r+b") as stream:  # Windows syncs only files that are open for writing
-        os.fsync(stream.fileno())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -236,7 +236,14 @@ class Network:
     gmacs: float | None = None
     """Giga multiply-accumulates per image, if known."""
     manifest: ModelManifest | None = None
-    """The architecture of a user's checkpoint, with the options and the preprocessing that it needs."""
+    """The architecture, with the options that it needs, if it is one of torchvision or timm that can be built anew.
+    For a user's checkpoint, also with the preprocessing and the key of the state_dict."""
+    config: Mapping[str, Any] | None = None
+    """The configuration of a network of transformers: the content of its config.json."""
+    license: str = ""
+    """The licence of the weights, as a name or an address. Empty if it is not known."""
+    load_unprepared: Callable[[], Network] | None = None
+    """Loads the network that a graph of `models prepare` was made of. None of other networks."""
     layers: FeatureLayers | None = None
     """The layers that features come from, for torch. None if they are not known."""
     calibration: PublishedTemperature | None = None

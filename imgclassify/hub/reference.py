@@ -97,7 +97,7 @@ KINDS = (
     ReferenceKind(
         name="folder",
         loader="imgclassify.hub.model_folder:FolderLoader",
-        forms={"./FOLDER": "a model folder, as timm and transformers save it"},
+        forms={"./FOLDER": "a model folder, as `imgclassify train`, timm and transformers save it"},
     ),
     ReferenceKind(
         name="file",
@@ -198,7 +198,8 @@ def _is_other_path(name: str) -> bool:
     """Whether there is a file or a model folder of this name in the current folder, and no catalogued model."""
     # os.path's functions take any text, also with a null byte. The embedded model costs no look at the disk.
     if name == catalog.EMBEDDED_MODEL or not (
-        os.path.isfile(name) or os.path.isfile(os.path.join(name, "config.json"))  # noqa: PTH113, PTH118
+        os.path.isfile(name)  # noqa: PTH113
+        or any(os.path.isfile(os.path.join(name, each)) for each in ("config.json", "imgclassify.toml"))  # noqa: PTH113, PTH118
     ):
         return False
     model, at, weights = name.partition("@")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from imgclassify.catalog import PreprocessSpec
+from imgclassify.catalog import ModelManifest, PreprocessSpec
 from imgclassify.errors import CheckpointError, LabelsError, UnknownModelError, describe_error
 from imgclassify.hub import architectures, from_arch, timm_registry
 from imgclassify.hub.backends import PREPARE_HINT, Backends
@@ -129,6 +129,31 @@ def load_network(files: ModelFiles, content: dict[str, Any], options: LoadOption
         activation=options.activation,
         output_name=options.output_name,
         origins=origins,
+        manifest=_to_manifest(config, spec),
+        license=str(config.fields.get("license") or ""),
+    )
+
+
+def _to_manifest(config: _Config, spec: PreprocessSpec) -> ModelManifest:
+    """Returns Network.manifest."""
+    options = {key: value for key, value in config.model_args.items() if key != "num_classes" and value is not None}
+    channels, *size = config.fields["input_size"]
+    if config.fields.get("fixed_input_size"):
+        options.setdefault("img_size", size)
+    if channels != 3:
+        options.setdefault("in_chans", channels)
+    return ModelManifest(
+        name=f"timm:{config.architecture}",
+        weights=config.fields.get("tag") or "",
+        default=True,
+        architecture=config.architecture,
+        provider="timm",
+        url="",
+        sha256="",
+        num_classes=config.num_classes,
+        label_set="",
+        preprocess=spec,
+        options=options,
     )
 
 
@@ -195,13 +220,5 @@ def _build_network(config: _Config, weights: Weights) -> torch.nn.Module:
             hint="the two files should come from the same model: save it again, or fetch it again",
         ) from error
     if config.num_channels == 1:
-        _take_first_channel(network)
+        architectures.take_first_channel(network)
     return network
-
-
-def _take_first_channel(network: torch.nn.Module) -> None:
-    """Makes a network of one channel accept the three equal channels of a crop."""
-    import torch
-
-    first = next(module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
-    first.register_forward_pre_hook(lambda _module, inputs: (inputs[0][:, :1],))

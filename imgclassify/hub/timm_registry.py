@@ -67,23 +67,13 @@ class TimmLoader(ReferenceLoader):
             backends=Backends(
                 partial(_build_network, full_name, path), None, "timm models run in torch", PREPARE_HINT
             ),
+            manifest=_manifest(config),
+            license=_license(config),
         )
 
     def find_architecture(self, reference: ModelReference) -> ModelManifest:
         """Returns a manifest without weights, for a user's own checkpoint of a timm architecture."""
-        config = _pretrained_cfg(reference.value)
-        return ModelManifest(
-            name=f"timm:{config['architecture']}",
-            weights=config.get("tag") or "",
-            default=True,
-            architecture=config["architecture"],
-            provider="timm",
-            url="",
-            sha256="",
-            num_classes=config["num_classes"] or 1000,
-            label_set="imagenet1k" if _imagenet_subset(config) == "imagenet-1k" else "",
-            preprocess=preprocess_spec(config),
-        )
+        return _manifest(_pretrained_cfg(reference.value))
 
     def describe_model(self, reference: ModelReference) -> dict[str, Any]:
         """Returns what is known of a model without a network, in plain values for JSON.
@@ -114,6 +104,27 @@ class TimmLoader(ReferenceLoader):
             "sha256": verified_digest(path) if path else None,
             "cached": path is not None,
         }
+
+
+def _manifest(config: dict[str, Any]) -> ModelManifest:
+    return ModelManifest(
+        name=f"timm:{config['architecture']}",
+        weights=config.get("tag") or "",
+        default=True,
+        architecture=config["architecture"],
+        provider="timm",
+        url="",
+        sha256="",
+        num_classes=config["num_classes"] or 1000,
+        label_set="imagenet1k" if _imagenet_subset(config) == "imagenet-1k" else "",
+        preprocess=preprocess_spec(config),
+    )
+
+
+def _license(config: dict[str, Any]) -> str:
+    """Returns Network.license."""
+    name = config.get("license")
+    return name if name and name != "unknown" else ""
 
 
 def _full_name(config: dict[str, Any]) -> str:

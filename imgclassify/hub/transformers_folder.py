@@ -7,7 +7,7 @@ optimum writes it, needs neither transformers nor torch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -39,7 +39,7 @@ logger = logging.getLogger("imgclassify")
 
 _CLASSIFIER = "ForImageClassification"
 """Part of the name of each class that AutoModelForImageClassification builds."""
-_NOT_OF_THE_NETWORK = (
+NOT_OF_THE_NETWORK = (
     "_attn_implementation",
     "_experts_implementation",
     "attn_implementation",
@@ -60,7 +60,7 @@ def load_network(files: ModelFiles, config: dict[str, Any], options: LoadOptions
         UnavailableError: the model is no image classifier, the weights are missing, or a file is malformed.
         UsageError: as in `from_arch.find_labels`.
     """
-    architecture = _require_classifier(config, files.reference)
+    architecture = require_classifier(config, files.reference)
     labels = _read_labels(config, files.reference)
     num_classes = len(labels)
     if options.with_labels and options.labels is None:
@@ -81,6 +81,7 @@ def load_network(files: ModelFiles, config: dict[str, Any], options: LoadOptions
         activation=options.activation or program.activation,
         output_name=options.output_name,
         origins=_find_origins(options, program),
+        config=None if program.architecture == "onnx" else config,
     )
 
 
@@ -127,18 +128,17 @@ def _find_program(files: ModelFiles, config: dict[str, Any], architecture: str, 
     found = found or find_weights(files)
     if found is None:
         raise files.missing("model.safetensors")
-    build = partial(_build_network, config, found, files.reference, num_classes=num_classes)
     return _Program(
         architecture,
         found.path,
         found.sha256,
-        Backends(build, None, "networks of transformers run in torch", PREPARE_HINT),
+        backends_for(config, found, files.reference, num_classes=num_classes),
         _find_activation(config, num_classes),
         num_classes,
     )
 
 
-def _require_classifier(config: Mapping[str, Any], reference: str) -> str:
+def require_classifier(config: Mapping[str, Any], reference: str) -> str:
     """Returns the name of the network's class.
 
     Raises:
@@ -225,6 +225,60 @@ def _count_channels(config: Mapping[str, Any], reference: str) -> int:
 # The network -------------------------------------------------------------------------------------------------
 
 
+def backends_for(config: Mapping[str, Any], found: Weights, reference: str, *, num_classes: int) -> Backends:
+    """Returns the backends of the network of a configuration.
+
+    Args:
+        config: the content of config.json.
+        found: its weights.
+        reference: names the model in errors.
+    """
+    build = partial(_build_network, config, found, reference, num_classes=num_classes)
+    return Backends(build, None, "networks of transformers run in torch", PREPARE_HINT)
+
+
+def create_network(config: Mapping[str, Any], reference: str) -> torch.nn.Module:
+    """Builds the network of a configuration on the CPU, in float32, with random weights.
+
+    Raises:
+        UnavailableError: transformers is not installed, or does not have the network.
+    """
+    _require_transformers(reference)
+    import torch
+    from transformers import AutoModelForImageClassification
+
+    _, network_config = _find_class(config, reference)
+    network = AutoModelForImageClassification.from_config(network_config, dtype=torch.float32)
+    return _return_logits(network, _count_channels(config, reference))
+
+
+def with_classes(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Returns the configuration of the same network for other classes, of which an image has one."""
+    return {
+        **{key: value for key, value in config.items() if key not in ("num_labels", "_num_labels")},
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        # Two classes may have the same name.
+        "label2id": {name: index for index, name in enumerate(names)},
+        "problem_type": "single_label_classification",
+    }
+
+
+def find_heads(config: Mapping[str, Any], reference: str) -> list[str]:
+    """Returns the names of the parameters whose shapes depend on the number of classes.
+
+    Raises:
+        UnavailableError: as for `create_network`.
+    """
+    import torch
+
+    with torch.device("meta"):
+        two, three = (
+            create_network(with_classes(config, [str(index) for index in range(count)]), reference).state_dict()
+            for count in (2, 3)
+        )
+    return [name for name in two if two[name].shape != three[name].shape]
+
+
 def _build_network(
     config: Mapping[str, Any], found: Weights, reference: str, *, num_classes: int
 ) -> torch.nn.Module:
@@ -235,39 +289,43 @@ def _build_network(
         CheckpointError: the weights do not fit it.
         LabelsError: it has another number of classes than names.
     """
-    import torch
-
-    class Classifier(torch.nn.Module):
-        """A network of transformers that returns its logits alone."""
-
-        def __init__(self, network: torch.nn.Module, num_channels: int) -> None:
-            super().__init__()
-            self.network = network
-            self._num_channels = num_channels
-
-        def forward(self, images: torch.Tensor) -> Any:
-            output = self.network(pixel_values=images[:, : self._num_channels], return_dict=True)
-            # PP-LCNet gives its logits this name.
-            return output.logits if "logits" in output else output.last_hidden_state
-
     network = _load_pretrained(config, found, reference)
     if network.config.num_labels != num_classes:
         raise LabelsError(
             f"the network of {reference} has {network.config.num_labels} classes, but id2label names {num_classes}",
             hint=f"correct {CONFIG}",
         )
-    return Classifier(network, _count_channels(config, reference)).eval()
+    return _return_logits(network, _count_channels(config, reference)).eval()
 
 
-def _load_pretrained(config: Mapping[str, Any], found: Weights, reference: str) -> Any:
+def _return_logits(network: Any, num_channels: int) -> torch.nn.Module:
+    """Makes a network take images alone, and return its logits alone. Its parameters keep their names."""
+
+    class Classifier(type(network)):  # type: ignore[misc]
+        def forward(self, images: torch.Tensor) -> Any:
+            output = super().forward(pixel_values=images[:, :num_channels], return_dict=True)
+            # PP-LCNet gives its logits this name.
+            return output.logits if "logits" in output else output.last_hidden_state
+
+    network.__class__ = Classifier
+    returned: torch.nn.Module = network
+    return returned
+
+
+def _require_transformers(reference: str) -> None:
     try:
-        import transformers
+        import transformers  # noqa: F401
     except ImportError as error:
         raise UnavailableError(
             f"the network of {reference} is one of transformers, which is not installed",
             hint="pip install transformers",
         ) from error
+
+
+def _load_pretrained(config: Mapping[str, Any], found: Weights, reference: str) -> Any:
+    _require_transformers(reference)
     import torch
+    import transformers
 
     model_class, network_config = _find_class(config, reference)
     state_dict = architectures.to_tensors(found.read())
@@ -319,7 +377,7 @@ def _find_class(config: Mapping[str, Any], reference: str) -> tuple[Any, Any]:
             if own
             else "try a newer transformers: pip install --upgrade transformers",
         )
-    values = {key: value for key, value in config.items() if key not in _NOT_OF_THE_NETWORK}
+    values = {key: value for key, value in config.items() if key not in NOT_OF_THE_NETWORK}
     values["architectures"] = config.get("architectures") or []
     try:
         network_config = CONFIG_MAPPING[kind].from_dict(values)
