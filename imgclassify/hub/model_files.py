@@ -18,7 +18,11 @@ from imgclassify.graphs.onnx_file import OnnxFile
 from imgclassify.hub.file_kind import require_binary
 from imgclassify.hub.hub_files import verified_digest
 
+MANIFEST, WEIGHTS, LABELS, CALIBRATION = "imgclassify.toml", "model.safetensors", "labels.tsv", "calibration.json"
+"""Files of a model folder that imgclassify has written. CALIBRATION may also be in others."""
 CONFIG = "config.json"
+MARK = "imgclassify"
+"""The key of config.json that names MANIFEST, where it is beside it."""
 PROCESSOR_CONFIGS = ("preprocessor_config.json", "processor_config.json")
 """The first holds an image processor. The second may hold one under `image_processor`, beside others."""
 _INDEX_SUFFIX = ".index.json"
@@ -27,6 +31,8 @@ _WEIGHTS = tuple(
     name + suffix for name in ("model.safetensors", "pytorch_model.bin") for suffix in ("", _INDEX_SUFFIX)
 )
 _GRAPHS = ("model.onnx", "onnx/model.onnx")
+_LARGEST_CALIBRATION = 2**26
+"""In bytes. What is longer is cut off, and so is no calibration."""
 _LARGEST_JSON = 2**24
 """In bytes. The index of a network with 10,000 tensors takes one megabyte."""
 
@@ -74,6 +80,27 @@ class FolderFiles(ModelFiles):
         return path if path.is_file() else None
 
     find = find_local
+
+
+def read_calibration(files: ModelFiles, *, fetch: bool) -> str | None:
+    """Returns the text of a model's own calibration, or None if there is none. It is parsed when it is needed.
+
+    Args:
+        fetch: whether it is fetched if necessary.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    path = files.find(CALIBRATION) if fetch else files.find_local(CALIBRATION)
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as stream:
+            return stream.read(_LARGEST_CALIBRATION + 1).decode("utf-8", "replace")
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read {str(path)!r}: {describe_error(error)}", hint="make it readable, or remove it"
+        ) from error
 
 
 class Weights(NamedTuple):
@@ -199,11 +226,12 @@ def digest_of_configs(files: ModelFiles) -> str:
     It covers the content of the configurations, and the sizes and modification times of weights.
     """
     digest = hashlib.sha256()
-    for name in (CONFIG, *PROCESSOR_CONFIGS):
+    folder = None
+    for name in (CONFIG, MANIFEST, LABELS, CALIBRATION, *PROCESSOR_CONFIGS):
         path = files.find_local(name)
         digest.update(f"{name} ".encode() + (path.read_bytes() if path else b"-"))
-    config = files.find_local(CONFIG)
-    for path in sorted(config.parent.iterdir()) if config else []:
+        folder = folder or (path.parent if path else None)
+    for path in sorted(folder.iterdir()) if folder else []:
         if path.suffix in (".safetensors", ".bin"):
             status = path.stat()
             digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns} ".encode())

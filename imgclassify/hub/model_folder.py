@@ -1,15 +1,26 @@
-"""Loads models from folders as timm and transformers save them: a configuration, and weights beside it."""
+"""Loads models from folders as imgclassify, timm and transformers save them: weights, and what describes them."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from imgclassify.errors import CheckpointError
-from imgclassify.hub import timm_folder, transformers_folder
+from imgclassify.hub import own_folder, timm_folder, transformers_folder
 from imgclassify.hub.file_kind import find_folder_kind
-from imgclassify.hub.model_files import CONFIG, FolderFiles, ModelFiles, digest_of_configs, read_config
+from imgclassify.hub.model_files import (
+    CONFIG,
+    MANIFEST,
+    MARK,
+    FolderFiles,
+    ModelFiles,
+    digest_of_configs,
+    read_calibration,
+    read_config,
+    read_json,
+)
 from imgclassify.hub.network import LoadOptions, Network
 from imgclassify.hub.reference import FILE_SUFFIXES, ModelReference, ReferenceLoader
 
@@ -47,12 +58,30 @@ class _Folder(FolderFiles):
 
 
 def load_folder(files: ModelFiles, options: LoadOptions) -> Network:
-    """Loads the network of a model folder of either form.
+    """Loads the network of a model folder of any form.
 
     Raises:
         UnavailableError: a file is missing or malformed, or the model is not an image classifier.
         UsageError: as in `from_arch.find_labels`.
     """
+    if path := _find_manifest(files):
+        return own_folder.load_network(files, path, options)
+    network = _load_foreign(files, options)
+    return replace(network, own_calibration=read_calibration(files, fetch=False))
+
+
+def _find_manifest(files: ModelFiles) -> Path | None:
+    """Returns the imgclassify.toml of a folder, or None if it has none.
+
+    A repository is asked for one only if its config.json is ours or is missing, so that others cost no request.
+    """
+    if path := files.find_local(MANIFEST):
+        return path
+    config = files.find(CONFIG)
+    return files.find(MANIFEST) if config is None or MARK in read_json(config) else None
+
+
+def _load_foreign(files: ModelFiles, options: LoadOptions) -> Network:
     config = read_config(files)
     model_type = config.get("model_type")
     # transformers has a type for the models of timm, and writes timm's configuration for it.
