@@ -16,7 +16,7 @@ from torchvision.models import get_model_weights, list_models
 
 from imgclassify import catalog
 from imgclassify.catalog.writing import format_manifest
-from imgclassify.errors import ManifestError, UnknownModelError
+from imgclassify.errors import ManifestError, UnknownModelError, WeightsError
 
 MANIFEST = """
 [[models]]
@@ -33,6 +33,7 @@ preprocess = { resize_size = 256, crop_size = [224, 192], interpolation = "bicub
 mean = [0.5, 0.5, 0.5], std = [0.2, 0.2, 0.2] }
 """
 
+WITHOUT_WEIGHTS = ["cifar_net", *(f"cifar_resnet{layers}" for layers in (20, 32, 44, 56))]
 ENTRIES = [
     pytest.param(name, weights, id=f"{name}@{weights.name}")
     for module in (models, models.quantization)
@@ -54,7 +55,7 @@ def test_every_torchvision_classifier_is_catalogued_and_nothing_else(
     ours = {reference for reference, manifest in by_reference.items() if manifest.provider == "torchvision"}
     assert ours == theirs
     assert len(theirs) == 128
-    assert set(by_reference) - ours == {"efficientnet_lite0@IMAGENET1K"}
+    assert set(by_reference) - ours == {"efficientnet_lite0@IMAGENET1K", *WITHOUT_WEIGHTS}
 
 
 @pytest.mark.parametrize(("name", "weights"), ENTRIES)
@@ -138,7 +139,8 @@ def test_sort_keys_put_the_best_first_and_models_without_metadata_last() -> None
     assert best[0].metadata.acc1 == max(m.metadata.acc1 for m in everything if m.metadata)
     assert smallest[0].metadata
     assert smallest[0].metadata.num_params == min(m.metadata.num_params for m in everything if m.metadata)
-    assert best[-1] is smallest[-1] is mine
+    unknown = sorted([mine.reference, *WITHOUT_WEIGHTS])
+    assert sorted(m.reference for m in best[-6:]) == sorted(m.reference for m in smallest[-6:]) == unknown
 
 
 def own_folder() -> Path:
@@ -177,7 +179,7 @@ def test_hidden_files_are_passed_over_and_a_byte_order_mark_is_no_fault() -> Non
     (folder / "._mine.toml").write_bytes(b"\x00\x05\x16\x07")
     (folder / "mine.toml").write_text(MANIFEST, "utf-8-sig")
     assert catalog.find_model("mine").num_classes == 10
-    assert len(catalog.load_manifests()) == 130
+    assert len(catalog.load_manifests()) == 135
 
 
 def test_unreadable_file_is_named() -> None:
@@ -223,6 +225,9 @@ def test_a_manifest_may_have_a_temperature() -> None:
         ("default = true", 'default = "yes"', r"default must be true or false"),
         ('"torchvision"', '"keras"', r"provider must be one of torchvision, timm"),
         ("https://", "ftp://", r"url must be an http, https, file or package: URL"),
+        ('"https://example.org/mine-0123abcd.pth"', '""', r"url must be an http.* unless weights is empty"),
+        ('weights = "V1"', 'weights = "V 1"', r"weights must be ASCII letters"),
+        ('weights = "V1"', 'weights = ""', r"url must be empty or left out, because weights is empty"),
         ('"0123abcd"', '"0123"', r"sha256 must be 8 to 64"),
         ('"bicubic"', '"cubic"', r"interpolation must be one of"),
         ("[224, 192]", "[224, 0]", r"crop_size must be"),
@@ -312,6 +317,54 @@ def test_every_shipped_manifest_is_written_as_it_is_read(by_reference: dict[str,
     for manifest in by_reference.values():
         [read] = catalog.parse_manifests(format_manifest(manifest), manifest.origin)
         assert read == manifest
+
+
+ARCHITECTURE = re.sub("(?m)^(weights|url|sha256) = .*$", r'\1 = ""', MANIFEST)
+"""An architecture without weights."""
+
+
+def test_an_architecture_may_have_no_weights() -> None:
+    [manifest] = catalog.parse_manifests(ARCHITECTURE, "mine.toml")
+    assert (manifest.reference, manifest.has_weights) == ("mine", False)
+    assert catalog.parse_manifests(format_manifest(manifest), "mine.toml") == [manifest]
+    with pytest.raises(WeightsError, match="mine is an architecture without weights") as error:
+        catalog.require_weights(manifest)
+    assert "-m FILE --arch mine" in str(error.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ('sha256 = ""', 'sha256 = "0123abcd"', "sha256 must be empty"),
+        ('url = ""', 'file = "mine.pth"', "file must be empty or left out"),
+        ("default = true", "default = false", "default must be true, because weights is empty"),
+        ("default = true", f"default = true\ncalibration = {TABLE}", "calibration must be empty or left out"),
+        ("default = true", 'default = true\ncheckpoint_key = "ema"', "checkpoint_key must be empty"),
+        ('"torchvision"', '"onnx"', "weights must be the version of the program"),
+        ('url = ""\n', "", r"missing key models\[0\]\.url"),
+    ],
+)
+def test_an_architecture_without_weights_has_nothing_that_only_weights_have(
+    old: str, new: str, complaint: str
+) -> None:
+    assert old in ARCHITECTURE
+    with pytest.raises(ManifestError, match=rf"^mine\.toml: .*{complaint}"):
+        catalog.parse_manifests(ARCHITECTURE.replace(old, new), "mine.toml")
+
+
+@pytest.mark.parametrize("name", WITHOUT_WEIGHTS)
+def test_an_architecture_without_weights_is_found_by_its_name_alone(name: str) -> None:
+    assert not catalog.find_model(name).has_weights
+    with pytest.raises(UnknownModelError, match=f"{name} is an architecture without weights, so it has no 'V1'"):
+        catalog.find_model(name, "V1")
+
+
+def test_an_architecture_and_a_model_cannot_share_a_name() -> None:
+    folder = own_folder()
+    (folder / "a.toml").write_text(MANIFEST)
+    (folder / "b.toml").write_text(ARCHITECTURE)
+    with pytest.raises(ManifestError, match="both define default weights for 'mine'"):
+        catalog.find_model("mine")
 
 
 ODD = "a\"b'c\\d\n\t\x7f\x1b é 🐦"

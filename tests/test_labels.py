@@ -77,7 +77,7 @@ def timm_table(name: str) -> dict[str, str]:
 
 
 def test_imagenet1k_is_shipped_and_knows_its_name(imagenet1k: LabelSet) -> None:
-    assert list_label_sets() == ["imagenet1k"]
+    assert list_label_sets() == ["cifar10", "imagenet1k"]
     assert imagenet1k.name == "imagenet1k"
     assert len(imagenet1k) == 1000
 
@@ -140,6 +140,14 @@ def test_the_shipped_file_is_plain_lines_of_five_columns() -> None:
     assert b"\r" not in data
     assert data.endswith(b"\n")
     assert {line.count(b"\t") for line in data.splitlines()} == {4}
+
+
+def test_cifar10_has_labels_alone() -> None:
+    # `label_names` in batches.meta of https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz
+    wanted = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    cifar10 = load_labels("cifar10", num_classes=10)
+    assert cifar10 == LabelSet("cifar10", tuple(Label(index, None, name) for index, name in enumerate(wanted)))
+    assert cifar10.search("Frog") == [cifar10[6]]
 
 
 def test_the_shipped_file_reads_the_same_as_a_users_file(imagenet1k: LabelSet) -> None:
@@ -211,7 +219,8 @@ def test_the_tools_check_fails_on_a_file_that_differs_and_writes_nothing(
     target = tmp_path / "imagenet1k.tsv"
     target.write_bytes(SHIPPED.read_bytes().replace(b"tench", b"trench", 1))
     before = target.read_bytes()
-    monkeypatch.setattr(make_labels, "TARGET", target)
+    (tmp_path / "cifar10.tsv").write_bytes((SHIPPED.parent / "cifar10.tsv").read_bytes())
+    monkeypatch.setattr(make_labels, "FOLDER", tmp_path)
     assert make_labels.main(["--check"]) == 1
     assert target.read_bytes() == before
     assert make_labels.main([]) == 0

@@ -1,8 +1,11 @@
-"""Regenerates labels/imagenet1k.tsv: `python tools/make_labels.py`; `--check` exits 1 when the file differs.
+"""Regenerates the label sets in labels/: `python tools/make_labels.py`; `--check` exits 1 when a file differs.
 
-The labels are torchvision's categories. Wnids, lemmas and definitions come from timm's copy of WordNet 3.0,
-because the development environment has it. That copy was compared with WordNet 3.0's own data.noun (from
-Debian's wordnet-base). For all 1000 synsets it was the same: every lemma in WordNet's spelling and order, and
+The labels of cifar10 are `label_names` in the file batches.meta of CIFAR-10, in its order. It gives the classes no
+wnids.
+
+The labels of imagenet1k are torchvision's categories. Wnids, lemmas and definitions come from timm's copy of
+WordNet 3.0, because the development environment has it. That copy was compared with WordNet 3.0's own data.noun
+(from Debian's wordnet-base). For all 1000 synsets it was the same: every lemma in WordNet's spelling and order, and
 every gloss up to its first example sentence. No lemma contains a comma, so splitting timm's text at ", " loses
 nothing. 28 of WordNet's glosses continue with such examples ("the church was empty"). timm leaves them out, and
 so does the file, because the definition alone distinguishes the classes.
@@ -16,7 +19,8 @@ from generated_file import write_or_check
 from timm.data import ImageNetInfo
 from torchvision.models import ResNet50_Weights
 
-TARGET = Path(__file__).resolve().parent.parent / "labels" / "imagenet1k.tsv"
+FOLDER = Path(__file__).resolve().parent.parent / "labels"
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 COLUMNS = ("class_index", "wnid", "label", "synonyms", "gloss")
 
 
@@ -45,10 +49,18 @@ def imagenet1k() -> str:
     return "".join("\t".join(row) + "\n" for row in rows)
 
 
+def cifar10() -> str:
+    """Returns the text of the file: only labels, because no more is published of the classes."""
+    rows = [COLUMNS, *((str(class_index), "", label, "", "") for class_index, label in enumerate(CIFAR10))]
+    return "".join("\t".join(row) + "\n" for row in rows)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Regenerate labels/imagenet1k.tsv.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the file differs")
-    return write_or_check(TARGET, imagenet1k(), check=parser.parse_args(arguments).check)
+    parser = argparse.ArgumentParser(description="Regenerate the label sets in labels/.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file differs")
+    check = parser.parse_args(arguments).check
+    texts = {"cifar10.tsv": cifar10(), "imagenet1k.tsv": imagenet1k()}
+    return max(write_or_check(FOLDER / name, text, check=check) for name, text in texts.items())
 
 
 if __name__ == "__main__":

@@ -3,7 +3,14 @@
 A manifest ties weights, preprocessing and a label set together. None of the three is inferred from another.
 """
 
-from imgclassify.catalog.lookup import SORT_KEYS, filter_models, find_model, load_manifests, user_models_folder
+from imgclassify.catalog.lookup import (
+    SORT_KEYS,
+    filter_models,
+    find_model,
+    load_manifests,
+    require_weights,
+    user_models_folder,
+)
 from imgclassify.catalog.manifest import (
     ACTIVATIONS,
     CHANNEL_ORDERS,
@@ -47,5 +54,6 @@ __all__ = [
     "load_manifests",
     "parse_manifests",
     "parse_preprocess",
+    "require_weights",
     "user_models_folder",
 ]

@@ -11,10 +11,10 @@ from typing import Any
 from imgclassify import paths
 from imgclassify.catalog.manifest import ModelManifest
 from imgclassify.catalog.parsing import parse_manifests
-from imgclassify.errors import ManifestError, UnknownModelError
+from imgclassify.errors import ManifestError, UnknownModelError, WeightsError
 
 MAX_FILE_BYTES = 2**20
-"""Larger manifest files of the user are rejected. All 129 shipped manifests together take a tenth of it."""
+"""Larger manifest files of the user are rejected. All 134 shipped manifests together take a tenth of it."""
 
 
 def load_manifests() -> list[ModelManifest]:
@@ -53,11 +53,25 @@ def find_model(name: str, weights: str | None = None) -> ModelManifest:
         if manifest.default if weights is None else manifest.weights == weights:
             return manifest
     valid = {manifest.weights for manifest in candidates}
+    if valid == {""}:
+        raise UnknownModelError(
+            f"{name} is an architecture without weights, so it has no {weights!r}", hint=f"write {name}"
+        )
     if weights is None:
         raise UnknownModelError(
             f"model {name!r} has no default weights", hint=f"add @WEIGHTS: {_suggest_names(name, valid)}"
         )
     raise _unknown_error("weights", weights, valid, f"imgclassify models show {name}", prefix=f"{name}@")
+
+
+def require_weights(manifest: ModelManifest) -> None:
+    """Raises WeightsError if a manifest describes an architecture without weights."""
+    if not manifest.has_weights:
+        raise WeightsError(
+            f"{manifest.name} is an architecture without weights",
+            hint=f"give a file of its weights, -m FILE --arch {manifest.name}; or train it: "
+            f"imgclassify train FOLDER -o OUT --method scratch --arch {manifest.name}",
+        )
 
 
 def filter_models(models: Iterable[ModelManifest], pattern: str) -> list[ModelManifest]:

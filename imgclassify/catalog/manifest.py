@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 EMBEDDED_MODEL = "efficientnet_lite0"
 """The default model. Its weights come with a dependency of the package, so it never needs the internet."""
 
-PROVIDERS = ("torchvision", "timm")
-"""The libraries that build architectures."""
+PROVIDERS = ("torchvision", "timm", "imgclassify")
+"""The libraries that build architectures. "imgclassify" is hub/cifar_networks.py."""
 
 PROGRAMS = ("onnx", "torchscript")
 """The kinds of file that contain their own network. They stand in place of a provider."""
@@ -129,11 +129,15 @@ class FeatureLayers(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ModelManifest:
-    """A model: architecture, weights, preprocessing and labels that belong together."""
+    """A model: architecture, weights, preprocessing and labels that belong together.
+
+    An architecture that nobody has published weights for is a manifest too: for the weights of a user, and for
+    training. Its `weights`, `url` and `sha256` are empty.
+    """
 
     name: str
     weights: str
-    """The version of the weights, such as "IMAGENET1K_V2"."""
+    """The version of the weights, such as "IMAGENET1K_V2". Empty if there are none."""
     default: bool
     """Whether the name alone means these weights."""
     architecture: str
@@ -141,13 +145,15 @@ class ModelManifest:
     provider: str
     """One of PROVIDERS or PROGRAMS."""
     url: str
-    """An https, http or file URL, or `package:import_name/path` for a file inside an installed package."""
+    """An https, http or file URL, or `package:import_name/path` for a file inside an installed package. Empty if
+    there are no weights."""
     sha256: str
     """The published SHA-256 digest of the checkpoint, or its first digits: 8 to 64 hex digits. Empty if none is
     published."""
     num_classes: int
+    """Of the weights. Of an architecture without weights, the number that it is usually built with."""
     label_set: str
-    """The name of a shipped label set, or the path of a label file."""
+    """The name of a shipped label set, or the path of a label file. Empty if the classes have no names."""
     preprocess: PreprocessSpec
     activation: str = ""
     """One of ACTIVATIONS. Empty if the outputs show it (engines/activation.py)."""
@@ -175,8 +181,13 @@ class ModelManifest:
 
     @property
     def reference(self) -> str:
-        """The exact model reference, `name@WEIGHTS`."""
-        return f"{self.name}@{self.weights}"
+        """The exact model reference, `name@WEIGHTS`; the name alone if there are no weights."""
+        return f"{self.name}@{self.weights}" if self.weights else self.name
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the manifest says where weights are. Without, it is only an architecture."""
+        return self.url != ""
 
     @property
     def gmacs(self) -> float | None:

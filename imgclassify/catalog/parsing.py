@@ -30,6 +30,7 @@ from imgclassify.catalog.manifest import (
 from imgclassify.errors import ManifestError
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
+_URL_KINDS = "an http, https, file or package: URL"
 _LAYER = r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*"
 _WEIGHTS_OPTIONS = (
     "weights",
@@ -195,16 +196,14 @@ def _parse_model(table: TomlTable, origin: str, providers: tuple[str, ...]) -> M
     file = _parse_file(table, origin)
     manifest = ModelManifest(
         name=table.take_matching("name", _NAME, "ASCII letters, digits, and _ . + -"),
-        weights=table.take_matching("weights", _NAME, "ASCII letters, digits, and _ . + -"),
+        weights=table.take_matching("weights", f"({_NAME})?", "ASCII letters, digits, and _ . + -, or empty"),
         default=table.take_value("default", bool),
         # No colons: timm would take such a name for a source to download or read the model from.
         architecture=table.take_matching("architecture", _NAME, "ASCII letters, digits, and _ . + -"),
         provider=table.take_choice("provider", providers),
         url=Path(file).as_uri()
         if file
-        else table.take_matching(
-            "url", r"(https?://|file://|package:)[^\x00-\x20]+", "an http, https, file or package: URL"
-        ),
+        else table.take_matching("url", r"((https?://|file://|package:)[^\x00-\x20]+)?", _URL_KINDS),
         sha256=table.take_matching("sha256", r"([0-9a-f]{8,64})?", "8 to 64 lower-case hex digits, or empty"),
         num_classes=table.take_positive("num_classes"),
         label_set=table.take_value("label_set", str),
@@ -222,7 +221,23 @@ def _parse_model(table: TomlTable, origin: str, providers: tuple[str, ...]) -> M
         origin=origin,
     )
     table.check_empty()
+    _check_weights(table, manifest)
     return manifest
+
+
+def _check_weights(table: TomlTable, manifest: ModelManifest) -> None:
+    """Refuses a manifest of weights that does not say where they are, and one of no weights that says more."""
+    if manifest.weights:
+        if not manifest.has_weights:
+            table.reject("url", f"{_URL_KINDS}, unless weights is empty")
+        return
+    for key in ("file", "url", "sha256", "checkpoint_key", "calibration", "metadata"):
+        if getattr(manifest, key):
+            table.reject(key, "empty or left out, because weights is empty")
+    if not manifest.default:
+        table.reject("default", "true, because weights is empty")
+    if manifest.provider in PROGRAMS:
+        table.reject("weights", "the version of the program, which contains them")
 
 
 def _parse_file(table: TomlTable, origin: str) -> str:

@@ -45,7 +45,7 @@ def format_model(manifest: ModelManifest) -> str:
         "calibration": manifest.calibration._asdict() if manifest.calibration else {},
         "metadata": manifest.to_dict()["metadata"],
     }
-    required = ("sha256", "label_set")  # these may be empty, but not left out
+    required = ("weights", "url", "sha256", "label_set")  # these may be empty, but not left out
     return "[[models]]\n" + format_lines(
         {key: value for key, value in lines.items() if key in required or value not in ({}, (), None, "")}
     )

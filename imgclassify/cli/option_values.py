@@ -6,15 +6,35 @@ import glob
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imgclassify.errors import UsageError
 
+if TYPE_CHECKING:
+    from imgclassify.catalog import ModelManifest
+
 
 def complete_model(incomplete: str) -> list[str]:
-    """Returns catalogued names that begin with `incomplete`, or NAME@WEIGHTS references if it has an @."""
+    """Returns the names of catalogued models that begin with `incomplete`, or NAME@WEIGHTS if it has an @."""
+    return _complete_names(incomplete, lambda manifest: manifest.has_weights)
+
+
+def complete_architecture(incomplete: str) -> list[str]:
+    """Returns what `--arch` can name, as `complete_model` does: also architectures without weights."""
+    from imgclassify.catalog import PROVIDERS
+
+    return _complete_names(incomplete, lambda manifest: manifest.provider in PROVIDERS)
+
+
+def complete_catalogued(incomplete: str) -> list[str]:
+    """Returns all that the catalog has, as `complete_model` does."""
+    return _complete_names(incomplete, lambda _: True)
+
+
+def _complete_names(incomplete: str, select: Callable[[ModelManifest], bool]) -> list[str]:
     from imgclassify import catalog
 
-    manifests = catalog.load_manifests()
+    manifests = filter(select, catalog.load_manifests())
     names = [each.reference for each in manifests] if "@" in incomplete else [each.name for each in manifests]
     return sorted({name for name in names if name.startswith(incomplete)})
 

@@ -11,6 +11,7 @@ import typer
 from imgclassify.cli import console
 from imgclassify.cli.option_groups import OTHER_PANEL
 from imgclassify.cli.option_values import (
+    complete_architecture,
     complete_dtype,
     complete_engine,
     complete_format,
@@ -237,7 +238,7 @@ class ArchitectureOptions:
         str | None,
         typer.Option(
             "--arch",
-            autocompletion=complete_model,
+            autocompletion=complete_architecture,
             metavar="NAME",
             rich_help_panel=MODEL_PANEL,
             show_default=False,

@@ -1,4 +1,4 @@
-"""Builds an architecture of torchvision or timm as a torch module, and loads a state_dict into it."""
+"""Builds an architecture as a torch module, and loads a state_dict into it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgclassify import checkpoints
+from imgclassify.catalog import PROGRAMS, ModelManifest
 from imgclassify.checkpoints import BATCH_COUNTER_SUFFIX
 from imgclassify.errors import CheckpointError, UnavailableError, describe_error
 
 if TYPE_CHECKING:
     import torch
 
-    from imgclassify.catalog import ModelManifest
     from imgclassify.checkpoints import StateDict
 
 
@@ -35,6 +35,10 @@ def create_network(manifest: ModelManifest, **changes: Any) -> torch.nn.Module:
             network: torch.nn.Module = timm.create_model(manifest.architecture, pretrained=False, **options)
             if options.get("in_chans") == 1:
                 take_first_channel(network)
+        elif manifest.provider == "imgclassify":
+            from imgclassify.hub import cifar_networks
+
+            network = cifar_networks.create_network(manifest.architecture, **options)
         else:
             from torchvision.models import get_model
 
@@ -53,6 +57,29 @@ def take_first_channel(network: torch.nn.Module) -> None:
 
     first = next(module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
     first.register_forward_pre_hook(lambda _module, inputs: (inputs[0][:, :1],))
+
+
+def create_untrained(manifest: ModelManifest, num_classes: int) -> torch.nn.Module:
+    """Builds the manifest's architecture for training from scratch, with random weights from torch's generator.
+
+    It has no auxiliary heads, so its output is one tensor of logits. Its weights are initialised as its authors do:
+    the options of a manifest leave that out where published weights replace them.
+
+    Raises:
+        UnavailableError: as for `create_network`; or the manifest names a program, or a quantized network.
+    """
+    if manifest.provider in PROGRAMS or is_quantized(manifest):
+        what = "a quantized network" if is_quantized(manifest) else "a file that contains its own network"
+        raise UnavailableError(
+            f"{manifest.name} cannot be trained from scratch: it is {what}",
+            hint="give the name of another catalogued model, or timm:NAME",
+        )
+    changes = {"aux_logits": False, "init_weights": True}
+    return create_network(
+        manifest,
+        num_classes=num_classes,
+        **{name: value for name, value in changes.items() if name in manifest.options},
+    )
 
 
 def is_quantized(manifest: ModelManifest) -> bool:

@@ -32,6 +32,7 @@ class CataloguedLoader(ReferenceLoader):
 
     def load_network(self, reference: ModelReference, options: LoadOptions) -> Network:
         manifest = self.find_architecture(reference)
+        catalog.require_weights(manifest)
         labels = labels_for_manifest(manifest, options, manifest.num_classes)
         preprocess = options.overrides.apply_to(manifest.preprocess)
         file = weights.fetch_weights(

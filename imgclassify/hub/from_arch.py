@@ -131,6 +131,18 @@ def find_labels(
         if num_classes is not None:
             config.labels.require_num_classes(num_classes)
         return config.labels
-    if manifest is None:
-        raise UsageError(f"{reference} has no class names", hint="give --labels NAME or --labels FILE")
+    if manifest is None or not manifest.label_set:
+        raise UsageError(f"{reference} has no class names", hint=_suggest_labels(num_classes))
     return labels_for_manifest(manifest, options, num_classes)
+
+
+def _suggest_labels(num_classes: int | None) -> str:
+    """Returns the hint for a model without class names. A label set of as many classes may be meant, or not."""
+    fitting = [
+        name
+        for name in label_sets.list_label_sets()
+        if num_classes is not None and len(label_sets.load_labels(name)) == num_classes
+    ]
+    if not fitting:
+        return "give --labels NAME or --labels FILE"
+    return f"give --labels FILE, or --labels {' or '.join(fitting)} if the network was trained on these classes"

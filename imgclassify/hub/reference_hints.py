@@ -40,7 +40,8 @@ def suggest_reference(text: str) -> str:
             return hint.format(**found.groupdict(), repository=_name_repository(**found.groupdict()))
     stem = PurePath(text).stem
     is_name = has_suffix and len(stem) >= _SHORTEST
-    near = {each.name for each in catalog.filter_models(catalog.load_manifests(), stem)} if is_name else set()
+    named = catalog.filter_models(catalog.load_manifests(), stem) if is_name else []
+    near = {each.name for each in named if each.has_weights}
     names = ", ".join(sorted(near, key=lambda name: (name != stem, name))[:3])
     return "check the path" + (f"; names of catalogued models have no suffix: {names}" if names else "")
 

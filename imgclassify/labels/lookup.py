@@ -22,7 +22,7 @@ PIPE_SECONDS = 60.0
 """Time limit in seconds for reading a pipe to its end."""
 
 _SHIPPED_HEADER = "class_index\twnid\tlabel\tsynonyms\tgloss"
-_WNID = re.compile(r"[nvars][0-9]{8}")
+_WNID = re.compile(r"([nvars][0-9]{8})?")  # empty if it is not known
 
 
 def list_label_sets() -> list[str]:
@@ -61,9 +61,12 @@ def _parse_shipped(text: str, name: str) -> tuple[Label, ...]:
         labels = []
         for position, line in enumerate(lines):
             class_index, wnid, label, synonyms, gloss = line.split("\t")
-            if int(class_index) != position or not (_WNID.fullmatch(wnid) and label and synonyms):
+            if int(class_index) != position or not (
+                _WNID.fullmatch(wnid) and label and bool(wnid) == bool(synonyms)
+            ):
                 raise ValueError(f"line {position + 2} does not describe class {position}")
-            labels.append(Label(position, wnid, label, tuple(synonyms.split("|")), gloss))
+            names = tuple(synonyms.split("|")) if synonyms else ()
+            labels.append(Label(position, wnid or None, label, names, gloss))
     except ValueError as error:
         raise LabelsError(
             f"the label set {name} that ships with imgclassify is damaged: {error}",

@@ -49,6 +49,9 @@ def completions(line: str, cwd: Path | None = None) -> list[str]:
         ("imgclassify models show resnet15", ["resnet152"]),
         ("imgclassify models pull resnet50@", ["resnet50@IMAGENET1K_V1", "resnet50@IMAGENET1K_V2"]),
         ("imgclassify predict -m vit_b", ["vit_b_16", "vit_b_32"]),
+        ("imgclassify predict -m cifar_n", []),
+        ("imgclassify predict --arch cifar_n", ["cifar_net"]),
+        ("imgclassify models show cifar_n", ["cifar_net"]),
         ("imgclassify predict --off", ["--offline"]),
     ],
 )

