@@ -23,6 +23,7 @@ COMMANDS = {
     "predict": "Classify images.",
     "evaluate": "Measure how good a model is on labelled images.",
     "calibrate": "Learn from labelled images how far a model's probabilities can be trusted.",
+    "train": "Teach a network your own classes.",
     "preview": "Show which part of an image the network sees.",
     "embed": "Turn images into vectors: the features before a network's last layer.",
     "duplicates": "Find images that are the same file, the same pixels, or the same image changed.",

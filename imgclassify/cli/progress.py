@@ -38,30 +38,44 @@ class SourceCount:
 @contextmanager
 def show_progress(stats: RunStats, total: SourceCount, *, on_terminal: bool) -> Iterator[None]:
     """Shows the progress during the block, unless the records themselves are printed on a terminal."""
-    if on_terminal or not console.shows_progress:
+    if on_terminal:
+        yield
+        return
+    with show_line(lambda: progress_line(stats, total.value), before_first=total.start_counting):
+        yield
+
+
+@contextmanager
+def show_line(line: Callable[[], str], *, before_first: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Shows a line that changes during the block, if progress may be shown.
+
+    Args:
+        before_first: called before the first line, early enough for it to change the line.
+    """
+    if not console.shows_progress:
         yield
     elif console.is_terminal():
-        total.start_counting()
-        with console.draw_line(lambda: progress_line(stats, total.value)):
+        before_first()
+        with console.draw_line(line):
             yield
     else:
         ended = Event()
-        Thread(target=_print_lines, args=(stats, total, ended), name="progress", daemon=True).start()
+        Thread(target=_print_lines, args=(line, before_first, ended), name="progress", daemon=True).start()
         try:
             yield
         finally:
             ended.set()
 
 
-def _print_lines(stats: RunStats, total: SourceCount, ended: Event) -> None:
+def _print_lines(line: Callable[[], str], before_first: Callable[[], None], ended: Event) -> None:
     # Counting begins before the first line, so that the line has the total. It does not begin at once, because
     # short runs end before their first line.
     if ended.wait(PLAIN_SECONDS / 2):
         return
-    total.start_counting()
+    before_first()
     pause = PLAIN_SECONDS / 2
     while not ended.wait(pause):
-        console.print_message(progress_line(stats, total.value))
+        console.print_message(line())
         pause = PLAIN_SECONDS
 
 

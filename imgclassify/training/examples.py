@@ -1,0 +1,128 @@
+"""The images of a training after they were read: which can be used, and which are for validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from imgclassify.training.dataset import Dataset, LabelledSource, check_readable
+from imgclassify.training.near_duplicates import group_images
+from imgclassify.training.split import find_leaks, split_images
+from imgclassify.training.split_file import SplitRow
+
+if TYPE_CHECKING:
+    from imgclassify.training.reading import ReadImage
+
+TRAIN, VAL, LEFT_OUT = "train", "val", "left out"
+"""The parts of a split."""
+
+
+class Example(NamedTuple):
+    """An image that can be used."""
+
+    source: LabelledSource
+    read: ReadImage
+    group: int
+    """The same for images that are near duplicates."""
+
+    @property
+    def class_index(self) -> int:
+        return self.source.class_index
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examples:
+    """All images of a training."""
+
+    classes: tuple[str, ...]
+    train: tuple[Example, ...]
+    val: tuple[Example, ...]
+    failed: tuple[tuple[LabelledSource, ReadImage], ...]
+    """Those that cannot be opened or decoded."""
+    rows: tuple[SplitRow, ...]
+    """What became of each image, in the order of the data."""
+    is_split: bool
+    """Whether the validation part was split off here, and not given."""
+    notes: tuple[str, ...]
+    """What the user should know, as sentences."""
+
+    @property
+    def has_features(self) -> bool:
+        """Whether a network has computed features of the images."""
+        return all(each.read.features is not None for each in self.train)
+
+
+def collect_examples(
+    dataset: Dataset,
+    read_all: Callable[[Sequence[LabelledSource]], Sequence[ReadImage]],
+    *,
+    fraction: float,
+    seed: int,
+) -> Examples:
+    """Reads all images, leaves out what cannot be used, and splits off a validation part if none is given.
+
+    Near duplicates are never on both sides: of a given validation part, they are left out of the rest.
+
+    Args:
+        read_all: reads images, and returns what is known of each in the same order.
+        fraction: how many of all images are split off, 0..1.
+
+    Raises:
+        UsageError: too few images of a class can be used.
+    """
+    sources = (*dataset.train, *dataset.val)
+    read = read_all(sources)
+    border = len(dataset.train)
+    check_readable(dataset, read[:border], read[border:])
+    groups = group_images(read)
+    is_given = bool(dataset.val)
+    usable = [index for index, each in enumerate(read) if each.error is None]
+    parts = {index: TRAIN if index < border else VAL for index in usable}
+    reasons = {index: f"{each.error.type}: {each.error.message}" for index, each in enumerate(read) if each.error}
+    notes = []
+    if is_given:
+        in_train = [index for index in usable if index < border]
+        in_val = [index for index in usable if index >= border]
+        leaked = find_leaks([groups[index] for index in in_train], [groups[index] for index in in_val])
+        for position in leaked:
+            index = in_train[position]
+            parts[index], reasons[index] = LEFT_OUT, "near duplicate of an image for validation"
+        if leaked:
+            first = sources[in_train[leaked[0]]].source.name
+            notes.append(
+                f"left out: {len(leaked):,} images to train on that are, nearly, among those for validation; the "
+                f"first is {first!r}"
+            )
+    else:
+        chosen = split_images(
+            [sources[index].class_index for index in usable],
+            [groups[index] for index in usable],
+            fraction=fraction,
+            seed=seed,
+        )
+        parts |= {index: VAL for index, is_val in zip(usable, chosen, strict=True) if is_val}
+
+    def examples(part: str) -> tuple[Example, ...]:
+        return tuple(
+            Example(sources[index], read[index], groups[index]) for index in usable if parts[index] == part
+        )
+
+    return Examples(
+        dataset.classes,
+        examples(TRAIN),
+        examples(VAL),
+        failed=tuple((sources[index], each) for index, each in enumerate(read) if each.error),
+        rows=tuple(
+            SplitRow(
+                each.source.name,
+                dataset.classes[each.class_index],
+                parts.get(index, LEFT_OUT),
+                (read[index].sha256 or b"").hex(),
+                reasons.get(index, ""),
+            )
+            for index, each in enumerate(sources)
+        ),
+        is_split=not is_given,
+        notes=tuple(notes),
+    )

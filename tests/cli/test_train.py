@@ -1,0 +1,198 @@
+"""imgclassify train, from images to a model that predict, evaluate and embed take; and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import noise
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+
+from imgclassify import Classifier
+from imgclassify.engines import FEATURES, LOGITS
+from imgclassify.runner import load_runner
+
+from .conftest import Run, process
+
+PER_CLASS = 12
+
+
+def picture(kind: str, seed: int) -> Image.Image:
+    """An image of a texture that no other seed has: stripes, a board or blots."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[:96, :128]
+    period, shift = generator.integers(9, 20), generator.integers(0, 20)
+    pattern = {
+        "stripes": (x + shift) // period % 2,
+        "board": ((x + shift) // period + y // period) % 2,
+        "blots": np.asarray(noise(128, 96, seed).convert("L")) > 128,
+    }[kind]
+    colours = generator.integers(0, 256, (2, 3))
+    return Image.fromarray(colours[pattern.astype(int)].astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def textures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each of three classes."""
+    folder = tmp_path_factory.mktemp("data") / "textures"
+    for number, kind in enumerate(("stripes", "board", "blots")):
+        (folder / kind).mkdir(parents=True)
+        for index in range(PER_CLASS):
+            picture(kind, 100 * number + index).save(folder / kind / f"{index:02}.png")
+    return folder
+
+
+def files_of(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_probe_predicts_evaluates_and_embeds_without_further_options(
+    textures: Path, tmp_path: Path, run: Run
+) -> None:
+    model = tmp_path / "textures-model"
+    done = run("train", textures, "-o", model, "--json")
+    assert (done.status, done.err.count("Traceback")) == (0, 0), done.err
+    training = json.loads(done.out)
+    assert files_of(model) >= {
+        *("model.safetensors", "config.json", "imgclassify.toml", "labels.tsv", "training.json", "README.md"),
+        "split.tsv",
+    }
+    assert [each["label"] for each in training["data"]["classes"]] == ["blots", "board", "stripes"]
+    assert (
+        training["data"]["images"] == {"train": 29, "val": 7, "left out": 0}
+        or sum(training["data"]["images"].values()) == 3 * PER_CLASS
+    )
+    # The figures are those that evaluate measures on the images of the validation part.
+    rows = [line.split("\t") for line in (model / "split.tsv").read_text("utf-8").splitlines()[1:]]
+    held_out = tmp_path / "held out"
+    for source, label, part, *_ in rows:
+        if part == "val":
+            (held_out / label).mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, held_out / label)
+    evaluated = run("evaluate", held_out, "-m", model, "--json")
+    assert evaluated.status == 0, evaluated.err
+    metrics = json.loads(evaluated.out)["metrics"]
+    for name in ("acc1", "nll", "brier"):
+        assert metrics[name]["value"] == pytest.approx(training["figures"][name]["value"], abs=1e-4)
+    # predict gives the same answers, in another process and from another folder.
+    done = process("predict", held_out, "-m", model, "--jsonl", cwd=tmp_path)
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, done.stderr
+    right = sum(Path(each["source"]).parent.name == each["predictions"][0]["label"] for each in records)
+    assert right / len(records) == pytest.approx(metrics["acc1"]["value"])
+    embedded = run("embed", held_out / "board", "-m", model)
+    assert embedded.status == 0, embedded.err
+
+
+def test_the_head_is_that_of_scikit_learn_on_the_features_of_the_network(
+    textures: Path, tmp_path: Path, run: Run
+) -> None:
+    model = tmp_path / "model"
+    assert run("train", textures, "-o", model).status == 0
+    training = json.loads((model / "training.json").read_text("utf-8"))
+    parts: dict[str, list[str]] = {"train": [], "val": []}
+    for line in (model / "split.tsv").read_text("utf-8").splitlines()[1:]:
+        source, _, part, *_ = line.split("\t")
+        parts[part].append(source)
+    frozen = load_runner(outputs=(FEATURES,), with_labels=False)
+    features = {
+        part: np.stack([frozen.run_one(name).arrays[FEATURES] for name in names]) for part, names in parts.items()
+    }
+    classes = [Path(name).parent.name for name in parts["train"]]
+    mean, scale = features["train"].mean(axis=0), features["train"].std(axis=0)
+    scale[scale == 0] = 1
+    expected = LogisticRegression(C=training["probe"]["strength"], max_iter=2000, tol=1e-6)
+    expected.fit((features["train"] - mean) / scale, classes)
+    wanted = expected.predict_proba((features["val"] - mean) / scale)
+    taught = Classifier(model)
+    outputs = np.stack([taught.runner.run_one(name).arrays[LOGITS] for name in parts["val"]])
+    shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    assert list(expected.classes_) == [label.label for label in taught.labels.labels]
+    np.testing.assert_allclose(shifted / shifted.sum(axis=1, keepdims=True), wanted, atol=2e-3)
+
+
+def test_a_probe_needs_no_torch(textures: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from imgclassify.__main__ import main\n"
+        f"sys.argv = ['imgclassify', 'train', {str(textures)!r}, '-o', {str(tmp_path / 'model')!r}]\n"
+        "try: main()\n"
+        "except SystemExit as ended: assert not ended.code, ended.code\n"
+        "assert not {'torch', 'torchvision', 'timm', 'onnx'} & sys.modules.keys(), sorted(sys.modules)"
+    )
+    import subprocess
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_equal_seeds_give_equal_weights_and_kept_features_do_not_change_them(
+    textures: Path, tmp_path: Path, run: Run
+) -> None:
+    digests = []
+    for name in ("first", "second"):
+        assert run("train", textures, "-o", tmp_path / name, "--seed", "3").status == 0
+        digests.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert digests[0] == digests[1]
+
+
+def test_broken_images_are_listed_and_left_out(textures: Path, tmp_path: Path, run: Run) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(textures, data)
+    (data / "board" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
+    done = run("train", data, "-o", tmp_path / "model")
+    assert done.status == 1
+    assert "board/broken.png" in done.err
+    training = json.loads((tmp_path / "model" / "training.json").read_text("utf-8"))
+    assert training["data"]["failed"] == 1
+    assert "broken.png\tboard\tleft out" in (tmp_path / "model" / "split.tsv").read_text("utf-8")
+
+
+def test_an_archive_with_a_validation_part(textures: Path, tmp_path: Path, run: Run) -> None:
+    archive = tmp_path / "textures.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(textures.rglob("*.png")):
+            part = "val" if path.stem >= "09" else "train"
+            file.write(path, f"{part}/{path.parent.name}/{path.name}")
+    done = run("train", archive, "-o", tmp_path / "model", "--json")
+    assert done.status == 0, done.err
+    training = json.loads(done.out)
+    assert training["split"] == {"kind": "given"}
+    assert training["data"]["images"]["val"] == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "magic"], "--method is 'magic'"),
+        (["--val", "1.5"], "--val is '1.5'"),
+        (["--epochs", "3"], "a probe has no recipe"),
+        (["--method", "scratch"], "--method scratch needs --arch"),
+        (["--method", "scratch", "--arch", "resnet18", "-m", "resnet18"], "starts without any"),
+        (["--method", "finetune", "--augment", "2"], "--augment is for a probe"),
+        (["--method", "finetune", "--time-limit", "soon"], "--time-limit is 'soon'"),
+        (["--method", "finetune", "--set", "colour"], "--set is 'colour'"),
+        (["--method", "finetune", "--set", "learning_rat=1"], "learning_rate"),
+        (["--method", "finetune", "--recipe", "nowhere.toml"], "--recipe is 'nowhere.toml'"),
+    ],
+)
+def test_wrong_options_are_refused_before_any_work(
+    arguments: list[str], message: str, textures: Path, tmp_path: Path, run: Run
+) -> None:
+    done = run("train", textures, "-o", tmp_path / "model", *arguments)
+    assert done.status == 2
+    assert message in done.err
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_with_other_files_is_not_replaced(textures: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    done = run("train", textures, "-o", tmp_path / "mine", "--overwrite")
+    assert done.status == 2
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
