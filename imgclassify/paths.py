@@ -68,6 +68,11 @@ def prepared_folder() -> Path:
     return cache_folder() / "prepared"
 
 
+def features_folder() -> Path:
+    """Returns the folder of the features that `imgclassify train` keeps (training/feature_cache.py)."""
+    return cache_folder() / "features"
+
+
 def verified_folder() -> Path:
     """Returns the folder of the records of verified files (weights/verification.py)."""
     return cache_folder() / "verified"

@@ -268,6 +268,8 @@ class ModelRunner:
         """Everything that the outputs depend on, except the images."""
         self.outputs: tuple[str, ...] = options.outputs
         """The names of the outputs that each image has, besides LOGITS."""
+        self.isolated: bool = options.isolate
+        """Whether images are decoded in other processes."""
         self._options = options
         self._offline = options.offline
         self._spec = network.preprocess

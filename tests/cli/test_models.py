@@ -349,6 +349,7 @@ def test_cache_clear_leaves_nothing_of_its_own(run: Run) -> None:
     kept = [checkpoints / name for name in ("theirs.pth", "theirs.pth.abc.partial", "theirs.lock")]
     ours = [checkpoints / f"gone.pth.{end}" for end in ("lock", "partial", "rejected-01234567")]
     ours += [paths.prepared_folder() / "0123.lock", paths.inductor_folder() / "fx" / "graph.so"]
+    ours += [paths.features_folder() / "0123.features", paths.features_folder() / "0123.features.lock"]
     ours += [paths.verified_folder() / "0123.json", paths.verified_folder() / ".0123.json.7.draft"]
     for file in (*kept, *ours):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -358,7 +359,7 @@ def test_cache_clear_leaves_nothing_of_its_own(run: Run) -> None:
     assert "2 empty" in table
     cleared = run("cache", "clear")
     assert cleared.status == 0
-    assert "freed 5.0 MiB" in cleared.err
+    assert "freed 6.0 MiB" in cleared.err
     assert sorted(checkpoints.iterdir()) == sorted(kept)
     assert not paths.cache_folder().exists()
 

@@ -76,8 +76,8 @@ def clear(
 ) -> None:
     """Remove all that imgclassify has stored and can make or download again.
 
-    This is: downloaded weights of catalogued models, remains of broken downloads, prepared graphs, the records of
-    verified files, and the folder of torch's compiler.
+    This is: downloaded weights of catalogued models, remains of broken downloads, prepared graphs, the features of
+    images for `train`, the records of verified files, and the folder of torch's compiler.
 
     The weights are in torch.hub's folder. Files there that belong to no catalogued model are kept.
     """
@@ -114,7 +114,11 @@ def _find_entries() -> Iterator[_Entry]:
         yield _Entry("prepared graph", prepared.folder, prepared.bytes, _describe_prepared(prepared), remove)
     for lock in sorted(paths.prepared_folder().glob("*.lock")):
         yield _Entry(_LOCK, lock, 0, "", partial(_remove_prepared_lock, lock))
-    for kind, folder in (("verified files", paths.verified_folder()), ("torch compiler", paths.inductor_folder())):
+    for kind, folder in (
+        ("features", paths.features_folder()),
+        ("verified files", paths.verified_folder()),
+        ("torch compiler", paths.inductor_folder()),
+    ):
         if folder.is_dir():
             yield _Entry(kind, folder, _folder_size(folder), "", partial(_remove_folder, folder))
 
