@@ -134,7 +134,7 @@ class LearningOptions:
             help="Images per step.",
         ),
     ] = None
-    time_limit: Annotated[
+    training_time: Annotated[
         str | None,
         typer.Option(
             "--time-limit",
@@ -166,8 +166,7 @@ class LearningOptions:
             raise UsageError(
                 "--augment is for a probe", hint="leave it out: the recipe says how images are changed"
             )
-        given = [f"--{name.replace('_', '-')}" for name in _OF_RECIPES if getattr(self, name)]
-        given += ["--set"] if self.settings else []
+        given = [option for name, option in _OF_RECIPES.items() if getattr(self, name)]
         if self.method == "probe" and given:
             raise UsageError(
                 f"{', '.join(given)}: a probe has no recipe", hint="add --method finetune, or leave it out"
@@ -220,8 +219,8 @@ class LearningOptions:
             yield "--epochs", f"epochs = {parse_number('--epochs', self.epochs) or _to_toml('auto')}"
         if self.batch_size is not None:
             yield "--batch-size", f"batch_size = {self.batch_size}"
-        if self.time_limit is not None:
-            yield "--time-limit", f"time_limit = {parse_duration('--time-limit', self.time_limit)!r}"
+        if self.training_time is not None:
+            yield "--time-limit", f"time_limit = {parse_duration('--time-limit', self.training_time)!r}"
 
 
 def _to_toml(text: str) -> str:
@@ -236,7 +235,14 @@ def _to_toml(text: str) -> str:
     return text
 
 
-_OF_RECIPES = ("recipe", "epochs", "batch_size", "time_limit")
+_OF_RECIPES = {
+    "recipe": "--recipe",
+    "settings": "--set",
+    "epochs": "--epochs",
+    "batch_size": "--batch-size",
+    "training_time": "--time-limit",
+}
+"""The options that only a training of all layers has, by their names here."""
 
 
 def parse_duration(option: str, text: str) -> float:

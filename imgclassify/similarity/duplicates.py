@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -18,6 +18,7 @@ from imgclassify.images.inputs import ImageInput
 from imgclassify.results import ImageFailure
 from imgclassify.runner import default_workers
 from imgclassify.similarity.neighbours import find_similar_pairs, unit_vectors
+from imgclassify.similarity.union_find import UnionFind
 from imgclassify.sources.source import read_all
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ class DuplicateFinder:
 
     def find_groups(self) -> list[DuplicateGroup]:
         """Returns the groups of two or more images among those read, in the order of their first images."""
-        groups = _UnionFind(len(self._facts))
+        groups = UnionFind(len(self._facts))
         for key in ("sha256", "pixels_sha256"):
             first: dict[bytes, int] = {}
             for index, facts in enumerate(self._facts):
@@ -334,27 +335,3 @@ def _choose_keeper(members: list[tuple[int, ImageFacts]]) -> tuple[int, str]:
         if len(members) == 1:
             return members[0][0], reason
     return members[0][0], "first"
-
-
-class _UnionFind:
-    """Sets of numbers that are joined step by step."""
-
-    def __init__(self, count: int) -> None:
-        self._parents = list(range(count))
-
-    def join(self, one: int, other: int) -> None:
-        first, second = sorted((self._find(one), self._find(other)))
-        self._parents[second] = first
-
-    def sets(self) -> list[list[int]]:
-        """Returns the sets, in the order of their smallest numbers, each ascending."""
-        found: dict[int, list[int]] = defaultdict(list)
-        for number in range(len(self._parents)):
-            found[self._find(number)].append(number)
-        return list(found.values())
-
-    def _find(self, number: int) -> int:
-        while self._parents[number] != number:
-            self._parents[number] = self._parents[self._parents[number]]
-            number = self._parents[number]
-        return number

@@ -28,3 +28,18 @@ class Dataset:
     """How the classes were found, as the end of a sentence: "the name of its folder"."""
     notes: tuple[str, ...] = ()
     """What the user should know, as sentences."""
+
+
+def find_dataset(sources, *, val=None, truth=None, roots=()):
+    train, v = [], []
+    for s in sources:
+        parts = s.name.replace("\\", "/").replace("!", "/").split("/")
+        (v if len(parts) > 2 and parts[-3] in ("val", "test") else train).append((s, parts[-2]))
+    for s in val or ():
+        v.append((s, s.name.split("/")[-2]))
+    classes = tuple(sorted({c for _, c in train}))
+    return Dataset(classes, tuple(LabelledSource(s, classes.index(c)) for s, c in train), tuple(LabelledSource(s, classes.index(c)) for s, c in v), "the name of its folder")
+
+
+def check_readable(dataset, read_train, read_val):
+    pass

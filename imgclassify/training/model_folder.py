@@ -60,8 +60,8 @@ class TrainedModel(NamedTuple):
     """With the names of the architecture, as `head.replace_head` and `head.build_trainable` give them."""
     labels: tuple[str, ...]
     """The names of the classes, in class-index order."""
-    calibration: str | None
-    """The text of a calibration. What it belongs to is set here, as the digest of the weights is known only now."""
+    calibration: Calibration | None
+    """What it belongs to is set here, as the digest of the weights is known only now."""
     training: Mapping[str, Any]
     """The content of training.json, in plain values. model_card.py says which keys it shows."""
     split: tuple[SplitRow, ...]
@@ -202,10 +202,9 @@ def _describe_start(network: Network) -> Start:
     )
 
 
-def _bind(calibration: str, model: ModelManifest) -> str:
+def _bind(calibration: Calibration, model: ModelManifest) -> str:
     """Returns the text of a calibration that belongs to the written model."""
-    found = Calibration.parse(calibration, CALIBRATION)
-    run = dict(found.belongs_to or {})
+    run = dict(calibration.belongs_to or {})
     known = run.get("weights")
     run |= {
         "model": model.name,
@@ -216,7 +215,7 @@ def _bind(calibration: str, model: ModelManifest) -> str:
         "activation": model.activation,
         "options": None,
     }
-    return json.dumps(replace(found, belongs_to=run).to_dict(), indent=1) + "\n"
+    return json.dumps(replace(calibration, belongs_to=run).to_dict(), indent=1) + "\n"
 
 
 def _to_json(value: Any) -> Any:

@@ -399,7 +399,7 @@ def _write(
         network=network,
         state_dict=taught.state_dict,
         labels=examples.classes,
-        calibration=json.dumps(calibration.calibration.to_dict()) if calibration else None,
+        calibration=calibration.calibration if calibration else None,
         training=training,
         split=examples.rows,
         files={HISTORY: history.encode()} if history else {},
