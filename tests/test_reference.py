@@ -96,6 +96,7 @@ def test_a_path_with_a_file_extension_is_no_repository() -> None:
     assert suggest_reference("models/mine.pth") == "check the path"
     assert suggest_reference("w.pth") == "check the path"
     assert "have no suffix: resnet50, " in suggest_reference("models/resnet50.pth")
+    assert suggest_reference("models/cifar_net.pth") == "check the path"  # without weights, it is no model
 
 
 @given(st.text())

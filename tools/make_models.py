@@ -3,7 +3,8 @@
     python tools/make_models.py            write them
     python tools/make_models.py --check    write nothing; exit 1 if a file differs
 
-models/efficientnet_lite.toml, the embedded default model, is written by hand and is not changed.
+models/efficientnet_lite.toml, the embedded default model, and models/cifar.toml, architectures without weights, are
+written by hand and are not changed.
 
 tools/temperatures.tsv holds published temperatures and calibration errors in percent. Those that make the error
 smaller become the table `calibration` of the model.

@@ -356,9 +356,10 @@ def _describe(
         if examples.is_split
         else {"kind": "given"},
         **taught.details,
-        "figures": {
-            "images": measured.evaluation.images,
-            **{name: estimate.to_dict() for name, estimate in measured.evaluation.metrics.items()},
+        "metrics": {
+            name: estimate.to_dict()
+            for name, estimate in measured.evaluation.metrics.items()
+            if estimate.value is not None
         },
         "calibration": {
             "temperature": calibration.calibration.temperature if calibration else None,

@@ -21,6 +21,7 @@ from servers import FileServer
 from imgclassify import catalog, paths, weights
 from imgclassify.cli.commands import doctor
 from imgclassify.cli.option_values import complete_model
+from imgclassify.errors import WeightsError
 
 from .conftest import Run
 
@@ -482,6 +483,14 @@ def test_doctor_does_not_tick_a_folder_that_cannot_be_made(run: Run, monkeypatch
     assert row.startswith("✗")
     assert "/proc/nowhere/imgclassify cannot be made" in row
     assert "hint: records: set XDG_CACHE_HOME" in outcome.err
+
+
+def test_doctor_says_that_the_default_model_has_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMGCLASSIFY_MODEL", "resnet50")
+    assert doctor._check_variable("IMGCLASSIFY_MODEL") == "resnet50"
+    monkeypatch.setenv("IMGCLASSIFY_MODEL", "cifar_net")
+    with pytest.raises(WeightsError, match="cifar_net is an architecture without weights"):
+        doctor._check_variable("IMGCLASSIFY_MODEL")
 
 
 def test_doctor_names_what_is_wrong_and_its_remedy(

@@ -79,7 +79,7 @@ def test_a_probe_predicts_evaluates_and_embeds_without_further_options(
     assert evaluated.status == 0, evaluated.err
     metrics = json.loads(evaluated.out)["metrics"]
     for name in ("acc1", "nll", "brier"):
-        assert metrics[name]["value"] == pytest.approx(training["figures"][name]["value"], abs=1e-4)
+        assert metrics[name]["value"] == pytest.approx(training["metrics"][name]["value"], abs=1e-4)
     # predict gives the same answers, in another process and from another folder.
     done = process("predict", held_out, "-m", model, "--jsonl", cwd=tmp_path)
     records = [json.loads(line) for line in done.stdout.splitlines()]
