@@ -100,6 +100,7 @@ def collect_examples(
             [groups[index] for index in usable],
             fraction=fraction,
             seed=seed,
+            classes=dataset.classes,
         )
         parts |= {index: VAL for index, is_val in zip(usable, chosen, strict=True) if is_val}
 

@@ -49,6 +49,8 @@ class TrainingOptions:
     """One of METHODS."""
     fraction: float = 0.2
     """How many of the images are split off for validation, 0..1, if no validation part is given."""
+    data_name: str = ""
+    """What the model card calls the images."""
     seed: int = 0
     """Of all chance: the split, the folds of a probe, the order of the images, new layers."""
     views: int = 0
@@ -342,6 +344,7 @@ def _describe(
         "architecture": network.architecture,
         "preprocess": network.preprocess.to_dict(),
         "data": {
+            "name": options.data_name,
             "how": dataset.how,
             "sha256": _digest(examples),
             "images": {part: sum(row.part == part for row in examples.rows) for part in (TRAIN, VAL, LEFT_OUT)},
@@ -359,7 +362,8 @@ def _describe(
         "metrics": {
             name: estimate.to_dict()
             for name, estimate in measured.evaluation.metrics.items()
-            if estimate.value is not None
+            # The true class is always among the five best of five.
+            if estimate.value is not None and (name != "acc5" or len(examples.classes) > 5)
         },
         "calibration": {
             "temperature": calibration.calibration.temperature if calibration else None,

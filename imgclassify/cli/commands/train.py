@@ -97,6 +97,7 @@ def train(
     options = TrainingOptions(
         method=learning.method,
         fraction=data.fraction or 0.0,
+        data_name=Path((sources.sources or [""])[0]).resolve().stem,
         seed=learning.seed,
         views=learning.augment,
         find_recipe=learning.find_recipe,
@@ -215,8 +216,17 @@ def _find_dataset(sources: SourceOptions, data: DataOptions, *, offline: bool) -
             raise no_images_error(inputs.selection)
         return chain([first], found)
 
-    val = None if data.fraction is not None else expand(replace(sources, sources=[data.val], files_from=None))
-    dataset = find_dataset(expand(sources), val=val, truth=data.truth, roots=sources.sources or [])
+    roots = sources.sources or []
+    is_whole = data.truth is None and not (sources.include or sources.exclude or sources.no_recursive)
+    val_roots = [] if data.fraction is not None else [data.val]
+    dataset = find_dataset(
+        expand(sources),
+        roots=roots,
+        val=expand(replace(sources, sources=val_roots, files_from=None)) if val_roots else None,
+        val_roots=val_roots,
+        truth=data.truth,
+        folders=[root for root in roots if is_whole and Path(root).is_dir()],
+    )
     parts = [f"{count_of(len(dataset.train), 'image')} of {len(dataset.classes):,} classes"]
     parts += [f"{len(dataset.val):,} more for validation"] if dataset.val else []
     print_message(f"{', '.join(parts)}; the class of each is {dataset.how}")
