@@ -22,7 +22,7 @@ from imgclassify.hub.loader import load_network
 from imgclassify.hub.network import LoadOptions, PreprocessOverrides
 from imgclassify.images import DECODE_MODES, MAX_PIXELS, TIME_LIMIT
 from imgclassify.images.cropping import create_preprocessor
-from imgclassify.images.inputs import as_input, as_inputs
+from imgclassify.images.inputs import NotNeededError, as_input, as_inputs
 from imgclassify.images.preprocessing import is_approximate
 from imgclassify.results import ImageFailure, RunInfo
 
@@ -218,9 +218,10 @@ class ImageOutputs(NamedTuple):
     (`preprocessing.is_approximate`)."""
     arrays: dict[str, NDArray[np.float32]] | None = None
     """The engine's outputs by name, such as "logits": what the network returns, (number of outputs,). They are not
-    always logits: ModelRunner.activation turns them into probabilities. None if there is an error."""
+    always logits: ModelRunner.activation turns them into probabilities. None if there is an error, or if the image
+    was not needed (images.inputs.NotNeededError)."""
     error: ImageFailure | None = None
-    """None if there are outputs."""
+    """None if there are outputs, or none were needed."""
 
     def record_fields(self) -> dict[str, Any]:
         """Returns what every record says of an image, besides the model and what was computed."""
@@ -360,6 +361,8 @@ class ModelRunner:
             except ImageError as error:
                 failure = ImageFailure(error.type, make_printable(str(error)))
                 return pipeline.Completed(function(ImageOutputs(image.name, error=failure)))
+            except NotNeededError:
+                return pipeline.Completed(function(ImageOutputs(image.name)))
 
         def compute(batch: list[ImageOutputs], slots: list[int]) -> list[Result]:
             # Adjacent slots are passed as a view. Indexing with a list would copy the crops.

@@ -11,12 +11,14 @@ import pytest
 import torch
 from conftest import noise
 from networks import seeded
+from PIL import Image
 from torchvision.models import ResNet18_Weights
 
 from imgclassify import Classifier
 from imgclassify.errors import CorruptImageError, LabelsError, NotAnImageError, UsageError
 from imgclassify.hub.loader import load_network
 from imgclassify.hub.network import LoadOptions
+from imgclassify.images.inputs import ImageInput, NotNeededError
 from imgclassify.runner import ImageOutputs, ModelRunner, RunnerOptions
 from imgclassify.sources import single_source
 
@@ -42,11 +44,24 @@ def album(tmp_path: Path) -> list[Path]:
 
 def expected_logits(path: Path) -> np.ndarray:
     """torchvision's own transforms and network."""
-    from PIL import Image
-
     pixels = ResNet18_Weights.DEFAULT.transforms()(Image.open(path).convert("RGB"))
     with torch.inference_mode():
         return seeded("resnet18", num_classes=7)(pixels[None])[0].numpy()
+
+
+def test_an_image_that_need_not_be_decoded_has_neither_outputs_nor_an_error(
+    checkpoint: Path, album: list[Path]
+) -> None:
+    class Known(ImageInput):
+        def load_image(self, **_limits: object) -> Image.Image:
+            raise NotNeededError
+
+    images = [album[0], Known("known", single_source(str(album[1]))), album[2]]
+    first, known, last = ModelRunner.load(str(checkpoint), WITHOUT_LABELS, RunnerOptions()).run(images)
+    assert known == ImageOutputs("known")
+    for path, output in ((album[0], first), (album[2], last)):
+        assert output.arrays is not None
+        np.testing.assert_allclose(output.arrays["logits"], expected_logits(path), atol=1e-3)
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "torch"])

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("imgclassify")
 
 
+class NotNeededError(Exception):
+    """Raised by a subclass of ImageInput: its image need not be decoded, as what the network would say of it is
+    known."""
+
+
 class ImageInput(NamedTuple):
     """One image: a source that is not opened yet, an image in memory, or an error."""
 
@@ -50,6 +55,7 @@ class ImageInput(NamedTuple):
 
         Raises:
             ImageError: the image cannot be decoded.
+            NotNeededError: the image is left out of its batch.
         """
         if self.error:
             raise self.error

@@ -338,5 +338,6 @@ def _import_regression_early() -> None:
 
 def _missing_sklearn() -> UnavailableError:
     return UnavailableError(
-        "training a probe needs scikit-learn, which is not installed", hint="pip install 'imgclassify[train]'"
+        "training a probe needs scikit-learn, which is not installed",
+        hint='pip install "imgclassify[train]", or pip install scikit-learn',
     )

@@ -18,7 +18,7 @@ from imgclassify import pipeline
 from imgclassify.engines import FEATURES
 from imgclassify.errors import ImageError, UsageError, make_printable
 from imgclassify.images import MAX_PIXELS, decoding
-from imgclassify.images.inputs import ImageInput
+from imgclassify.images.inputs import ImageInput, NotNeededError
 from imgclassify.results import ImageFailure
 from imgclassify.runner import default_workers
 from imgclassify.sources.source import read_all
@@ -181,13 +181,6 @@ def _read_with_network(
                 yield pending.popleft().complete([first, *others])
 
 
-class _KnownImageError(ImageError):
-    """Not an error: an image that is in the cache need not be decoded. The runner leaves it out as it does broken
-    ones."""
-
-    type = "known"
-
-
 class _View(ImageInput):
     """The image of a source, or an augmented view of it."""
 
@@ -210,7 +203,7 @@ class _SharedImage:
         self._lock = Lock()
         self._views_left = 1 + views.per_image
         self._image: Image.Image | None = None
-        self._error: ImageError | None = None
+        self._error: ImageError | NotNeededError | None = None
         self._sha256: bytes | None = None
         self._fingerprint: bytes | None = None
         self._known: CachedImage | None = None
@@ -222,13 +215,14 @@ class _SharedImage:
             limits: of `decoding.load_image`.
 
         Raises:
-            ImageError: it cannot be decoded, or need not be decoded.
+            ImageError: it cannot be decoded.
+            NotNeededError: the cache has the features of it and of its views.
         """
         with self._lock:
             if self._image is None and self._error is None:
                 try:
                     self._image = self._load(**limits)
-                except ImageError as error:
+                except (ImageError, NotNeededError) as error:
                     self._error = error
             image, sha256 = self._image, self._sha256
             self._views_left -= 1
@@ -261,7 +255,7 @@ class _SharedImage:
         if self._cache is not None:
             self._known = self._cache.get(self._sha256)
             if self._known is not None:
-                raise _KnownImageError("its features are known")
+                raise NotNeededError
         image = _decode(self._source, content, **limits)
         self._fingerprint = compute_fingerprint(image)
         return image

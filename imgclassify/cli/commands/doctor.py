@@ -47,6 +47,7 @@ _EXTRAS = {
     ): "pip install opencv-python-headless for `duplicates`, which finds changed images with it",
     ("usearch",): "pip install usearch for `duplicates` among more than 200,000 images",
     ("jinja2",): "pip install jinja2 for pages: `evaluate --report`",
+    ("scikit-learn",): "pip install scikit-learn for `train`, which fits probes with it",
     ("onnx",): _EXPORT,
     ("onnxscript",): _EXPORT,
 }
