@@ -18,6 +18,7 @@ ImgclassifyError
 │   ├── CheckpointError          a checkpoint that cannot be read, or does not fit its architecture
 │   ├── OutputError              an output, such as features, that a network does not have
 │   ├── LabelsError              a label set that cannot be read, or does not fit its network
+│   ├── TrainingError            a training that cannot go on, such as one whose loss is not finite
 │   └── DeviceError              a device, dtype or engine that this machine does not have
 └── ImageError              1    one image that could not be classified; becomes its error record
     ├── ImageNotFoundError       not_found
@@ -60,6 +61,7 @@ __all__ = [
     "OfflineError",
     "OutputError",
     "ResourceError",
+    "TrainingError",
     "TruncatedImageError",
     "UnavailableError",
     "UnknownClassError",
@@ -171,6 +173,10 @@ class CheckpointError(UnavailableError):
 
 
 class OutputError(UnavailableError):
+    pass
+
+
+class TrainingError(UnavailableError):
     pass
 
 

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from imgclassify.engines.crop_normalization import CropNormalizer
 from imgclassify.engines.cuda_streams import CudaGraphPolicy, CudaRuntime, CudaStream, DefaultStream, DeviceStream
 from imgclassify.engines.engine import LinearHead, Outputs, check_form
 from imgclassify.engines.feature_extraction import create_extractor, read_head
@@ -87,9 +88,7 @@ class TorchEngine:
         self._network = network if quantized else self._move_network(network)
         finder = LogitsFinder(output_name, num_labels)
         self._extractor = create_extractor(self._network, outputs, layers, finder.find)
-        self._white = torch.tensor(255.0, device=self._device)
-        self._mean = torch.tensor(preprocess.mean, device=self._device).view(1, 3, 1, 1)
-        self._std = torch.tensor(preprocess.std, device=self._device).view(1, 3, 1, 1)
+        self._normalize = CropNormalizer(preprocess, self._device)
         self._cuda = _cuda_runtime(self._device)
         if self._cuda is not None:
             # The streams do not wait for the copy of the weights by themselves.
@@ -126,7 +125,7 @@ class TorchEngine:
         try:
             return self._infer_on_stream(crops)
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             # First the CUDA graphs are dropped, which only save time. The whole batch is then tried once more.
             if not self._drop_graphs():
@@ -208,7 +207,7 @@ class TorchEngine:
         except ImgclassifyError:
             raise
         except Exception as error:  # a network's forward may raise any exception
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             height, width = images.shape[2:]
             raise CheckpointError(
@@ -221,7 +220,7 @@ class TorchEngine:
         try:
             return network.to(self._device, self._dtype).to(memory_format=self._memory_format)
         except (RuntimeError, NotImplementedError, TypeError) as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise _not_enough_memory(self.device, "the network") from error
             raise CheckpointError(
                 f"the network cannot be moved to {self.device} in {self.dtype}: {describe_error(error)}",
@@ -229,22 +228,8 @@ class TorchEngine:
             ) from error
 
     def normalize_crops(self, crops: torch.Tensor) -> torch.Tensor:
-        """Scales and normalises crops on the device: `(x / 255 - mean) / std`.
-
-        This is computed in float32 and in this order, as torchvision's presets and timm do, so that the bits
-        are the same.
-
-        Args:
-            crops: (N, H, W, 3) uint8, on any device.
-
-        Returns:
-            (N, 3, H, W) float32 in channels_last layout.
-        """
-        import torch
-
-        pixels = crops.to(self._device).permute(0, 3, 1, 2)
-        # Divide by a tensor. For a Python number CUDA multiplies by the reciprocal, which rounds differently.
-        return pixels.to(torch.float32).div_(self._white).sub_(self._mean).div_(self._std)
+        """Scales and normalises (N, H, W, 3) uint8 crops on the device: see CropNormalizer."""
+        return self._normalize(crops)
 
 
 def find_device(name: str) -> torch.device:
@@ -300,7 +285,7 @@ def _require_dtype(device: torch.device, dtype: str) -> None:
         one = torch.ones(1, 1, 1, 1, dtype=getattr(torch, dtype), device=device)
         torch.nn.functional.conv2d(one, one)
     except (RuntimeError, TypeError) as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise _not_enough_memory(str(device), "the network") from error
         raise DeviceError(
             f"{device} cannot compute in {dtype}: {describe_error(error)}", hint=f"use --dtype {others}"
@@ -339,7 +324,7 @@ def _require_cpu_float32(device: str, dtype: str) -> None:
         )
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether the device's memory is exhausted.
 
     torch's allocator raises OutOfMemoryError. CUDA itself and its libraries fail with other classes, for example
