@@ -11,7 +11,7 @@ from typing import Any
 
 from imgclassify.errors import OfflineError, UsageError
 from imgclassify.hub.hub_files import cached_file, download_file
-from imgclassify.hub.model_files import ModelFiles, digest_of_configs
+from imgclassify.hub.model_files import MANIFEST, ModelFiles, digest_of_configs
 from imgclassify.hub.model_folder import load_folder
 from imgclassify.hub.network import LoadOptions, Network
 from imgclassify.hub.reference import ModelReference, ReferenceLoader
@@ -25,6 +25,9 @@ class HuggingFaceLoader(ReferenceLoader):
     def load_network(self, reference: ModelReference, options: LoadOptions) -> Network:
         repository = _Repository(reference, offline=options.offline, quiet=options.progress is None)
         return load_folder(repository, options)
+
+    def is_quick(self, reference: ModelReference) -> bool:
+        return _Repository(reference, offline=True, quiet=True).find_local(MANIFEST) is not None
 
     def cache_key(self, reference: ModelReference) -> dict[str, Any]:
         repository = _Repository(reference, offline=True, quiet=True)

@@ -46,7 +46,7 @@ def load_network(reference: ModelReference | str, options: LoadOptions) -> Netwo
 
 def _find_network(reference: ModelReference, options: LoadOptions) -> Network:
     # Most catalogued models come with a graph. The cache is not searched for those.
-    network = load_unprepared(reference, options) if reference.kind.in_catalog else None
+    network = load_unprepared(reference, options) if reference.loader().is_quick(reference) else None
     if (network is None or network.backends.open_session is None) and paths.prepared_folder().is_dir():
         from imgclassify.hub.export_cache import find_prepared
 

@@ -9,14 +9,16 @@ import hashlib
 import json
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgclassify import checkpoints
 from imgclassify.checkpoints import StateDict
 from imgclassify.errors import CheckpointError, describe_error
-from imgclassify.graphs.onnx_file import OnnxFile
 from imgclassify.hub.file_kind import require_binary
 from imgclassify.hub.hub_files import verified_digest
+
+if TYPE_CHECKING:
+    from imgclassify.graphs.onnx_file import OnnxFile
 
 MANIFEST, WEIGHTS, LABELS, CALIBRATION = "imgclassify.toml", "model.safetensors", "labels.tsv", "calibration.json"
 """Files of a model folder that imgclassify has written. CALIBRATION may also be in others."""
@@ -35,6 +37,11 @@ _LARGEST_CALIBRATION = 2**26
 """In bytes. What is longer is cut off, and so is no calibration."""
 _LARGEST_JSON = 2**24
 """In bytes. The index of a network with 10,000 tensors takes one megabyte."""
+
+
+FORMS_HINT = (
+    "give a folder that `imgclassify train` has written, or timm or transformers: config.json and model.safetensors"
+)
 
 
 class ModelFiles:
@@ -59,7 +66,7 @@ class ModelFiles:
         """Returns the error for a file that `find` has not found."""
         return CheckpointError(
             f"{self.reference} has no {name}",
-            hint="give a folder that timm or transformers has saved: config.json and model.safetensors",
+            hint=FORMS_HINT,
         )
 
     def find_first(self, names: tuple[str, ...]) -> Path | None:
@@ -170,6 +177,8 @@ def find_graph(files: ModelFiles) -> OnnxFile | None:
     Raises:
         CheckpointError: the graph is damaged, or weights beside it are missing.
     """
+    from imgclassify.graphs.onnx_file import OnnxFile  # few folders have a graph
+
     path = files.find_first(_GRAPHS)
     if path is None:
         return None

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from imgclassify.errors import CheckpointError
-from imgclassify.hub import own_folder, timm_folder, transformers_folder
+from imgclassify.hub import own_folder
 from imgclassify.hub.file_kind import find_folder_kind
 from imgclassify.hub.model_files import (
     CONFIG,
+    FORMS_HINT,
     MANIFEST,
     MARK,
     FolderFiles,
@@ -31,6 +32,9 @@ class FolderLoader(ReferenceLoader):
     def load_network(self, reference: ModelReference, options: LoadOptions) -> Network:
         return load_folder(_Folder(reference.text, _folder_of(reference)), options)
 
+    def is_quick(self, reference: ModelReference) -> bool:
+        return FolderFiles(reference.text, _folder_of(reference)).find_local(MANIFEST) is not None
+
     def cache_key(self, reference: ModelReference) -> dict[str, Any]:
         folder = _folder_of(reference).absolute()
         return {"reference": str(folder), "code": digest_of_configs(FolderFiles(reference.text, folder))}
@@ -45,7 +49,7 @@ class _Folder(FolderFiles):
     def missing(self, name: str) -> Exception:
         error = CheckpointError(
             f"the folder {self.reference!r} has no {name}",
-            hint="give a folder that timm or transformers has saved: config.json and model.safetensors",
+            hint=FORMS_HINT,
         )
         if not self.folder.is_dir():
             return CheckpointError(f"no such folder: {str(self.folder)!r}", hint="check the path")
@@ -82,6 +86,8 @@ def _find_manifest(files: ModelFiles) -> Path | None:
 
 
 def _load_foreign(files: ModelFiles, options: LoadOptions) -> Network:
+    from imgclassify.hub import timm_folder, transformers_folder  # a folder of ours needs neither
+
     config = read_config(files)
     model_type = config.get("model_type")
     # transformers has a type for the models of timm, and writes timm's configuration for it.

@@ -13,7 +13,7 @@ from imgclassify import checkpoints, weights
 from imgclassify import labels as label_sets
 from imgclassify.catalog.lookup import read_manifest_file
 from imgclassify.errors import HashMismatchError
-from imgclassify.hub import from_arch, transformers_folder
+from imgclassify.hub import from_arch
 from imgclassify.hub.backends import Backends, backends_for
 from imgclassify.hub.class_names import name_wnids
 from imgclassify.hub.file_config import FileConfig
@@ -76,6 +76,8 @@ def load_network(files: ModelFiles, path: Path, options: LoadOptions) -> Network
         license=manifest.start.license,
     )
     if model.provider == TRANSFORMERS:
+        from imgclassify.hub import transformers_folder  # other networks do not need it
+
         config_path = _find_file(files, CONFIG)
         _require_digest(files, config_path, weights.sha256_of(config_path), manifest.sha256[CONFIG])
         config = read_json(config_path)

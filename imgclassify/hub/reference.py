@@ -181,6 +181,11 @@ class ReferenceLoader:
             hint="give --arch the name of a catalogued model, or timm:NAME",
         )
 
+    def is_quick(self, reference: ModelReference) -> bool:
+        """Whether the model is loaded without torch, timm or transformers, and so before a graph of it is searched
+        in the cache of `models prepare`."""
+        return reference.kind.in_catalog
+
     def cache_key(self, reference: ModelReference) -> dict[str, Any]:
         """Returns what a graph made by `models prepare` depends on, besides weights and options.
 

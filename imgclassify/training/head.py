@@ -221,7 +221,7 @@ def find_weight(network: Network, state_dict: Mapping[str, Any]) -> tuple[str, t
     """Returns (name, shape) of the weight of the head in a state_dict, or ("", ()) if it has several."""
     graph = network.backends.graph
     names = _head_names(network) if graph is None else graph.requirements()[1]
-    found = [(name, state_dict[name].shape) for name in names if state_dict[name].ndim > 1]
+    found = [(name, state_dict[name].shape) for name in names if name in state_dict and state_dict[name].ndim > 1]
     return found[0] if len(found) == 1 else ("", ())
 
 

@@ -107,7 +107,7 @@ def write_model_folder(folder: Path, model: TrainedModel, *, overwrite: bool) ->
     labels = tuple(map(clean_label, model.labels))
     model = model._replace(network=require_trainable(model.network))
     with _explained_errors(folder), files.atomic_folder(folder, owned=(*FILES, *model.files)) as draft:
-        _write_files(draft, folder.resolve().name, model, labels)
+        _write_files(draft, make_printable(folder.resolve().name), model, labels)
         _require_readable(draft, model, labels)
 
 
@@ -137,7 +137,7 @@ def _write_files(draft: Path, name: str, model: TrainedModel, labels: tuple[str,
     (draft / MANIFEST).write_text(manifest.format(), "utf-8")
     split = [row._replace(label=clean_label(row.label)) for row in model.split]
     facts = CardFacts(name, manifest, labels, training, split, frozenset(configs))
-    (draft / CARD).write_text(format_card(facts), "utf-8")
+    (draft / CARD).write_text(format_card(facts), "utf-8", "backslashreplace")
     for file, data in model.files.items():
         (draft / file).write_bytes(data)
 

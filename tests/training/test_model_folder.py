@@ -122,10 +122,12 @@ def test_networks_of_torchvision(architecture: str, tmp_path: Path) -> None:
     assert_close(logits(tmp_path / "more", "onnxruntime", crops), wanted)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "test_vit"])
-def test_networks_of_timm(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"), [("resnet18", {}), ("test_vit", {}), ("test_vit", {"img_size": 96})], ids=str
+)
+def test_networks_of_timm(name: str, options: dict[str, int], tmp_path: Path) -> None:
     torch.manual_seed(4)
-    plain = timm.create_model(name, pretrained=False).eval()
+    plain = timm.create_model(name, pretrained=False, **options).eval()
     arch = next(each for each in timm.list_pretrained(name) if each.partition(".")[0] == name)
     network = from_file(tmp_path, plain, f"timm:{arch}")
     write(tmp_path / "mine", network)
@@ -139,6 +141,7 @@ def test_networks_of_timm(name: str, tmp_path: Path) -> None:
     assert_close(logits(tmp_path / "mine", "torch", crops), wanted)
     config = resolve_data_config({}, model=opened)
     assert tuple(config["input_size"][1:]) == network.preprocess.crop_size
+    assert network.preprocess.crop_size[0] == options.get("img_size", config["input_size"][1])
     assert config["crop_pct"] == pytest.approx(timm.get_pretrained_cfg(arch).crop_pct, abs=0.005)
     # As timm reads it, without our manifest.
     (tmp_path / "mine/imgclassify.toml").unlink()
