@@ -186,7 +186,7 @@ def _describe_model(
         "origin": str(target),
     }
     # A program has the name of its kind in place of an architecture.
-    if network.architecture in PROGRAMS and network.num_classes is None:
+    if network.architecture in PROGRAMS:
         return ModelManifest(provider=network.architecture, **common)
     source = network.manifest
     if source is None:  # of a graph of `models prepare`

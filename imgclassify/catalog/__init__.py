@@ -29,7 +29,7 @@ from imgclassify.catalog.manifest import (
     PublishedTemperature,
     Size,
 )
-from imgclassify.catalog.parsing import parse_manifests, parse_preprocess
+from imgclassify.catalog.parsing import parse_manifests, parse_preprocess, parse_temperature
 
 __all__ = [
     "ACTIVATIONS",
@@ -54,6 +54,7 @@ __all__ = [
     "load_manifests",
     "parse_manifests",
     "parse_preprocess",
+    "parse_temperature",
     "require_weights",
     "user_models_folder",
 ]

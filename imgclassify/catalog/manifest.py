@@ -12,7 +12,7 @@ EMBEDDED_MODEL = "efficientnet_lite0"
 PROVIDERS = ("torchvision", "timm", "imgclassify")
 """The libraries that build architectures. "imgclassify" is hub/cifar_networks.py."""
 
-PROGRAMS = ("onnx", "torchscript")
+PROGRAMS = ("onnx", "torchscript", "pt2")
 """The kinds of file that contain their own network. They stand in place of a provider."""
 
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")

@@ -214,7 +214,9 @@ def _parse_model(table: TomlTable, origin: str, providers: tuple[str, ...]) -> M
         rename=_parse_rename(table),
         checkpoint_key=table.take_value("checkpoint_key", str, default=""),
         layers=_parse_layers(table.take_table("layers", default=None)),
-        calibration=_parse_calibration(table.take_table("calibration", default=None)),
+        calibration=_parse_calibration(calibration)
+        if (calibration := table.take_table("calibration", default=None))
+        else None,
         metadata=_parse_metadata(table.take_table("metadata", default=None)),
         gflops=table.take_float("gflops") if "gflops" in table else None,
         file=file,
@@ -261,6 +263,18 @@ def parse_preprocess(values: dict[str, Any], origin: str) -> PreprocessSpec:
         ManifestError: a key is missing or unknown, or a value is out of its range.
     """
     return _parse_preprocess(TomlTable(values, origin, "preprocess"))
+
+
+def parse_temperature(values: dict[str, Any], origin: str) -> PublishedTemperature:
+    """Parses what PublishedTemperature._asdict returns.
+
+    Args:
+        origin: names the file in errors.
+
+    Raises:
+        ManifestError: a key is missing or unknown, or a value is out of its range.
+    """
+    return _parse_calibration(TomlTable(values, origin, "temperature"))
 
 
 def _parse_preprocess(table: TomlTable) -> PreprocessSpec:
@@ -324,9 +338,7 @@ def _parse_layers(table: TomlTable | None) -> FeatureLayers | None:
     return layers
 
 
-def _parse_calibration(table: TomlTable | None) -> PublishedTemperature | None:
-    if table is None:
-        return None
+def _parse_calibration(table: TomlTable) -> PublishedTemperature:
     calibration = PublishedTemperature(
         temperature=table.take_float("temperature"),
         ece_before=table.take_float("ece_before"),

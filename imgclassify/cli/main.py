@@ -30,6 +30,7 @@ COMMANDS = {
     "search": "Find the images nearest to an image, among vectors of `embed`.",
     "sort": "Put image files into folders by their predictions.",
     "compare": "Compare two models, or a faster setting with the exact one, on your own images.",
+    "export": "Write a whole classifier into one file, for programs without imgclassify.",
     "models": "List, show, add, fetch, prepare, verify and remove models.",
     "labels": "List, show and search label sets.",
     "cache": "Show or clear the cache of weights and graphs.",

@@ -171,6 +171,10 @@ class LearningOptions:
             raise UsageError(
                 f"{', '.join(given)}: a probe has no recipe", hint="add --method finetune, or leave it out"
             )
+        if given:
+            from imgclassify.training.recipe import default_recipe
+
+            self.find_recipe(default_recipe(self.method, num_images=1000))  # what is wrong is told at once
 
     @property
     def prints_recipe(self) -> bool:

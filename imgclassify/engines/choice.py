@@ -215,6 +215,7 @@ def _build_engine(
             output_name=network.output_name,
             label_names=None if network.labels is None else [label.label for label in network.labels.labels],
             signature=network.backends.signature,
+            num_outputs=network.num_classes,
         )
     from imgclassify.engines.torch_engine import TorchEngine
 
@@ -229,4 +230,5 @@ def _build_engine(
         layers=network.layers,
         output_name=network.output_name,
         num_labels=None if network.labels is None else len(network.labels),
+        takes_crops=network.backends.takes_crops,
     )

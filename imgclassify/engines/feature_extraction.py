@@ -5,7 +5,7 @@ An extractor runs a network and returns its outputs by name. Only one thread at 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from imgclassify.engines.engine import LinearHead
@@ -90,7 +90,7 @@ class _LogitsExtractor:
         self._find_logits = find_logits
 
     def __call__(self, images: torch.Tensor) -> dict[str, Any]:
-        return {LOGITS: self._find_logits(self._network(images), len(images))}
+        return {LOGITS: self._find_logits(self._network(images), images.shape[0])}
 
     def find_head(self) -> torch.nn.Module | None:
         return None
@@ -139,7 +139,7 @@ class _HookedExtractor:
 
     def __call__(self, images: torch.Tensor) -> dict[str, Any]:
         try:
-            return {LOGITS: self._find_logits(self._network(images), len(images)), **self._kept}
+            return {LOGITS: self._find_logits(self._network(images), images.shape[0]), **self._kept}
         finally:
             self._kept = {}
 
@@ -188,7 +188,10 @@ class _UnnamedExtractor:
 
     def __call__(self, images: torch.Tensor) -> dict[str, Any]:
         try:
-            logits = self._find_logits(self._network(images), len(images))
+            found = self._network(images)
+            logits = self._find_logits(found, images.shape[0])
+            if isinstance(found, Mapping) and FEATURES in found:
+                return {LOGITS: logits, FEATURES: found[FEATURES]}
             for layer, features, output in reversed(self._calls):
                 if output is logits:
                     self._head = layer

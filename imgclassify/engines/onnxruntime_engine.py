@@ -69,6 +69,7 @@ class OnnxruntimeEngine:
         output_name: str | None = None,
         label_names: Sequence[str] | None = None,
         signature: Signature | None = None,
+        num_outputs: int | None = None,
     ) -> None:
         """Opens the graph.
 
@@ -81,6 +82,7 @@ class OnnxruntimeEngine:
             output_name: the output of the graph that holds the logits, if the user names one.
             label_names: the names of the classes; None if there are none, and any output will do.
             signature: what the graph says of its inputs and outputs, if it was read.
+            num_outputs: the number of logits of an image, if it is known.
 
         Raises:
             DeviceError: onnxruntime does not have the device, or the dtype is not that of the graph.
@@ -91,6 +93,7 @@ class OnnxruntimeEngine:
         """
         self._name = name
         self._label_names = label_names
+        self._num_outputs = num_outputs
         plan, self.concurrency = _session_config(num_images, _find_device(device))
         extra = tuple(output for output in outputs if output != LOGITS)
         self._open_session = open_session
@@ -211,7 +214,7 @@ class OnnxruntimeEngine:
                 check_form(name, output.shape, size, self._name)
         if LOGITS in outputs:
             rows = as_rows(outputs[LOGITS], size)
-            if rows is None:
+            if rows is None or self._num_outputs not in (None, 0, rows.shape[1]):
                 raise wrong_form({self._values[LOGITS]: describe_array(outputs[LOGITS])}, self._name)
             outputs[LOGITS] = rows
         return {name: output[:count] for name, output in outputs.items()}

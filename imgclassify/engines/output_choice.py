@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from imgclassify.errors import CheckpointError, UsageError
-from imgclassify.graphs.session import FEATURE_MAP, FEATURE_NAMES, LOGITS
+from imgclassify.graphs.session import FEATURE_MAP, FEATURE_NAMES, LOGITS, PROBABILITIES
 
 logger = logging.getLogger("imgclassify")
 
@@ -88,6 +88,8 @@ def choose_output(
         raise wrong_form(forms, network)
     if len(able) > 1:
         able = {name: count for name, count in able.items() if name not in (*FEATURE_NAMES, FEATURE_MAP)} or able
+    if able.keys() == {LOGITS, PROBABILITIES}:  # as `imgclassify export` names them: both tell the same
+        del able[PROBABILITIES]
     if len(able) > 1 and num_labels is not None:
         able = {name: count for name, count in able.items() if _fits(count, num_labels)} or able
     if num_labels is None:
@@ -98,7 +100,7 @@ def choose_output(
             hint=f"choose one with --output-name NAME, such as --output-name {_prefer_logits(able)}",
         )
     [chosen] = able
-    if len(forms) > 1:
+    if not forms.keys() <= {LOGITS, PROBABILITIES, FEATURE_MAP, *FEATURE_NAMES} and len(forms) > 1:
         logger.warning("%s has the outputs %s; %s is used", network, listed, chosen)
     return chosen
 

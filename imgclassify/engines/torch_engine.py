@@ -55,6 +55,7 @@ class TorchEngine:
         layers: FeatureLayers | None = None,
         output_name: str | None = None,
         num_labels: int | None = None,
+        takes_crops: bool = False,
     ) -> None:
         """Builds the network and moves it to the device.
 
@@ -65,6 +66,7 @@ class TorchEngine:
             layers: the layers that features come from, if they are known.
             output_name: the output of the network that holds the logits, if the user names one.
             num_labels: the number of classes; None if there are no labels, and any output will do.
+            takes_crops: whether the network takes crops and normalises them itself. It computes in its own type.
 
         Raises:
             OutputError: the network does not have one of the outputs.
@@ -77,6 +79,8 @@ class TorchEngine:
         if quantized:
             _require_cpu_float32(device, dtype)
             device = "cpu"
+        if takes_crops and dtype != "float32":
+            raise DeviceError(f"the network computes in its own type, not in {dtype}", hint="leave out --dtype")
         self._device = find_device(device)
         self.device = str(self._device)
         self.dtype = dtype
@@ -89,6 +93,7 @@ class TorchEngine:
         finder = LogitsFinder(output_name, num_labels)
         self._extractor = create_extractor(self._network, outputs, layers, finder.find)
         self._normalize = CropNormalizer(preprocess, self._device)
+        self._takes_crops = takes_crops
         self._cuda = _cuda_runtime(self._device)
         if self._cuda is not None:
             # The streams do not wait for the copy of the weights by themselves.
@@ -191,7 +196,10 @@ class TorchEngine:
         """Computes (N, H, W, 3) uint8 → the outputs in float32, on the device."""
         import torch
 
-        images = self.normalize_crops(crops).to(self._dtype, memory_format=self._memory_format)
+        if self._takes_crops:
+            images = crops.to(self._device)
+        else:
+            images = self.normalize_crops(crops).to(self._dtype, memory_format=self._memory_format)
         outputs = self._call_network(images)
         for name, output in outputs.items():
             if name != LOGITS:
@@ -209,7 +217,7 @@ class TorchEngine:
         except Exception as error:  # a network's forward may raise any exception
             if is_out_of_memory(error):
                 raise
-            height, width = images.shape[2:]
+            height, width = images.shape[1:3] if self._takes_crops else images.shape[2:]
             raise CheckpointError(
                 f"the network cannot process crops of {height}×{width}: {describe_error(error)}",
                 hint="leave out --crop-size; `imgclassify models show` prints the model's own crop size",

@@ -2,7 +2,7 @@
 
 The parameters are added when the graph is opened. The graph computes: `crops` (N, H, W, 3) uint8
 → `x * normalize.scale + normalize.bias`, (N, 3, H, W) float32 → the network → `logits` (N, classes) float32.
-N is free, H = W is fixed. Needs the extra `export`.
+N is free, H and W are fixed. Needs the extra `export`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from imgclassify.catalog import Size
+
 INPUT, OUTPUT = "crops", "logits"
 
 _OPSET = 20
@@ -41,7 +43,7 @@ _LARGEST_GRAPH = 2**31 - 1
 def export_graph(
     network: torch.nn.Module,
     *,
-    crop_size: int,
+    crop_size: int | Size,
     file_name: str,
     heads: Sequence[str] = (),
     metadata: Mapping[str, Any] | None = None,
@@ -56,6 +58,7 @@ def export_graph(
 
     Args:
         network: in float32 on the CPU. The function puts it in eval mode and makes its tensors contiguous.
+        crop_size: the side of a square, or (height, width).
         file_name: the name of the file that the graph will be written to.
         heads: the parameters whose first dimension is the number of classes. The metadata lists those that the
             graph uses.
@@ -67,7 +70,8 @@ def export_graph(
     """
     _require_exporter()
     _require_plain(network)
-    model, parameters = _trace_network(network, crop_size)
+    size = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
+    model, parameters = _trace_network(network, size)
     _check_form(model)
     draft = _GraphBuilder.from_model(model, parameters)
     draft.simplify_reshapes()
@@ -79,7 +83,7 @@ def export_graph(
     unused = [name for name in known if name not in draft.parameters]
     heads = [name for name in heads if name not in unused]
     details = {**(metadata or {}), "crop_size": crop_size, "heads": heads, "unused": unused}
-    return draft.to_bytes([*known, SCALE, BIAS], details, crop_size, file_name)
+    return draft.to_bytes([*known, SCALE, BIAS], details, size, file_name)
 
 
 def _require_exporter() -> None:
@@ -127,10 +131,11 @@ def _export_error(reason: str) -> CheckpointError:
 # ------------------------------------------------------------------------------------------------ trace
 
 
-def _trace_network(network: torch.nn.Module, crop_size: int) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
+def _trace_network(network: torch.nn.Module, size: Size) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
     """Returns the exporter's own graph without its parameters, and the parameters without their values."""
     import onnx
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     class Pixels(torch.nn.Module):
         """The network with cast, transpose and normalisation before it."""
@@ -150,8 +155,9 @@ def _trace_network(network: torch.nn.Module, crop_size: int) -> tuple[onnx.Model
     # Weights in channels_last would add layout changes to the graph.
     network.eval().to(memory_format=torch.contiguous_format)
     # A batch of two, since torch treats a size of 1 as fixed.
-    example = torch.zeros(2, crop_size, crop_size, 3, dtype=torch.uint8)
-    with _quiet_exporter():
+    example = torch.zeros(2, *size, 3, dtype=torch.uint8)
+    # Fused attention has no ONNX form either, or gives results with other strides.
+    with quiet_exporter(), sdpa_kernel(SDPBackend.MATH):
         try:
             program = torch.onnx.export(
                 Pixels().eval(),
@@ -190,14 +196,12 @@ def _fold_constants(model: onnx.ModelProto, parameters: dict[str, onnx.TensorPro
 
 
 @contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Silences the exporter, and disables fused attention.
+def quiet_exporter() -> Iterator[None]:
+    """Silences torch's exporters, which print their progress and warn about their own code.
 
-    The exporter prints its progress and warns about its own code. Fused attention has no ONNX form, or gives
-    results with other strides.
+    Disables the fused encoder layers of transformers, which have no ONNX form.
     """
     import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
@@ -206,7 +210,6 @@ def _quiet_exporter() -> Iterator[None]:
         warnings.catch_warnings(),
         redirect_stdout(StringIO()),
         redirect_stderr(StringIO()),
-        sdpa_kernel(SDPBackend.MATH),
     ):
         warnings.simplefilter("ignore")
         torch.backends.mha.set_fastpath_enabled(False)
@@ -409,7 +412,7 @@ class _GraphBuilder:
         self.constants = {names[name]: self.constants[name] for name in names if name in self.constants}
         self.parameters = {tensor.name: tensor for tensor in self.parameters.values()}
 
-    def to_bytes(self, order: list[str], metadata: Mapping[str, Any], crop_size: int, file_name: str) -> bytes:
+    def to_bytes(self, order: list[str], metadata: Mapping[str, Any], size: Size, file_name: str) -> bytes:
         import onnx
         from onnx import helper, numpy_helper
 
@@ -421,11 +424,10 @@ class _GraphBuilder:
             tensor.data_location = onnx.TensorProto.EXTERNAL
             tensor.external_data.add(key="location", value=file_name)
         inline = [numpy_helper.from_array(value, name) for name, value in self.constants.items()]
-        size = (crop_size, crop_size, 3)
         graph = helper.make_graph(
             self.nodes,
             "network",
-            [helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8, ("n", *size))],
+            [helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8, ("n", *size, 3))],
             [helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ("n", "classes"))],
             [*external, *inline],
         )

@@ -44,7 +44,17 @@ _TENSOR_DIMS, _TENSOR_DATA_TYPE, _TENSOR_NAME, _TENSOR_RAW_DATA = 1, 2, 8, 9
 _TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
 _KEY, _VALUE = 1, 2
 _EXTERNAL = 1
-_DTYPES = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 11: "float64"}
+_DTYPES = {
+    1: "float32",
+    2: "uint8",
+    3: "int8",
+    5: "int16",
+    6: "int32",
+    7: "int64",
+    9: "bool",
+    10: "float16",
+    11: "float64",
+}
 
 
 class Parameter(NamedTuple):
@@ -74,13 +84,18 @@ class Graph:
         self.description: dict[str, Any] = described[0]
         """The metadata, with at least _METADATA_KEYS."""
 
+    @property
+    def content(self) -> bytes:
+        """The bytes of the file: a ModelProto whose parameters are external data without a place."""
+        return self._content
+
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
         """The parameters that the graph needs, including the two of the normalisation, by name."""
         [graph] = _field_values(self._content, _MODEL_GRAPH)
         found = {}
         for tensor in _field_values(graph, _GRAPH_INITIALIZER):
-            name, parameter, external = _parse_tensor(tensor)
+            name, parameter, external = parse_tensor(tensor)
             if external:
                 found[name] = parameter
         return found
@@ -112,7 +127,7 @@ class Graph:
             CheckpointError: names or shapes differ; the first differences are listed.
         """
         wanted = {
-            name: self._parameter_shape(name, parameter, num_classes)
+            name: self.parameter_shape(name, parameter, num_classes)
             for name, parameter in self.parameters.items()
             if name not in (SCALE, BIAS)
         }
@@ -194,14 +209,14 @@ class Graph:
                     value = value.to_array()
                 except (ValueError, TypeError) as error:
                     raise checkpoints.unreadable_checkpoint(source_name, describe_error(error)) from error
-            array = _as_dtype(value, wanted.dtype, name, source_name)
+            array = as_dtype(value, wanted.dtype, name, source_name)
             if name in (SCALE, BIAS):
                 given.inline[name] = array.tobytes()
             else:
                 given.arrays[name] = array
         return given
 
-    def _parameter_shape(self, name: str, parameter: Parameter, num_classes: int | None) -> tuple[int, ...]:
+    def parameter_shape(self, name: str, parameter: Parameter, num_classes: int | None) -> tuple[int, ...]:
         """Returns a parameter's shape for a number of classes, which only the shapes of the heads contain."""
         if num_classes is None or name not in self.description["heads"]:
             return parameter.shape
@@ -211,12 +226,12 @@ class Graph:
         """Returns the graph's bytes, with the number of classes and the sources of its parameters."""
 
         def fill(tensor: bytes) -> bytes:
-            name, parameter, external = _parse_tensor(tensor)
+            name, parameter, external = parse_tensor(tensor)
             if not external:
                 return tensor
             kept = (_TENSOR_NAME, _TENSOR_DATA_TYPE)
             parts = [entry.raw for entry in protobuf.iter_fields(tensor) if entry.number in kept]
-            shape = self._parameter_shape(name, parameter, num_classes)
+            shape = self.parameter_shape(name, parameter, num_classes)
             parts += [protobuf.encode_field(_TENSOR_DIMS, side) for side in shape]
             return b"".join(parts) + given.encode_source(name, self._path)
 
@@ -326,7 +341,7 @@ def normalization_parameters(preprocess: PreprocessSpec) -> dict[str, Any]:
         return {SCALE: (1 / (255 * std)).astype(np.float32), BIAS: (-mean / std).astype(np.float32)}
 
 
-def _as_dtype(value: Any, dtype: str, name: str, source_name: str) -> NDArray[Any]:
+def as_dtype(value: Any, dtype: str, name: str, source_name: str) -> NDArray[Any]:
     """Returns the array in the graph's dtype and in C order, without a copy if it has them already.
 
     Raises:
@@ -334,7 +349,7 @@ def _as_dtype(value: Any, dtype: str, name: str, source_name: str) -> NDArray[An
     """
     import numpy as np
 
-    if not isinstance(value, np.ndarray) or (value.dtype.kind == "f") != (dtype in ("float32", "float64")):
+    if not isinstance(value, np.ndarray) or (value.dtype.kind == "f") != dtype.startswith("float"):
         found = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
         raise CheckpointError(
             f"{name} of {source_name} is {found}, but the network computes with {dtype}",
@@ -343,7 +358,7 @@ def _as_dtype(value: Any, dtype: str, name: str, source_name: str) -> NDArray[An
     return np.ascontiguousarray(value, dtype).reshape(value.shape)
 
 
-def _parse_tensor(tensor: bytes) -> tuple[str, Parameter, bool]:
+def parse_tensor(tensor: bytes) -> tuple[str, Parameter, bool]:
     """Returns (name, parameter, whether its numbers are external) of a TensorProto."""
     name, shape, dtype, external = "", [], 0, False
     for entry in protobuf.iter_fields(tensor):

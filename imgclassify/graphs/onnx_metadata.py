@@ -12,6 +12,8 @@ DOC_STRING = "doc_string"
 """The key of the description of the model, which is not among the metadata in the file."""
 _MAX_BYTES = 2**23
 """Longer texts are left out."""
+_OWN, _MAX_OWN_BYTES = b"imgclassify.", 2**26
+"""The same limit for the keys of imgclassify. A calibration may have the features of a thousand images."""
 
 
 def read_metadata(model: memoryview) -> dict[str, str]:
@@ -22,14 +24,16 @@ def read_metadata(model: memoryview) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for field in protobuf.iter_fields(model):
-        if isinstance(field.value, int) or not 0 < len(field.value) <= _MAX_BYTES:
+        if isinstance(field.value, int) or not 0 < len(field.value) <= _MAX_OWN_BYTES:
             continue
-        if field.number == _MODEL_DOC_STRING:
+        if field.number == _MODEL_DOC_STRING and len(field.value) <= _MAX_BYTES:
             found.setdefault(DOC_STRING, _decode(field.value))
         elif field.number == _MODEL_METADATA:
             entry = {part.number: part.value for part in protobuf.iter_fields(field.value)}
             key, value = entry.get(_ENTRY_KEY), entry.get(_ENTRY_VALUE)
-            if isinstance(key, memoryview) and isinstance(value, memoryview):
+            if not (isinstance(key, memoryview) and isinstance(value, memoryview)):
+                continue
+            if len(field.value) <= _MAX_BYTES or key[: len(_OWN)] == _OWN:
                 found[_decode(key)] = _decode(value)
     return found
 

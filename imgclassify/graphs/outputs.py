@@ -6,7 +6,7 @@ The layer is found by walking back from the logits. Nothing is exported anew, an
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from imgclassify.errors import OutputError
@@ -28,7 +28,7 @@ _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE = 1, 2, 4, 5
 _ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_TENSOR = 1, 2, 3, 5
 _ATTRIBUTE_INTS, _ATTRIBUTE_TYPE = 8, 20
-_TYPE_INTS = 7
+_TYPE_INT, _TYPE_INTS = 2, 7
 _ONE = struct.pack("<f", 1.0)
 _TENSOR_DIMS, _TENSOR_INT64_DATA, _TENSOR_NAME, _TENSOR_RAW_DATA = 1, 7, 8, 9
 _VALUE_NAME = 1
@@ -103,11 +103,14 @@ class Head(NamedTuple):
 class GraphOutputs:
     """The values of a graph that can become outputs."""
 
-    def __init__(self, graph: memoryview, logits: str | None = None) -> None:
+    def __init__(
+        self, graph: memoryview, logits: str | None = None, *, name_output: Callable[[str], str] = value_name
+    ) -> None:
         """
         Args:
             graph: a GraphProto.
             logits: the output that holds the logits. None if its name or its place tells.
+            name_output: returns the name that an added output has in the graph.
 
         Raises:
             ValueError: the bytes are not a message.
@@ -115,6 +118,7 @@ class GraphOutputs:
         self.names: list[str] = []
         """The graph's own outputs, in order."""
         self._logits = logits
+        self._name_output = name_output
         self._initializers: dict[str, memoryview] = {}
         self._producers: dict[str, Node] = {}
         inputs = set()
@@ -122,7 +126,7 @@ class GraphOutputs:
             if isinstance(field.value, int):
                 continue
             if field.number == _GRAPH_NODE:
-                node = _parse_node(field.value)
+                node = parse_node(field.value)
                 self._producers |= dict.fromkeys(node.outputs, node)
             elif field.number == _GRAPH_INITIALIZER:
                 self._initializers[_text_field(field.value, _TENSOR_NAME)] = field.value
@@ -152,7 +156,8 @@ class GraphOutputs:
             HEAD_BIAS: self._encode_head_bias,
         }
         return b"".join(
-            encode[output]() + encode_field(_GRAPH_OUTPUT, encode_field(_VALUE_NAME, value_name(output).encode()))
+            encode[output](self._name_output(output))
+            + encode_field(_GRAPH_OUTPUT, encode_field(_VALUE_NAME, self._name_output(output).encode()))
             for output in outputs
         )
 
@@ -182,25 +187,23 @@ class GraphOutputs:
 
     # The outputs -------------------------------------------------------------------------------------------
 
-    def _encode_features(self) -> bytes:
+    def _encode_features(self, output: str) -> bytes:
         if name := find_features(self.names):
-            return _encode_node("Identity", [name], FEATURES)
+            return encode_node("Identity", [name], output)
         if head := self.find_head():
             seen = head.node.inputs[0]
             if not head.is_convolution:
-                return _encode_node("Identity", [seen], FEATURES)
-            pooled = value_name(f"{FEATURES}.pooled")
-            return _encode_node("GlobalAveragePool", [seen], f"{FEATURES}.pooled") + _encode_node(
-                "Flatten", [pooled], FEATURES
-            )
+                return encode_node("Identity", [seen], output)
+            pooled = f"{output}.pooled"
+            return encode_node("GlobalAveragePool", [seen], pooled) + encode_node("Flatten", [pooled], output)
         raise OutputError(
             "its features cannot be found: no single linear layer computes its logits",
             hint=f"export it with a second output named {FEATURES!r}",
         )
 
-    def _encode_feature_map(self) -> bytes:
+    def _encode_feature_map(self, output: str) -> bytes:
         if FEATURE_MAP in self.names:
-            return _encode_node("Identity", [FEATURE_MAP], FEATURE_MAP)
+            return encode_node("Identity", [FEATURE_MAP], output)
         head = self.find_head()
         name, channels_last = self._find_feature_map(head.node.inputs[0], head) if head else ("", False)
         if not name:
@@ -209,23 +212,23 @@ class GraphOutputs:
                 hint=f"use a convolutional network, or export this one with an output named {FEATURE_MAP!r}",
             )
         if channels_last:
-            return _encode_node("Transpose", [name], FEATURE_MAP, perm=[0, 3, 1, 2])
-        return _encode_node("Identity", [name], FEATURE_MAP)
+            return encode_node("Transpose", [name], output, perm=[0, 3, 1, 2])
+        return encode_node("Identity", [name], output)
 
-    def _encode_head_weight(self) -> bytes:
+    def _encode_head_weight(self, output: str) -> bytes:
         head = self._linear_head()
         weight = head.node.inputs[1]
         if head.is_convolution:
-            return _encode_node("Flatten", [weight], HEAD_WEIGHT)
+            return encode_node("Flatten", [weight], output)
         if head.node.operator == "Gemm" and _int_attribute(head.node, "transB") == 1:
-            return _encode_node("Identity", [weight], HEAD_WEIGHT)
-        return _encode_node("Transpose", [weight], HEAD_WEIGHT)
+            return encode_node("Identity", [weight], output)
+        return encode_node("Transpose", [weight], output)
 
-    def _encode_head_bias(self) -> bytes:
+    def _encode_head_bias(self, output: str) -> bytes:
         head = self._linear_head()
         if not head.bias:
             raise OutputError("its last layer has no bias", hint="use zeros")
-        return _encode_node("Identity", [head.bias], HEAD_BIAS)
+        return encode_node("Identity", [head.bias], output)
 
     def _linear_head(self) -> Head:
         head = self.find_head()
@@ -335,7 +338,7 @@ def add_outputs(model: bytes, outputs: Iterable[str], name: str, *, logits: str 
         raise OutputError(f"{name}: {error}", hint=error.hint) from error
 
 
-def _parse_node(message: memoryview) -> Node:
+def parse_node(message: memoryview) -> Node:
     operator, inputs, outputs, attributes = "", [], [], []
     for field in protobuf.iter_fields(message):
         if isinstance(field.value, int):
@@ -351,14 +354,18 @@ def _parse_node(message: memoryview) -> Node:
     return Node(operator, inputs, outputs, attributes)
 
 
-def _encode_node(operator: str, inputs: list[str], output: str, **ints: list[int]) -> bytes:
-    """Encodes a node of a GraphProto, with attributes that are lists of integers."""
+def encode_node(operator: str, inputs: list[str], output: str, **attributes: int | list[int]) -> bytes:
+    """Encodes a node of a GraphProto, with attributes that are integers or lists of them."""
     fields = [encode_field(_NODE_INPUT, name.encode()) for name in inputs]
-    fields += [encode_field(_NODE_OUTPUT, value_name(output).encode())]
+    fields += [encode_field(_NODE_OUTPUT, output.encode())]
     fields += [encode_field(_NODE_OPERATOR, operator.encode())]
-    for name, values in ints.items():
-        attribute = encode_field(_ATTRIBUTE_NAME, name.encode()) + encode_field(_ATTRIBUTE_TYPE, _TYPE_INTS)
-        attribute += b"".join(encode_field(_ATTRIBUTE_INTS, each) for each in values)
+    for name, value in attributes.items():
+        attribute = encode_field(_ATTRIBUTE_NAME, name.encode())
+        if isinstance(value, int):
+            attribute += encode_field(_ATTRIBUTE_INT, value) + encode_field(_ATTRIBUTE_TYPE, _TYPE_INT)
+        else:
+            attribute += encode_field(_ATTRIBUTE_TYPE, _TYPE_INTS)
+            attribute += b"".join(encode_field(_ATTRIBUTE_INTS, each) for each in value)
         fields.append(encode_field(_NODE_ATTRIBUTE, attribute))
     return encode_field(_GRAPH_NODE, b"".join(fields))
 

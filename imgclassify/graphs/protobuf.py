@@ -66,7 +66,12 @@ def encode_field(number: int, value: int | bytes) -> bytes:
     """Encodes a field: a varint for an int, a length and the bytes for bytes."""
     if isinstance(value, int):
         return _encode_varint(number << 3 | _VARINT) + _encode_varint(value)
-    return _encode_varint(number << 3 | _BYTES) + _encode_varint(len(value)) + value
+    return encode_head(number, len(value)) + value
+
+
+def encode_head(number: int, size: int) -> bytes:
+    """Encodes what comes before the bytes of a field."""
+    return _encode_varint(number << 3 | _BYTES) + _encode_varint(size)
 
 
 def parse_numbers(value: int | bytes) -> list[int]:

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 LOGITS = "logits"
 """Raw logits, (N, number of classes)."""
+PROBABILITIES = "probabilities"
+"""Probabilities of the classes, 0..1, (N, number of classes), beside the logits or in place of them."""
 FEATURES = "features"
 """What the last linear layer sees, (N, D): after pooling, and after any norm or activation before that layer."""
 FEATURE_MAP = "feature_map"

@@ -22,6 +22,28 @@ if TYPE_CHECKING:
 PREPARE_HINT = "or make a graph of it with `imgclassify models prepare`"
 
 
+class GraphSource(NamedTuple):
+    """A graph without weights, with the checkpoint that has its parameters."""
+
+    graph: Graph
+    read: Callable[[], StateDict]
+    """Reads the checkpoint. Its parameters have the names of the graph's."""
+    preprocess: PreprocessSpec
+    """How the graph normalises its crops."""
+    num_classes: int
+    source_name: str
+    """Names the checkpoint in errors."""
+
+    def open_session(self, config: SessionConfig) -> onnxruntime.InferenceSession:
+        return self.graph.open_session(
+            self.read(),
+            self.preprocess,
+            source_name=self.source_name,
+            num_classes=self.num_classes,
+            config=config,
+        )
+
+
 class Backends(NamedTuple):
     """The ways to run one network. At least one of `build_torch` and `open_session` is not None."""
 
@@ -35,10 +57,10 @@ class Backends(NamedTuple):
     """What the user can do to get a session, as a clause that follows "use --engine torch; "."""
     signature: Signature | None = None
     """What an .onnx graph of the user says of its inputs and outputs."""
-    graph: Graph | None = None
-    """The graph that `open_session` opens, if it comes with imgclassify."""
-    read_parameters: Callable[[], StateDict] | None = None
-    """Reads the parameters without torch, by the names that the graph has for them. None without such a graph."""
+    find_graph: Callable[[], GraphSource] | None = None
+    """Returns the graph that `open_session` opens, if it is one without weights."""
+    takes_crops: bool = False
+    """Whether the network that `build_torch` builds takes crops, uint8 (N, H, W, 3), and normalises them itself."""
 
     @property
     def engines(self) -> list[str]:
@@ -69,12 +91,16 @@ def backends_for(
         height, width = preprocess.crop_size
         missing = f"no graph of {manifest.architecture} for crops of {height}×{width} comes with imgclassify"
         return Backends(build, None, missing, PREPARE_HINT)
-    return Backends(
-        build,
-        partial(_open_session, graph, manifest, preprocess, read, source_name=source_name, num_classes=num_classes),
-        graph=graph,
-        read_parameters=partial(_read_parameters, manifest, read),
+    if manifest.options.get(TRANSFORM_INPUT) is False:
+        preprocess = undo_transform_input(preprocess)  # the graph has it
+    source = GraphSource(
+        graph,
+        lambda: checkpoints.rename_parameters(read(), manifest.rename),
+        preprocess,
+        num_classes,
+        source_name,
     )
+    return Backends(build, source.open_session, find_graph=lambda: source)
 
 
 def find_engines(manifest: ModelManifest) -> list[str]:
@@ -90,25 +116,3 @@ def _build_torch(
     manifest: ModelManifest, read: Callable[[], StateDict], *, source_name: str, num_classes: int
 ) -> torch.nn.Module:
     return architectures.build_network(manifest, read(), source_name=source_name, num_classes=num_classes)
-
-
-def _read_parameters(manifest: ModelManifest, read: Callable[[], StateDict]) -> StateDict:
-    return checkpoints.rename_parameters(read(), manifest.rename)
-
-
-def _open_session(
-    graph: Graph,
-    manifest: ModelManifest,
-    preprocess: PreprocessSpec,
-    read: Callable[[], StateDict],
-    config: SessionConfig,
-    *,
-    source_name: str,
-    num_classes: int,
-) -> onnxruntime.InferenceSession:
-    state_dict = _read_parameters(manifest, read)
-    if manifest.options.get(TRANSFORM_INPUT) is False:
-        preprocess = undo_transform_input(preprocess)  # the graph has it
-    return graph.open_session(
-        state_dict, preprocess, source_name=source_name, num_classes=num_classes, config=config
-    )

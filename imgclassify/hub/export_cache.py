@@ -35,7 +35,7 @@ from imgclassify.graphs.graph import read_graph
 from imgclassify.graphs.session import FEATURE_MAP, FEATURES, SessionConfig, value_name
 from imgclassify.graphs.timm_features import has_timm_methods, timm_outputs
 from imgclassify.hub import from_arch
-from imgclassify.hub.backends import Backends
+from imgclassify.hub.backends import Backends, GraphSource
 from imgclassify.hub.loader import load_unprepared
 from imgclassify.hub.network import LoadOptions, Network
 from imgclassify.hub.reference import ModelReference
@@ -127,6 +127,11 @@ def prepare_model(reference: ModelReference, options: LoadOptions) -> Path:
             raise CheckpointError(
                 f"{reference.text} is quantized, and its operators cannot be part of a graph",
                 hint="use the model without preparing it; it runs in torch",
+            )
+        if network.backends.takes_crops:
+            raise CheckpointError(
+                f"{reference.text} was exported already, and normalises images itself",
+                hint="export the model that it was made from to .onnx, which runs without torch",
             )
         draft = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
         # Drafts that exist now are left from processes that were stopped: this process holds the lock.
@@ -260,6 +265,7 @@ def _read_network(folder: Path, reference: ModelReference, options: LoadOptions)
         backends=Backends(
             lambda: _build_torch(reference, options),
             partial(_open_session, folder, preprocess, record["outputs"], record["extra_outputs"]),
+            find_graph=partial(_find_graph, folder, preprocess, record["outputs"]),
         ),
         activation=described["activation"],
         output_name=described["output_name"],
@@ -306,10 +312,16 @@ def _open_session(
             raise OutputError(
                 f"the prepared graph does not compute the {name} of the torch network", hint="use --engine torch"
             )
-    graph = read_graph(folder / _GRAPH)
-    parameters = checkpoints.open_lazy(folder / _PARAMETERS)
-    return graph.open_session(
-        parameters, preprocess, source_name=str(folder / _PARAMETERS), num_classes=outputs, config=config
+    return _find_graph(folder, preprocess, outputs).open_session(config)
+
+
+def _find_graph(folder: Path, preprocess: PreprocessSpec, outputs: int) -> GraphSource:
+    return GraphSource(
+        read_graph(folder / _GRAPH),
+        partial(checkpoints.open_lazy, folder / _PARAMETERS),
+        preprocess,
+        outputs,
+        str(folder / _PARAMETERS),
     )
 
 

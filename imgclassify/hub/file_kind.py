@@ -17,8 +17,8 @@ from imgclassify.checkpoints.storage import MappedFile
 from imgclassify.errors import CheckpointError, describe_error, short_repr
 from imgclassify.graphs import protobuf
 
-ONNX, TORCHSCRIPT, CHECKPOINT = "onnx", "torchscript", "checkpoint"
-"""The formats that can be loaded."""
+ONNX, TORCHSCRIPT, PT2, CHECKPOINT = "onnx", "torchscript", "pt2", "checkpoint"
+"""The formats that can be loaded. PT2 is what torch.export saves."""
 
 _HEAD_BYTES = 4096
 _SHOWN = 60
@@ -40,10 +40,6 @@ _KERAS = _TO_ONNX.format(
 )
 _TENSORFLOW = _TO_ONNX.format(
     "export it to ONNX: `python -m tf2onnx.convert --saved-model FOLDER --output model.onnx`."
-)
-_FROM_TORCH = _TO_ONNX.format(
-    "save the state_dict of the network, and give it with --arch NAME; or export the network to ONNX: "
-    "torch.onnx.export(model, crops, 'model.onnx')."
 )
 _ORIGINAL = "use the model from which it was made: a checkpoint with --arch NAME, or an .onnx file"
 _FETCH = "fetch the file itself again, and compare its size with that on the server"
@@ -93,18 +89,15 @@ _MAGIC = (
 )
 """(offset, bytes there, kind)."""
 
-_ARCHIVES: tuple[tuple[str, FileKind], ...] = (
-    (
-        r"(^|.*/)(serialized_exported_program\.json|archive_format)",
-        FileKind("a program that torch.export saved", _FROM_TORCH),
-    ),
+_ARCHIVES: tuple[tuple[str, str | FileKind], ...] = (
+    (r"(^|.*/)(serialized_exported_program\.json|archive_format)", PT2),
     (r"model\.weights\.h5", FileKind("a Keras model", _KERAS)),
     (r"(^|.*/)saved_model\.pb", FileKind("a zip archive with a TensorFlow SavedModel", _TENSORFLOW)),
     (r".*com\.apple\.CoreML/.*", FileKind("a zip archive with a Core ML model", _ORIGINAL)),
     (r"MAR-INF/.*", FileKind("an archive for TorchServe", _UNPACK.format("unzip FILE"))),
     (r".*\.npy", FileKind("an archive of NumPy arrays", _STATE_DICT)),
 )
-"""(pattern of a member's whole name, kind of a zip archive with such a member)."""
+"""(pattern of a member's whole name, format or kind of a zip archive with such a member)."""
 _MODEL_SUFFIXES = (".onnx", ".pth", ".pt", ".safetensors", ".bin", ".ckpt", ".h5", ".tflite")
 
 _TEXTS: tuple[tuple[str, FileKind], ...] = (
@@ -182,7 +175,7 @@ _MAX_FIELDS = 64
 
 
 def find_format(path: Path, name: str) -> str:
-    """Returns the format of a model file: ONNX, TORCHSCRIPT or CHECKPOINT.
+    """Returns the format of a model file: ONNX, TORCHSCRIPT, PT2 or CHECKPOINT.
 
     A file whose content tells nothing, such as a damaged one, has the format that its name says.
 

@@ -1,9 +1,10 @@
-"""Loads models from a user's own file: a checkpoint with --arch, an .onnx graph, or a TorchScript program."""
+"""Loads models from a user's own file: a checkpoint with --arch, an .onnx graph, or a program of torch."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,6 @@ from imgclassify.errors import (
     CheckpointError,
     OutputError,
     UnknownModelError,
-    UntrustedCodeError,
     UsageError,
     describe_error,
 )
@@ -35,18 +35,20 @@ from imgclassify.hub.checkpoint_fit import (
     suggest_architectures,
 )
 from imgclassify.hub.class_names import possible_counts
+from imgclassify.hub.exported_config import read_exported
+from imgclassify.hub.exported_model import load_exported
 from imgclassify.hub.file_config import FileConfig
 from imgclassify.hub.model_files import CONFIG
 from imgclassify.hub.neighbour_files import NeighbourFiles
 from imgclassify.hub.network import LoadOptions, Network, PreprocessOverrides, chosen_options, labels_for_manifest
 from imgclassify.hub.reference import ModelReference, ReferenceLoader
 from imgclassify.hub.reference_hints import suggest_reference
+from imgclassify.hub.torch_programs import find_program
 from imgclassify.hub.training_folder import read_training_folder
 from imgclassify.labels import Label, LabelSet
 
 if TYPE_CHECKING:
     import onnxruntime
-    import torch
 
 logger = logging.getLogger("imgclassify")
 
@@ -64,12 +66,13 @@ class FileLoader(ReferenceLoader):
                 hint="leave it out",
                 argument="checkpoint_key",
             )
-        load = {
+        loaders: dict[str, Callable[[str, Path, LoadOptions], Network]] = {
             file_kind.ONNX: _load_onnx,
-            file_kind.TORCHSCRIPT: _load_torchscript,
+            file_kind.TORCHSCRIPT: partial(_load_torch_program, file_kind.TORCHSCRIPT),
+            file_kind.PT2: partial(_load_torch_program, file_kind.PT2),
             file_kind.CHECKPOINT: _load_checkpoint,
-        }[found]
-        return load(reference.value, path, options)
+        }
+        return loaders[found](reference.value, path, options)
 
     def cache_key(self, reference: ModelReference) -> dict[str, Any]:
         path = Path(reference.value).absolute()
@@ -238,14 +241,14 @@ def program_backends(kind: str, reference: str, path: Path, *, trust: bool) -> B
         reference: names the file in errors.
 
     Raises:
-        UntrustedCodeError: the file is a TorchScript program, and `trust` is False.
+        UntrustedCodeError: the file is a program of torch, and `trust` is False.
         CheckpointError: the file is an ONNX graph that cannot be used, or has weights in other files.
     """
     if kind == "onnx":
         file = OnnxFile(path)
         require_whole(file)
         return onnx_backends(file)
-    return _torchscript_backends(reference, path, trust=trust)
+    return find_program(kind, reference, path, trust=trust).backends
 
 
 def require_whole(file: OnnxFile) -> None:
@@ -264,6 +267,16 @@ def onnx_backends(file: OnnxFile) -> Backends:
 
 def _load_onnx(reference: str, path: Path, options: LoadOptions) -> Network:
     file = OnnxFile(path)
+    if exported := read_exported(file.metadata, path.name):
+        return load_exported(
+            reference,
+            path,
+            options,
+            exported,
+            onnx_backends(file),
+            architecture="onnx",
+            external=file.external,
+        )
     num_classes = onnx_config.count_classes(file, options.output_name)
     config = _read_graph_config(file, options).combine(onnx_config.read_config(file, num_classes=num_classes))
     config = NeighbourFiles(path).complete(config, options, num_classes=num_classes)
@@ -354,47 +367,22 @@ def _hand_over_weights(file: OnnxFile, settings: onnxruntime.SessionOptions) -> 
     return files
 
 
-def _torchscript_backends(reference: str, path: Path, *, trust: bool) -> Backends:
-    if not trust:
-        raise UntrustedCodeError(
-            f"{reference!r} is a TorchScript program, which can read and write the files of this machine",
-            hint="if you trust its author, give --trust, or use a checkpoint with --arch or an .onnx graph instead",
-        )
-    return Backends(partial(_read_torchscript, path), None, "a TorchScript program runs only in torch")
-
-
-def _load_torchscript(reference: str, path: Path, options: LoadOptions) -> Network:
-    found = _torchscript_backends(reference, path, trust=options.trust)
-    config = NeighbourFiles(path).complete(torchscript_config.read_config(path), options)
+def _load_torch_program(kind: str, reference: str, path: Path, options: LoadOptions) -> Network:
+    found = find_program(kind, reference, path, trust=options.trust)
+    if found.exported:
+        return load_exported(reference, path, options, found.exported, found.backends, architecture=kind)
+    config = NeighbourFiles(path).complete(torchscript_config.read_config(found.texts, path.name), options)
     preprocess, labels = from_arch.preprocess_and_labels(repr(reference), options, config)
     return Network(
         model=reference,
-        architecture="torchscript",
+        architecture=kind,
         weights=path.name,
         path=path,
         sha256=weights.sha256_of(path),
         preprocess=preprocess,
         labels=labels,
         num_classes=None,
-        backends=found,
+        backends=found.backends,
         activation=config.activation,
         origins=config.origins,
     )
-
-
-def _read_torchscript(path: Path) -> torch.nn.Module:
-    import warnings
-
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            # Newer releases of torch warn that TorchScript is deprecated, but users still have such files.
-            warnings.simplefilter("ignore")
-            network: torch.nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
-            return network
-    except Exception as error:  # code that the program runs while it is loaded may raise any exception
-        raise CheckpointError(
-            f"cannot read {str(path)!r} as TorchScript: {describe_error(error)}",
-            hint="export or fetch the file again",
-        ) from error

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "ModelReference", "ReferenceKind", "ReferenceLoader", "reference_forms"]
 
 FILE_SUFFIXES = (
-    *(".pth", ".pt", ".safetensors", ".onnx", ".bin", ".ckpt", ".tar", ".th", ".pt2", ".pkl"),
+    *(".pth", ".pt", ".safetensors", ".onnx", ".bin", ".ckpt", ".tar", ".th", ".pt2", ".torchscript", ".pkl"),
     *(".h5", ".hdf5", ".keras", ".tflite", ".pb", ".gguf", ".mlmodel", ".gz", ".zip"),
 )
 """A reference that ends in one of these, in lower or upper case, is a file, whether it exists or not."""
@@ -105,7 +105,7 @@ KINDS = (
         forms={
             "FILE.pth, .pt, .safetensors": "a checkpoint, with `--arch NAME`",
             "FILE.onnx": "an ONNX graph",
-            "FILE.pt": "a TorchScript program, with `--trust`",
+            "FILE.pt, .torchscript, .pt2": "a program of TorchScript or torch.export, with `--trust`",
         },
         takes_arch=True,
     ),

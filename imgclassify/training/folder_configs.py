@@ -19,6 +19,7 @@ from imgclassify.hub.model_files import (
     read_processor_config,
 )
 from imgclassify.hub.network import PreprocessOverrides
+from imgclassify.training.head import find_shipped_graph
 
 if TYPE_CHECKING:
     from imgclassify.catalog import ModelManifest
@@ -81,7 +82,7 @@ def _describe_for_timm(
 
 def _known_to_timm(network: Network, manifest: ModelManifest) -> dict[str, Any]:
     """Returns what timm itself knows of the architecture, and needs to build it again."""
-    if network.backends.graph is not None:
+    if find_shipped_graph(network) is not None:
         return {"fixed_input_size": False}  # importing timm would take seconds
     import timm
 

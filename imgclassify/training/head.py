@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from imgclassify.hub.backends import GraphSource
     from imgclassify.hub.network import Network
 
 _MAX_DIFFERENCE = 1e-3
@@ -46,12 +47,12 @@ def find_head(network: Network) -> Head:
         OutputError: its logits are not a linear function of its features.
     """
     network = require_trainable(network)
-    graph = network.backends.graph
-    if graph is None:
+    source = find_shipped_graph(network)
+    if source is None:
         return _find_torch_head(network, _build(network))
-    if not graph.has_linear_head:
+    if not source.graph.has_linear_head:
         raise _not_linear(network)
-    shapes, names, _ = graph.requirements()
+    shapes, names, _ = source.graph.requirements()
     return _to_head(network, names, shapes)
 
 
@@ -71,14 +72,14 @@ def replace_head(
         CheckpointError: the weights of the network cannot be read.
     """
     network = require_trainable(network)
-    backends = network.backends
-    if backends.read_parameters is None:
+    source = find_shipped_graph(network)
+    if source is None:
         module = _build(network)
         state_dict = to_arrays(module)
         head = _find_torch_head(network, module)
     else:
         state_dict = dict(
-            checkpoints.materialize(backends.read_parameters(), source_name=f"the weights of {network.model}")
+            checkpoints.materialize(source.read(), source_name=f"the weights of {network.model}")
         )
         head = find_head(network)
     state_dict = {name: value for name, value in state_dict.items() if not _is_auxiliary(name, network)}
@@ -219,10 +220,16 @@ def to_arrays(module: torch.nn.Module) -> dict[str, NDArray[Any]]:
 
 def find_weight(network: Network, state_dict: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
     """Returns (name, shape) of the weight of the head in a state_dict, or ("", ()) if it has several."""
-    graph = network.backends.graph
-    names = _head_names(network) if graph is None else graph.requirements()[1]
+    source = find_shipped_graph(network)
+    names = _head_names(network) if source is None else source.graph.requirements()[1]
     found = [(name, state_dict[name].shape) for name in names if name in state_dict and state_dict[name].ndim > 1]
     return found[0] if len(found) == 1 else ("", ())
+
+
+def find_shipped_graph(network: Network) -> GraphSource | None:
+    """Returns the graph of a network that comes with imgclassify, if one does. One of `models prepare` is none."""
+    find = network.backends.find_graph
+    return None if find is None or network.load_unprepared is not None else find()
 
 
 # Networks --------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from imgclassify.hub.own_manifest import TRANSFORMERS, OwnManifest, Start
 from imgclassify.hub.reference import is_path
 from imgclassify.labels import Label
 from imgclassify.training.folder_configs import describe_for_others
-from imgclassify.training.head import find_weight, require_trainable
+from imgclassify.training.head import find_shipped_graph, find_weight, require_trainable
 from imgclassify.training.model_card import CardFacts, format_card
 from imgclassify.training.split_file import SplitRow, write_split
 
@@ -242,13 +242,11 @@ def _require_readable(draft: Path, model: TrainedModel, labels: tuple[str, ...])
         Label(index, None, label) for index, label in enumerate(labels)
     )
     assert network.preprocess == model.network.preprocess
-    backends = network.backends
-    if backends.graph is not None and backends.read_parameters is not None:
-        backends.graph.check_parameters(
-            backends.read_parameters(), source_name="the trained state_dict", num_classes=len(labels)
-        )
-    elif backends.build_torch is not None:
-        backends.build_torch()
+    source = find_shipped_graph(network)
+    if source is not None:
+        source.graph.check_parameters(source.read(), source_name="the trained state_dict", num_classes=len(labels))
+    elif network.backends.build_torch is not None:
+        network.backends.build_torch()
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def test_torchvision_computes_the_logits_of_a_probe(architecture: str, tmp_path:
     network = torchvision_network(architecture)
     manifest = catalog.find_model(architecture)
     loaded = load(tmp_path, architecture, network.state_dict())
-    assert loaded.backends.graph is not None
+    assert loaded.backends.find_graph is not None
     pixels = images(manifest.preprocess.crop_size[0] if architecture.startswith(FIXED_SIZE) else 96)
     features = features_of(network, pixels)
     head = find_head(loaded)
@@ -104,7 +104,7 @@ def test_a_network_that_is_not_linear_in_its_features_is_refused(architecture: s
         build_trainable(loaded, CLASSES, (weight, bias))
     # So it is found in torch, too.
     with pytest.raises(OutputError, match="cannot become the head"):
-        find_head(replace(loaded, backends=loaded.backends._replace(graph=None, read_parameters=None)))
+        find_head(replace(loaded, backends=loaded.backends._replace(find_graph=None)))
 
 
 def test_a_head_without_bias_takes_no_bias(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_timm_computes_the_logits_of_a_probe(name: str, tmp_path: Path) -> None:
     network = timm.create_model(name, pretrained=False).eval()
     arch = next(each for each in timm.list_pretrained(name) if each.partition(".")[0] == name)
     loaded = load(tmp_path, name, network.state_dict(), arch=f"timm:{arch}")
-    assert loaded.backends.graph is None
+    assert loaded.backends.find_graph is None
     pixels = images(loaded.preprocess.crop_size[0])
     with torch.inference_mode():
         features = network.forward_head(network.forward_features(pixels), pre_logits=True)
