@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 from safetensors.torch import save_file
 
 from imgclassify import checkpoints
-from imgclassify.errors import CheckpointError
+from imgclassify.errors import CheckpointError, UntrustedCodeError
 from imgclassify.hub.file_kind import CHECKPOINT, ONNX, TORCHSCRIPT, find_folder_kind, find_format
 from imgclassify.hub.loader import load_network
 from imgclassify.hub.network import LoadOptions
@@ -173,14 +173,15 @@ def test_what_is_no_model_is_named(
     assert hint in str(error.value.hint)
 
 
-def test_a_program_of_torch_export_is_named(tmp_path: Path) -> None:
+def test_a_program_of_torch_export_is_known_by_its_content(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(torch.nn.Linear(2, 3), (torch.ones(1, 2),))
         torch.export.save(program, tmp_path / "mine.pt2")
     (tmp_path / "mine.pt2").rename(tmp_path / "mine.pt")
-    with pytest.raises(CheckpointError, match=r"torch\.export"):
-        find_format(tmp_path / "mine.pt", "mine.pt")
+    assert find_format(tmp_path / "mine.pt", "mine.pt") == "pt2"
+    with pytest.raises(UntrustedCodeError, match=r"torch\.export"):
+        load_network(str(tmp_path / "mine.pt"), LoadOptions())
 
 
 @pytest.mark.parametrize("zipped", [True, False])

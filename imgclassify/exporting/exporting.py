@@ -128,9 +128,10 @@ def export_source(
 
     Raises:
         UnavailableError: the model cannot be exported, the file is not right, or it cannot be written.
+        NoImagesError: no image of `check` could be classified.
     """
     path, network = target.path, source.network
-    texts = describe_model(source, dtype=target.dtype)
+    texts = describe_model(source, file_format=target.format, dtype=target.dtype)
     with _draft_folder(path) as folder:
         draft = folder / path.name
         data = _write_file(source, target, draft, texts)

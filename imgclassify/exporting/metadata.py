@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,15 @@ if TYPE_CHECKING:
     from imgclassify.exporting.source import ExportSource
     from imgclassify.labels import Label
 
-_BUILDERS = ("torch", "torchvision", "timm", "transformers", "onnx", "onnxscript")
-"""Packages whose versions are recorded, if they took part."""
+_BUILDERS = ("torchvision", "timm", "transformers")
+"""Packages that may have built the network."""
 
 
-def describe_model(source: ExportSource, *, dtype: str) -> dict[str, str]:
+def describe_model(source: ExportSource, *, file_format: str, dtype: str) -> dict[str, str]:
     """Returns the metadata of a file: texts by key. They are the same for the same model and packages.
 
     Args:
+        file_format: one of exporting.FORMATS.
         dtype: what the file computes in.
     """
     network, labels = source.network, source.labels
@@ -49,7 +51,7 @@ def describe_model(source: ExportSource, *, dtype: str) -> dict[str, str]:
             "weights": {"name": network.weights, "sha256": network.sha256},
             "options": source.runner.run_info.options,
             "dtype": dtype,
-            "versions": _find_versions(),
+            "versions": _find_versions(source, file_format),
         },
         keys.TEST_VECTOR: describe_crop(source.crops[0], source.score_name, score),
         **_describe_calibration(source),
@@ -78,14 +80,16 @@ def _describe_calibration(source: ExportSource) -> dict[str, Any]:
     return {keys.TEMPERATURE: source.network.calibration._asdict()}
 
 
-def _find_versions() -> dict[str, str]:
+def _find_versions(source: ExportSource, file_format: str) -> dict[str, str]:
+    """Returns the versions of the packages that take part in an export."""
+    packages: list[str] = []
+    if file_format != "onnx" or source.network.backends.find_graph is None:
+        packages = ["torch", *(name for name in _BUILDERS if name in sys.modules)]
+        packages += ["onnx", "onnxscript"] if file_format == "onnx" else []
     found = {"imgclassify": __version__}
-    for package in _BUILDERS:
-        if package in sys.modules:
-            try:
-                found[package] = version(package)
-            except PackageNotFoundError:
-                continue
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
     return found
 
 

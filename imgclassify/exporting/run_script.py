@@ -19,11 +19,8 @@ if TYPE_CHECKING:
     from imgclassify.catalog import PreprocessSpec
     from imgclassify.engines.activation import Activation
 
-MARK = "# Written by imgclassify"
-"""How such a script begins."""
-
-_SCRIPT = """{mark} {version}. It needs numpy, Pillow and {package}, and prints the most probable classes:
-# python {script} IMAGE ...
+_SCRIPT = """# Written by imgclassify {version}. It needs numpy, Pillow and {package}.
+# python {script} IMAGE ... prints the most probable classes of each image.
 import json
 import sys
 from pathlib import Path
@@ -78,7 +75,6 @@ def format_script(
     package = "onnxruntime" if file_format == "onnx" else "torch"
     imports = ["from PIL import Image, ImageOps", f"import {package}"]
     return _SCRIPT.format(
-        mark=MARK,
         version=__version__,
         package=package,
         script=script_name(file_name),

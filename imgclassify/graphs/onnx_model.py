@@ -163,11 +163,12 @@ class OnnxModel:
             )
 
         self._graph = protobuf.replace_fields(self._graph, _GRAPH_NODE, rename)
+        factor = self._add_constant("scale", scale)
         scaled = f"{PROBABILITIES}.second" if is_pair else PROBABILITIES
-        self._graph += encode_node("Mul", [returned, self._add_constant("scale", scale)], scaled)
+        self._graph += encode_node("Mul", [returned, factor], scaled)
         if is_pair:
-            first = f"{PROBABILITIES}.first"
-            self._graph += encode_node("Sub", [self._add_constant("one", 1.0), scaled], first)
+            first, one = f"{PROBABILITIES}.first", self._add_constant("one", 1.0)
+            self._graph += encode_node("Sub", [one, scaled], first)
             self._graph += encode_node("Concat", [first, scaled], PROBABILITIES, axis=1)
 
     def _add_constant(self, name: str, value: float) -> str:

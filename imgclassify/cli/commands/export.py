@@ -1,6 +1,7 @@
 """imgclassify export: writes a whole classifier into one file, for programs without imgclassify."""
 
 import json as jsonlib
+import shlex
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imgclassify.cli.app import CommandApp
-from imgclassify.cli.console import download_progress
+from imgclassify.cli.console import download_progress, print_message
 from imgclassify.cli.inputs import SourceInputs, no_images_error
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.option_values import complete_from, complete_model
@@ -97,7 +98,8 @@ def export(
             autocompletion=complete_from(["float32", "float16"]),
             metavar="DTYPE",
             rich_help_panel=OUTPUT_PANEL,
-            help="What an .onnx file computes in: float32, or float16, which halves its size. Outputs stay float32.",
+            help="What an .onnx file computes in: float32, or float16, which halves its size. Its outputs stay "
+            "float32.",
         ),
     ] = "float32",
     check: Annotated[
@@ -118,9 +120,9 @@ def export(
 ) -> None:
     """Write a whole classifier into one file, for programs without imgclassify.
 
-    The file takes crops of uint8, (N, H, W, 3), for any N, and normalises them. Labels, preprocessing, calibration and
-    provenance are in its metadata, so that predict -m FILE needs no other option. A script beside it, FILE.run.py,
-    classifies images without imgclassify.
+    The file takes crops of uint8, (N, H, W, 3), for any N, and normalises them. Labels, preprocessing, calibration
+    and provenance are in its metadata, so that predict -m FILE needs no other option. A script beside it,
+    FILE.run.py, classifies images without imgclassify.
 
     The file gets its name only when its outputs are those of the model. Of models without a graph, .onnx needs the
     "export" extra of imgclassify.
@@ -153,6 +155,8 @@ def export(
     else:
         print_table([], _rows(report), wrapped=[1])
     failed = report.comparison.failed if report.comparison else 0
+    if failed and report.comparison:
+        _name_failures(report.comparison)
     raise typer.Exit(int(ExitStatus.SOME_IMAGES_FAILED if failed else ExitStatus.OK))
 
 
@@ -194,7 +198,16 @@ def _rows(report: "ExportReport") -> Iterator[list[str]]:
     yield ["checked", f"probabilities differ by {report.difference:.2g} at most, on made-up crops"]
     if report.comparison:
         yield ["your images", _describe_comparison(report.comparison)]
-    yield ["use it", f"imgclassify predict IMAGE -m {report.path}{'' if report.format == 'onnx' else ' --trust'}"]
+    trust = "" if report.format == "onnx" else " --trust"
+    yield ["use it", f"imgclassify predict IMAGE -m {shlex.quote(str(report.path))}{trust}"]
+
+
+def _name_failures(comparison: "Comparison") -> None:
+    for each in comparison.failures:
+        failure = each.other or each.reference
+        print_message(f"failed: {each.source}: {failure.message if failure else ''}")
+    if comparison.failed > len(comparison.failures):
+        print_message(f"and {comparison.failed - len(comparison.failures):,} more")
 
 
 def _describe_comparison(comparison: "Comparison") -> str:
