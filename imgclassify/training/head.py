@@ -78,9 +78,7 @@ def replace_head(
         state_dict = to_arrays(module)
         head = _find_torch_head(network, module)
     else:
-        state_dict = dict(
-            checkpoints.materialize(source.read(), source_name=f"the weights of {network.model}")
-        )
+        state_dict = dict(checkpoints.materialize(source.read(), source_name=f"the weights of {network.model}"))
         head = find_head(network)
     state_dict = {name: value for name, value in state_dict.items() if not _is_auxiliary(name, network)}
     return state_dict | dict(zip(*_shape_head(network, head, weight, bias), strict=True))

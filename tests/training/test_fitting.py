@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -18,9 +16,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from imgclassify.errors import DeviceError, NoImagesError, TrainingError, UsageError
 from imgclassify.training.dataset import LabelledSource
-from imgclassify.training.fitting import FittedNetwork, Progress, StoppedError, fit_network
+from imgclassify.training.fitting import FittedNetwork, Progress, fit_network
 from imgclassify.training.recipe import Recipe, default_recipe, named_recipe
 
 TUTORIAL = named_recipe("tutorial")

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import random
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import torch
-from labelled_images import make_images, tiny_spec
+from labelled_images import tiny_spec
 from torch import nn
 
-from imgclassify.errors import UsageError
-from imgclassify.training import trainer
-from imgclassify.training.dataset import LabelledSource
 from imgclassify.training.fitting import FittedNetwork, fit_network
 from imgclassify.training.recipe import Recipe, default_recipe
 
