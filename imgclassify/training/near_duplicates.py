@@ -1,14 +1,15 @@
 """Groups images that show the same: copies of a file, and images that are near duplicates of each other.
 
-Near duplicates are the same image encoded again, resized, squeezed, mirrored, brighter, grey or cropped a little, and
-successive images of a series. `similarity/duplicates.py` compares images in more detail, but needs OpenCV, and about
-a millisecond for each pair. This module compares 50,000 images with each other in seconds.
+Near duplicates are the same image encoded again, resized, squeezed, mirrored, brighter, grey or cropped a little,
+and successive images of a series. `similarity/duplicates.py` compares images in more detail, but needs OpenCV, and
+about a millisecond for each pair. This module compares 50,000 images with each other in seconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
 FINGERPRINT_VERSION = 1
+"""Is increased when a fingerprint of the same image changes. Kept fingerprints depend on it."""
 _SIDE = 32
 """Side in pixels of the grey thumbnail of which a fingerprint is computed."""
 _TERMS = 12
@@ -33,18 +35,18 @@ _TERMS = 12
 _MIN_CONTRAST = 2.0
 """Least standard deviation of a thumbnail, 0..255. Below it, what is left is noise."""
 
-_DISTANCES = (0.12, 0.04, 0.0133)
-"""How far the fingerprints of near duplicates are apart at the most, as 1 − cosine: the first for nearly all images,
-and the others for those that are crowded at the distance before."""
+_DISTANCES = (0.12, 0.04, 0.04 / 3)
+"""How far the fingerprints of near duplicates are apart at the most, as 1 − cosine: the first for nearly all
+images, and the others for those that are crowded at the distance before. Each is a third of the one before."""
 _CROWD_DISTANCE = 3
 _CROWD_RATIO = 4
 _CROWD_LEAST = 5
-"""An image is crowded at a distance if it has more than _CROWD_RATIO times as many neighbours, and _CROWD_LEAST more,
-within _CROWD_DISTANCE times that distance. Near duplicates are much nearer than all other images. Drawings, digits
-and pages of text have neighbours at any distance, and would become one group."""
+"""An image is crowded at a distance if it has more than _CROWD_RATIO times as many neighbours, and _CROWD_LEAST
+more, within _CROWD_DISTANCE times that distance. Near duplicates are much nearer than all other images. Drawings,
+digits and pages of text have neighbours at any distance, and would become one group."""
 
 _CROP_DISTANCE = 0.5
-"""How far the fingerprints of an image and a crop of it are apart at the most. Then the features must be similar."""
+"""How far the fingerprints of an image and a crop of it are apart at the most. Their features must be near too."""
 _MOST_CROPS = 64
 """An image with more neighbours than that within _CROP_DISTANCE is not compared by features."""
 _USUAL_SHARE = 0.01
@@ -55,9 +57,11 @@ _USUAL_SHARE of pairs have. A distance itself would depend on the network."""
 _SAMPLE = 1000
 """Images of which that share is computed."""
 
-_ROWS, _COLUMNS = 128, 2048
-"""Images that are compared with each other at the same time. Their similarities fit the cache of a processor."""
-_MOST_PAIRS = 100
+_ROWS, _COLUMNS = 256, 4096
+"""Images that are compared with each other at the same time. Larger tiles do not fit the cache of a processor."""
+_CHUNK = 2048
+"""Pairs of which the features are in memory a second time."""
+_MOST_PAIRS = 32
 """Pairs of an image with later ones that are kept. A thousand near duplicates are joined by far fewer."""
 
 
@@ -71,12 +75,14 @@ def compute_fingerprint(image: Image.Image) -> bytes:
     from PIL import Image
 
     small = image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0).convert("L")
-    grey = np.asarray(small, np.float32)
-    if grey.std() < _MIN_CONTRAST:
-        return bytes(_TERMS**2)
+    grey: Floats = np.asarray(small, np.float32)
     cosines = _cosines()
     terms = _frequencies() * (cosines @ grey @ cosines.T)
-    return np.rint(terms * (127 / np.abs(terms).max())).astype(np.int8).tobytes()
+    largest = float(np.abs(terms).max())
+    if grey.std() < _MIN_CONTRAST or largest < 1:
+        return bytes(_TERMS**2)
+    content: bytes = np.rint(terms * (127 / largest)).astype(np.int8).tobytes()
+    return content
 
 
 def group_images(images: Sequence[ReadImage]) -> list[int]:
@@ -107,128 +113,161 @@ def _cosines() -> Floats:
     """Returns the first rows of the matrix of the orthonormal cosine transform (DCT-II), (_TERMS, _SIDE)."""
     rows = np.cos(np.pi / _SIDE * (np.arange(_SIDE) + 0.5) * np.arange(_TERMS)[:, None])
     rows[0] /= np.sqrt(2)
-    return (rows * np.sqrt(2 / _SIDE)).astype(np.float32)
+    matrix: Floats = (rows * np.sqrt(2 / _SIDE)).astype(np.float32)
+    return matrix
 
 
 @cache
 def _frequencies() -> Floats:
     frequencies = np.arange(_TERMS, dtype=np.float32)
-    return np.hypot(frequencies[:, None], frequencies)
+    grid: Floats = np.hypot(frequencies[:, None], frequencies)
+    return grid
 
 
 def _find_pairs(images: Sequence[ReadImage]) -> Iterator[tuple[int, int]]:
     """Yields pairs of near duplicates, by their positions. There are enough of them to join each group."""
     if len(images) < 2:
         return
-    features = _stack_features(images)
-    similarities = _Similarities(images)
-    floor = 1 - max(_CROWD_DISTANCE * _DISTANCES[0], 0 if features is None else _CROP_DISTANCE)
+    features = _Features(images) if all(image.features is not None for image in images) else None
+    fingerprints = _Fingerprints(images)
     least = np.empty(len(images), np.float32)
     alike: list[Indices] = []
     crops: list[Indices] = []
-    for rows, near in similarities.neighbourhoods(floor):
-        least[rows] = _least_similarities(near, rows)
-        alike.append(_later_pairs(near.where(near.values >= least[near.rows])))
-        if features is not None:
-            near = near.where(near.values >= 1 - _CROP_DISTANCE)
-            crops.append(_later_pairs(near.where(near.count(rows)[near.rows - rows.start] <= _MOST_CROPS)))
+    for begin in range(0, len(images), _ROWS):
+        rows = slice(begin, min(begin + _ROWS, len(images)))
+        near = fingerprints.find_neighbours(rows, crops=features is not None)
+        least[rows] = near.least
+        alike.append(_later_pairs(near.pairs.where(near.pairs.values >= least[near.pairs.rows])))
+        crops.append(_later_pairs(near.pairs.where(near.may_be_cropped[near.pairs.rows - begin])))
     pairs = np.concatenate(alike)
     # A pair is as similar as the more crowded of its images demands.
-    yield from pairs[similarities.of(pairs) >= least[pairs].max(axis=1)].tolist()
+    yield from pairs[fingerprints.cosines(pairs) >= least[pairs].max(axis=1)].tolist()
     if features is not None:
         pairs = np.concatenate(crops)
-        yield from pairs[_cosines_of(features, pairs) >= _least_cosine(features)].tolist()
+        yield from pairs[features.cosines(pairs) >= features.least_cosine()].tolist()
 
 
-def _stack_features(images: Sequence[ReadImage]) -> Floats | None:
-    """Returns the features of the images as unit vectors, (N, D), without those of views. None if one has none."""
-    found = [image.features[0] for image in images if image.features is not None]
-    return unit_vectors(np.stack(found)) if len(found) == len(images) else None
-
-
-class _Neighbours(NamedTuple):
-    """Pairs of images with their similarities, in the order of the rows."""
+class _Pairs(NamedTuple):
+    """Pairs of images with their similarities."""
 
     rows: Indices
     columns: Indices
     values: Floats
 
-    def where(self, wanted: NDArray[Any]) -> _Neighbours:
-        return _Neighbours(self.rows[wanted], self.columns[wanted], self.values[wanted])
+    def where(self, wanted: NDArray[Any]) -> _Pairs:
+        return _Pairs(self.rows[wanted], self.columns[wanted], self.values[wanted])
 
-    def count(self, rows: slice) -> Indices:
-        """Returns how many neighbours each of these rows has."""
+    def count_by_row(self, rows: slice) -> Indices:
+        """Returns how many pairs each of these rows has."""
         return np.bincount(self.rows - rows.start, minlength=rows.stop - rows.start)
 
 
-class _Similarities:
-    """The cosines of the fingerprints of images, each with the other one or its mirror image, whichever is larger."""
+class _Neighbourhood(NamedTuple):
+    """What is near some images."""
+
+    pairs: _Pairs
+    """Those whose fingerprints may be of near duplicates, and those of crops. In the order of their rows."""
+    least: Floats
+    """(rows,): the least similarity of near duplicates."""
+    may_be_cropped: NDArray[np.bool_]
+    """(rows,): whether the image is compared with its neighbours by features too."""
+
+
+class _Fingerprints:
+    """Compares fingerprints by their cosine, or that with the mirror image, whichever is larger."""
 
     def __init__(self, images: Sequence[ReadImage]) -> None:
-        terms = np.frombuffer(b"".join(image.fingerprint or b"" for image in images), np.int8)
+        terms = np.frombuffer(b"".join(image.fingerprint or b"" for image in images), np.int8).astype(np.float32)
         vectors = unit_vectors(terms.reshape(len(images), _TERMS**2)).reshape(len(images), _TERMS, _TERMS)
         # The mirror image has the same terms, except that those of odd horizontal frequency change their sign.
         self._even = vectors[:, :, ::2].reshape(len(images), -1)
         self._odd = vectors[:, :, 1::2].reshape(len(images), -1)
 
-    def neighbourhoods(self, floor: float) -> Iterator[tuple[slice, _Neighbours]]:
-        """Yields for some images after the other all images that have at least the similarity `floor` with them.
+    def find_neighbours(self, rows: slice, *, crops: bool) -> _Neighbourhood:
+        """Compares some images with all.
 
-        Each image is its own neighbour.
+        Args:
+            crops: whether to find pairs of which one image may be a crop of the other one.
         """
-        count = len(self._even)
-        for begin in range(0, count, _ROWS):
-            rows = slice(begin, min(begin + _ROWS, count))
-            parts = [self._compare(rows, start, floor) for start in range(0, count, _COLUMNS)]
-            joined = _Neighbours(*map(np.concatenate, zip(*parts, strict=True)))
-            yield rows, joined.where(np.argsort(joined.rows, kind="stable"))
+        nearest, wide = 1 - _DISTANCES[0], 1 - _CROWD_DISTANCE * _DISTANCES[0]
+        widest, most = (1 - _CROP_DISTANCE, _MOST_CROPS) if crops else (nearest, 0)
+        num_wide, num_widest = np.zeros((2, rows.stop - rows.start), np.int64)
+        found: list[_Pairs] = []
+        for begin in range(0, len(self._even), _COLUMNS):
+            tile = self._compare(rows, slice(begin, begin + _COLUMNS))
+            num_wide += np.count_nonzero(tile >= wide, axis=1)
+            num_widest += np.count_nonzero(tile >= widest, axis=1)
+            # A page of text has all others within this distance.
+            least = np.where(num_widest <= most, widest, nearest)
+            row, column = np.divmod(np.flatnonzero(tile >= least[:, None]), tile.shape[1])
+            found.append(_Pairs(row + rows.start, column + begin, tile[row, column]))
+        pairs = _Pairs(*map(np.concatenate, zip(*found, strict=True)))
+        pairs = pairs.where(np.argsort(pairs.rows, kind="stable"))
+        return _Neighbourhood(pairs, _least_similarities(pairs, rows, num_wide), num_widest <= most)
 
-    def of(self, pairs: Indices) -> Floats:
-        return _cosines_of(self._even, pairs) + np.abs(_cosines_of(self._odd, pairs))
+    def cosines(self, pairs: Indices) -> Floats:
+        """Returns the similarity of each of (pairs, 2)."""
+        one, other = pairs.T
+        even: Floats = np.einsum("ij,ij->i", self._even[one], self._even[other])
+        odd: Floats = np.einsum("ij,ij->i", self._odd[one], self._odd[other])
+        return even + np.abs(odd)
 
-    def _compare(self, rows: slice, start: int, floor: float) -> _Neighbours:
-        columns = slice(start, start + _COLUMNS)
-        tile = self._odd[rows] @ self._odd[columns].T
+    def _compare(self, rows: slice, columns: slice) -> Floats:
+        """Returns the similarities of these rows and columns. An image is its own neighbour."""
+        tile: Floats = self._odd[rows] @ self._odd[columns].T
         np.abs(tile, out=tile)
         tile += self._even[rows] @ self._even[columns].T
-        found = np.flatnonzero(tile >= floor)
-        row, column = np.divmod(found, tile.shape[1])
-        return _Neighbours(row + rows.start, column + start, tile.ravel()[found])
+        return tile
 
 
-def _least_similarities(near: _Neighbours, rows: slice) -> Floats:
-    """Returns the least similarity of near duplicates of each of these rows."""
-    least = np.full(rows.stop - rows.start, 1 - _DISTANCES[0], np.float32)
-    crowded = np.ones(len(least), bool)
-    for distance, next_distance in zip(_DISTANCES, _DISTANCES[1:], strict=False):
-        few = near.where(near.values >= 1 - distance).count(rows)
-        many = near.where(near.values >= 1 - _CROWD_DISTANCE * distance).count(rows)
-        crowded &= many > _CROWD_RATIO * few + _CROWD_LEAST
+class _Features:
+    """Compares the features of images, without those of their views, by their cosine."""
+
+    def __init__(self, images: Sequence[ReadImage]) -> None:
+        self._vectors = [image.features[0] for image in images if image.features is not None]
+
+    def cosines(self, pairs: Indices) -> Floats:
+        """Returns the cosine of each of (pairs, 2)."""
+        cosines = np.empty(len(pairs), np.float32)
+        for begin in range(0, len(pairs), _CHUNK):
+            chunk = slice(begin, begin + _CHUNK)
+            one, other = (unit_vectors(np.stack([self._vectors[i] for i in side])) for side in pairs[chunk].T)
+            cosines[chunk] = np.einsum("ij,ij->i", one, other)
+        return cosines
+
+    def least_cosine(self) -> float:
+        """Returns the least cosine of an image and a crop of it."""
+        some = unit_vectors(np.stack(self._vectors[:: -(-len(self._vectors) // _SAMPLE)]))
+        cosines = (some @ some.T)[np.triu_indices(len(some), 1)]
+        # Of few images, those that are duplicates are a larger share of all pairs.
+        share = min(max(_USUAL_SHARE, len(some) / len(cosines)), 0.5)
+        usual = float(np.quantile(cosines, 1 - share))
+        return 1 - _FEATURE_DISTANCE * (1 - usual)
+
+
+def _least_similarities(pairs: _Pairs, rows: slice, num_wide: Indices) -> Floats:
+    """Returns the least similarity of near duplicates of each of these rows.
+
+    Args:
+        num_wide: how many neighbours a row has within the first crowd distance.
+    """
+    least = np.full(len(num_wide), 1 - _DISTANCES[0], np.float32)
+    crowded = np.ones(len(num_wide), bool)
+    for distance, next_distance in pairwise(_DISTANCES):
+        near = pairs.where(pairs.values >= 1 - distance).count_by_row(rows)
+        crowded &= num_wide > _CROWD_RATIO * near + _CROWD_LEAST
         least[crowded] = 1 - next_distance
+        num_wide = near  # the next crowd distance is this distance
     return least
 
 
-def _later_pairs(near: _Neighbours) -> Indices:
-    """Returns (pairs, 2): row and column where the column is later, at most _MOST_PAIRS for each row."""
-    near = near.where(near.columns > near.rows)
-    place = np.arange(len(near.rows)) - np.searchsorted(near.rows, near.rows)  # within its row
-    near = near.where(place < _MOST_PAIRS)
-    return np.stack([near.rows, near.columns], axis=1)
+def _later_pairs(pairs: _Pairs) -> Indices:
+    """Returns (pairs, 2): row and column where the column is later, at most _MOST_PAIRS for each row.
 
-
-def _cosines_of(vectors: Floats, pairs: Indices) -> Floats:
-    cosines = np.empty(len(pairs), np.float32)
-    for begin in range(0, len(pairs), 4096):
-        one, other = pairs[begin : begin + 4096].T
-        cosines[begin : begin + 4096] = np.einsum("ij,ij->i", vectors[one], vectors[other])
-    return cosines
-
-
-def _least_cosine(features: Floats) -> float:
-    """Returns the least cosine of the features of an image and a crop of it."""
-    some = features[:: -(-len(features) // _SAMPLE)]
-    cosines = (some @ some.T)[np.triu_indices(len(some), 1)]
-    # Of few images, those that are duplicates are a larger share of all pairs.
-    share = min(max(_USUAL_SHARE, len(some) / len(cosines)), 0.5)
-    usual = float(np.quantile(cosines, 1 - share))
-    return 1 - _FEATURE_DISTANCE * (1 - usual)
+    Args:
+        pairs: in the order of their rows.
+    """
+    pairs = pairs.where(pairs.columns > pairs.rows)
+    place = np.arange(len(pairs.rows)) - np.searchsorted(pairs.rows, pairs.rows)  # within its row
+    pairs = pairs.where(place < _MOST_PAIRS)
+    return np.stack([pairs.rows, pairs.columns], axis=1)
