@@ -147,7 +147,7 @@ def features_like(vector: np.ndarray, cosine: float, generator: np.random.Genera
 
 
 def crops_and_features(usual: float, cosine: float) -> list[ReadImage]:
-    """Images whose features have the cosine `usual` with each other, and of each a crop with features near its own."""
+    """Images whose features have the cosine `usual` with each other, and a crop of each, with features near its."""
     generator = np.random.default_rng(0)
     shared = generator.standard_normal(512)
     vectors = [features_like(shared, usual**0.5, generator) for _ in ORIGINALS]
