@@ -267,8 +267,7 @@ def _create(network: Network, num_classes: int) -> torch.nn.Module:
         assert network.config is not None
         config = transformers_folder.with_classes(network.config, [str(index) for index in range(num_classes)])
         return transformers_folder.create_network(config, network.model)
-    changes: dict[str, Any] = {"aux_logits": False} if network.manifest.options.get("aux_logits") else {}
-    return architectures.create_network(network.manifest, num_classes=num_classes, **changes)
+    return architectures.create_untrained(network.manifest, num_classes)
 
 
 def _head_names(network: Network) -> list[str]:

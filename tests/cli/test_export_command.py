@@ -89,10 +89,8 @@ def test_bad_input(
 def test_nothing_is_left_by_a_process_that_is_interrupted(tmp_path: Path) -> None:
     """Stopped while the images of --check are classified, long after the draft was written."""
     (tmp_path / "photos").mkdir()
-    for index in range(600):
-        noise(900, 700, seed=index % 3).save(tmp_path / "photos" / f"{index}.png", compress_level=0)
-        if index >= 40:
-            break
+    for index in range(40):
+        noise(900, 700).save(tmp_path / "photos" / f"{index}.png", compress_level=0)
     listing = tmp_path / "list"
     listing.mkdir()
     command = [sys.executable, "-m", "imgclassify", "export", LITE, "-o", str(listing / "x.onnx")]

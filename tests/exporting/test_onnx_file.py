@@ -345,18 +345,15 @@ def test_float16_that_overflows_is_refused(tmp_path: Path) -> None:
     arrays = {name: np.array(tensor.to_array()) for name, tensor in source.read().items()}
     head = "classifier.weight"
     save_file({**arrays, head: arrays[head] * 1e6}, tmp_path / "large.safetensors")
-    with pytest.raises(
-        CheckpointError, match=r"classifier\.weight has the number .*, and float16 ends at 65504"
-    ) as error:
+    words = r"classifier\.weight has the number .*, and float16 ends at 65504"
+    with pytest.raises(CheckpointError, match=words) as error:
         export_model(str(tmp_path / "large.safetensors"), tmp_path / "x.onnx", arch=LITE, dtype="float16")
     assert "--dtype" in str(error.value.hint)
     # No weight is too large, but a sum is.
     stem = next(name for name, array in arrays.items() if array.ndim == 4)
     large = arrays[stem] * np.float32(6e4 / np.abs(arrays[stem]).max())
     save_file({**arrays, stem: large}, tmp_path / "sums.safetensors")
-    with pytest.raises(
-        CheckpointError, match="not right: its output logits has numbers that are not finite in float16"
-    ):
+    with pytest.raises(CheckpointError, match="output logits has numbers that are not finite in float16"):
         export_model(str(tmp_path / "sums.safetensors"), tmp_path / "x.onnx", arch=LITE, dtype="float16")
     assert not (tmp_path / "x.onnx").exists()
     export_model(str(tmp_path / "large.safetensors"), tmp_path / "x.onnx", arch=LITE)

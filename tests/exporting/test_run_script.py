@@ -113,14 +113,17 @@ def test_the_script_needs_no_imgclassify_and_gives_the_same_answer(tmp_path: Pat
     assert "import imgclassify" not in script.read_text()
     assert len(script.read_text().splitlines()) < 45
     paths = [str(path) for path in photos(tmp_path / "photos") if path.suffix == ".jpg"][:6]
-    code = "import sys; sys.modules['imgclassify'] = None; import runpy; sys.argv = sys.argv[1:]; "
+    code = (
+        "import runpy, sys; sys.modules['imgclassify'] = None; sys.argv = sys.argv[1:]; "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
     done = subprocess.run(
         [
             sys.executable,
             "-W",
             "error",
             "-c",
-            code + "runpy.run_path(sys.argv[0], run_name='__main__')",
+            code,
             script,
             *paths,
         ],

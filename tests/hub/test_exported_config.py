@@ -19,7 +19,9 @@ from imgclassify.labels import load_labels
 from imgclassify.runner import load_runner
 
 GOOD: dict[str, Any] = {
-    "labels": [{"label": "ant"}, {"label": "bee", "wnid": "n02206856", "synonyms": ["bee", "hum"], "gloss": "buzzes"}],
+    "labels": [
+        {"label": "ant"}, {"label": "bee", "wnid": "n02206856", "synonyms": ["bee", "hum"], "gloss": "buzzes"}
+    ],
     "label_set": {"name": "mine", "sha256": "0"},
     "preprocess": {
         "resize_size": 9, "crop_size": 8, "crop_mode": "center", "interpolation": "bilinear", "antialias": True,

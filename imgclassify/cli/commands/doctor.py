@@ -30,7 +30,7 @@ from imgclassify.hub.reference import ModelReference
 from imgclassify.sources import IMAGE_FORMATS
 
 _PACKAGES = ("pillow", "numpy", "safetensors", "requests")
-_EXPORT = "pip install onnx onnxscript for `models prepare`, which exports graphs of networks that have none"
+_EXPORT = "pip install onnx onnxscript for `export` and `models prepare` of networks that have no graph"
 _EXTRAS = {
     ("pillow-heif",): "pip install pillow-heif to open HEIC",
     ("rawpy",): "pip install rawpy to open camera RAW",
