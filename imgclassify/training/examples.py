@@ -62,7 +62,8 @@ def collect_examples(
 ) -> Examples:
     """Reads all images, leaves out what cannot be used, and splits off a validation part if none is given.
 
-    Near duplicates are never on both sides: of a given validation part, they are left out of the rest.
+    Of a part that is split off here, no near duplicate is on the other side. With one that is given, the images are
+    used as they are, and a note says how many are on both sides.
 
     Args:
         read_all: reads images, and returns what is known of each in the same order.
@@ -82,17 +83,12 @@ def collect_examples(
     reasons = {index: f"{each.error.type}: {each.error.message}" for index, each in enumerate(read) if each.error}
     notes = []
     if is_given:
-        in_train = [index for index in usable if index < border]
-        in_val = [index for index in usable if index >= border]
+        in_train, in_val = ([index for index in usable if parts[index] == part] for part in (TRAIN, VAL))
         leaked = find_leaks([groups[index] for index in in_train], [groups[index] for index in in_val])
-        for position in leaked:
-            index = in_train[position]
-            parts[index], reasons[index] = LEFT_OUT, "near duplicate of an image for validation"
         if leaked:
-            first = sources[in_train[leaked[0]]].source.name
             notes.append(
-                f"left out: {len(leaked):,} images to train on that are, nearly, among those for validation; the "
-                f"first is {first!r}"
+                f"{len(leaked):,} images to train on are near duplicates of images for validation, so the figures "
+                f"are better than for new images; the first is {sources[in_train[leaked[0]]].source.name!r}"
             )
     else:
         chosen = split_images(
