@@ -38,7 +38,8 @@ def random_generator(seed: int, epoch: int, index: int, purpose: int = 0) -> np.
         epoch, index: at least 0, below 2**64.
         purpose: tells apart generators for different things, below 2**64.
     """
-    return np.random.Generator(np.random.Philox(key=[seed % 2**64, purpose], counter=[0, 0, epoch, index]))
+    key, counter = np.array([seed % 2**64, purpose], np.uint64), np.array([0, 0, epoch, index], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 class Augmentation:
@@ -123,8 +124,7 @@ class _Operation(NamedTuple):
 
     apply: Callable[[Any, float], Any]
     """(image, strength) → image."""
-    strongest: float = 0
-    """The strength of the last bin. That of the first is 0, and there are 31 between which the steps are equal."""
+    strengths: tuple[float, ...] = (0.0,)
     signed: bool = False
     """Whether the strength is as often negative."""
 
@@ -147,29 +147,35 @@ def _translate(x: int, y: int) -> Callable[[Any, float], Any]:
     return apply
 
 
+def _bins(first: float, last: float) -> tuple[float, ...]:
+    return tuple(torch.linspace(first, last, _BINS).tolist())
+
+
 OPERATIONS = {
     "Identity": _Operation(lambda image, _: image),
-    "ShearX": _Operation(_shear(1, 0), 0.99, signed=True),
-    "ShearY": _Operation(_shear(0, 1), 0.99, signed=True),
-    "TranslateX": _Operation(_translate(1, 0), 32.0, signed=True),
-    "TranslateY": _Operation(_translate(0, 1), 32.0, signed=True),
+    "ShearX": _Operation(_shear(1, 0), _bins(0.0, 0.99), signed=True),
+    "ShearY": _Operation(_shear(0, 1), _bins(0.0, 0.99), signed=True),
+    "TranslateX": _Operation(_translate(1, 0), _bins(0.0, 32.0), signed=True),
+    "TranslateY": _Operation(_translate(0, 1), _bins(0.0, 32.0), signed=True),
     "Rotate": _Operation(
-        lambda image, strength: functional.rotate(image, strength, InterpolationMode.BILINEAR), 135.0, signed=True
+        lambda image, strength: functional.rotate(image, strength, InterpolationMode.BILINEAR),
+        _bins(0.0, 135.0),
+        signed=True,
     ),
     "Brightness": _Operation(
-        lambda image, strength: functional.adjust_brightness(image, 1.0 + strength), 0.99, signed=True
+        lambda image, strength: functional.adjust_brightness(image, 1.0 + strength), _bins(0.0, 0.99), signed=True
     ),
     "Color": _Operation(
-        lambda image, strength: functional.adjust_saturation(image, 1.0 + strength), 0.99, signed=True
+        lambda image, strength: functional.adjust_saturation(image, 1.0 + strength), _bins(0.0, 0.99), signed=True
     ),
     "Contrast": _Operation(
-        lambda image, strength: functional.adjust_contrast(image, 1.0 + strength), 0.99, signed=True
+        lambda image, strength: functional.adjust_contrast(image, 1.0 + strength), _bins(0.0, 0.99), signed=True
     ),
     "Sharpness": _Operation(
-        lambda image, strength: functional.adjust_sharpness(image, 1.0 + strength), 0.99, signed=True
+        lambda image, strength: functional.adjust_sharpness(image, 1.0 + strength), _bins(0.0, 0.99), signed=True
     ),
-    "Posterize": _Operation(lambda image, strength: functional.posterize(image, 8 - round(strength)), 6.0),
-    "Solarize": _Operation(lambda image, strength: functional.solarize(image, 255.0 * (1.0 - strength)), 1.0),
+    "Posterize": _Operation(lambda image, strength: functional.posterize(image, round(strength)), _bins(8.0, 2.0)),
+    "Solarize": _Operation(lambda image, strength: functional.solarize(image, 255.0 * strength), _bins(1.0, 0.0)),
     "AutoContrast": _Operation(lambda image, _: functional.autocontrast(image)),
     "Equalize": _Operation(lambda image, _: functional.equalize(image)),
 }
@@ -180,7 +186,7 @@ _OPERATIONS = tuple(OPERATIONS.values())
 def trivial_augment(random: np.random.Generator, image: Any) -> Any:
     """Applies one operation of one strength, all equally probable (Müller and Hutter 2021)."""
     operation = _OPERATIONS[int(random.integers(len(_OPERATIONS)))]
-    strength = operation.strongest * int(random.integers(_BINS)) / (_BINS - 1)
+    strength = operation.strengths[int(random.integers(len(operation.strengths)))]
     if operation.signed and random.random() < 0.5:
         strength = -strength
     return operation.apply(image, strength)

@@ -152,7 +152,7 @@ def _identify(
         **asdict(recipe),
         "seed": seed,
         "the images": data.digest,
-        "the weights to begin with": trained.initial_digest,
+        "the initial weights": trained.initial_digest,
         "the number of classes": num_classes,
         "the preprocessing": preprocess.to_dict(),
         "the device": trained.device.type,
@@ -199,7 +199,9 @@ def _memory_errors(device: torch.device, recipe: Recipe) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not is_out_of_memory(error):
+        # The last is what torch says on the CPU.
+        is_full = isinstance(error, MemoryError) or is_out_of_memory(error) or "can't allocate" in str(error)
+        if not is_full:
             raise
         raise DeviceError(
             f"not enough free memory on {device} to train with batches of {recipe.batch_size}",

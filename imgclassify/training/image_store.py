@@ -180,7 +180,7 @@ def open_store(
         index = _write_images(path, sources, decode, on_image, stop_event)
         if index is None:
             return None
-        with atomic_write(index_path) as draft:
+        with atomic_write(index_path, locked=True) as draft:
             draft.write_text(json.dumps({"key": key, **index}), "utf-8")
     failures = {int(number): ImageFailure(*failure) for number, failure in index["failures"].items()}
     for number, failure in failures.items():

@@ -75,5 +75,5 @@ class Progress:
 
 def write_history(path: Path, history: Iterable[EpochRecord]) -> None:
     """Writes a line for each epoch. The file is whole at any time."""
-    with atomic_write(path) as draft:
+    with atomic_write(path, locked=True) as draft:
         draft.write_text("".join(json.dumps(record.to_dict()) + "\n" for record in history), "utf-8")

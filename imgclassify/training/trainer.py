@@ -44,9 +44,9 @@ HISTORY = "training.jsonl"
 """The names of the files in the folder of a training."""
 SAVE_SECONDS = 30.0
 """Least time between two saves of the state."""
-_SAVE_SHARE = 0.02
+SAVE_SHARE = 0.02
 """The share of the time that saving may take: a state of gigabytes is saved less often."""
-_REPORT_SECONDS = 0.2
+REPORT_SECONDS = 0.2
 """Least time between two reports. Each waits for the device."""
 _MIXING = 1
 """The purpose of random numbers that mix images."""
@@ -196,7 +196,7 @@ class Trainer:
         every = self._recipe.loss_every
         if every and self._batches % every == 0:
             self._report_progress(running_loss=self._sums.take_running_loss())
-        elif time.monotonic() - self._reported >= _REPORT_SECONDS:
+        elif time.monotonic() - self._reported >= REPORT_SECONDS:
             self._report_progress()
         if self._stop_event.is_set():
             self._save()
@@ -295,7 +295,7 @@ class Trainer:
         return 0 < self._recipe.time_limit <= self._seconds
 
     def _is_save_due(self) -> bool:
-        return time.monotonic() - self._saved >= max(SAVE_SECONDS, self._save_seconds / _SAVE_SHARE)
+        return time.monotonic() - self._saved >= max(SAVE_SECONDS, self._save_seconds / SAVE_SHARE)
 
     def _report_progress(self, running_loss: float | None = None, record: EpochRecord | None = None) -> None:
         loss, _, images = self._sums.read()

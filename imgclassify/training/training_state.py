@@ -17,6 +17,8 @@ from imgclassify.errors import UsageError, describe_error, short_repr
 from imgclassify.files import atomic_write
 
 _KEY = "imgclassify.training"
+_DIGEST_LENGTH = 64
+"""Digits of a SHA-256. What has one is named in the plural."""
 _VERSION = 1
 """Increases when older states cannot be continued."""
 
@@ -39,7 +41,7 @@ class TrainingState:
             for name, tensor in self.tensors.items()
         }
         text = json.dumps({"version": _VERSION, "identity": self.identity, "values": self.values})
-        with atomic_write(path) as draft:
+        with atomic_write(path, locked=True) as draft:
             save_file(arrays, draft, {_KEY: text})
 
     @classmethod
@@ -73,7 +75,7 @@ class TrainingState:
         """
         identity = json.loads(json.dumps(identity))  # as it was saved: lists in place of tuples
         differences = [
-            f"{name} was {_shorten(self.identity.get(name))} and is now {_shorten(identity.get(name))}"
+            _describe_change(name, self.identity.get(name), identity.get(name))
             for name in self.identity | identity
             if self.identity.get(name) != identity.get(name)
         ]
@@ -85,9 +87,7 @@ class TrainingState:
             )
 
 
-def _shorten(value: object) -> str:
-    if value is None:
-        return "not given"
-    if isinstance(value, str) and len(value) == 64:
-        return f"{value[:12]}…"  # a digest
-    return short_repr(value)
+def _describe_change(name: str, former: object, now: object) -> str:
+    if isinstance(now, str) and len(now) == _DIGEST_LENGTH:
+        return f"{name} differ"
+    return f"{name} was {short_repr(former)} and is now {short_repr(now)}"

@@ -16,14 +16,13 @@ class WeightAverage:
 
     def __init__(self, network: torch.nn.Module, decay: float) -> None:
         self._decay = decay
-        named = network.state_dict(keep_vars=True)
-        # A tensor that has two names is averaged once.
-        current = {
-            id(tensor): (name, tensor.detach()) for name, tensor in named.items() if tensor.is_floating_point()
-        }
+        current: dict[int, tuple[str, torch.Tensor]] = {}
+        for name, tensor in network.state_dict(keep_vars=True).items():
+            if tensor.is_floating_point():
+                current.setdefault(id(tensor), (name, tensor.detach()))
         self._current = dict(current.values())
         self.tensors = {name: tensor.clone() for name, tensor in self._current.items()}
-        """The averages, by name."""
+        """The averages, by name. A tensor that has two names is here under the first."""
         self.steps = 0
 
     @torch.no_grad()
