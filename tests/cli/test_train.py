@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -114,7 +119,7 @@ def test_the_head_is_that_of_scikit_learn_on_the_features_of_the_network(
     outputs = np.stack([taught.runner.run_one(name).arrays[LOGITS] for name in parts["val"]])
     shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
     assert list(expected.classes_) == [label.label for label in taught.labels.labels]
-    np.testing.assert_allclose(shifted / shifted.sum(axis=1, keepdims=True), wanted, atol=2e-3)
+    np.testing.assert_allclose(shifted / shifted.sum(axis=1, keepdims=True), wanted, atol=5e-3)
 
 
 def test_a_probe_needs_no_torch(textures: Path, tmp_path: Path) -> None:
@@ -125,8 +130,6 @@ def test_a_probe_needs_no_torch(textures: Path, tmp_path: Path) -> None:
         "except SystemExit as ended: assert not ended.code, ended.code\n"
         "assert not {'torch', 'torchvision', 'timm', 'onnx'} & sys.modules.keys(), sorted(sys.modules)"
     )
-    import subprocess
-
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
 
@@ -196,3 +199,120 @@ def test_a_folder_with_other_files_is_not_replaced(textures: Path, tmp_path: Pat
     done = run("train", textures, "-o", tmp_path / "mine", "--overwrite")
     assert done.status == 2
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+# All layers -------------------------------------------------------------------------------------------------------
+
+
+def digest(model: Path) -> str:
+    return hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+
+
+SCRATCH = ("--method", "scratch", "--arch", "cifar_net", "--set", "batch_size=4", "--seed", "7")
+
+
+@pytest.mark.needs_torch
+def test_a_network_from_scratch_learns_and_is_a_model(textures: Path, tmp_path: Path, run: Run) -> None:
+    model = tmp_path / "net"
+    done = run("train", textures, "-o", model, *SCRATCH, "--epochs", "4", "--set", "crop=center")
+    assert done.status == 0, done.err
+    lines = [json.loads(line) for line in (model / "training.jsonl").read_text("utf-8").splitlines()]
+    assert [each["epoch"] for each in lines] == [0, 1, 2, 3, 4]
+    training = json.loads((model / "training.json").read_text("utf-8"))
+    assert training["recipe"]["batch_size"] == 4
+    assert training["start"] is None
+    assert not (tmp_path / "net.partial").exists()
+    done = run("predict", textures / "board" / "00.png", "-m", model, "--json")
+    [record] = json.loads(done.out)["results"]
+    assert {each["label"] for each in record["predictions"]} == {"blots", "board", "stripes"}
+
+
+@pytest.mark.needs_torch
+def test_a_killed_training_goes_on_to_the_same_weights(textures: Path, tmp_path: Path, run: Run) -> None:
+    options = (*SCRATCH, "--epochs", "40")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = process("train", textures, "-o", whole, *options, env=environment)
+    assert done.returncode == 0, done.stderr.decode()
+    command = [sys.executable, "-m", "imgclassify", "train", textures, "-o", killed, *options]
+    history = tmp_path / "killed.partial" / "training.jsonl"
+    with subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.DEVNULL) as training:
+        while training.poll() is None and (not history.exists() or history.read_bytes().count(b"\n") < 3):
+            time.sleep(0.01)
+        training.send_signal(signal.SIGKILL)
+    assert not killed.exists()
+    # Nobody loses it by starting again.
+    done = process("train", textures, "-o", killed, *options, env=environment)
+    assert done.returncode == 2
+    assert b"--resume" in done.stderr
+    done = process("train", textures, "-o", killed, *options, "--resume", env=environment)
+    assert done.returncode == 0, done.stderr.decode()
+    assert digest(killed) == digest(whole)
+    assert (killed / "training.jsonl").read_text("utf-8").count("\n") == 41
+
+
+@pytest.mark.needs_torch
+def test_fine_tuning_begins_with_the_probe(textures: Path, tmp_path: Path, run: Run) -> None:
+    assert run("train", textures, "-o", tmp_path / "probe").status == 0
+    done = run("train", textures, "-o", tmp_path / "tuned", "--method", "finetune", "--epochs", "1")
+    assert done.status == 0, done.err
+    before, after = (
+        json.loads((tmp_path / name / "training.json").read_text("utf-8")) for name in ("probe", "tuned")
+    )
+    assert after["probe"] == before["probe"]
+    first = json.loads((tmp_path / "tuned" / "training.jsonl").read_text("utf-8").splitlines()[0])
+    assert first["val_accuracy"] == pytest.approx(before["metrics"]["acc1"]["value"])
+    assert first["val_loss"] == pytest.approx(before["metrics"]["nll"]["value"], abs=1e-3)
+
+
+@pytest.mark.needs_torch
+def test_the_recipe_is_printed_and_read_again(textures: Path, tmp_path: Path, run: Run) -> None:
+    arguments = ("train", textures, "-o", tmp_path / "model", *SCRATCH)
+    printed = run(*arguments, "--recipe", "print")
+    assert printed.status == 0
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(printed.out, "utf-8")
+    assert run(*arguments, "--recipe", recipe, "--recipe", "print").out == printed.out
+    assert not (tmp_path / "model").exists()
+    with recipe.open("a") as stream:
+        stream.write("learning_rat = 1\n")
+    done = run(*arguments, "--recipe", recipe)
+    assert done.status == 2
+    assert "learning_rate" in done.err
+
+
+# The whole way ----------------------------------------------------------------------------------------------------
+
+
+def predictions(run: Run, model: Path, images: Path) -> dict[str, list[tuple[str, float]]]:
+    done = run("predict", images, "-m", model, "--jsonl")
+    assert done.status == 0, done.err
+    return {
+        record["source"]: [(each["label"], each["probability"]) for each in record["predictions"]]
+        for record in map(json.loads, done.out.splitlines())
+    }
+
+
+def test_train_evaluate_predict_export_predict(textures: Path, tmp_path: Path, run: Run) -> None:
+    model, graph = tmp_path / "model", tmp_path / "model.onnx"
+    assert run("train", textures, "-o", model).status == 0
+    evaluated = json.loads(run("evaluate", textures, "-m", model, "--json").out)
+    of_folder = predictions(run, model, textures)
+    right = sum(Path(source).parent.name == best[0][0] for source, best in of_folder.items())
+    assert right / len(of_folder) == pytest.approx(evaluated["metrics"]["acc1"]["value"])
+    exported = run("export", model, "-o", graph)
+    assert exported.status == 0, exported.err
+    of_graph = predictions(run, graph, textures)
+    assert of_graph.keys() == of_folder.keys()
+    for source, expected in of_folder.items():
+        assert dict(of_graph[source]) == pytest.approx(dict(expected), abs=1e-5)
+    assert (
+        json.loads(run("evaluate", textures, "-m", graph, "--json").out)["metrics"]["acc1"]
+        == (evaluated["metrics"]["acc1"])
+    )
+    # The script beside it needs no imgclassify.
+    image = textures / "stripes" / "03.png"
+    done = subprocess.run(
+        [sys.executable, "-I", f"{graph}.run.py", image], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert of_folder[str(image)][0][0] in done.stdout.splitlines()[0]
