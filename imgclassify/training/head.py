@@ -31,7 +31,7 @@ class Head(NamedTuple):
     bias: str
     """Empty if the layer has none."""
     shape: tuple[int, ...]
-    """Of the weight: (number of classes, D), or (number of classes, D, 1, 1) of a convolution."""
+    """Of a weight for any number of classes: (classes, D), or (classes, D, 1, 1) of a convolution."""
 
 
 # A probe ---------------------------------------------------------------------------------------------------------
@@ -40,7 +40,8 @@ class Head(NamedTuple):
 def find_head(network: Network) -> Head:
     """Finds the head that a probe replaces, and checks that logits are a linear function of features.
 
-    Takes no torch if a graph of the network comes with imgclassify. Otherwise the network is built and run once.
+    Takes no torch if a graph of the network comes with imgclassify. Otherwise the network is built with a random head,
+    and run once. So it may also be one without a classifier.
 
     Raises:
         UsageError: the network is none that can be trained.
@@ -49,7 +50,7 @@ def find_head(network: Network) -> Head:
     network = require_trainable(network)
     source = find_shipped_graph(network)
     if source is None:
-        return _find_torch_head(network, _build(network))
+        return _find_torch_head(network)
     if not source.graph.has_linear_head:
         raise _not_linear(network)
     shapes, names, _ = source.graph.requirements()
@@ -73,13 +74,11 @@ def replace_head(
     """
     network = require_trainable(network)
     source = find_shipped_graph(network)
+    head = find_head(network)
     if source is None:
-        module = _build(network)
-        state_dict = to_arrays(module)
-        head = _find_torch_head(network, module)
+        state_dict = to_arrays(_build(network))
     else:
         state_dict = dict(checkpoints.materialize(source.read(), source_name=f"the weights of {network.model}"))
-        head = find_head(network)
     state_dict = {name: value for name, value in state_dict.items() if not _is_auxiliary(name, network)}
     return state_dict | dict(zip(*_shape_head(network, head, weight, bias), strict=True))
 
@@ -122,19 +121,17 @@ def _to_head(network: Network, names: list[str], shapes: dict[str, tuple[int, ..
     return Head(weights[0], biases[0] if biases else "", shapes[weights[0]])
 
 
-def _find_torch_head(network: Network, module: torch.nn.Module) -> Head:
-    """Finds the head in a torch module, and compares `features @ weight.T + bias` with its logits.
-
-    Args:
-        module: the network. It gets hooks, and must not be used otherwise.
-    """
+def _find_torch_head(network: Network) -> Head:
+    """Finds the head of a torch module, and compares `features @ weight.T + bias` with its logits."""
     import torch
 
-    state_dict = module.state_dict()
     names = _head_names(network)
+    with torch.random.fork_rng(devices=[]):  # the weights of a training depend on the global generator
+        torch.manual_seed(0)
+        module = _create_with_weights(network, 2, names)
+        images = torch.randn(2, 3, *network.preprocess.crop_size)
+    state_dict = module.state_dict()
     head = _to_head(network, names, {name: tuple(state_dict[name].shape) for name in names})
-    # Not the global generator: the weights of a training depend on it.
-    images = torch.randn(2, 3, *network.preprocess.crop_size, generator=torch.Generator().manual_seed(0))
     try:
         extractor = create_extractor(module.eval(), (FEATURES,), network.layers, lambda outputs, _count: outputs)
         with torch.inference_mode():
@@ -180,21 +177,26 @@ def build_trainable(
     """
     network = require_trainable(network)
     names = _head_names(network)
-    module = _create(network, num_classes)
-    wanted = module.state_dict()
-    if network.path is not None:
-        state_dict = _build(network).state_dict()
-        kept = {name: value for name, value in state_dict.items() if name in wanted and name not in names}
-        missing = module.load_state_dict(kept, strict=False).missing_keys
-        assert set(missing) <= set(names), missing
-        _initialize(wanted, names)
+    module = _create_with_weights(network, num_classes, names)
     if head is not None:
         import torch
 
-        found = find_head(network)
-        for name, values in zip(*_shape_head(network, found, *head), strict=True):
-            wanted[name].copy_(torch.from_numpy(values))
+        state_dict = module.state_dict()
+        for name, values in zip(*_shape_head(network, find_head(network), *head), strict=True):
+            state_dict[name].copy_(torch.from_numpy(values))
     return module.float().requires_grad_(requires_grad=True).train()
+
+
+def _create_with_weights(network: Network, num_classes: int, heads: list[str]) -> torch.nn.Module:
+    """Builds a network with its weights, and random numbers in the parameters of its heads."""
+    module = _create(network, num_classes)
+    if network.path is not None:
+        wanted, found = module.state_dict(), _build(network).state_dict()
+        kept = {name: value for name, value in found.items() if name in wanted and name not in heads}
+        missing = module.load_state_dict(kept, strict=False).missing_keys
+        assert set(missing) <= set(heads), missing
+        _initialize(wanted, heads)
+    return module
 
 
 def _initialize(state_dict: dict[str, torch.Tensor], names: list[str]) -> None:

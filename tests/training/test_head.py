@@ -155,6 +155,26 @@ def test_timm_computes_the_logits_of_a_probe(name: str, tmp_path: Path) -> None:
     assert np.abs(logits_of(taught, pixels) - logits_of_head(features, weight, bias)).max() < 1e-5
 
 
+def test_a_network_without_a_classifier_gets_one(tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    network = timm.create_model("test_vit", pretrained=False, num_classes=0).eval()
+    timm.models.save_for_hf(network, str(tmp_path / "start"))
+    loaded = load_network(str(tmp_path / "start"), LoadOptions(with_labels=False))
+    pixels = images(160)
+    with torch.inference_mode():
+        features = network(pixels)
+    state = torch.get_rng_state()
+    weight, bias = probe(features.shape[1], CLASSES)
+    taught = timm.create_model("test_vit", pretrained=False, num_classes=CLASSES)
+    taught.load_state_dict(to_tensors(replace_head(loaded, weight, bias)))
+    wanted = logits_of_head(features, weight, bias)
+    assert np.abs(logits_of(taught, pixels) - wanted).max() < 1e-5
+    assert np.abs(logits_of(build_trainable(loaded, CLASSES, (weight, bias)), pixels) - wanted).max() < 1e-5
+    torch.set_rng_state(state)
+    find_head(loaded)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_two_heads_take_no_probe(tmp_path: Path) -> None:
     name = "deit_tiny_distilled_patch16_224"
     network = timm.create_model(name, pretrained=False)
