@@ -84,6 +84,7 @@ def train(
     learning.check()
     output.check()
     from imgclassify.cli.training_progress import ConsoleListener
+    from imgclassify.training.probe import require_sklearn
     from imgclassify.training.progress import StoppedError
     from imgclassify.training.training import TrainingOptions
     from imgclassify.training.training import train as run_training
@@ -94,6 +95,8 @@ def train(
     if learning.prints_recipe:
         _print_recipe(learning, network, len(dataset.train))
         return
+    if runner is not None:
+        require_sklearn()
     options = TrainingOptions(
         method=learning.method,
         fraction=data.fraction or 0.0,
@@ -109,6 +112,7 @@ def train(
     )
     with GracefulShutdown() as shutdown, ConsoleListener() as listener:
         reader = _Reader(runner, start, shutdown.stop_requested)
+        del runner  # the reader drops it
         try:
             result = run_training(
                 dataset,
@@ -236,7 +240,7 @@ def _find_dataset(sources: SourceOptions, data: DataOptions, *, offline: bool) -
 
 
 class _Reader:
-    """Reads the images, and shows how far it is."""
+    """Reads the images, and shows how far it is. It can be used once: the network's memory is needed after that."""
 
     def __init__(self, runner: "ModelRunner | None", start: _Start, stop_event: "Event") -> None:
         self._runner = runner
@@ -255,10 +259,13 @@ class _Reader:
         from imgclassify.training.reading import read_images
 
         stats, learning, decoding = RunStats(), self._start.learning, self._start.decoding
+        runner, self._runner = self._runner, None
         cache = None
-        if self._runner is not None:
-            start_import()
-            cache = FeatureCache.open(self._runner.run_info, views=learning.augment, seed=learning.seed)
+        if runner is not None:
+            cache = FeatureCache.open(runner.run_info, views=learning.augment, seed=learning.seed)
+            # While features are computed, it would take the network's time, and memory beside the network's.
+            if cache is not None and cache.num_images >= len(sources):
+                start_import()
 
         def count(image: "ReadImage") -> None:
             stats.add_record(image)
@@ -268,7 +275,7 @@ class _Reader:
         with show_progress(stats, SourceCount(len(sources), lambda: None), on_terminal=False):
             read = read_images(
                 (each.source for each in sources),
-                runner=self._runner,
+                runner=runner,
                 cache=cache,
                 views=learning.augment,
                 seed=learning.seed,
