@@ -27,7 +27,7 @@ class Setting(NamedTuple):
     """What a setting may be, and what it means."""
 
     comment: str
-    """What it means, for people: a line in the file."""
+    """What it means, as sentences for people."""
     kind: type
     """bool, int, float, str or tuple (of two numbers, the first not above the second)."""
     low: float = 0
@@ -87,79 +87,88 @@ class Recipe:
     """
 
     epochs: int | str = _setting(
-        'how often each image is seen; "auto": by the number of images, and no longer than it helps',
+        'How often each image is seen. "auto": up to max_epochs, and no longer than it helps.',
         int,
         low=1,
         words=(AUTO,),
     )
-    max_epochs: int = _setting('with epochs = "auto": epochs after which training ends at the latest', int, low=1)
+    max_epochs: int = _setting('With epochs = "auto": training ends after so many at the latest.', int, low=1)
     patience: int = _setting(
-        'with epochs = "auto": epochs without a better validation loss after which training ends; 0: never',
-        int,
+        'With epochs = "auto": training ends after so many epochs without a better validation loss. 0: never.', int
     )
     time_limit: float = _setting(
-        "seconds of training; the learning rate then falls with the clock, so no two runs are equal; 0: no limit",
+        "Seconds of training. 0: no limit. With a limit the learning rate falls with the clock, so that it is low "
+        "in time, and no two runs are equal.",
         float,
     )
-    batch_size: int = _setting("images for one step", int, low=1)
+    batch_size: int = _setting("Images for one step.", int, low=1)
     last_batch: str = _setting(
-        "what becomes of the images of an epoch that do not fill a batch", str, words=("keep", "drop")
+        "What is done with the images of an epoch that do not fill a batch.", str, words=("keep", "drop")
     )
-    optimizer: str = _setting("how gradients become steps", str, words=("adamw", "sgd"))
-    learning_rate: float = _setting("of the last layer, at its highest", float, above=True)
+    optimizer: str = _setting("How gradients become steps.", str, words=("adamw", "sgd"))
+    learning_rate: float = _setting("That of the last layer, at its highest.", float, above=True)
     first_layer_rate: float = _setting(
-        "learning rate of the first layer as a part of it; layers between have rates between, by their depth",
+        "Learning rate of the first layer, as a part of that of the last. It rises from layer to layer.",
         float,
         high=1,
         above=True,
     )
-    momentum: float = _setting("of sgd; beta1 of adamw", float, high=0.9999)
-    nesterov: bool = _setting("whether sgd looks ahead", bool)
-    weight_decay: float = _setting("of the weights of layers; norms and biases have none", float)
-    clip_norm: float = _setting("longest gradient; a longer one is shortened; 0: any", float)
+    momentum: float = _setting("Of sgd. For adamw: beta1.", float, high=0.9999)
+    nesterov: bool = _setting("Whether sgd looks ahead.", bool)
+    weight_decay: float = _setting("Of the weights of layers. Norms and biases have none.", float)
+    clip_norm: float = _setting("Longest gradient. A longer one is shortened. 0: any.", float)
     schedule: str = _setting(
-        "how the learning rate falls after the warm-up", str, words=("cosine", "linear", "constant")
+        "How the learning rate falls after the warm-up.", str, words=("cosine", "linear", "constant")
     )
-    warmup_epochs: float = _setting("epochs in which the learning rate rises", float)
-    final_rate: float = _setting("learning rate at the end, as a part of the highest", float, high=1)
+    warmup_epochs: float = _setting("Epochs in which the learning rate rises.", float)
+    final_rate: float = _setting("Learning rate at the end, as a part of the highest.", float, high=1)
     ema_decay: float = _setting(
-        "the result is an average over the steps, of which each keeps this part; 0: the weights of the last step",
+        "The result is an average of the weights over the steps, of which each step keeps this part. 0: the "
+        "weights of the last step.",
         float,
         high=0.99999,
     )
     keep: str = _setting(
-        "which epoch's weights are the result: of the least validation loss, or the last",
+        "Which epoch's weights are the result: those of the least validation loss, or of the last.",
         str,
         words=("best", "last"),
     )
-    label_smoothing: float = _setting("probability that is spread over the wrong classes", float, high=0.5)
-    mixup: float = _setting("mix pairs of images; parameter of the beta distribution of shares; 0: never", float)
-    cutmix: float = _setting("put a part of one image into another; as mixup; with both, one or the other", float)
+    label_smoothing: float = _setting("Probability that is spread over the wrong classes.", float, high=0.5)
+    mixup: float = _setting(
+        "Blends images in pairs. Both parameters of the beta distribution of their shares. 0: never.", float
+    )
+    cutmix: float = _setting(
+        "Puts a part of one image into another, as mixup blends them. With both, a batch has one of the two.", float
+    )
     crop: str = _setting(
-        'what the network sees: a "resized" random part, a "shifted" crop, or the "center" that predict sees',
+        'What the network sees: a random part of the image, "resized"; the crop of predict, "shifted"; or that '
+        "crop itself.",
         str,
         words=("resized", "shifted", "center"),
     )
     crop_scale: tuple[float, float] = _setting(
-        'least and most area of a "resized" part, as a part of the image', tuple, high=1, above=True
+        'Area of a "resized" part, as a part of the image.', tuple, high=1, above=True
     )
-    crop_shift: int = _setting('most pixels by which a "shifted" crop is moved to a side', int)
-    flip: float = _setting("probability that an image is mirrored", float, high=1)
+    crop_shift: int = _setting('Most pixels by which a "shifted" crop is moved to each side.', int)
+    flip: float = _setting("Probability that an image is mirrored.", float, high=1)
     trivial_augment: bool = _setting(
-        "change colours or geometry of each image at random (Müller and Hutter 2021)", bool
+        "Whether colours or geometry of each image are changed at random (TrivialAugment Wide).", bool
     )
     batch_norm: str = _setting(
-        'statistics of batch norm: "frozen" as they are, or "updated" by each batch',
+        'Statistics of batch norm: "frozen" as they are, or "updated" by each batch.',
         str,
         words=("frozen", "updated"),
     )
     dtype: str = _setting(
-        'numbers in which layers compute; "auto": bfloat16 where the processor has it',
+        'Numbers in which layers compute. "auto": bfloat16 where the processor has it.',
         str,
         words=(AUTO, "float32", "bfloat16"),
     )
-    channels_last: bool = _setting("order of numbers in memory: quicker with convolutions on most processors", bool)
-    loss_every: int = _setting("batches after which the mean loss is reported; 0: only at the end of an epoch", int)
+    channels_last: bool = _setting(
+        "Order of numbers in memory: for each pixel its channels. Quicker with convolutions on most processors.",
+        bool,
+    )
+    loss_every: int = _setting("Batches after which their mean loss is reported. 0: never.", int)
 
     def __post_init__(self) -> None:
         for name, setting in settings_of().items():

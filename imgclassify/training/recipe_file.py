@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from imgclassify.training.recipe import Recipe, check_setting, settings_of
 
 __all__ = ["format_recipe", "parse_recipe", "read_recipe"]
 
+_WIDTH = 98
+"""Characters of a line of a comment, without the # before it."""
 _MAX_BYTES = 2**20
 _HINT = "`imgclassify train --recipe print` prints a recipe to start from"
 
@@ -20,8 +23,8 @@ def format_recipe(recipe: Recipe) -> str:
     """Returns a recipe as the text of a TOML file, with a comment before each setting."""
     lines = ["# Recipe of `imgclassify train`. A setting that is left out has its default."]
     for name, setting in settings_of().items():
-        value = getattr(recipe, name)
-        lines += ["", f"# {setting.comment}: {setting.describe()}", f"{name} = {_format_value(value)}"]
+        comment = textwrap.wrap(f"{setting.comment} ({setting.describe()})", _WIDTH)
+        lines += ["", *(f"# {line}" for line in comment), f"{name} = {_format_value(getattr(recipe, name))}"]
     return "\n".join(lines) + "\n"
 
 

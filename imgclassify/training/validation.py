@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from imgclassify.confidence.temperature import fit_temperature, log_softmax
+from imgclassify.engines.cuda_streams import exact_float32
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +38,7 @@ class Measured(NamedTuple):
 def compute_logits(part: ValidationPart, compute: ComputeLogits, device: torch.device) -> NDArray[np.float32]:
     """Returns the logits of the images of a part that is not empty, (N, classes)."""
     size = _CPU_BATCH_SIZE if device.type == "cpu" else _BATCH_SIZE
-    with torch.inference_mode():
+    with torch.inference_mode(), exact_float32():
         batches = [
             compute(torch.from_numpy(part.read(start, start + size))).float().cpu().numpy()
             for start in range(0, len(part), size)

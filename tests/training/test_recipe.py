@@ -74,9 +74,11 @@ class TestFile:
         lines = text.splitlines()
         for name, setting in settings_of().items():
             [position] = [number for number, line in enumerate(lines) if line.startswith(f"{name} = ")]
-            comment = lines[position - 1]
-            assert comment.startswith("#")
-            assert setting.describe() in comment
+            comment = ""
+            while (line := lines[(position := position - 1)]).startswith("# "):
+                comment = f"{line.removeprefix('# ')} {comment}"
+                assert len(line) <= 100
+            assert comment == f"{setting.comment} ({setting.describe()}) "
         other = TUTORIAL if recipe is DEFAULT else DEFAULT
         assert parse_recipe(text, "x", other) == recipe
 
