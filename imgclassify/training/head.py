@@ -40,8 +40,8 @@ class Head(NamedTuple):
 def find_head(network: Network) -> Head:
     """Finds the head that a probe replaces, and checks that logits are a linear function of features.
 
-    Takes no torch if a graph of the network comes with imgclassify. Otherwise the network is built with a random head,
-    and run once. So it may also be one without a classifier.
+    Takes no torch if a graph of the network comes with imgclassify. Otherwise the network is built with a random
+    head, and run once. So it may also be one without a classifier.
 
     Raises:
         UsageError: the network is none that can be trained.
