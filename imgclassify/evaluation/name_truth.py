@@ -16,7 +16,7 @@ from imgclassify.evaluation.name_errors import (
     seem_counted_from_one,
     unmatched_error,
 )
-from imgclassify.evaluation.source_names import folders_of, to_path, without_frame, wnid_of
+from imgclassify.evaluation.source_names import FolderReader, wnid_of
 
 _SOME = 5
 
@@ -46,17 +46,13 @@ class _Images:
 
 
 class _Grouper:
-    """Returns the group of a source. Computes the folders of each folder once."""
+    """Returns the group of a source."""
 
     def __init__(self) -> None:
-        self._folders: dict[tuple[bool, str], tuple[str, ...]] = {}
+        self._read = FolderReader()
 
     def __call__(self, source: str) -> _Group:
-        folder, _, file = to_path(without_frame(source)).rpartition("/")
-        key = (source[:4].lower() == "http", folder)
-        folders = self._folders.get(key)
-        if folders is None:
-            folders = self._folders[key] = tuple(folders_of(source, folder))
+        folders, file = self._read(source)
         return _Group(folders, wnid_of(file))
 
 

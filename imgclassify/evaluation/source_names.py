@@ -53,6 +53,22 @@ def folders_of(name: str, folder: str) -> list[str]:
     return [_ARCHIVE.sub("", part) for part in reversed(parts) if part != ".."]
 
 
+class FolderReader:
+    """Reads the folders and the file of a source from its name. Computes the folders of each folder once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[tuple[bool, str], tuple[str, ...]] = {}
+
+    def __call__(self, name: str) -> tuple[tuple[str, ...], str]:
+        """Returns the names of the folders, as `folders_of`, and that of the file."""
+        folder, _, file = to_path(without_frame(name)).rpartition("/")
+        key = (name[:4].lower() == "http", folder)
+        folders = self._folders.get(key)
+        if folders is None:
+            folders = self._folders[key] = tuple(folders_of(name, folder))
+        return folders, file
+
+
 def wnid_of(file: str) -> str | None:
     """Returns the wnid at the beginning of a file's name: "n01440764" for "n01440764_tench.JPEG"."""
     found = _WNID.match(file)

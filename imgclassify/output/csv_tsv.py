@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Self, TextIO
 
+from imgclassify.output.delimited import BYTE_ORDER_MARK, RowWriter, read_rows
 from imgclassify.output.provenance import Provenance
 from imgclassify.output.records import R, Ranked, Record, RecordType, Scalar, Struct, Texts
 from imgclassify.output.rows import column_names, row_values
-
-_BYTE_ORDER_MARK = "\ufeff"
-_LONGEST_FIELD = 2**31 - 1
-"""Limit for csv.field_size_limit. A URL may be longer than the csv module's default limit."""
-
 
 _PARSERS: dict[str, Callable[[str], object]] = {
     "text": str,
@@ -45,28 +40,18 @@ class CsvWriter:
         self._stream = stream
         self._record_type = record_type
         self._lengths = {name: each for name, each in provenance.settings.items() if isinstance(each, int)}
-        self._line = io.StringIO()
-        # With the terminator "\r\n", csv quotes fields that contain a carriage return. With "\n", Python 3.11
-        # does not, so a carriage return would end the line when it is read. _write_row writes "\n" in its
-        # place.
-        self._writer = csv.writer(self._line, delimiter=self.delimiter, lineterminator="\r\n")
+        self._rows = RowWriter(stream, self.delimiter)
 
     def __enter__(self) -> Self:
-        self._write_row(column_names(self._record_type.fields, self._lengths))
+        self._rows.write_row(column_names(self._record_type.fields, self._lengths))
         return self
 
     def write(self, record: Record) -> None:
         values = row_values(record, self._record_type, self._lengths)
-        self._write_row(
+        self._rows.write_row(
             [json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value for value in values]
         )
         self._stream.flush()
-
-    def _write_row(self, row: Sequence[object]) -> None:
-        self._writer.writerow(row)
-        self._stream.write(self._line.getvalue().removesuffix("\r\n") + "\n")
-        self._line.seek(0)
-        self._line.truncate()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -84,7 +69,7 @@ class CsvBomWriter(CsvWriter):
     """Like CsvWriter, but begins with a byte order mark. Without it, Excel does not read the file as UTF-8."""
 
     def __enter__(self) -> Self:
-        self._stream.write(_BYTE_ORDER_MARK)
+        self._stream.write(BYTE_ORDER_MARK)
         return super().__enter__()
 
 
@@ -93,8 +78,7 @@ class TsvBomWriter(CsvBomWriter, TsvWriter):
 
 
 def _read_delimited(stream: TextIO, record_type: RecordType[R], delimiter: str) -> Iterator[R]:
-    csv.field_size_limit(_LONGEST_FIELD)
-    rows = csv.DictReader(_whole_lines(stream), delimiter=delimiter, strict=True)
+    rows = read_rows(stream, delimiter)
     try:
         columns = list(rows.fieldnames or ())
         lengths = {field.length: _count_ranks(field, columns) for field in record_type.ranked}
@@ -107,15 +91,6 @@ def _read_delimited(stream: TextIO, record_type: RecordType[R], delimiter: str) 
             yield record_type.from_dict({field.name: _parse_field(field, row) for field in fields})
     except (csv.Error, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"the record that ends on line {rows.line_num} is damaged: {error}") from error
-
-
-def _whole_lines(stream: TextIO) -> Iterator[str]:
-    # A last line without a line feed was cut off, even if it has all its fields.
-    line = "\n"
-    for number, line in enumerate(stream):
-        yield line if number else line.removeprefix(_BYTE_ORDER_MARK)
-    if not line.endswith("\n"):
-        raise ValueError("the file ends within it")
 
 
 def _count_ranks(field: Ranked, columns: Sequence[str]) -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 from imgclassify.errors import UsageError
-from imgclassify.evaluation.source_names import to_path, without_frame
+from imgclassify.evaluation.source_names import FolderReader
+from imgclassify.sources import Selection, expand
 
 TRAIN, VAL, TEST = "train", "val", "test"
 PARTS = {
@@ -16,8 +19,11 @@ PARTS = {
     **dict.fromkeys(("val", "valid", "validation"), VAL),
     **dict.fromkeys(("test", "testing"), TEST),
 }
-"""What folders are called that are parts of a dataset, in lower case."""
-_SYSTEM = frozenset(("__MACOSX", "$RECYCLE.BIN", "System Volume Information"))
+"""What folders are called that are parts of a dataset, in lower case. They may end in "set"."""
+_SET = re.compile(r"[\s_-]*set$")
+_SOME = 5
+_UNCLEAR = "it is unclear which folders are the classes"
+_BY_FILE = "or give the classes in a file: --truth FILE"
 
 
 class Place(NamedTuple):
@@ -28,153 +34,254 @@ class Place(NamedTuple):
     """TRAIN, VAL or TEST. TRAIN if the dataset has no parts."""
 
 
-class _Root(NamedTuple):
-    """The images below one folder or archive that the user names, or those that are named by themselves."""
+class _Images(NamedTuple):
+    """The images below a folder."""
 
-    name: str
-    """As the user gives it. "" for images that are named by themselves."""
-    base: tuple[str, ...]
-    """The folders that all of these images are in."""
+    root: str
+    """The folder or archive that the user names. "" for images that are named by themselves."""
+    below: tuple[str, ...]
+    """The folders from there to the one that is meant."""
     images: list[tuple[int, tuple[str, ...]]]
-    """Position, and the folders below the base, the highest first."""
+    """Position, and the folders below the one that is meant, the highest first."""
+
+    @property
+    def path(self) -> str:
+        return os.path.join(self.root, *self.below)  # noqa: PTH118
+
+    def enter(self, folder: str) -> _Images:
+        inside = [(position, folders[1:]) for position, folders in self.images if folders[:1] == (folder,)]
+        return _Images(self.root, (*self.below, folder), inside)
+
+    def folders(self) -> list[str]:
+        return sorted({folders[0] for _, folders in self.images if folders})
 
 
-def find_places(names: Sequence[str], roots: Iterable[str]) -> list[Place]:
-    """Finds the class of each image, as torchvision's ImageFolder does: the highest folder below its root.
+class Layout:
+    """The places of images, and the folders that they were found by."""
 
-    A folder that holds all others, as archives often have, is passed over. Below it, folders that are called train
-    and val, or train and test, are parts, and the classes are below them. If all images lie directly in several
-    roots, each root is a class.
+    def __init__(self, names: Sequence[str], roots: Iterable[str]) -> None:
+        """Finds the class of each image, as torchvision's ImageFolder does: the highest folder below its root.
 
-    Args:
-        names: of the sources.
-        roots: the folders and archives that the user names.
+        A folder that holds all others, as archives often have, is passed over. Below it, folders that are called
+        train and val, or train and test, are parts, and the classes are below them. If all images lie directly in
+        several roots, each root is a class.
 
-    Raises:
-        UsageError: an image is in no class folder, or it is unclear which folders are the classes.
-    """
-    places: list[Place | None] = [None] * len(names)
-    found = _group_by_root(names, roots)
-    if len(found) > 1 and all(not folders for root in found for _, folders in root.images):
-        for root in found:
-            for position, _ in root.images:
-                places[position] = Place(root.base[-1] if root.base else "", TRAIN)
-    else:
-        for root in map(_pass_over, found):
-            has_parts = _has_parts(root)
-            for position, folders in root.images:
-                places[position] = _find_place(names[position], folders, root, has_parts=has_parts)
-    return [place for place in places if place is not None]
+        Args:
+            names: of the sources.
+            roots: the folders and archives that the user names.
 
+        Raises:
+            UsageError: an image is in no class folder, or it is unclear which folders are the classes.
+        """
+        self._names = names
+        self._places: dict[int, Place] = {}
+        self._parents: list[tuple[str, _Images]] = []
+        """Roots, and images in folders that are classes."""
+        self._above: list[tuple[str, _Images]] = []
+        """Roots, and images in folders that are parts or that were passed over."""
+        self.notes: list[str] = []
+        """What the user should know, as sentences."""
+        self.how = "the name of its folder"
+        """How the classes were found, as the end of a sentence."""
+        found = _group_by_root(names, roots)
+        if len(found) > 1 and not any(folders for each in found.values() for _, folders in each.images):
+            for base, each in found.items():
+                for position, _ in each.images:
+                    self._places[position] = Place(base[-1], TRAIN)
+        elif _are_parts(heads := [base[-1] for base in found if base]) and len(heads) == len(found) > 1:
+            for base, each in found.items():
+                self._place(each, part_of(base[-1]) or TRAIN)
+        else:
+            for each in found.values():
+                self._place_parts(self._pass_over(each))
+        self.places = [self._places[position] for position in range(len(names))]
 
-def list_class_folders(root: str, places: Sequence[Place]) -> Iterator[str]:
-    """Yields the paths of the class folders of a plain folder that are on disk but hold no image.
+    def find_empty_folders(self, plain: Collection[str]) -> Iterator[str]:
+        """Yields the class folders and the folders of parts that have no image.
 
-    Args:
-        root: the folder, as the user gives it.
-        places: those of its images.
-    """
-    labels = {place.label for place in places}
-    folder = root
-    while True:
-        below = sorted(_subfolders(folder))
-        names = [os.path.basename(each) for each in below]  # noqa: PTH119
-        if {PARTS.get(name.lower()) for name in names} >= {TRAIN} and len(names) > 1 and not labels & set(names):
-            for each, name in zip(below, names, strict=True):
-                if PARTS.get(name.lower()) == TRAIN:
-                    yield from (path for path in sorted(_subfolders(each)) if os.path.basename(path) not in labels)  # noqa: PTH119
+        Args:
+            plain: the roots to look into.
+        """
+        for root, each in self._parents:
+            if root in plain:
+                yield from _subfolders(each.path, each.folders())
+        for root, each in self._above:
+            if root in plain:
+                yield from (path for path in _subfolders(each.path, each.folders()) if part_of(_last(path)))
+
+    def _pass_over(self, found: _Images) -> _Images:
+        *passed, last = _pass_over(found)
+        self._above += ((each.root, each) for each in passed)
+        if passed:
+            self.how = f"the name of its folder in {last.path!r}"
+        return last
+
+    def _place_parts(self, found: _Images) -> None:
+        parts = {folder: part_of(folder) for folder in found.folders()}
+        if not _are_parts(parts):
+            if len(parts) > 1 and all(parts.values()):
+                raise UsageError(
+                    f"{_UNCLEAR}: {_list(parts)} are names of parts of a dataset, but none is called train",
+                    hint="name the folder of the images to train on, and the other one: --val FOLDER",
+                )
+            self._place(found, TRAIN)
             return
-        if len(below) == 1 and names[0] not in labels:
-            folder = below[0]
-            continue
-        yield from (path for path, name in zip(below, names, strict=True) if name not in labels)
-        return
+        if others := [folder for folder, part in parts.items() if part is None]:
+            raise UsageError(
+                f"{_UNCLEAR}: {_list(folder for folder, part in parts.items() if part)} are names of parts of a "
+                f"dataset, and beside them there is {others[0]!r}",
+                hint="give the folder of the images to train on, and --val FOLDER; or leave the others out with "
+                "--exclude",
+            )
+        self._require_folders(found)
+        self._above.append((found.root, found))
+        how = self.how
+        for folder, part in parts.items():
+            self._place(self._pass_over(found.enter(folder)), part or TRAIN)
+        self.how = how
 
+    def _place(self, found: _Images, part: str) -> None:
+        """Places images in class folders."""
+        self._require_folders(found)
+        self._check_depth(found)
+        if part == TRAIN:
+            self._parents.append((found.root, found))
+        for position, folders in found.images:
+            self._places[position] = Place(folders[0], part)
 
-def _subfolders(folder: str) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        yield from (
-            entry.path
-            for entry in entries
-            if entry.is_dir() and not entry.name.startswith(".") and entry.name not in _SYSTEM
+    def _require_folders(self, found: _Images) -> None:
+        """Raises UsageError if an image lies beside the folders."""
+        beside = [self._names[position] for position, folders in found.images if not folders]
+        if not beside:
+            return
+        where = f" in {found.path!r}" if found.path else ""
+        if len(beside) == len(found.images):
+            raise UsageError(
+                f"the images{where} are in no class folders: {_list(beside)}",
+                hint=f"put the images of each class into a folder that has its name, {_BY_FILE}",
+            )
+        raise UsageError(
+            f"{len(beside):,} of {len(found.images):,} images{where} are in no class folder: {_list(beside)}",
+            hint=f"move them into folders of classes, or leave them out with --exclude, {_BY_FILE}",
         )
 
+    def _check_depth(self, found: _Images) -> None:
+        """Raises UsageError if folders in the class folders may be the classes. Otherwise a note tells of them."""
+        inner = sorted({folders[:2] for _, folders in found.images if len(folders) > 1})
+        if not inner:
+            return
+        if part := next((pair for pair in inner if part_of(pair[0]) or part_of(pair[1])), None):
+            raise UsageError(
+                f"{_UNCLEAR}: {'/'.join(part)} has the name of a part of a dataset",
+                hint="put the parts above the classes, train/CLASS and val/CLASS, or name the folder of the images "
+                f"to train on; {_BY_FILE}",
+            )
+        counts = Counter(name for _, name in inner)
+        repeated = sorted(name for name, count in counts.items() if count > 1)
+        if repeated and len(counts) > 1 and all(len(folders) > 1 for _, folders in found.images):
+            above = [folder for folder, name in inner if name == repeated[0]]
+            raise UsageError(
+                f"{_UNCLEAR}: {repeated[0]!r} is in {above[0]!r} and in {above[1]!r}",
+                hint="if these are parts, name one of them and give --val for the other; if they are classes, put "
+                f"the images directly into them, {_BY_FILE}",
+            )
+        self.notes.append(f"folders in those of classes are not classes: {_list('/'.join(pair) for pair in inner)}")
 
-def _group_by_root(names: Sequence[str], roots: Iterable[str]) -> list[_Root]:
-    known = {tuple(to_path(root).split("/")): root for root in roots if root}
+
+def find_parts(names: Sequence[str], roots: Iterable[str]) -> list[str]:
+    """Returns the part of each image by folders that are called train and val, or train and test, and no others.
+
+    Args:
+        names: of the sources, of which something else tells the classes.
+        roots: as for Layout.
+    """
+    parts = [TRAIN] * len(names)
+    for found in _group_by_root(names, roots).values():
+        last = _pass_over(found)[-1]
+        kinds = [part_of(folders[0]) if folders else None for _, folders in last.images]
+        if _are_parts(last.folders()) and all(kinds):
+            for (position, _), kind in zip(last.images, kinds, strict=True):
+                parts[position] = kind or TRAIN
+    return parts
+
+
+def part_of(name: str) -> str | None:
+    """Returns which part of a dataset has this name: TRAIN, VAL, TEST, or None."""
+    return PARTS.get(_SET.sub("", name.strip().casefold()))
+
+
+def describe_empty(folder: str) -> str:
+    """Returns that a folder has no image, and what is in it instead."""
+    told: list[str] = []
+    for _ in expand([folder], notice=told.append):
+        pass
+    return told[0] if told else f"no image in {folder!r}"
+
+
+def _pass_over(found: _Images) -> list[_Images]:
+    """Returns the images, and what is below each folder that holds all others, as long as there is one below it."""
+    levels = [found]
+    while all(len(folders) > 1 for _, folders in found.images) and len(found.folders()) == 1:
+        folder = found.folders()[0]
+        inner = found.enter(folder)
+        if not part_of(folder) and len(inner.folders()) == 1 and all(len(each) == 1 for _, each in inner.images):
+            break  # one class in one folder
+        levels.append(found := inner)
+    return levels
+
+
+def _are_parts(folders: Iterable[str]) -> bool:
+    parts = set(map(part_of, folders))
+    return TRAIN in parts and bool({VAL, TEST} & parts)
+
+
+def _group_by_root(names: Sequence[str], roots: Iterable[str]) -> dict[tuple[str, ...], _Images]:
+    """Returns the images below each root, by the folders of the root. The others are below what they share."""
+    read = FolderReader()
+    known = {read(f"{root}/x")[0][::-1]: root for root in roots if root}
     longest = sorted(known, key=len, reverse=True)
-    found: dict[tuple[str, ...] | None, list[tuple[int, tuple[str, ...]]]] = {}
+    found: dict[tuple[str, ...], list[tuple[int, tuple[str, ...]]]] = {}
+    rest: list[tuple[int, tuple[str, ...]]] = []
     for position, name in enumerate(names):
-        path = tuple(to_path(without_frame(name)).split("/"))
-        base = next((each for each in longest if path[: len(each)] == each and len(path) > len(each)), None)
-        here = () if base is None or known[base] in (".", "./") else base
-        found.setdefault(base, []).append((position, path[len(here) : -1]))
-    result = []
-    for base, images in found.items():
+        path = read(name)[0][::-1]
+        base = next((each for each in longest if path[: len(each)] == each), None)
         if base is None:
-            shared = _shared_folders([folders for _, folders in images])
-            result.append(_Root("", shared, [(position, folders[len(shared) :]) for position, folders in images]))
+            rest.append((position, path))
         else:
-            result.append(_Root(known[base], base, images))
+            found.setdefault(base, []).append((position, path[len(base) :]))
+    result = {base: _Images(known[base], (), images) for base, images in found.items()}
+    if rest:
+        shared = _shared_folders([path for _, path in rest])
+        images = [(position, path[len(shared) :]) for position, path in rest]
+        result[shared] = _Images("", shared, images + result[shared].images if shared in result else images)
     return result
 
 
 def _shared_folders(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """Returns the folders that all paths begin with."""
     first, last = min(paths), max(paths)
-    count = next(
-        (at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other),
-        min(len(first), len(last)),
-    )
-    return first[:count]
+    return tuple(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
 
 
-def _pass_over(root: _Root) -> _Root:
-    """Passes over folders that hold all others, as long as each image is in a folder below."""
-    while len({folders[:1] for _, folders in root.images}) == 1 and all(
-        len(folders) > 1 for _, folders in root.images
-    ):
-        folder = root.images[0][1][:1]
-        below = {folders[1] for _, folders in root.images}
-        if len(below) == 1 and all(len(folders) == 2 for _, folders in root.images):
-            break  # one class in one folder
-        root = _Root(root.name, root.base + folder, [(position, folders[1:]) for position, folders in root.images])
-    return root
+def _subfolders(folder: str, known: Collection[str]) -> list[str]:
+    """Returns the paths of the folders in a folder, sorted, without those of known names and hidden ones."""
+    selection = Selection()
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_dir()]
+    except OSError:  # it is in an archive, or has another name in Unicode's form NFC
+        return []
+    return [
+        os.path.join(folder, name)  # noqa: PTH118
+        for name in sorted(names)
+        if name not in known and selection.accepts_folder(name)
+    ]
 
 
-def _has_parts(root: _Root) -> bool:
-    """Whether the highest folders are the parts of a dataset.
-
-    Raises:
-        UsageError: some of them are, and others are not.
-    """
-    highest = Counter(folders[0] for _, folders in root.images if folders)
-    kinds = {name: PARTS.get(name.lower()) for name in highest}
-    if not (TRAIN in kinds.values() and {VAL, TEST} & set(kinds.values())):
-        return False
-    if others := sorted(name for name, kind in kinds.items() if kind is None):
-        parts = ", ".join(sorted(name for name, kind in kinds.items() if kind))
-        raise UsageError(
-            f"it is unclear which folders are the classes: {parts} are names of parts, and beside them there is "
-            f"{others[0]!r}",
-            hint="give the folders of the classes, and --val FOLDER; or leave the others out with --exclude",
-        )
-    return True
+def _last(path: str) -> str:
+    return os.path.basename(path)  # noqa: PTH119
 
 
-def _find_place(name: str, folders: tuple[str, ...], root: _Root, *, has_parts: bool) -> Place:
-    part = TRAIN
-    if has_parts and folders:
-        part, folders = PARTS[folders[0].lower()], folders[1:]
-    if not folders:
-        raise UsageError(
-            f"{name!r} is in no class folder",
-            hint="put each image into a folder that has the name of its class, or give --truth FILE",
-        )
-    if len(folders) > 1 and folders[1].lower() in PARTS:
-        raise UsageError(
-            f"it is unclear which folders are the classes: {name!r} has the part {folders[1]!r} below the class "
-            f"{folders[0]!r}",
-            hint="put the folders of the parts above those of the classes: train/CLASS, val/CLASS",
-        )
-    return Place(folders[0], part)
+def _list(names: Iterable[str]) -> str:
+    some = [*names]
+    return ", ".join(map(repr, some[:_SOME])) + (f" and {len(some) - _SOME:,} more" if len(some) > _SOME else "")

@@ -1,80 +1,78 @@
-"""Writes and reads split.tsv: what became of each image of a training."""
+"""The file split.tsv of a model folder: which images it was trained on, which it was measured on, and which not."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from imgclassify.errors import UsageError, describe_error
+from imgclassify.errors import UsageError, describe_error, short_repr
 from imgclassify.files import atomic_write
+from imgclassify.output.delimited import RowWriter, read_rows
+from imgclassify.output.file_formats import open_text_file
 
 PARTS = ("train", "val", "left out")
+_DELIMITER = "\t"
+_SHA256 = re.compile(r"(?:[0-9a-f]{64})?")
+_HINT = "it is written by `imgclassify train`; put it back as it was, or train again into another folder"
 
 
 class SplitRow(NamedTuple):
-    """An image of a training."""
+    """What became of an image."""
 
     source: str
-    """Its name."""
+    """The name of its source."""
     label: str
     """Its class."""
     part: str
     """One of PARTS."""
     sha256: str
-    """Of the bytes of its file, 64 hex digits. Empty if it could not be read."""
+    """Of its file, in hexadecimal. Empty if it could not be read."""
     reason: str
-    """Why it was left out. Empty if it was not."""
+    """Why it is left out. Otherwise empty."""
 
 
 def write_split(path: Path, rows: Iterable[SplitRow]) -> None:
-    """Writes the file. Cells with a tab, a quote or the end of a line are in quotes, as in RFC 4180.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    # A name that is not valid UTF-8 is written as the bytes that it has on disk.
-    with (
-        atomic_write(path) as draft,
-        draft.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
-    ):
-        # With "\n", csv would not quote a carriage return.
-        writer = csv.writer(_LineFeeds(stream), delimiter="\t", lineterminator="\r\n")
-        writer.writerow(SplitRow._fields)
-        writer.writerows(rows)
+    """Writes the file at once. Raises OSError if it cannot be written."""
+    with atomic_write(path) as draft, open_text_file(draft, "w") as stream:
+        writer = RowWriter(stream, _DELIMITER)
+        writer.write_row(SplitRow._fields)
+        for row in rows:
+            writer.write_row(row)
 
 
 def read_split(path: Path) -> list[SplitRow]:
-    """Reads the file.
+    """Returns the rows of the file.
 
     Raises:
-        UsageError: it cannot be read, or is no such file.
+        UsageError: the file cannot be read, or it is not as `write_split` wrote it.
     """
     try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
-            rows = list(csv.reader(stream, delimiter="\t", strict=True))
-    except (OSError, csv.Error) as error:
-        raise _no_split(path, describe_error(error)) from error
-    if not rows or tuple(rows[0]) != SplitRow._fields:
-        raise _no_split(path, f"its first line is not {' '.join(SplitRow._fields)}")
-    for number, row in enumerate(rows[1:], 2):
-        if len(row) != len(SplitRow._fields) or row[2] not in PARTS:
-            raise _no_split(path, f"row {number} is not one of an image")
-    return [SplitRow(*row) for row in rows[1:]]
+        with open_text_file(path, "r") as stream:
+            return list(_parse(read_rows(stream, _DELIMITER), path))
+    except OSError as error:
+        raise UsageError(f"cannot read the split {str(path)!r}: {describe_error(error)}", hint=_HINT) from error
 
 
-class _LineFeeds:
-    """Writes rows that end with "\\r\\n" with "\\n"."""
-
-    def __init__(self, stream: object) -> None:
-        self._write = stream.write  # type: ignore[attr-defined]
-
-    def write(self, row: str) -> None:
-        self._write(row.removesuffix("\r\n") + "\n")
-
-
-def _no_split(path: Path, reason: str) -> UsageError:
-    return UsageError(
-        f"{str(path)!r} is not the split of a training: {reason}", hint="give a split.tsv of a model folder"
-    )
+def _parse(rows: csv.DictReader[str], path: Path) -> Iterator[SplitRow]:
+    first_lines: dict[str, int] = {}
+    try:
+        if tuple(rows.fieldnames or ()) != SplitRow._fields:
+            raise ValueError(f"the columns are not {', '.join(SplitRow._fields)}")
+        for cells in rows:
+            if None in cells or None in cells.values():
+                raise ValueError(f"it does not have {len(SplitRow._fields)} cells")
+            row = SplitRow(**cells)
+            if row.part not in PARTS:
+                raise ValueError(f"the part is {short_repr(row.part)}, not one of {', '.join(PARTS)}")
+            if not _SHA256.fullmatch(row.sha256):
+                raise ValueError(f"the SHA-256 is {short_repr(row.sha256)}")
+            first = first_lines.setdefault(row.source, rows.line_num)
+            if first != rows.line_num:
+                raise ValueError(f"{short_repr(row.source)} is there twice, in line {first} too")
+            yield row
+    except (csv.Error, ValueError) as error:
+        line = max(rows.reader.line_num, 1)
+        raise UsageError(f"the split {str(path)!r} is damaged: line {line}: {error}", hint=_HINT) from error

@@ -12,6 +12,7 @@ from tempfile import TemporaryFile
 from threading import Lock
 from typing import BinaryIO
 
+from imgclassify.errors import ImageError
 from imgclassify.sources import Source
 from imgclassify.sources.source import read_all
 
@@ -30,8 +31,12 @@ class Spool:
             if not source.in_memory:
                 yield source
                 continue
-            with closing(source.open()) as stream:
-                content = read_all(stream, source.name)
+            try:
+                with closing(source.open()) as stream:
+                    content = read_all(stream, source.name)
+            except ImageError:  # whoever opens it gets the error again
+                yield source
+                continue
             with self._lock:
                 offset = self._file.seek(0, 2)
                 self._file.write(content)

@@ -6,10 +6,13 @@ import io
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
+import pytest
 from conftest import encoded, noise
 
-from imgclassify.sources import Selection, expand
+from imgclassify.errors import ImageTooLargeError
+from imgclassify.sources import Selection, Source, expand
 from imgclassify.training.spool import Spool
 
 
@@ -35,3 +38,12 @@ def test_members_of_a_tar_can_be_opened_again_and_from_several_threads(tmp_path:
     with ThreadPoolExecutor(4) as executor:
         read_back = list(executor.map(read, range(90)))
     assert read_back == [*contents.values(), b"a file"] * 10
+
+
+def test_a_member_that_cannot_be_read_keeps_its_error() -> None:
+    def refuse() -> BinaryIO:
+        raise ImageTooLargeError("it is larger than 256 MiB")
+
+    (kept,) = Spool().keep([Source("a.tar!large.png", refuse, in_memory=True)])
+    with pytest.raises(ImageTooLargeError, match="larger"):
+        kept.open()
