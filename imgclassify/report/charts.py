@@ -5,6 +5,7 @@ All coordinates are units of the viewBox: x from the left, y from the top.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,6 +30,7 @@ _MAX_POINTS = 400
 _LEAST_IMAGES = 10
 """The curve of risk and coverage begins at so many images, or at a twentieth of all."""
 _LABEL_WIDTH, _LABEL_HEIGHT = 34, 14
+_ROUNDING = 1e-9
 _SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -70,7 +72,7 @@ class Mark(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A rectangle with two axes, which both begin at 0."""
+    """A rectangle with two axes."""
 
     top: float
     height: float
@@ -85,6 +87,8 @@ class Panel(NamedTuple):
     marks: tuple[Mark, ...] = ()
     left: float = LEFT
     width: float = WIDTH - LEFT - RIGHT
+    x_min: float = 0.0
+    y_min: float = 0.0
 
     @property
     def bottom(self) -> float:
@@ -95,16 +99,16 @@ class Panel(NamedTuple):
         return self.left + self.width
 
     def x(self, value: float) -> float:
-        return round(self.left + self.width * value / self.x_max, 2)
+        return round(self.left + self.width * (value - self.x_min) / (self.x_max - self.x_min), 2)
 
     def y(self, value: float) -> float:
-        return round(self.bottom - self.height * value / self.y_max, 2)
+        return round(self.bottom - self.height * (value - self.y_min) / (self.y_max - self.y_min), 2)
 
     def points(self, pairs: Iterable[tuple[float, float]]) -> str:
         return " ".join(f"{self.x(x):g},{self.y(y):g}" for x, y in pairs)
 
     def bar(self, low: float, high: float, value: float, style: str, tip: str) -> Bar:
-        """A bar from `low` to `high` on the x axis, and from 0 to `value`, with a gap to the next one."""
+        """A bar from `low` to `high` on the x axis, and from the axis to `value`, with a gap to the next one."""
         x, y = self.x(low), self.y(value)
         return Bar(x + 0.5, y, round(self.x(high) - x - 1, 2), round(self.bottom - y, 2), style, tip)
 
@@ -189,7 +193,7 @@ def risk_chart(evaluations: Sequence[Evaluation], names: Sequence[str]) -> Chart
     )
     steps = 5 if y_max in (0.05, 0.5) else 4
     panel = panel._replace(
-        y_ticks=tuple(Tick(panel.y(y), _percent(y)) for y in (y_max * step / steps for step in range(steps + 1)))
+        y_ticks=tuple(Tick(panel.y(y), in_percent(y)) for y in (y_max * step / steps for step in range(steps + 1)))
     )
     lines = [Line(panel.points([(0, risk), (1, risk)]), "guide") for risk in (0.05, 0.01) if risk < y_max]
     marks: list[Mark] = []
@@ -248,8 +252,8 @@ def threshold_chart(evaluations: Sequence[Evaluation], names: Sequence[str]) -> 
         answered = [(row.threshold, row.answered.value or 0) for row in evaluation.above]
         lines.append(Line(panel.points(answered), f"{style} dashed"))
         for row in evaluation.above:
-            tip = f"{name}, {_percent(row.threshold)} or more: {_percent(row.answered.value)} answered, "
-            tip += f"{_percent(row.accuracy.value)} of them right"
+            tip = f"{name}, {in_percent(row.threshold)} or more: {in_percent(row.answered.value)} answered, "
+            tip += f"{in_percent(row.accuracy.value)} of them right"
             if row.accuracy.value is not None:
                 marks.append(Mark(panel.x(row.threshold), panel.y(row.accuracy.value), style, tip))
         prefix = f"{name}: " if len(evaluations) > 1 else ""
@@ -278,7 +282,7 @@ def histogram_chart(confidence: NDArray[np.float64], correct: NDArray[np.bool_],
         counts = np.histogram(confidence[chosen].clip(0, 1), edges)[0].tolist()
         panel = _count_panel(top, 116, max(counts), x_text=style == "wrong")
         bars = [
-            panel.bar(low, high, count, style, f"{_percent(low)} to {_percent(high)}: {count:,} {style}")
+            panel.bar(low, high, count, style, f"{in_percent(low)} to {in_percent(high)}: {count:,} {style}")
             for low, high, count in zip(edges[:-1].tolist(), edges[1:].tolist(), counts, strict=True)
             if count
         ]
@@ -297,8 +301,8 @@ def histogram_chart(confidence: NDArray[np.float64], correct: NDArray[np.bool_],
 def _shares_panel(*, top: float, height: float, x_text: bool = True) -> Panel:
     panel = Panel(top, height)
     return panel._replace(
-        x_ticks=tuple(Tick(panel.x(share), _percent(share) if x_text else "") for share in _SHARES),
-        y_ticks=tuple(Tick(panel.y(share), _percent(share)) for share in _SHARES),
+        x_ticks=tuple(Tick(panel.x(share), in_percent(share) if x_text else "") for share in _SHARES),
+        y_ticks=tuple(Tick(panel.y(share), in_percent(share)) for share in _SHARES),
     )
 
 
@@ -307,7 +311,7 @@ def _count_panel(top: float, height: float, largest: int, *, x_text: bool = True
     return panel._replace(
         x_title="confidence" if x_text else "",
         y_title="images",
-        x_ticks=tuple(Tick(panel.x(share), _percent(share) if x_text else "") for share in _SHARES),
+        x_ticks=tuple(Tick(panel.x(share), in_percent(share) if x_text else "") for share in _SHARES),
         y_ticks=tuple(Tick(panel.y(count), f"{count:,.0f}") for count in (0, panel.y_max)),
     )
 
@@ -321,7 +325,7 @@ def _coverage_marks(evaluation: Evaluation, panel: Panel, style: str, *, with_la
         if threshold is None or share is None:
             continue
         risk = 1 - float(correct[confidence >= threshold].mean())
-        tip = f"{_percent(share)} answered with {percent} % right: --threshold {format_threshold(threshold)}"
+        tip = f"{in_percent(share)} answered with {percent} % right: --threshold {format_threshold(threshold)}"
         x, y, label = panel.x(share), panel.y(risk), f"{percent} %" if with_labels else ""
         if marks and abs(marks[0].x - x) < _LABEL_WIDTH and abs(marks[0].y - y) < _LABEL_HEIGHT:
             marks[0] = marks[0]._replace(label="")
@@ -332,15 +336,16 @@ def _coverage_marks(evaluation: Evaluation, panel: Panel, style: str, *, with_la
 
 def _bin_tip(each: ReliabilityBin, confidence: float, accuracy: float) -> str:
     images = f"{each.count:,} image" + ("s" if each.count != 1 else "")
-    return f"{images}: {_percent(accuracy)} right, at {_percent(confidence)} mean confidence"
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{round(100 * share, 2):g} %"
+    return f"{images}: {in_percent(accuracy)} right, at {in_percent(confidence)} mean confidence"
 
 
 def _nice_share(value: float) -> float:
     return next(limit for limit in (0.05, 0.08, 0.12, 0.2, 0.4, 0.5, 0.8, 1.0) if value <= limit or limit == 1)
+
+
+def in_percent(share: float | None) -> str:
+    """Returns a share in percent, without zeros at its end."""
+    return "–" if share is None else f"{round(100 * share, 2):g} %"
 
 
 def nice_count(value: int) -> int:
@@ -351,3 +356,14 @@ def nice_count(value: int) -> int:
             if value <= digit * power:
                 return digit * power
         power *= 10
+
+
+def nice_steps(low: float, high: float) -> list[float]:
+    """Returns up to nine round numbers at equal distances, of which the first and the last enclose a range."""
+    least = (high - low or abs(high) or 1) / 6
+    power = 10.0 ** math.floor(math.log10(least))
+    step = next(digit * power for digit in (1, 2, 2.5, 5, 10) if digit * power >= least * (1 - _ROUNDING))
+    first = math.floor(low / step + _ROUNDING)
+    last = max(math.ceil(high / step - _ROUNDING), first + 1)
+    digits = 2 - math.floor(math.log10(step))
+    return [round(step * number, digits) for number in range(first, last + 1)]

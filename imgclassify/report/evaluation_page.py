@@ -67,21 +67,27 @@ def render_evaluation(evaluations: Sequence[Evaluation], comparison: ModelCompar
     Raises:
         UsageError: Jinja2 is not installed.
     """
+    return render_page("evaluation.html.jinja", evaluation_values(evaluations, comparison))
+
+
+def evaluation_values(
+    evaluations: Sequence[Evaluation], comparison: ModelComparison | None = None
+) -> dict[str, Any]:
+    """Returns what evaluation.html.jinja needs, and a template that extends it."""
     names = [shorten(str(each.run.get("model"))) for each in evaluations]
     if len(set(names)) < len(names):  # such as one model with other weights
         names = [f"{name} ({position})" for position, name in enumerate(names, 1)]
-    return render_page(
-        "evaluation.html.jinja",
-        {
-            "version": __version__,
-            "shown_classes": SHOWN_CLASSES,
-            "names": names,
-            "figures": _figure_rows(evaluations, comparison),
-            "comparison": comparison,
-            "charts": _draw(evaluations, names),
-            "models": [_describe(each, name) for each, name in zip(evaluations, names, strict=True)],
-        },
-    )
+    return {
+        "version": __version__,
+        "shown_classes": SHOWN_CLASSES,
+        "names": names,
+        "figures": _figure_rows(evaluations, comparison),
+        "comparison": comparison,
+        "charts": _draw(evaluations, names),
+        "models": [_describe(each, name) for each, name in zip(evaluations, names, strict=True)],
+        "run_title": "Run and truth",
+        "more": "--json",
+    }
 
 
 def _figure_rows(evaluations: Sequence[Evaluation], comparison: ModelComparison | None) -> list[FigureRow]:
@@ -168,17 +174,17 @@ def _describe(evaluation: Evaluation, name: str) -> dict[str, Any]:
             (row.threshold, row.count, _share(row.answered), _share(row.accuracy)) for row in evaluation.above
         ],
         "bins": evaluation.reliability() if evaluation.images else [],
-        "classes": _first([_class_cells(each) for each in classes], limit=MAX_CLASSES),
+        "classes": first_of([_class_cells(each) for each in classes], limit=MAX_CLASSES),
         "without_predictions": len(failed_only),
-        "confusions": _first(evaluation.confusions),
-        "mistakes": _first([row for row in mistakes if row.label]),
+        "confusions": first_of(evaluation.confusions),
+        "mistakes": first_of([row for row in mistakes if row.label]),
         "num_mistakes": sum(row.count for row in mistakes),
-        "label_errors": _first(evaluation.label_errors, total=evaluation.num_label_errors),
+        "label_errors": first_of(evaluation.label_errors, total=evaluation.num_label_errors),
         "run": [(title, shorten(text)) for title, text in describe_run(evaluation.run)],
         "truth": truth,
-        "notes": _first(truth.notes),
-        "ignored_names": _first(sorted(truth.ignored.items(), key=lambda pair: (-pair[1], pair[0]))),
-        "unused_map_names": _first(truth.unused_map_names),
+        "notes": first_of(truth.notes),
+        "ignored_names": first_of(sorted(truth.ignored.items(), key=lambda pair: (-pair[1], pair[0]))),
+        "unused_map_names": first_of(truth.unused_map_names),
     }
 
 
@@ -203,6 +209,6 @@ def _share(estimate: Estimate) -> Value:
     )
 
 
-def _first(rows: Collection[Any], *, total: int | None = None, limit: int = MAX_NAMES) -> Listing:
+def first_of(rows: Collection[Any], *, total: int | None = None, limit: int = MAX_NAMES) -> Listing:
     """Returns the first rows. `total` is given if the rows are themselves the first of more."""
     return Listing([*islice(rows, limit)], len(rows) if total is None else total)

@@ -8,12 +8,12 @@ import math
 import re
 import time
 from collections.abc import Iterable, Mapping
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pages import HOSTILE, Page, offline_page
 
 from imgclassify import labels as label_sets
 from imgclassify.errors import UsageError
@@ -31,49 +31,8 @@ from imgclassify.report.pages import check_page, render_page, shorten, write_pag
 from imgclassify.report.provenance import describe_run
 from imgclassify.results import Answer, ImageFailure, ImageResult, Prediction
 
-VOID = {"meta", "br", "link", "img", "input", "hr", "base", "area", "col", "embed", "source", "track", "wbr"}
 Row = tuple[str, int, int, float]
 """Source, true class, predicted class, confidence."""
-
-
-class Page(HTMLParser):
-    """What a page consists of. Fails if an element is not closed, or closed without being opened."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-        self.rows: list[list[str]] = []
-        self._open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1] not in ("style", "title"):
-            self.text.append(data)
-            if "td" in self._open or "th" in self._open:
-                self.rows[-1][-1] += data
-
-    def elements(self, tag: str, style: str = "") -> list[dict[str, str | None]]:
-        return [
-            found for name, found in self.tags if name == tag and (not style or style == (found.get("class") or ""))
-        ]
 
 
 def label_set(names: Iterable[str]) -> LabelSet:
@@ -135,31 +94,8 @@ ROWS: list[Row] = [
 
 
 def test_the_page_is_whole_and_refers_to_nothing_outside() -> None:
-    text = render_evaluation([evaluated(ROWS, failed={"corrupt_image": 2})])
-    page = Page(text)
-    [policy] = [found["content"] for found in page.elements("meta") if found.get("http-equiv")]
-    assert policy is not None
-    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
-    assert not {tag for tag, _ in page.tags} & {
-        "script",
-        "link",
-        "img",
-        "iframe",
-        "object",
-        "embed",
-        "base",
-        "form",
-        "use",
-    }
-    for _, found in page.tags:
-        assert not any(name.startswith("on") for name in found)
-        assert not {"src", "srcset", "action", "xlink:href", "data", "poster"} & found.keys()
-        assert (found.get("href") or "#").startswith("#")
-    assert not re.search(r"url\(|@import|https?://", text)
-    anchors = {found["href"] for found in page.elements("a")}
-    assert anchors == {f"#{found['id']}" for found in page.elements("section")}
-    ids = [found["id"] for _, found in page.tags if "id" in found]
-    assert len(ids) == len(set(ids))
+    page = offline_page(render_evaluation([evaluated(ROWS, failed={"corrupt_image": 2})]))
+    assert not page.elements("img")
 
 
 def test_the_numbers_are_those_of_the_document() -> None:
@@ -290,18 +226,6 @@ def test_the_histogram_counts_all_answers() -> None:
         "50 % to 55 %: 1 wrong",
         "75 % to 80 %: 1 wrong",
     ]
-
-
-HOSTILE = [
-    "<img src=x onerror=alert(1)>.jpg",
-    "\"><script>alert('1')</script>",
-    "{{ 7 * 7 }}{% raw %}",
-    "&lt;b&gt;",
-    "moc.\u202egpj.exe",
-    "a\x1b[31mred\x00\nline",
-    "caf\udce9.jpg",
-    "]]></style><style>*{display:none}",
-]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
