@@ -423,7 +423,7 @@ class Classifier:
         from imgclassify.confidence.feature_statistics import find_feature_mean
         from imgclassify.confidence.scoring import choose_scorer
 
-        digest = self.runner.run_info.weights_sha256
+        digest = self.runner.network.source_sha256 or self.runner.run_info.weights_sha256
         return choose_scorer(
             calibration,
             has_features=FEATURES in self.runner.outputs,

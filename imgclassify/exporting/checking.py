@@ -11,6 +11,7 @@ from imgclassify.comparison import Comparison, pair_results
 from imgclassify.engines import FEATURES
 from imgclassify.errors import CheckpointError, ImgclassifyError, NoImagesError, describe_error
 from imgclassify.graphs.session import LOGITS, SessionConfig
+from imgclassify.hub.export_cache import MAX_DIFFERENCE
 from imgclassify.hub.loader import load_network
 from imgclassify.hub.network import LoadOptions
 from imgclassify.hub.reference import FILE, ModelReference
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from imgclassify.images.inputs import ImageLike
     from imgclassify.results import ImageResult
 
-MAX_DIFFERENCES = {"float32": 2e-5, "float16": 5e-2}
+MAX_DIFFERENCES = {"float32": MAX_DIFFERENCE, "float16": 5e-2}
 """By what the file computes in: how far a probability may be from that of the classifier."""
 _MAX_FEATURE_DIFFERENCES = {"float32": 1e-3, "float16": 5e-2}
 """The same for features, as a fraction of the largest."""
@@ -55,6 +56,12 @@ class ExportedFile:
         ):
             if own != theirs:
                 raise self._refuse(f"its {what} are not read as they were written")
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the file."""
+        assert self._network.sha256 is not None
+        return self._network.sha256
 
     def compare_outputs(self) -> float:
         """Compares its outputs for made-up crops with those of the classifier, for one and for several images.

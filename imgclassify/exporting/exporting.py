@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
@@ -138,7 +137,6 @@ def export_source(
         exported = ExportedFile(draft, source, dtype=target.dtype)
         difference = exported.compare_outputs()
         comparison = exported.compare_images(check, on_result) if check else None
-        del exported  # Windows does not move a file that is open
         script = folder / script_name(path.name)
         names = list(source.output_sizes)
         script.write_text(
@@ -149,7 +147,7 @@ def export_source(
             path=path,
             format=target.format,
             bytes=sum(file.stat().st_size for file in (draft, data) if file),
-            sha256=_digest_of(draft),
+            sha256=exported.sha256,
             script=path.with_name(script.name),
             data=path.with_name(data.name) if data else None,
             crop_size=network.preprocess.crop_size,
@@ -158,6 +156,7 @@ def export_source(
             difference=difference,
             comparison=comparison,
         )
+        del exported  # Windows does not move a file that is open
         _place_files(draft, path, data, script)
     return report
 
@@ -257,11 +256,11 @@ def _write_file(source: ExportSource, target: ExportTarget, draft: Path, texts: 
 def _place_files(draft: Path, target: Path, data: Path | None, script: Path) -> None:
     """Moves the files to their names, the model last. Then removes the parameters of the one that it replaces."""
     final_data = target.with_name(data.name) if data else None
-    if target.exists():
-        draft.chmod(target.stat().st_mode)
     for file in filter(None, (data, script, draft)):
         with file.open("rb+") as stream:
             os.fsync(stream.fileno())
+    if target.exists():
+        draft.chmod(target.stat().st_mode)
     if data and final_data:
         data.replace(final_data)
     script.replace(target.with_name(script.name))
@@ -269,8 +268,3 @@ def _place_files(draft: Path, target: Path, data: Path | None, script: Path) -> 
     for old in target.parent.glob(data_pattern(target.name)):
         if old != final_data:
             old.unlink(missing_ok=True)
-
-
-def _digest_of(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

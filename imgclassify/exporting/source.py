@@ -129,7 +129,7 @@ def _require_no_program(model: str) -> None:
     if reference.kind is FILE and path.is_file():
         found = find_format(path, model)
         if found != CHECKPOINT:
-            raise _is_program(repr(model), found)
+            raise _program_error(repr(model), found)
 
 
 def _require_exportable(network: Network) -> None:
@@ -143,10 +143,10 @@ def _require_exportable(network: Network) -> None:
             hint="export the network from before it was quantized",
         )
     if network.architecture in PROGRAMS:
-        raise _is_program(network.model, network.architecture)
+        raise _program_error(network.model, network.architecture)
 
 
-def _is_program(name: str, kind: str) -> CheckpointError:
+def _program_error(name: str, kind: str) -> CheckpointError:
     words = {"onnx": "an .onnx graph", "torchscript": "a TorchScript program", "pt2": "a program of torch.export"}
     return CheckpointError(
         f"{name} is {words[kind]} already", hint="use it as it is, or export the model that it was made from"

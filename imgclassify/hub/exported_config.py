@@ -7,6 +7,7 @@ LICENSE are words, and all others are JSON. docs/export.md describes them.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -60,6 +61,8 @@ class ExportedConfig(NamedTuple):
     """Output → number of values per image, in order."""
     temperature: PublishedTemperature | None
     calibration: str | None
+    weights_sha256: str | None
+    """The digest of the weights that it was made from. None if it is not known."""
     data: Mapping[str, str]
     """The name of the file with the parameters → its SHA-256. Empty if they are in this one."""
 
@@ -107,6 +110,7 @@ def read_exported(texts: Mapping[str, str], file_name: str) -> ExportedConfig | 
             if TEMPERATURE in texts
             else None,
             calibration=_read_calibration(texts),
+            weights_sha256=_read_digest(texts),
             data=_read_data(texts),
         )
     except ManifestError as error:
@@ -177,6 +181,12 @@ def _read_calibration(texts: Mapping[str, str]) -> str | None:
     if not isinstance(_read_json(texts, CALIBRATION, dict).get("run"), dict):
         raise ValueError(f"{CALIBRATION} does not say which run it is of")
     return texts[CALIBRATION]
+
+
+def _read_digest(texts: Mapping[str, str]) -> str | None:
+    weights = _read_json(texts, PROVENANCE, dict).get("weights")
+    digest = weights.get("sha256") if isinstance(weights, dict) else None
+    return digest if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) else None
 
 
 def _read_data(texts: Mapping[str, str]) -> dict[str, str]:

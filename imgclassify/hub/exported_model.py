@@ -57,6 +57,7 @@ def load_exported(
         activation=config.activation,
         calibration=exported.temperature if preprocess == exported.preprocess else None,
         own_calibration=exported.bind_calibration(sha256),
+        source_sha256=exported.weights_sha256,
     )
 
 

@@ -250,6 +250,8 @@ class Network:
     """A published temperature for these weights with this preprocessing. None if there is none."""
     own_calibration: str | None = None
     """The text of a calibration file (confidence/calibration.py) that is in the model's own files, if one is."""
+    source_sha256: str | None = None
+    """The digest of the weights that an exported file was made from, as the file says it."""
 
 
 def chosen_options(checkpoint_key: str, manifest: ModelManifest) -> dict[str, Any]:

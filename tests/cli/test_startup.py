@@ -33,6 +33,7 @@ def imported(*arguments: str, whole_names: bool = False) -> tuple[set[str], int]
         ["preview", "--help"],
         ["sort", "--help"],
         ["calibrate", "--help"],
+        ["export", "--help"],
         ["models", "list"],
         ["models", "list", "resnet*", "--json"],
         ["models", "show", "resnet50"],

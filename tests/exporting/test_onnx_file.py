@@ -26,6 +26,7 @@ from imgclassify.graphs import onnx_model
 from imgclassify.hub.loader import load_network
 from imgclassify.hub.network import LoadOptions, PreprocessOverrides
 from imgclassify.labels import load_labels
+from imgclassify.own_models import add_model
 from imgclassify.runner import load_runner
 
 LITE = "efficientnet_lite0"
@@ -161,6 +162,14 @@ def test_its_published_temperature_is_used_with_its_own_preprocessing_alone(lite
         Classifier(lite.path, calibration=True, resize_size=300)
 
 
+def test_unfamiliar_images_have_the_scores_that_the_model_gives_them(lite: ExportReport) -> None:
+    """The mean feature that they need comes with imgclassify, and is found by the weights of the model."""
+    image = noise(300, 200)
+    found, wanted = (Classifier(model, device="cpu", unfamiliar=True) for model in (lite.path, LITE))
+    assert found.run.unfamiliar == wanted.run.unfamiliar == "nci"
+    assert found.predict(image).unfamiliar == wanted.predict(image).unfamiliar
+
+
 def test_a_calibration_of_ones_own_travels_with_the_file(tmp_path: Path) -> None:
     calibration = learned().calibration
     source = Classifier(LITE)
@@ -182,6 +191,13 @@ def test_a_calibration_of_ones_own_travels_with_the_file(tmp_path: Path) -> None
         Classifier(path, calibration=True, crop_size=224, resize_size=240)
     # Its file names another digest, which `calibrate` would write for this file.
     assert json_of(path, "calibration")["run"]["weights"]["sha256"] == digest != found.run.weights_sha256
+
+
+def test_it_can_have_a_name_of_ones_own(lite: ExportReport) -> None:
+    manifest = add_model(str(lite.path), "mine")
+    assert (manifest.provider, manifest.num_classes, manifest.label_set) == ("onnx", 1000, "imagenet1k")
+    image = noise(300, 200)
+    assert Classifier("mine").predict(image).predictions == Classifier(LITE).predict(image).predictions
 
 
 def test_options_for_the_preprocessing_still_count(lite: ExportReport, caplog: pytest.LogCaptureFixture) -> None:

@@ -157,6 +157,16 @@ def test_a_program_of_somebody_else_is_run_as_a_network(tmp_path: Path) -> None:
     assert (best.label, best.probability) == ("green", pytest.approx(np.exp(5) / (np.exp(5) + 2), abs=1e-6))
 
 
+def test_a_program_that_creates_tensors_moves_to_another_device(tmp_path: Path) -> None:
+    """Traced on the CPU, it would go on to create them there. The device "meta" has no numbers, but refuses a mix."""
+    report = export_hub(tmp_path, "x.pt2", "created")
+    network = load_network(str(report.path), LoadOptions(trust=True)).backends.build_torch
+    assert network is not None
+    moved = network().eval().to(torch.device("meta"), torch.float32)
+    logits = moved(torch.zeros(3, 16, 16, 3, dtype=torch.uint8, device="meta"))["logits"]
+    assert (logits.device.type, tuple(logits.shape)) == ("meta", (3, 3))
+
+
 def test_torchscript_is_said_to_be_deprecated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     export_hub(tmp_path, "x.torchscript")
     assert "TorchScript is deprecated in PyTorch" in caplog.text

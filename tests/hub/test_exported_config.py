@@ -28,6 +28,7 @@ GOOD: dict[str, Any] = {
         "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1], "crop_rounding": "down",
     },
     "outputs": [{"name": "logits", "dtype": "float32", "size": 2}],
+    "provenance": {"weights": {"name": "x.pth", "sha256": "ab" * 32}},
 }  # fmt: skip
 
 
@@ -45,7 +46,12 @@ def test_what_was_written_is_read() -> None:
     assert (bee.label, bee.wnid, bee.synonyms, bee.gloss) == ("bee", "n02206856", ("bee", "hum"), "buzzes")
     assert found.labels.name == "imgclassify.labels in x.onnx"
     assert (found.preprocess.crop_rounding, found.activation, found.outputs) == ("down", "softmax", {"logits": 2})
+    assert found.weights_sha256 == "ab" * 32
     assert read_exported({"imgclassify.labels": "[]"}, "x.onnx") is None
+    for unknown in ({}, {"weights": 3}, {"weights": {"sha256": "../x"}}):
+        again = read_exported(texts(provenance=unknown), "x.onnx")
+        assert again is not None
+        assert again.weights_sha256 is None
 
 
 def test_the_name_of_a_shipped_label_set_counts_only_for_its_labels() -> None:
@@ -84,6 +90,7 @@ def test_the_name_of_a_shipped_label_set_counts_only_for_its_labels() -> None:
         ({"preprocess": {**GOOD["preprocess"], "crop_size": 0}}, "crop_size"),
         ({"preprocess": {**GOOD["preprocess"], "mean": [123, 0, 0]}}, "mean"),
         ({"preprocess": {**GOOD["preprocess"], "more": 1}}, "unknown key"),
+        ({"provenance": None}, "provenance is missing"),
         ({"activation": "relu"}, "imgclassify.activation is 'relu'"),
         ({"activation": None}, "imgclassify.activation is None"),
         ({"outputs": []}, "outputs is empty"),

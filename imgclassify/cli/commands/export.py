@@ -195,7 +195,7 @@ def _rows(report: "ExportReport") -> Iterator[list[str]]:
     yield ["SHA-256", report.sha256]
     yield ["input", f"crops: uint8 (N, {height}, {width}, 3)"]
     yield from (["output", f"{name}: float32 (N, {size})"] for name, size in report.outputs.items())
-    yield ["checked", f"probabilities differ by {report.difference:.2g} at most, on made-up crops"]
+    yield ["checked", f"made-up crops: {_describe_difference(report.difference)}"]
     if report.comparison:
         yield ["your images", _describe_comparison(report.comparison)]
     trust = "" if report.format == "onnx" else " --trust"
@@ -212,7 +212,11 @@ def _name_failures(comparison: "Comparison") -> None:
 
 def _describe_comparison(comparison: "Comparison") -> str:
     failed = f", {comparison.failed:,} failed" if comparison.failed else ""
-    return (
-        f"{count_of(comparison.compared, 'image')} with the same class{failed}; probabilities differ by "
-        f"{comparison.largest_change:.2g} at most"
-    )
+    images = count_of(comparison.compared, "image")
+    return f"{images} with the same class{failed}; {_describe_difference(comparison.largest_change)}"
+
+
+def _describe_difference(difference: float) -> str:
+    if not difference:
+        return "the same probabilities, to the bit"
+    return f"probabilities differ by {difference:.2g} at most"
