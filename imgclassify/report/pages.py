@@ -68,10 +68,10 @@ def write_page(path: Path, page: str) -> None:
             draft.write_text(page, "utf-8")
 
 
-def shorten(name: str) -> str:
-    """Returns a name with its middle left out if it is very long."""
-    half = MAX_NAME // 2
-    return name if len(name) <= MAX_NAME else f"{name[:half]} … {name[-half:]}"
+def shorten(name: str, length: int = MAX_NAME) -> str:
+    """Returns a name with its middle left out if it is longer than `length` characters."""
+    half = length // 2
+    return name if len(name) <= length else f"{name[:half]} … {name[-half:]}"
 
 
 def _create_environment() -> Environment:

@@ -38,6 +38,11 @@ def describe_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(_TITLES.get(name, name.replace(".", ": ")), found[name]) for name in [*first, *others]]
 
 
+def describe_settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns the names and the values of settings, in their order."""
+    return [(name.replace(".", ": "), value) for name, value in _flatten(settings)]
+
+
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, each in value.items():
         if isinstance(each, Mapping):
@@ -51,8 +56,8 @@ def _in_words(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, list):
-        if len(value) > _LONG or any(isinstance(each, (list, Mapping)) for each in value):
+    if isinstance(value, list | tuple):
+        if len(value) > _LONG or any(isinstance(each, list | tuple | Mapping) for each in value):
             return f"{len(value):,} entries"
         return ", ".join(map(_in_words, value))
     return str(value)

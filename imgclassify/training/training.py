@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from imgclassify.catalog import PreprocessSpec
     from imgclassify.hub.network import Network
     from imgclassify.training.probe import Probe
-    from imgclassify.training.progress import Progress
+    from imgclassify.training.progress import EpochRecord, Progress
     from imgclassify.training.recipe import Recipe
 
 __all__ = ["METHODS", "TrainingListener", "TrainingOptions", "TrainingResult", "train"]
@@ -91,6 +92,12 @@ class TrainingResult(NamedTuple):
     """The content of training.json."""
     failed: tuple[FailedImage, ...]
     """The images that could not be used, of both parts."""
+    images: tuple[LabelledSource, ...]
+    """The images of the validation part that were measured."""
+    preprocess: PreprocessSpec
+    """How the network sees them."""
+    history: tuple[EpochRecord, ...] = ()
+    """A record for each epoch: the lines of training.jsonl. Empty for a probe."""
 
 
 class _Taught(NamedTuple):
@@ -107,7 +114,7 @@ class _Taught(NamedTuple):
     """(K, D)."""
     details: Mapping[str, Any] = {}
     """What training.json says of the method."""
-    history: Sequence[Mapping[str, Any]] = ()
+    history: Sequence[EpochRecord] = ()
     """A record for each epoch."""
 
 
@@ -174,7 +181,15 @@ def train(
     training = _describe(dataset, examples, network, options, taught, measured)
     _write(folder, network, examples, taught, measured, training, overwrite=options.overwrite)
     shutil.rmtree(work_folder(folder), ignore_errors=True)
-    return TrainingResult(folder, measured, training, failed)
+    return TrainingResult(
+        folder,
+        measured,
+        training,
+        failed,
+        tuple(each.source for each in measured_images),
+        network.preprocess,
+        tuple(taught.history),
+    )
 
 
 # Methods --------------------------------------------------------------------------------------------------------
@@ -291,7 +306,7 @@ def _teach_all_layers(
         fitted.val_logits,
         fitted.val_positions,
         details=details,
-        history=[each.to_dict() for each in fitted.history],
+        history=fitted.history,
     )
 
 
@@ -399,7 +414,7 @@ def _write(
     overwrite: bool,
 ) -> None:
     calibration = measured.calibration
-    history = "".join(json.dumps(each) + "\n" for each in taught.history)
+    history = "".join(json.dumps(each.to_dict()) + "\n" for each in taught.history)
     model = TrainedModel(
         network=network,
         state_dict=taught.state_dict,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import hashlib
 import json
 import os
@@ -16,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import noise
+from pages import offline_page
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
@@ -199,6 +202,50 @@ def test_a_folder_with_other_files_is_not_replaced(textures: Path, tmp_path: Pat
     done = run("train", textures, "-o", tmp_path / "mine", "--overwrite")
     assert done.status == 2
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_the_page_tells_the_figures_of_the_folder_and_shows_the_images_that_were_mistaken(
+    textures: Path, tmp_path: Path, run: Run
+) -> None:
+    """One image for validation lies in the folder of another class, and another one is broken."""
+    data, page = tmp_path / "data.zip", tmp_path / "page.html"
+    with zipfile.ZipFile(data, "w") as file:
+        for path in sorted(textures.rglob("*.png")):
+            file.write(path, f"{'val' if path.stem >= '09' else 'train'}/{path.parent.name}/{path.name}")
+        file.write(textures / "stripes" / "10.png", "val/blots/wrong.png")
+        file.writestr("val/board/broken.png", b"\x89PNG\r\n\x1a\n but no more")
+    done = run("train", data, "-o", tmp_path / "model", "--report", page)
+    assert done.status == 1, done.err
+    training = json.loads((tmp_path / "model" / "training.json").read_text("utf-8"))
+    text = page.read_text("utf-8")
+    found = offline_page(text)
+    written = [float(each["value"] or "") for each in found.elements("data")]
+    assert training["metrics"]["acc1"]["value"] in written
+    assert training["metrics"]["nll"]["value"] in written
+    broken = [row for row in found.rows if row[0].endswith("val/board/broken.png")]
+    assert [row[1:3] for row in broken] == [["board", "truncated_image"]]
+    assert len(found.elements("img")) == round(10 * (1 - training["metrics"]["acc1"]["value"]))
+    figures = [each.partition("</figure>")[0] for each in text.split("<figure>\n<img ")[1:]]
+    [wrong] = [each for each in figures if "wrong.png</bdi>" in each]
+    assert "taken for <b><bdi>stripes</bdi></b>" in wrong
+    content = base64.b64decode(wrong.partition("base64,")[2].partition('"')[0])
+    shown = np.asarray(Image.open(io.BytesIO(content)), np.float64)
+    # 256 pixels are the short side of 96, of which 224 are seen.
+    expected, other = (
+        np.asarray(picture("stripes", seed).crop((22, 6, 106, 90)).resize((160, 160)), np.float64)
+        for seed in (10, 11)
+    )
+    assert np.abs(shown - expected).mean() < 8 < np.abs(shown - other).mean()
+
+
+def test_a_page_is_not_replaced_and_that_is_said_before_any_work(textures: Path, tmp_path: Path, run: Run) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("an earlier page")
+    done = run("train", textures, "-o", tmp_path / "model", "--report", page)
+    assert done.status == 2
+    assert "exists already" in done.err
+    assert not (tmp_path / "model").exists()
+    assert page.read_text() == "an earlier page"
 
 
 # All layers -------------------------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ def train(
         except StoppedError:
             _mention_resume(output.output)
             raise typer.Exit(int(shutdown.status or ExitStatus.INTERRUPTED)) from None
-    _report(result, output)
+    _report(result, output, decoding)
     raise typer.Exit(int(ExitStatus.SOME_IMAGES_FAILED if result.failed else ExitStatus.OK))
 
 
@@ -296,10 +296,16 @@ def _mention_resume(folder: Path) -> None:
         print_message(f"the training so far is in {str(work)!r}; run the same command with --resume to go on")
 
 
-def _report(result: "TrainingResult", output: TrainingOutputOptions) -> None:
+def _report(result: "TrainingResult", output: TrainingOutputOptions, decoding: TrainingDecodingOptions) -> None:
     """Prints the figures, and writes the page."""
     from imgclassify.cli.evaluation_report import print_evaluation
 
+    if output.report is not None:
+        from imgclassify.report.pages import write_page
+        from imgclassify.report.training_page import render_training
+
+        page = render_training(result, max_pixels=decoding.max_pixels, decode_damaged=decoding.decode_damaged)
+        write_page(output.report, page)
     if output.json:
         typer.echo(jsonlib.dumps({**result.training, "folder": str(result.folder)}, indent=1))
     else:
