@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from imgclassify.training.split_file import SplitRow
 from torch import nn
 
 from imgclassify.hub.network import Network
 from imgclassify.training.head import find_head, replace_head
 from imgclassify.training.model_folder import TrainedModel, write_model_folder
+from imgclassify.training.split_file import SplitRow
 
 NAMES = ("ant", "bee", "golden retriever", "étoile", "x | y")
 

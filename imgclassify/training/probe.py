@@ -86,6 +86,7 @@ def fit_probe(
     groups: Sequence[int],
     seed: int,
     strength: float | None = None,
+    has_bias: bool = True,
 ) -> Probe:
     """Fits a multinomial logistic regression on standardized features, and folds the standardization into it.
 
@@ -104,6 +105,7 @@ def fit_probe(
         groups: (N,). Images with an equal number are never on both sides of a fold.
         seed: of the folds.
         strength: C. None chooses one of STRENGTHS.
+        has_bias: whether the last layer has one. If not, features are not centred, and the bias is zeros.
 
     Raises:
         UnavailableError: scikit-learn is missing.
@@ -123,7 +125,7 @@ def fit_probe(
 
     # Threads of the linear algebra wait for each other busily. One for each fold is faster.
     with threadpool_limits(1, user_api="blas"):
-        data, scaler = _prepare(features, classes)
+        data, scaler = _prepare(features, classes, has_bias=has_bias)
         accuracies: dict[float, float] = {}
         losses: dict[float, float] = {}
         if strength is None:
@@ -178,6 +180,7 @@ class _Data:
     views: int
     weights: Floats
     """(N · V,)."""
+    has_bias: bool
 
     def fit(self, strength: float, weights: Floats) -> _Head:
         """Fits a regression. A row of weight 0 is as good as absent, and need not be copied away.
@@ -187,16 +190,18 @@ class _Data:
         """
         import numpy as np
 
-        regression = _import_regression()(C=strength, max_iter=_MAX_ITERATIONS, tol=_TOLERANCE)
+        regression = _import_regression()(
+            C=strength, max_iter=_MAX_ITERATIONS, tol=_TOLERANCE, fit_intercept=self.has_bias
+        )
         regression.fit(self.rows, np.repeat(self.classes, self.views), weights)
         weight, bias = regression.coef_, regression.intercept_
-        if len(bias) == 1:
+        if len(weight) == 1:
             # Of two classes scikit-learn has one row, for the sigmoid. Two rows of half of it are the same softmax.
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
         return _Head(weight, bias)
 
 
-def _prepare(features: NDArray[np.float32], classes: Integers) -> tuple[_Data, _Scaler]:
+def _prepare(features: NDArray[np.float32], classes: Integers, *, has_bias: bool) -> tuple[_Data, _Scaler]:
     """Standardizes features (N, V, D). The result takes as much memory again, or twice as much if it is little."""
     import numpy as np
 
@@ -211,13 +216,17 @@ def _prepare(features: NDArray[np.float32], classes: Integers) -> tuple[_Data, _
     scale[scale <= _CONSTANT * np.abs(mean)] = 1.0
     for block in blocks:
         block /= scale
+        if not has_bias:
+            block += mean / scale
+    if not has_bias:
+        mean = np.zeros(dimension)
     basis = None
     if 2 * len(rows) <= dimension:
         # The weights lie in the span of the rows. In coordinates of this span the same regression is smaller.
         basis = np.linalg.qr(rows.T)[0]
         rows = rows @ basis
     weights = np.full(len(rows), 1 / views, dtype)
-    return _Data(rows, classes, int(classes.max()) + 1, views, weights), _Scaler(mean, scale, basis)
+    return _Data(rows, classes, int(classes.max()) + 1, views, weights, has_bias), _Scaler(mean, scale, basis)
 
 
 # Cross-validation -------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgclassify._version import __version__
-from imgclassify.errors import UsageError, describe_error
+from imgclassify.errors import OutputError, UsageError, describe_error
 from imgclassify.images import MAX_PIXELS
 from imgclassify.training.dataset import Dataset, LabelledSource
 from imgclassify.training.examples import LEFT_OUT, TRAIN, VAL, Example, Examples, collect_examples
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from imgclassify.catalog import PreprocessSpec
     from imgclassify.hub.network import Network
+    from imgclassify.training.head import Head
     from imgclassify.training.probe import Probe
     from imgclassify.training.progress import EpochRecord, Progress
     from imgclassify.training.recipe import Recipe
@@ -147,13 +148,15 @@ def train(
         StoppedError: `stop_event` was set. `resume` goes on.
     """
     require_writable(folder, overwrite=options.overwrite)
+    head = _find_head(network, options.method)
     listener = listener or TrainingListener()
     examples = collect_examples(dataset, read, fraction=options.fraction, seed=options.seed)
     listener.on_examples(examples)
     if options.method == "probe":
-        taught = _teach_head(examples, network, options, listener)
+        assert head is not None
+        taught = _teach_head(examples, network, head, options, listener)
     else:
-        taught = _teach_all_layers(examples, network, folder, options, listener, stop_event or Event())
+        taught = _teach_all_layers(examples, network, head, folder, options, listener, stop_event or Event())
     failed = tuple(
         FailedImage(each.source.name, each.class_index, image.error)
         for each, image in examples.failed
@@ -195,15 +198,34 @@ def train(
 # Methods --------------------------------------------------------------------------------------------------------
 
 
+def _find_head(network: Network, method: str) -> Head | None:
+    """Returns the head that a probe replaces. None if there is to be none, or if it cannot become one.
+
+    Raises:
+        OutputError: for "probe", a probe cannot become the head.
+        UsageError: the network cannot be trained.
+    """
+    from imgclassify.training.head import find_head
+
+    if method == "scratch":
+        return None
+    try:
+        return find_head(network)
+    except OutputError:
+        if method == "probe":
+            raise
+        return None
+
+
 def _teach_head(
-    examples: Examples, network: Network, options: TrainingOptions, listener: TrainingListener
+    examples: Examples, network: Network, head: Head, options: TrainingOptions, listener: TrainingListener
 ) -> _Taught:
     """Fits another last layer on the features of the frozen network."""
     import numpy as np
 
     from imgclassify.training.head import replace_head
 
-    probe = _fit_probe(examples, options, listener)
+    probe = _fit_probe(examples, head, options, listener)
     features = np.stack([_features(each)[0] for each in examples.val])
     return _Taught(
         replace_head(network, probe.weight, probe.bias),
@@ -215,7 +237,7 @@ def _teach_head(
     )
 
 
-def _fit_probe(examples: Examples, options: TrainingOptions, listener: TrainingListener) -> Probe:
+def _fit_probe(examples: Examples, head: Head, options: TrainingOptions, listener: TrainingListener) -> Probe:
     import numpy as np
 
     from imgclassify.training.probe import fit_probe
@@ -226,6 +248,7 @@ def _fit_probe(examples: Examples, options: TrainingOptions, listener: TrainingL
         num_classes=len(examples.classes),
         groups=[each.group for each in examples.train],
         seed=options.seed,
+        has_bias=head.bias != "",
     )
     listener.on_probe(probe)
     return probe
@@ -247,12 +270,17 @@ def _describe_probe(probe: Probe, options: TrainingOptions) -> dict[str, Any]:
 def _teach_all_layers(
     examples: Examples,
     network: Network,
+    found: Head | None,
     folder: Path,
     options: TrainingOptions,
     listener: TrainingListener,
     stop_event: Event,
 ) -> _Taught:
-    """Trains all layers: from a probe's head (Kumar et al. 2022), or from random weights."""
+    """Trains all layers: from a probe's head (Kumar et al. 2022), or from random weights.
+
+    Args:
+        found: the head that the probe replaces. None if it begins with random numbers.
+    """
     import torch
 
     from imgclassify.training.fitting import fit_network
@@ -262,8 +290,8 @@ def _teach_all_layers(
 
     work = _open_work_folder(folder, options)
     head, details = None, {}
-    if options.method == "finetune" and examples.has_features:
-        probe = _fit_probe(examples, options, listener)
+    if found is not None and examples.has_features:
+        probe = _fit_probe(examples, found, options, listener)
         head, details = (probe.weight, probe.bias), {"probe": _describe_probe(probe, options)}
     torch.manual_seed(options.seed)
     module = build_trainable(network, len(examples.classes), head)

@@ -313,6 +313,41 @@ def test_fine_tuning_begins_with_the_probe(textures: Path, tmp_path: Path, run: 
 
 
 @pytest.mark.needs_torch
+def test_a_network_that_takes_no_probe_is_refused_at_once_and_can_be_fine_tuned(
+    textures: Path, tmp_path: Path, run: Run
+) -> None:
+    """The logits of SqueezeNet are not linear in its features: a ReLU and the pooling follow its last layer."""
+    import torch
+    from networks import seeded
+
+    torch.save(seeded("squeezenet1_1").state_dict(), tmp_path / "start.pth")
+    start = ("-m", tmp_path / "start.pth", "--arch", "squeezenet1_1", "--crop-size", "64", "--resize-size", "64")
+    done = run("train", textures, "-o", tmp_path / "model", *start)
+    assert done.status == 3
+    assert "a probe cannot become the head" in done.err
+    assert "--method finetune" in done.err
+    done = run("train", textures, "-o", tmp_path / "model", *start, "--method", "finetune", "--epochs", "1")
+    assert done.status == 0, done.err
+    training = json.loads((tmp_path / "model" / "training.json").read_text("utf-8"))
+    assert "probe" not in training
+    assert len(Classifier(str(tmp_path / "model"), device="cpu").labels) == 3
+
+
+@pytest.mark.needs_torch
+@pytest.mark.slow
+def test_a_probe_without_a_bias(textures: Path, tmp_path: Path, run: Run) -> None:
+    import torch
+    from networks import seeded
+
+    torch.save(seeded("maxvit_t").state_dict(), tmp_path / "start.pth")
+    done = run("train", textures, "-o", tmp_path / "model", "-m", tmp_path / "start.pth", "--arch", "maxvit_t")
+    assert done.status == 0, done.err
+    metrics = json.loads((tmp_path / "model" / "training.json").read_text("utf-8"))["metrics"]
+    done = run("evaluate", textures, "-m", tmp_path / "model", "--json")
+    assert json.loads(done.out)["metrics"]["acc1"]["value"] >= metrics["acc1"]["low"]
+
+
+@pytest.mark.needs_torch
 def test_the_recipe_is_printed_and_read_again(textures: Path, tmp_path: Path, run: Run) -> None:
     arguments = ("train", textures, "-o", tmp_path / "model", *SCRATCH)
     printed = run(*arguments, "--recipe", "print")

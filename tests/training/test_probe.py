@@ -84,6 +84,22 @@ def test_two_classes_have_two_rows_and_the_probabilities_of_scikit_learn(dimensi
     np.testing.assert_array_equal(fitted.weight[0], -fitted.weight[1])
 
 
+@pytest.mark.parametrize("dimension", [20, 500], ids=["more images", "more features"])
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.usefixtures("exact")
+def test_without_a_bias_it_is_scikit_learn_without_an_intercept(dimension: int, num_classes: int) -> None:
+    features, classes = make_features(90, dimension, num_classes)
+    count = range(90)
+    fitted = fit_probe(
+        features, classes, num_classes=num_classes, groups=count, seed=0, strength=0.05, has_bias=False
+    )
+    assert not fitted.bias.any()
+    regression = LogisticRegression(C=0.05, max_iter=10_000, tol=1e-10, fit_intercept=False)
+    pipeline = make_pipeline(StandardScaler(with_mean=False), regression).fit(features.astype(np.float64), classes)
+    others, _ = make_features(50, dimension, num_classes, seed=1)
+    np.testing.assert_allclose(softmax(logits(fitted, others), axis=1), pipeline.predict_proba(others), atol=5e-5)
+
+
 @pytest.mark.usefixtures("exact")
 def test_the_views_of_an_image_weigh_as_much_as_one_image() -> None:
     features, classes = make_features(60, 20, 3, views=4)
