@@ -38,8 +38,11 @@ _FOLDS = 5
 _FEW_FOLDS = 3
 """The more images there are, the less it matters which of them are in a fold."""
 _MAX_ITERATIONS = 1000
-_TOLERANCE = 1e-4
-"""The largest component of the gradient of the mean loss at which the regression ends. scikit-learn's default."""
+_TOLERANCE = 1e-6
+"""The largest component of the gradient of the mean loss at which the regression ends. With scikit-learn's default,
+which is _TRIAL_TOLERANCE, probabilities may differ by half a percent from those at the minimum."""
+_TRIAL_TOLERANCE = 1e-4
+"""The same for the regressions that only compare strengths."""
 _CONSTANT = 1e-6
 """A feature that varies by less than this part of its mean is constant, but for float32's rounding."""
 _BLOCK = 1024
@@ -133,7 +136,7 @@ def fit_probe(
             strength = _best_strength(losses)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            head = data.fit(strength, data.weights)
+            head = data.fit(strength, data.weights, _TOLERANCE)
     for warning in caught:
         logger.warning("scikit-learn: %s", " ".join(str(warning.message).split("\n\n")[0].split()))
     weight, bias = scaler.fold_into(head)
@@ -182,7 +185,7 @@ class _Data:
     """(N · V,)."""
     has_bias: bool
 
-    def fit(self, strength: float, weights: Floats) -> _Head:
+    def fit(self, strength: float, weights: Floats, tolerance: float) -> _Head:
         """Fits a regression. A row of weight 0 is as good as absent, and need not be copied away.
 
         Raises:
@@ -191,7 +194,7 @@ class _Data:
         import numpy as np
 
         regression = _import_regression()(
-            C=strength, max_iter=_MAX_ITERATIONS, tol=_TOLERANCE, fit_intercept=self.has_bias
+            C=strength, max_iter=_MAX_ITERATIONS, tol=tolerance, fit_intercept=self.has_bias
         )
         regression.fit(self.rows, np.repeat(self.classes, self.views), weights)
         weight, bias = regression.coef_, regression.intercept_
@@ -283,7 +286,8 @@ def _predict_fold(data: _Data, strength: float, held_out: NDArray[np.bool_]) -> 
     """Returns the logits of the images of a fold, from a regression on the others."""
     import numpy as np
 
-    head = data.fit(strength, data.weights * ~np.repeat(held_out, data.views))
+    weights = data.weights * ~np.repeat(held_out, data.views)
+    head = data.fit(strength, weights, _TRIAL_TOLERANCE)
     return data.rows[:: data.views][held_out] @ head.weight.T + head.bias
 
 

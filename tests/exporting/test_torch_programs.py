@@ -158,7 +158,7 @@ def test_a_program_of_somebody_else_is_run_as_a_network(tmp_path: Path) -> None:
 
 
 def test_a_program_that_creates_tensors_moves_to_another_device(tmp_path: Path) -> None:
-    """Traced on the CPU, it would go on to create them there. The device "meta" has no numbers, but refuses a mix."""
+    """Traced on the CPU, it would go on to create them there. The device "meta" refuses a mix."""
     report = export_hub(tmp_path, "x.pt2", "created")
     network = load_network(str(report.path), LoadOptions(trust=True)).backends.build_torch
     assert network is not None
