@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 from imgclassify import catalog, paths
 from imgclassify.catalog import PreprocessSpec
-from imgclassify.errors import DownloadError, OfflineError, UnknownModelError, UsageError
-from imgclassify.hub.architectures import create_network, is_quantized
-from imgclassify.hub.backends import Backends
+from imgclassify.errors import DownloadError, OfflineError, UsageError
 from imgclassify.hub.network import LoadOptions, Network
 from imgclassify.hub.reference import FOLDER, ModelReference
 from imgclassify.telemetry import disable_telemetry
 
-__all__ = ["find_preprocessing", "load_architecture", "load_network"]
+__all__ = ["find_preprocessing", "load_network"]
 
 
 def load_network(reference: ModelReference | str, options: LoadOptions) -> Network:
@@ -53,36 +50,6 @@ def _find_network(reference: ModelReference, options: LoadOptions) -> Network:
         if prepared := find_prepared(reference, options):
             return prepared
     return network or load_unprepared(reference, options)
-
-
-def load_architecture(reference: ModelReference | str, options: LoadOptions) -> Network:
-    """Returns the network of an architecture without weights, for training from scratch. It has no labels.
-
-    Raises:
-        UnknownModelError: the reference does not name an architecture.
-    """
-    reference = _parse(reference)
-    manifest = reference.loader().find_architecture(reference)
-    if manifest.provider not in catalog.PROVIDERS:
-        raise UnknownModelError(
-            f"{reference.text!r} is a file that contains its own network, not an architecture",
-            hint="give the name of another catalogued model, or timm:NAME",
-        )
-    return Network(
-        model=manifest.name,
-        architecture=manifest.architecture,
-        weights="",
-        path=None,
-        sha256=None,
-        preprocess=options.overrides.apply_to(manifest.preprocess),
-        labels=None,
-        num_classes=manifest.num_classes,
-        backends=Backends(partial(create_network, manifest), None, "it has no weights yet"),
-        quantized=is_quantized(manifest),
-        gmacs=manifest.gmacs,
-        manifest=manifest,
-        layers=manifest.layers,
-    )
 
 
 def find_preprocessing(reference: ModelReference | str, options: LoadOptions) -> PreprocessSpec:

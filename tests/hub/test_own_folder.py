@@ -21,6 +21,7 @@ from servers import HubHandler
 from taught import NAMES, write
 
 from imgclassify import Classifier
+from imgclassify.confidence.calibration import Calibration
 from imgclassify.engines import FEATURES, LOGITS
 from imgclassify.errors import (
     CheckpointError,
@@ -262,7 +263,7 @@ def test_show_and_embed(pets: Path) -> None:
 # Calibration -----------------------------------------------------------------------------------------------------
 
 
-def learn(folder: Path, belongs_to: dict[str, Any]) -> str:
+def learn(folder: Path, belongs_to: dict[str, Any]) -> Calibration:
     """A calibration of a model from truths that are drawn from its own answers at a temperature of 0.5."""
     classifier = Classifier(str(folder), device="cpu", with_features=True)
     arrays = [classifier.runner.run_one(noise(64, 64, seed)).arrays for seed in range(60)]
@@ -278,16 +279,16 @@ def learn(folder: Path, belongs_to: dict[str, Any]) -> str:
         taxonomy=None,
         head_weight=classifier.runner.find_head_weight(),
     )
-    return json.dumps(report.calibration.to_dict())
+    return report.calibration
 
 
 def test_predict_is_calibrated_by_the_folder(pets: Path, tmp_path: Path) -> None:
     start = load_network("efficientnet_lite0", LoadOptions(offline=True))
     # It belongs to the run of the network that training began with, until the folder is written.
     run = Classifier("efficientnet_lite0", device="cpu").run.to_dict()
-    text = learn(pets, run)
-    write(pets, start, calibration=text, overwrite=True)
-    temperature = json.loads(text)["temperature"]
+    learned = learn(pets, run)
+    write(pets, start, calibration=learned, overwrite=True)
+    temperature = learned.temperature
     assert temperature < 0.9
     image = noise(100, 90, seed=99)
     raw = Classifier(str(pets), device="cpu", top_k=5)
@@ -319,12 +320,12 @@ def test_a_folder_of_timm_may_have_a_calibration(pets: Path) -> None:
     (pets / "imgclassify.toml").rename(pets.parent / "kept.toml")
     run = Classifier(str(pets), device="cpu").run.to_dict()
     shutil.copy(pets.parent / "kept.toml", pets / "imgclassify.toml")
-    text = learn(pets, run)
-    (pets / "calibration.json").write_text(text)
+    learned = learn(pets, run)
+    learned.write(pets / "calibration.json")
     (pets / "imgclassify.toml").unlink()
     found = Classifier(str(pets), device="cpu", calibration=True).run.calibration
     assert found is not None
-    assert found["temperature"] == json.loads(text)["temperature"]
+    assert found["temperature"] == learned.temperature
 
 
 # Elsewhere -------------------------------------------------------------------------------------------------------
@@ -358,8 +359,8 @@ def predict(*arguments: object) -> dict[str, Any]:
 def test_a_repository_on_the_hub(
     with_config: bool, pets: Path, tmp_path: Path, huggingface: type[HubHandler]
 ) -> None:
-    text = learn(pets, Classifier("efficientnet_lite0", device="cpu").run.to_dict())
-    write(pets, load_network("efficientnet_lite0", LoadOptions(offline=True)), calibration=text, overwrite=True)
+    learned = learn(pets, Classifier("efficientnet_lite0", device="cpu").run.to_dict())
+    write(pets, load_network("efficientnet_lite0", LoadOptions(offline=True)), calibration=learned, overwrite=True)
     if not with_config:  # as that of a network of torchvision
         (pets / "config.json").unlink()
     publish(huggingface, "owner/pets", pets)
@@ -368,7 +369,7 @@ def test_a_repository_on_the_hub(
     wanted = predict(tmp_path / "image.png", "-m", pets, "--calibrated")
     assert found["run"]["model"] == "hf:owner/pets"
     assert found["results"][0]["predictions"] == wanted["results"][0]["predictions"]
-    assert found["run"]["calibration"]["temperature"] == json.loads(text)["temperature"]
+    assert found["run"]["calibration"]["temperature"] == learned.temperature
     names = {request.rpartition("/")[2] for request in huggingface.asked}
     assert names == {"config.json", "imgclassify.toml", "model.safetensors", "labels.tsv", "calibration.json"}
     asked = len(huggingface.asked)

@@ -23,10 +23,11 @@ from torchvision.models import get_model
 from imgclassify import catalog
 from imgclassify.engines import FEATURES, LOGITS
 from imgclassify.errors import OutputError, UsageError
-from imgclassify.hub.loader import load_architecture, load_network
-from imgclassify.hub.network import LoadOptions, Network
+from imgclassify.hub.loader import load_network
+from imgclassify.hub.network import LoadOptions, Network, PreprocessOverrides
 from imgclassify.runner import ModelRunner, RunnerOptions
 from imgclassify.training.head import build_trainable, find_head, replace_head, to_arrays
+from imgclassify.training.scratch import create_scratch_network
 
 FLOAT = sorted(torchvision.models.list_models(module=torchvision.models))
 QUICK = ("resnet18", "googlenet", "mobilenet_v3_small", "vit_b_32")
@@ -304,7 +305,7 @@ def test_a_network_of_one_channel_learns_from_grey_images(tmp_path: Path) -> Non
 
 
 def test_from_scratch_all_weights_are_random() -> None:
-    network = load_architecture("resnet18", LoadOptions())
+    network = create_scratch_network("resnet18", PreprocessOverrides())
     torch.manual_seed(2)
     module = build_trainable(network, 4)
     torch.manual_seed(2)

@@ -33,13 +33,14 @@ from torch import nn
 from imgclassify import Classifier
 from imgclassify.engines import LOGITS
 from imgclassify.errors import CheckpointError, UnavailableError, UsageError
-from imgclassify.hub.loader import load_architecture, load_network
+from imgclassify.hub.loader import load_network
 from imgclassify.hub.network import LoadOptions, Network, PreprocessOverrides
 from imgclassify.labels import load_labels
 from imgclassify.training import model_folder
 from imgclassify.training.folder_configs import find_crop_pct
 from imgclassify.training.head import build_trainable, to_arrays
 from imgclassify.training.model_folder import TrainedModel, clean_label, require_writable, write_model_folder
+from imgclassify.training.scratch import create_scratch_network
 
 EMBEDDED = "efficientnet_lite0"
 
@@ -191,7 +192,7 @@ def test_a_trained_module_of_any_kind(tmp_path: Path) -> None:
     starts = [
         load_network(str(tmp_path / "vit"), LoadOptions()),
         load_network(str(tmp_path / "grey"), LoadOptions()),
-        load_architecture("squeezenet1_1", LoadOptions()),
+        create_scratch_network("squeezenet1_1", PreprocessOverrides()),
     ]
     for index, start in enumerate(starts):
         module = build_trainable(start, 3)
