@@ -263,8 +263,8 @@ class _Reader:
         cache = None
         if runner is not None:
             cache = FeatureCache.open(runner.run_info, views=learning.augment, seed=learning.seed)
-            # While features are computed, it would take the network's time, and memory beside the network's. And torch,
-            # which the other methods import, cannot be imported on two threads at once.
+            # While features are computed, it would take the network's time, and memory beside the network's. And
+            # torch, which the other methods import, cannot be imported on two threads at once.
             is_probe = learning.method == "probe"
             if is_probe and cache is not None and cache.num_images >= len(sources):
                 start_import()
