@@ -31,7 +31,7 @@ from imgclassify.cli.training_options import (
     TrainingDecodingOptions,
     TrainingOutputOptions,
 )
-from imgclassify.errors import ExitStatus, UsageError
+from imgclassify.errors import ExitStatus, OutputError, UsageError
 
 if TYPE_CHECKING:
     from threading import Event
@@ -142,7 +142,7 @@ class _Start(NamedTuple):
     offline: bool
 
     def load(self, num_images: int) -> "tuple[Network, ModelRunner | None]":
-        """Returns the network, and what computes its features. A network from scratch has none.
+        """Returns the network, and what computes its features: None from scratch, and for one that hands out none.
 
         Raises:
             UsageError: options conflict.
@@ -150,13 +150,25 @@ class _Start(NamedTuple):
         """
         if self.learning.method == "scratch":
             return self._create_network(), None
-        from imgclassify.engines import FEATURES
+        from imgclassify.engines import FEATURES, LOGITS
+
+        try:
+            runner = self._load_runner((FEATURES,), num_images)
+        except OutputError:
+            if self.learning.method == "probe":
+                raise
+            return self._load_runner((LOGITS,), num_images).network, None
+        info = runner.run_info
+        print_verbose(f"{info.model} ({info.weights}) on {info.engine}, {info.device}, {info.dtype}: {info.reason}")
+        return runner.network, runner
+
+    def _load_runner(self, outputs: tuple[str, ...], num_images: int) -> "ModelRunner":
         from imgclassify.runner import load_runner
 
         with download_progress() as progress:
-            runner = load_runner(
+            return load_runner(
                 self.model,
-                outputs=(FEATURES,),
+                outputs=outputs,
                 with_labels=False,
                 **self.loading.classifier_arguments(),
                 num_images=num_images,
@@ -166,9 +178,6 @@ class _Start(NamedTuple):
                 **self.processor.classifier_arguments(),
                 **self.preprocessing.classifier_arguments(),
             )
-        info = runner.run_info
-        print_verbose(f"{info.model} ({info.weights}) on {info.engine}, {info.device}, {info.dtype}: {info.reason}")
-        return runner.network, runner
 
     def _create_network(self) -> "Network":
         from imgclassify.runner import preprocess_overrides
