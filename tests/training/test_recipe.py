@@ -30,13 +30,19 @@ class TestDefaults:
         assert parse_recipe(format_recipe(recipe), "x", TUTORIAL) == recipe
 
     def test_fewer_images_are_seen_more_often_in_smaller_batches(self) -> None:
-        few, many = (default_recipe("finetune", count) for count in (200, 50_000))
+        few, many = (default_recipe("finetune", count, kind="transformer") for count in (200, 50_000))
         assert few.max_epochs > 2 * many.max_epochs
         assert few.batch_size < many.batch_size
         assert few.ema_decay < many.ema_decay
         # At least a dozen steps an epoch, and batches that a GPU is busy with.
         assert 200 // few.batch_size >= 8
         assert many.batch_size >= 32
+
+    def test_steps_are_gentle_where_images_are_few(self) -> None:
+        few, more = (default_recipe("finetune", count) for count in (244, 5000))
+        assert (few.optimizer, more.optimizer) == ("sgd", "adamw")
+        assert few.max_epochs < more.max_epochs
+        assert 244 // few.batch_size >= 8
 
     def test_a_network_without_weights_needs_more_epochs_and_its_own_statistics(self) -> None:
         fine, scratch = (default_recipe(method, 5000) for method in METHODS)
