@@ -24,12 +24,15 @@ from torch import nn
 
 from imgclassify.errors import CheckpointError, UnavailableError
 from imgclassify.graphs.export import export_graph
+from imgclassify.hub import cifar_networks
 
 REPOSITORY = Path(__file__).parent.parent
 GRAPHS = REPOSITORY / "models" / "graphs"
 NAMES = sorted(path.name for path in GRAPHS.iterdir())
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 EMBEDDED = "tf_efficientnet_lite0-224.onnx"
+OWN = {f"cifar_{name}-32.onnx" for name in ("net", "resnet20", "resnet32", "resnet44", "resnet56")}
+"""Architectures that no library builds: tests/hub/test_cifar_networks.py compares them with references."""
 FAMILIES = [
     "alexnet-224.onnx",
     "convnext_tiny-224.onnx",
@@ -130,11 +133,17 @@ def assert_answers_like(network: nn.Module, graph: bytes, size: int) -> None:
 # ------------------------------------------------------------------------------------------------ shipped
 
 
+def num_classes(file_name: str) -> int:
+    return 10 if file_name in OWN else 1000
+
+
 def build(file_name: str, num_classes: int) -> nn.Module:
     """The network of a shipped graph, by its builder's own interface and from the graph's metadata alone."""
     details = metadata(onnx.load(GRAPHS / file_name, load_external_data=False))
     torch.manual_seed(0)
     options = {"num_classes": num_classes, **details["options"]}
+    if details["provider"] == "imgclassify":
+        return cifar_networks.create_network(details["architecture"], **options)
     if details["provider"] == "timm":
         return timm.create_model(details["architecture"], **options)
     return torchvision.models.get_model(details["architecture"], weights=None, **options)
@@ -172,7 +181,7 @@ def test_there_is_a_graph_for_each_architecture_and_crop_size_and_no_other_file(
         for weights in torchvision.models.get_model_weights(architecture):
             if weights.meta["categories"] is not None:
                 wanted.add(f"{architecture}-{weights.transforms().crop_size[0]}.onnx")
-    assert set(NAMES) == wanted
+    assert set(NAMES) == wanted | OWN
 
 
 @pytest.mark.parametrize("file_name", NAMES)
@@ -191,7 +200,7 @@ def test_a_shipped_graph_has_the_agreed_form(file_name: str) -> None:
         assert not tensor.raw_data
         assert not tensor.float_data
     assert details["heads"]
-    assert all(parameters[name].dims[0] == 1000 for name in details["heads"])
+    assert all(parameters[name].dims[0] == num_classes(file_name) for name in details["heads"])
     assert parameters.keys().isdisjoint(details["unused"])
     check(model)
     assert not model.graph.value_info
@@ -204,7 +213,7 @@ def test_the_parameters_of_a_shipped_graph_are_the_builders(file_name: str) -> N
     model = onnx.load(GRAPHS / file_name, load_external_data=False)
     details = metadata(model)
     parameters = external(model)
-    wanted, others = shapes(file_name, 1000), shapes(file_name, 7)
+    wanted, others = shapes(file_name, num_classes(file_name)), shapes(file_name, 7)
     assert set(details["unused"]) <= wanted.keys()
     for name in details["unused"]:
         del wanted[name]

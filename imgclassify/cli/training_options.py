@@ -107,10 +107,10 @@ class LearningOptions:
         list[str] | None,
         typer.Option(
             "--set",
-            metavar="NAME=VALUE",
+            metavar="SETTING",
             rich_help_panel=_TRAINING,
             show_default=False,
-            help="Change one setting of the recipe, such as --set label_smoothing=0.1. May be given again.",
+            help="Change a setting of the recipe: NAME=VALUE, such as label_smoothing=0.1. May be given again.",
         ),
     ] = None
     epochs: Annotated[

@@ -21,6 +21,8 @@ from imgclassify.training.layout import TEST, TRAIN, VAL, Layout, Place, describ
 if TYPE_CHECKING:
     from imgclassify.training.reading import ReadImage
 
+__all__ = ["Dataset", "LabelledSource", "check_readable", "find_dataset"]
+
 _SHOWN = 5
 MIN_IMAGES = 2
 """Images that a class needs: one to learn from and one for validation, or for cross-validation."""

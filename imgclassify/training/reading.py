@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from imgclassify.sources import Source
     from imgclassify.training.feature_cache import CachedImage, FeatureCache
 
+__all__ = ["ReadImage", "read_images"]
+
 _MIN_AREA = 0.5
 """The smallest part of an image that an augmented view shows."""
 _MAX_STRETCH = 4 / 3
