@@ -220,7 +220,9 @@ class TestResult:
         assert not np.array_equal(last.state_dict["conv.weight"], start["conv.weight"])
 
     def test_training_ends_early_if_nothing_gets_better(self, images: Images, tmp_path: Path) -> None:
-        bad = quick(learning_rate=30.0, optimizer="sgd", epochs="auto", max_epochs=20, patience=3)
+        bad = quick(
+            learning_rate=30.0, optimizer="sgd", weight_decay=0.05, epochs="auto", max_epochs=20, patience=3
+        )
         fitted = fit(NormNet(), *images, bad, tmp_path)
         assert (fitted.stopped, fitted.epochs, fitted.best_epoch) == ("early", 3, 0)
         assert len(fitted.history) == 4

@@ -121,7 +121,7 @@ class TestAnotherTraining:
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
-            ({"recipe": replace(RECIPE, learning_rate=0.5)}, "learning_rate was 0.0003 and is now 0.5"),
+            ({"recipe": replace(RECIPE, learning_rate=0.5)}, "learning_rate was 0.003 and is now 0.5"),
             ({"seed": 6}, "seed was 5 and is now 6"),
             (
                 {"recipe": replace(RECIPE, crop_scale=(0.25, 1.0))},
