@@ -19,10 +19,11 @@ from imgclassify.training.image_store import DecodeOptions
 from imgclassify.training.progress import EpochRecord, Progress, StoppedError
 from imgclassify.training.recipe import Recipe
 from imgclassify.training.trained_network import TrainedNetwork
-from imgclassify.training.trainer import STATE, Trainer
+from imgclassify.training.trainer import Trainer
 from imgclassify.training.training_data import TrainingData, open_data
 from imgclassify.training.training_state import TrainingState
 from imgclassify.training.validation import compute_logits
+from imgclassify.training.work_folder import STATE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

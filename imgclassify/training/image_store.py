@@ -26,6 +26,7 @@ from imgclassify.images.cropping import create_preprocessor
 from imgclassify.images.inputs import input_from_source
 from imgclassify.results import ImageFailure
 from imgclassify.runner import default_workers
+from imgclassify.training.work_folder import INDEX
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -173,7 +174,7 @@ def open_store(
     Returns:
         None if `stop_event` was set before all images had been decoded.
     """
-    index_path = path.with_suffix(".json")
+    index_path = path.with_suffix(INDEX)
     index = _read_index(index_path, key, path)
     if index is None:
         index_path.unlink(missing_ok=True)

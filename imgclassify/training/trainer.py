@@ -33,15 +33,13 @@ from imgclassify.training.recipe import AUTO
 from imgclassify.training.training_state import TrainingState
 from imgclassify.training.validation import Measured, compute_logits, measure
 from imgclassify.training.weight_average import WeightAverage
+from imgclassify.training.work_folder import HISTORY, STATE
 
 if TYPE_CHECKING:
     from imgclassify.training.recipe import Recipe
     from imgclassify.training.trained_network import TrainedNetwork
     from imgclassify.training.training_data import TrainingData
 
-STATE = "state.safetensors"
-HISTORY = "training.jsonl"
-"""The names of the files in the folder of a training."""
 SAVE_SECONDS = 30.0
 """Least time between two saves of the state."""
 SAVE_SHARE = 0.02

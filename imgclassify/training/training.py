@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,13 +15,14 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgclassify._version import __version__
-from imgclassify.errors import OutputError, UsageError, describe_error
+from imgclassify.errors import OutputError
 from imgclassify.images import MAX_PIXELS
 from imgclassify.training.dataset import Dataset, LabelledSource
 from imgclassify.training.examples import LEFT_OUT, TRAIN, VAL, Example, Examples, collect_examples
 from imgclassify.training.measurement import FailedImage, Measured, ValidationOutputs, measure
 from imgclassify.training.model_folder import TrainedModel, require_writable, write_model_folder
 from imgclassify.training.reading import ReadImage
+from imgclassify.training.work_folder import HISTORY, open_work_folder, remove_work_folder, work_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "TrainingListener", "TrainingOptions", "TrainingResult", "train"]
 
 METHODS = ("probe", "finetune", "scratch")
-HISTORY = "training.jsonl"
-"""The file with a line for each epoch, in the work folder and then in the model folder."""
 _PACKAGES = ("numpy", "Pillow", "onnxruntime", "scikit-learn", "torch", "torchvision", "timm", "transformers")
 
 
@@ -119,11 +117,6 @@ class _Taught(NamedTuple):
     """A record for each epoch."""
 
 
-def work_folder(folder: Path) -> Path:
-    """Returns where the state of an unfinished training lies: beside the model folder."""
-    return folder.with_name(f"{folder.name}.partial")
-
-
 def train(
     dataset: Dataset,
     network: Network,
@@ -183,7 +176,8 @@ def train(
     measured = measure(outputs, examples.classes, run, how=dataset.how)
     training = _describe(dataset, examples, network, options, taught, measured)
     _write(folder, network, examples, taught, measured, training, overwrite=options.overwrite)
-    shutil.rmtree(work_folder(folder), ignore_errors=True)
+    if options.method != "probe":  # which has none, and leaves that of another training
+        remove_work_folder(work_folder(folder))
     return TrainingResult(
         folder,
         measured,
@@ -288,7 +282,7 @@ def _teach_all_layers(
     from imgclassify.training.optimization import find_kind
     from imgclassify.training.recipe import default_recipe
 
-    work = _open_work_folder(folder, options)
+    work = open_work_folder(folder, resume=options.resume, overwrite=options.overwrite)
     head, details = None, {}
     if found is not None and examples.has_features:
         probe = _fit_probe(examples, found, options, listener)
@@ -336,31 +330,6 @@ def _teach_all_layers(
         details=details,
         history=fitted.history,
     )
-
-
-def _open_work_folder(folder: Path, options: TrainingOptions) -> Path:
-    """Creates the work folder, or empties it unless the training in it goes on.
-
-    Raises:
-        UsageError: there is an unfinished training, and nothing says what shall become of it.
-    """
-    work = work_folder(folder)
-    try:
-        if work.exists() and not options.resume:
-            if not options.overwrite and any(work.iterdir()):
-                raise UsageError(
-                    f"{str(work)!r} has a training that is not finished",
-                    hint="go on with it: --resume; or begin again: --overwrite",
-                )
-            shutil.rmtree(work)
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"{str(work)!r}, where a training is kept until it is finished, cannot be written: "
-            f"{describe_error(error)}",
-            hint="choose another --output",
-        ) from error
-    return work
 
 
 # training.json ----------------------------------------------------------------------------------------------------

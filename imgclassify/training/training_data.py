@@ -23,6 +23,7 @@ from imgclassify.training.image_store import (
     open_store,
 )
 from imgclassify.training.progress import Progress, StoppedError
+from imgclassify.training.work_folder import PARTS, PIXELS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -141,12 +142,12 @@ def open_data(
     done = count(1)
     total = len(train) + len(val)
     stores = []
-    for name, images, decoder, kind in (
-        ("train", train, decode, f"whole {recipe.crop_scale[0]}" if whole else "crop"),
-        ("val", val, crops, "crop"),
+    kind_of_train = f"whole {recipe.crop_scale[0]}" if whole else "crop"
+    for name, images, decoder, kind in zip(
+        PARTS, (train, val), (decode, crops), (kind_of_train, "crop"), strict=True
     ):
         store = open_store(
-            folder / f"{name}.pixels",
+            folder / f"{name}{PIXELS}",
             [image.source for image in images],
             decoder,
             json.dumps([digest, len(images), kind, preprocess.to_dict(), options]),

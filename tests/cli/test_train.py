@@ -248,6 +248,13 @@ def test_a_page_is_not_replaced_and_that_is_said_before_any_work(textures: Path,
     assert page.read_text() == "an earlier page"
 
 
+def test_a_probe_leaves_the_unfinished_training_of_another_method(textures: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "model.partial").mkdir()
+    (tmp_path / "model.partial" / "state.safetensors").write_bytes(b"hours of work")
+    assert run("train", textures, "-o", tmp_path / "model").status == 0
+    assert (tmp_path / "model.partial" / "state.safetensors").read_bytes() == b"hours of work"
+
+
 # All layers -------------------------------------------------------------------------------------------------------
 
 

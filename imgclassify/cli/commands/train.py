@@ -301,7 +301,7 @@ class _Reader:
 
 
 def _mention_resume(folder: Path) -> None:
-    from imgclassify.training.training import work_folder
+    from imgclassify.training.work_folder import work_folder
 
     if (work := work_folder(folder)).exists():
         print_message(f"the training so far is in {str(work)!r}; run the same command with --resume to go on")
