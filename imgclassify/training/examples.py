@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgclassify.training.dataset import Dataset, LabelledSource, check_readable
+from imgclassify.training.layout import TRAIN, VAL
 from imgclassify.training.near_duplicates import group_images
 from imgclassify.training.split import find_leaks, split_images
-from imgclassify.training.split_file import SplitRow
+from imgclassify.training.split_file import LEFT_OUT, SplitRow
 
 if TYPE_CHECKING:
     from imgclassify.training.reading import ReadImage
-
-TRAIN, VAL, LEFT_OUT = "train", "val", "left out"
-"""The parts of a split."""
 
 
 class Example(NamedTuple):

@@ -137,11 +137,6 @@ class ImageStore:
         size = place.height * place.width * 3
         return self._pixels[place.offset : place.offset + size].reshape(place.height, place.width, 3)
 
-    def stack(self, indices: Sequence[int], out: NDArray[np.uint8]) -> None:
-        """Copies images of one size to the rows of `out`, (N, H, W, 3)."""
-        for row, index in zip(out, indices, strict=True):
-            row[...] = self.read(index)
-
 
 class _Place(NamedTuple):
     """Where the pixels of an image are in the file."""

@@ -14,6 +14,7 @@ from imgclassify.evaluation.collector import TOP_CLASSES, Collector
 from imgclassify.evaluation.evaluation import Evaluation, evaluate
 from imgclassify.evaluation.evaluator import group_classes, label_outputs
 from imgclassify.evaluation.truth import Truth, TruthClass
+from imgclassify.hub.model_files import CALIBRATION, LABELS
 from imgclassify.labels import Label, LabelSet
 from imgclassify.postprocessing import Postprocessor
 from imgclassify.runner import ImageOutputs
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from imgclassify.results import ImageFailure
-
-CALIBRATION = "calibration.json"
 
 
 class FailedImage(NamedTuple):
@@ -69,7 +68,7 @@ def measure(outputs: ValidationOutputs, classes: Sequence[str], run: Mapping[str
         run: what is known of the network, under the keys of RunInfo.to_dict.
         how: Dataset.how.
     """
-    labels = LabelSet("labels.tsv", tuple(Label(index, None, name) for index, name in enumerate(classes)))
+    labels = LabelSet(LABELS, tuple(Label(index, None, name) for index, name in enumerate(classes)))
     truth = _to_truth(outputs, labels, how)
     postprocessor = Postprocessor(
         str(run["model"]), labels, Activation("softmax"), top_k=min(TOP_CLASSES, len(labels))

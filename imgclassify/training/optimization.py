@@ -1,4 +1,4 @@
-"""The optimizer of a training: parameters grouped by the depth of their layers, and the learning rate of a step."""
+"""Settings by the kind of network: the default recipe, parameters grouped by depth, and the rate of a step."""
 
 from __future__ import annotations
 
@@ -8,11 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from imgclassify.training.recipe import Recipe, default_recipe
+
 if TYPE_CHECKING:
-    from imgclassify.training.recipe import Recipe
+    from imgclassify.catalog import Size
 
 _LEVELS = 16
 """Layers are put into so many groups by their depth, since an optimizer is slow with hundreds of groups."""
+
+
+def recipe_for(network: torch.nn.Module, method: str, *, num_images: int, crop_size: Size) -> Recipe:
+    """Returns the default settings for training a network.
+
+    Args:
+        method: one of recipe.METHODS.
+        num_images: how many there are to learn from.
+        crop_size: (height, width) of the network's crops.
+    """
+    return default_recipe(method, num_images, kind=find_kind(network), crop_side=max(crop_size))
 
 
 def find_kind(network: torch.nn.Module) -> str:

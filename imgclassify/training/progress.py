@@ -73,7 +73,12 @@ class Progress:
     """The epoch that has just ended. None otherwise."""
 
 
+def format_history(history: Iterable[EpochRecord]) -> str:
+    """Returns the text of training.jsonl: a line for each epoch."""
+    return "".join(json.dumps(record.to_dict()) + "\n" for record in history)
+
+
 def write_history(path: Path, history: Iterable[EpochRecord]) -> None:
-    """Writes a line for each epoch. The file is whole at any time."""
+    """Writes training.jsonl. The file is whole at any time."""
     with atomic_write(path, locked=True) as draft:
-        draft.write_text("".join(json.dumps(record.to_dict()) + "\n" for record in history), "utf-8")
+        draft.write_text(format_history(history), "utf-8")

@@ -12,8 +12,10 @@ from imgclassify.errors import UsageError, describe_error, short_repr
 from imgclassify.files import atomic_write
 from imgclassify.output.delimited import RowWriter, read_rows
 from imgclassify.output.file_formats import open_text_file
+from imgclassify.training.layout import TRAIN, VAL
 
-PARTS = ("train", "val", "left out")
+LEFT_OUT = "left out"
+PARTS = (TRAIN, VAL, LEFT_OUT)
 _DELIMITER = "\t"
 _SHA256 = re.compile(r"(?:[0-9a-f]{64})?")
 _HINT = "it is written by `imgclassify train`; put it back as it was, or train again into another folder"

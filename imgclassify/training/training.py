@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +17,13 @@ from imgclassify._version import __version__
 from imgclassify.errors import OutputError
 from imgclassify.images import MAX_PIXELS
 from imgclassify.training.dataset import Dataset, LabelledSource
-from imgclassify.training.examples import LEFT_OUT, TRAIN, VAL, Example, Examples, collect_examples
+from imgclassify.training.examples import Example, Examples, collect_examples
+from imgclassify.training.layout import TRAIN, VAL
 from imgclassify.training.measurement import FailedImage, Measured, ValidationOutputs, measure
 from imgclassify.training.model_folder import TrainedModel, require_writable, write_model_folder
+from imgclassify.training.progress import format_history
 from imgclassify.training.reading import ReadImage
+from imgclassify.training.split_file import LEFT_OUT
 from imgclassify.training.work_folder import HISTORY, open_work_folder, remove_work_folder, work_folder
 
 if TYPE_CHECKING:
@@ -279,8 +281,7 @@ def _teach_all_layers(
 
     from imgclassify.training.fitting import fit_network
     from imgclassify.training.head import build_trainable
-    from imgclassify.training.optimization import find_kind
-    from imgclassify.training.recipe import default_recipe
+    from imgclassify.training.optimization import recipe_for
 
     work = open_work_folder(folder, resume=options.resume, overwrite=options.overwrite)
     head, details = None, {}
@@ -290,12 +291,7 @@ def _teach_all_layers(
     torch.manual_seed(options.seed)
     module = build_trainable(network, len(examples.classes), head)
     recipe = options.find_recipe(
-        default_recipe(
-            options.method,
-            len(examples.train),
-            kind=find_kind(module),
-            crop_side=max(network.preprocess.crop_size),
-        )
+        recipe_for(module, options.method, num_images=len(examples.train), crop_size=network.preprocess.crop_size)
     )
     fitted = fit_network(
         module,
@@ -411,7 +407,7 @@ def _write(
     overwrite: bool,
 ) -> None:
     calibration = measured.calibration
-    history = "".join(json.dumps(each.to_dict()) + "\n" for each in taught.history)
+    history = format_history(taught.history)
     model = TrainedModel(
         network=network,
         state_dict=taught.state_dict,

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from imgclassify.errors import UsageError, describe_error
 from imgclassify.files import temp_path
+from imgclassify.training.layout import TRAIN, VAL
 
 STATE, HISTORY = "state.safetensors", "training.jsonl"
 PIXELS, INDEX = ".pixels", ".json"
 """The suffixes of the decoded images of a part, and of what says where each of them is."""
-PARTS = ("train", "val")
+PARTS = (TRAIN, VAL)
 _FILES = (STATE, HISTORY, *(f"{part}{suffix}" for part in PARTS for suffix in (PIXELS, INDEX)))
 
 

@@ -202,14 +202,12 @@ class _Start(NamedTuple):
 
 def _print_recipe(learning: LearningOptions, network: "Network", num_images: int) -> None:
     from imgclassify.training.head import build_trainable
-    from imgclassify.training.optimization import find_kind
-    from imgclassify.training.recipe import default_recipe
+    from imgclassify.training.optimization import recipe_for
     from imgclassify.training.recipe_file import format_recipe
 
-    kind = find_kind(build_trainable(network, 2))
-    crop_side = max(network.preprocess.crop_size)
-    recipe = learning.find_recipe(default_recipe(learning.method, num_images, kind=kind, crop_side=crop_side))
-    typer.echo(format_recipe(recipe), nl=False)
+    module, crop_size = build_trainable(network, 2), network.preprocess.crop_size
+    default = recipe_for(module, learning.method, num_images=num_images, crop_size=crop_size)
+    typer.echo(format_recipe(learning.find_recipe(default)), nl=False)
 
 
 def _find_dataset(sources: SourceOptions, data: DataOptions, *, offline: bool) -> "Dataset":
