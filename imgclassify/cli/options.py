@@ -102,6 +102,30 @@ Overwrite = Annotated[
         help="If --output has a result already, start again and replace it.",
     ),
 ]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        rich_help_panel=OUTPUT_PANEL,
+        show_default=False,
+        help="Also write a page with figures, charts and mistakes: one HTML file. Needs Jinja2.",
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        autocompletion=complete_from(["auto", "cpu", "cuda", "mps"]),
+        metavar="DEVICE",
+        rich_help_panel=RUNNING_PANEL,
+        help="Device to run on: auto, cpu, cuda, cuda:N or mps.",
+    ),
+]
+Workers = Annotated[
+    str,
+    typer.Option("--workers", metavar="N|auto", rich_help_panel=RUNNING_PANEL, help="Number of decoding threads."),
+]
 TopK = Annotated[
     int,
     typer.Option(
@@ -779,16 +803,7 @@ class DecodingOptions:
 class RunningOptions:
     """How the network is run. The defaults are the exact setting."""
 
-    device: Annotated[
-        str,
-        typer.Option(
-            "--device",
-            autocompletion=complete_from(["auto", "cpu", "cuda", "mps"]),
-            metavar="DEVICE",
-            rich_help_panel=RUNNING_PANEL,
-            help="Device to run on: auto, cpu, cuda, cuda:N or mps.",
-        ),
-    ] = "auto"
+    device: Device = "auto"
     dtype: Annotated[
         str,
         typer.Option(
@@ -812,12 +827,7 @@ class RunningOptions:
     batch_size: Annotated[
         str, typer.Option("--batch-size", metavar="N|auto", rich_help_panel=RUNNING_PANEL, help="Images per batch.")
     ] = "auto"
-    workers: Annotated[
-        str,
-        typer.Option(
-            "--workers", metavar="N|auto", rich_help_panel=RUNNING_PANEL, help="Number of decoding threads."
-        ),
-    ] = "auto"
+    workers: Workers = "auto"
     fast_decode: Annotated[
         bool,
         typer.Option(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imgclassify.cli.option_values import complete_from, parse_number
-from imgclassify.cli.options import OUTPUT_PANEL, RUNNING_PANEL, SOURCES_PANEL, DecodingOptions
+from imgclassify.cli.options import OUTPUT_PANEL, SOURCES_PANEL, DecodingOptions, Device, Report, Workers
 from imgclassify.errors import UsageError
 from imgclassify.images import TIME_LIMIT
 
@@ -280,16 +280,7 @@ class TrainingOutputOptions:
     overwrite: Annotated[
         bool, typer.Option("--overwrite", rich_help_panel=OUTPUT_PANEL, help="Replace an earlier model there.")
     ] = False
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            "--report",
-            metavar="FILE",
-            rich_help_panel=OUTPUT_PANEL,
-            show_default=False,
-            help="Also write a page with figures, charts and mistakes: one HTML file. Needs Jinja2.",
-        ),
-    ] = None
+    report: Report = None
     json: Annotated[
         bool, typer.Option("--json", rich_help_panel=OUTPUT_PANEL, help="Print the figures as JSON.")
     ] = False
@@ -329,22 +320,8 @@ class TrainingDecodingOptions(DecodingOptions):
 class ProcessorOptions:
     """What the network runs on."""
 
-    device: Annotated[
-        str,
-        typer.Option(
-            "--device",
-            autocompletion=complete_from(["auto", "cpu", "cuda", "mps"]),
-            metavar="DEVICE",
-            rich_help_panel=RUNNING_PANEL,
-            help="Device to run on: auto, cpu, cuda, cuda:N or mps.",
-        ),
-    ] = "auto"
-    workers: Annotated[
-        str,
-        typer.Option(
-            "--workers", metavar="N|auto", rich_help_panel=RUNNING_PANEL, help="Number of decoding threads."
-        ),
-    ] = "auto"
+    device: Device = "auto"
+    workers: Workers = "auto"
 
     def classifier_arguments(self) -> dict[str, Any]:
         """Returns the options as keyword arguments of Classifier.

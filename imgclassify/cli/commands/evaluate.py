@@ -24,6 +24,7 @@ from imgclassify.cli.options import (
     Offline,
     OutputOptions,
     PreprocessingOptions,
+    Report,
     RunningOptions,
     SourceOptions,
     TruthOptions,
@@ -75,16 +76,7 @@ class ReportOptions:
             help="Also write the logits of each image in float16: npz, parquet or jsonl. --from reads them.",
         ),
     ] = None
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            "--report",
-            metavar="FILE",
-            rich_help_panel=OUTPUT_PANEL,
-            show_default=False,
-            help="Also write a page with figures, charts and mistakes: one HTML file. Needs Jinja2.",
-        ),
-    ] = None
+    report: Report = None
     overwrite: Annotated[
         bool,
         typer.Option(
