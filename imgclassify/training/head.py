@@ -58,7 +58,7 @@ def find_head(network: Network) -> Head:
 
 
 def replace_head(
-    network: Network, weight: NDArray[np.float32], bias: NDArray[np.float32]
+    network: Network, weight: NDArray[np.float32], bias: NDArray[np.float32], *, found: Head | None = None
 ) -> dict[str, NDArray[Any]]:
     """Returns the state_dict of a network whose head is that of a probe. Auxiliary heads are left out.
 
@@ -67,6 +67,7 @@ def replace_head(
     Args:
         weight: (number of classes, D), for the features that the engines return.
         bias: (number of classes,). All zeros if the head has none: see `find_head`.
+        found: what `find_head` returned. None calls it, which takes seconds without a graph.
 
     Raises:
         UsageError, OutputError: as for `find_head`.
@@ -74,7 +75,7 @@ def replace_head(
     """
     network = require_trainable(network)
     source = find_shipped_graph(network)
-    head = find_head(network)
+    head = found or find_head(network)
     if source is None:
         state_dict = to_arrays(_build(network))
     else:
@@ -159,7 +160,11 @@ def _not_linear(network: Network) -> OutputError:
 
 
 def build_trainable(
-    network: Network, num_classes: int, head: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+    network: Network,
+    num_classes: int,
+    head: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
+    *,
+    found: Head | None = None,
 ) -> torch.nn.Module:
     """Builds a network with another head in float32 on the CPU, with gradients for all parameters.
 
@@ -169,6 +174,7 @@ def build_trainable(
         network: its weights are the initial ones. If it has none (`Network.path`), all are random.
         head: (weight, bias) of the head, as for `replace_head`. None for random numbers, as torch.nn.Linear has
             them, from torch's global generator.
+        found: what `find_head` returned, as for `replace_head`.
 
     Raises:
         UsageError: the network is none that can be trained.
@@ -182,7 +188,7 @@ def build_trainable(
         import torch
 
         state_dict = module.state_dict()
-        for name, values in zip(*_shape_head(network, find_head(network), *head), strict=True):
+        for name, values in zip(*_shape_head(network, found or find_head(network), *head), strict=True):
             state_dict[name].copy_(torch.from_numpy(values))
     return module.float().requires_grad_(requires_grad=True).train()
 

@@ -224,7 +224,7 @@ def _teach_head(
     probe = _fit_probe(examples, head, options, listener)
     features = np.stack([_features(each)[0] for each in examples.val])
     return _Taught(
-        replace_head(network, probe.weight, probe.bias),
+        replace_head(network, probe.weight, probe.bias, found=head),
         features @ probe.weight.T + probe.bias,
         range(len(examples.val)),
         features,
@@ -289,7 +289,7 @@ def _teach_all_layers(
         probe = _fit_probe(examples, found, options, listener)
         head, details = (probe.weight, probe.bias), {"probe": _describe_probe(probe, options)}
     torch.manual_seed(options.seed)
-    module = build_trainable(network, len(examples.classes), head)
+    module = build_trainable(network, len(examples.classes), head, found=found)
     recipe = options.find_recipe(
         recipe_for(module, options.method, num_images=len(examples.train), crop_size=network.preprocess.crop_size)
     )
