@@ -71,3 +71,28 @@ def probabilities(network: torch.nn.Module, pixels: torch.Tensor) -> torch.Tenso
     """What plain torch code gives for one preprocessed image, (3, H, W)."""
     with torch.inference_mode():
         return network(pixels[None]).softmax(dim=1)[0]
+
+
+class TutorialNet(torch.nn.Module):
+    """As in PyTorch's tutorial "Training a Classifier"."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(3, 6, 5)
+        self.pool = torch.nn.MaxPool2d(2, 2)
+        self.conv2 = torch.nn.Conv2d(6, 16, 5)
+        self.fc1 = torch.nn.Linear(16 * 5 * 5, 120)
+        self.fc2 = torch.nn.Linear(120, 84)
+        self.fc3 = torch.nn.Linear(84, classes)
+
+    def spatial(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pool(torch.nn.functional.relu(self.conv1(x)))
+        return self.pool(torch.nn.functional.relu(self.conv2(x)))
+
+    def seen_by_head(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.flatten(self.spatial(x), 1)
+        x = torch.nn.functional.relu(self.fc1(x))
+        return torch.nn.functional.relu(self.fc2(x))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc3(self.seen_by_head(x))

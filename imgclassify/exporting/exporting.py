@@ -18,7 +18,7 @@ from imgclassify.exporting.metadata import describe_model
 from imgclassify.exporting.onnx_file import data_pattern, write_onnx
 from imgclassify.exporting.run_script import format_script, script_name
 from imgclassify.exporting.source import ExportSource
-from imgclassify.files import has_content
+from imgclassify.files import has_content, sync_file
 
 if TYPE_CHECKING:
     from imgclassify.comparison import Comparison
@@ -257,8 +257,7 @@ def _place_files(draft: Path, target: Path, data: Path | None, script: Path) -> 
     """Moves the files to their names, the model last. Then removes the parameters of the one that it replaces."""
     final_data = target.with_name(data.name) if data else None
     for file in filter(None, (data, script, draft)):
-        with file.open("rb+") as stream:
-            os.fsync(stream.fileno())
+        sync_file(file)
     if target.exists():
         draft.chmod(target.stat().st_mode)
     if data and final_data:

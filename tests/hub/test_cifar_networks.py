@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - as everybody calls it
 from conftest import noise
+from networks import TutorialNet
 from torch import nn
 
 from imgclassify import Classifier, catalog
@@ -31,31 +32,6 @@ TOLERANCE = 1e-5
 BLOCKS = {"cifar_resnet20": 3, "cifar_resnet32": 5, "cifar_resnet44": 7, "cifar_resnet56": 9}
 ARCHITECTURES = ["cifar_net", *BLOCKS]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class TutorialNet(nn.Module):
-    """As in PyTorch's tutorial "Training a Classifier"."""
-
-    def __init__(self, classes: int = 10) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 6, 5)
-        self.pool = nn.MaxPool2d(2, 2)
-        self.conv2 = nn.Conv2d(6, 16, 5)
-        self.fc1 = nn.Linear(16 * 5 * 5, 120)
-        self.fc2 = nn.Linear(120, 84)
-        self.fc3 = nn.Linear(84, classes)
-
-    def spatial(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.pool(F.relu(self.conv1(x)))
-        return self.pool(F.relu(self.conv2(x)))
-
-    def seen_by_head(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.flatten(self.spatial(x), 1)
-        x = F.relu(self.fc1(x))
-        return F.relu(self.fc2(x))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc3(self.seen_by_head(x))
 
 
 class ReferenceBlock(nn.Module):

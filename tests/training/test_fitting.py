@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as nnf
 from labelled_images import as_sources, make_images, tiny_spec
+from networks import TutorialNet
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -34,27 +34,6 @@ ALLOCATION = (
 class Images(NamedTuple):
     train: list[LabelledSource]
     val: list[LabelledSource]
-
-
-class Net(nn.Module):
-    """The network of PyTorch's tutorial "Training a Classifier"."""
-
-    def __init__(self, num_classes: int = 10) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 6, 5)
-        self.pool = nn.MaxPool2d(2, 2)
-        self.conv2 = nn.Conv2d(6, 16, 5)
-        self.fc1 = nn.Linear(16 * 5 * 5, 120)
-        self.fc2 = nn.Linear(120, 84)
-        self.fc3 = nn.Linear(84, num_classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.pool(nnf.relu(self.conv1(x)))
-        x = self.pool(nnf.relu(self.conv2(x)))
-        x = torch.flatten(x, 1)
-        x = nnf.relu(self.fc1(x))
-        x = nnf.relu(self.fc2(x))
-        return self.fc3(x)
 
 
 class NormNet(nn.Module):
@@ -92,7 +71,7 @@ def plain_loop(
 ) -> tuple[nn.Module, list[float]]:
     """The tutorial's loop. Returns the network and the running losses that it prints."""
     torch.manual_seed(seed)
-    net = Net(num_classes)
+    net = TutorialNet(num_classes)
     loader = DataLoader(Folder(images), batch_size=4, shuffle=True)
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
@@ -146,7 +125,7 @@ class TestTutorial:
         reported: list[Progress] = []
         torch.manual_seed(seed)
         recipe = replace(TUTORIAL, loss_every=3)
-        fitted = fit(Net(3), train, val, recipe, tmp_path / "work", report=reported.append)
+        fitted = fit(TutorialNet(3), train, val, recipe, tmp_path / "work", report=reported.append)
         for name, tensor in wanted.state_dict().items():
             assert np.array_equal(fitted.state_dict[name], tensor.numpy()), name
         assert [each.running_loss for each in reported if each.running_loss is not None] == printed
