@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -75,19 +75,10 @@ def collect_examples(
     border = len(dataset.train)
     check_readable(dataset, read[:border], read[border:])
     groups = group_images(read)
-    is_given = bool(dataset.val)
     usable = [index for index, each in enumerate(read) if each.error is None]
-    parts = {index: TRAIN if index < border else VAL for index in usable}
-    reasons = {index: f"{each.error.type}: {each.error.message}" for index, each in enumerate(read) if each.error}
-    notes = []
-    if is_given:
-        in_train, in_val = ([index for index in usable if parts[index] == part] for part in (TRAIN, VAL))
-        leaked = find_leaks([groups[index] for index in in_train], [groups[index] for index in in_val])
-        if leaked:
-            notes.append(
-                f"{len(leaked):,} images to train on are near duplicates of images for validation, so the figures "
-                f"are better than for new images; the first is {sources[in_train[leaked[0]]].source.name!r}"
-            )
+    if dataset.val:
+        parts = {index: TRAIN if index < border else VAL for index in usable}
+        notes = _describe_leaks(sources, parts, groups)
     else:
         chosen = split_images(
             [sources[index].class_index for index in usable],
@@ -96,7 +87,8 @@ def collect_examples(
             seed=seed,
             classes=dataset.classes,
         )
-        parts |= {index: VAL for index, is_val in zip(usable, chosen, strict=True) if is_val}
+        parts = {index: VAL if is_val else TRAIN for index, is_val in zip(usable, chosen, strict=True)}
+        notes = []
 
     def examples(part: str) -> tuple[Example, ...]:
         return tuple(
@@ -113,11 +105,25 @@ def collect_examples(
                 each.source.name,
                 dataset.classes[each.class_index],
                 parts.get(index, LEFT_OUT),
-                (read[index].sha256 or b"").hex(),
-                reasons.get(index, ""),
+                (image.sha256 or b"").hex(),
+                f"{image.error.type}: {image.error.message}" if image.error else "",
             )
-            for index, each in enumerate(sources)
+            for index, (each, image) in enumerate(zip(sources, read, strict=True))
         ),
-        is_split=not is_given,
+        is_split=not dataset.val,
         notes=tuple(notes),
     )
+
+
+def _describe_leaks(
+    sources: Sequence[LabelledSource], parts: Mapping[int, str], groups: Sequence[int]
+) -> list[str]:
+    """Returns a note if images of a given validation part are near duplicates of those to train on."""
+    in_train, in_val = ([index for index, part in parts.items() if part == each] for each in (TRAIN, VAL))
+    leaked = find_leaks([groups[index] for index in in_train], [groups[index] for index in in_val])
+    if not leaked:
+        return []
+    return [
+        f"{len(leaked):,} images to train on are near duplicates of images for validation, so the figures are "
+        f"better than for new images; the first is {sources[in_train[leaked[0]]].source.name!r}"
+    ]

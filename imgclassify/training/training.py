@@ -157,11 +157,36 @@ def train(
         for each, image in examples.failed
         if image.error
     )
+    measured = _measure(dataset, examples, network, folder, taught, failed)
+    training = _describe(dataset, examples, network, options, taught, measured)
+    _write(folder, network, examples, taught, measured, training, overwrite=options.overwrite)
+    if options.method != "probe":  # which has none, and leaves that of another training
+        remove_work_folder(work_folder(folder))
+    return TrainingResult(
+        folder,
+        measured,
+        training,
+        failed,
+        tuple(examples.val[position].source for position in taught.positions),
+        network.preprocess,
+        tuple(taught.history),
+    )
+
+
+def _measure(
+    dataset: Dataset,
+    examples: Examples,
+    network: Network,
+    folder: Path,
+    taught: _Taught,
+    failed: Sequence[FailedImage],
+) -> Measured:
+    """Computes the figures of the network on the validation part."""
+    images = [examples.val[position] for position in taught.positions]
     for_val = {each.source.name for each in dataset.val}
-    measured_images = [examples.val[position] for position in taught.positions]
     outputs = ValidationOutputs(
-        [each.source.source.name for each in measured_images],
-        [each.class_index for each in measured_images],
+        [each.source.source.name for each in images],
+        [each.class_index for each in images],
         taught.logits,
         taught.features,
         taught.head_weight,
@@ -175,20 +200,7 @@ def train(
         "num_classes": len(examples.classes),
         "activation": "softmax",
     }
-    measured = measure(outputs, examples.classes, run, how=dataset.how)
-    training = _describe(dataset, examples, network, options, taught, measured)
-    _write(folder, network, examples, taught, measured, training, overwrite=options.overwrite)
-    if options.method != "probe":  # which has none, and leaves that of another training
-        remove_work_folder(work_folder(folder))
-    return TrainingResult(
-        folder,
-        measured,
-        training,
-        failed,
-        tuple(each.source for each in measured_images),
-        network.preprocess,
-        tuple(taught.history),
-    )
+    return measure(outputs, examples.classes, run, how=dataset.how)
 
 
 # Methods --------------------------------------------------------------------------------------------------------
