@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 
 from imgclassify.errors import ImageNotFoundError, ImageUnreadableError, describe_error
 from imgclassify.sources.archive_errors import archive_errors
 from imgclassify.sources.source import Source, raise_error
-from imgclassify.sources.tars import tar_members
-from imgclassify.sources.zips import zip_members
+from imgclassify.sources.tars import tar_members, tar_names
+from imgclassify.sources.zips import zip_members, zip_names
 
 
 def archive_members(path: str, accepts: Callable[[str], bool]) -> Iterator[Source]:
@@ -25,6 +26,23 @@ def archive_members(path: str, accepts: Callable[[str], bool]) -> Iterator[Sourc
     except archive_errors() as error:
         message = f"cannot read archive {path!r}: {describe_error(error)}"
         yield Source(path, partial(raise_error, ImageUnreadableError, message))
+
+
+def find_folders(path: str) -> set[tuple[str, ...]]:
+    """Returns the folders in an archive, each as the names from the highest one to its own.
+
+    An archive that can be read only in part has the folders of that part.
+    """
+    read = zip_names if path.lower().endswith(".zip") else tar_names
+    found: set[tuple[str, ...]] = set()
+    with suppress(*archive_errors()):
+        for name in read(path):
+            *folders, _ = name.split("/")
+            folders = [each for each in folders if each not in ("", ".")]
+            while folders and tuple(folders) not in found:
+                found.add(tuple(folders))
+                folders.pop()
+    return found
 
 
 def find_member(name: str, archive: str, member: str) -> Source | None:

@@ -29,7 +29,7 @@ def expand_path(name: str, notice: Notice, selection: Selection, *, from_file: b
     """
     if os.path.isdir(name):
         return _warn_if_empty(walk_folder(name, selection), name, notice, selection)
-    if _is_archive(name):
+    if is_archive(name):
         return _expand_archive(name, notice, selection)
     if os.path.lexists(name):
         return iter([file_source(name) if from_file else file_or_pipe_source(name)])
@@ -60,12 +60,13 @@ def split_frame(name: str) -> tuple[str, str] | None:
 
 def stands_for_many(path: str) -> bool:
     """Whether `expand_path` treats a path as a folder, an archive or a glob, and not as one image."""
-    if os.path.isdir(path) or _is_archive(path):
+    if os.path.isdir(path) or is_archive(path):
         return True
     return has_wildcard(path) and not os.path.lexists(path) and split_member(path) is None
 
 
-def _is_archive(path: str) -> bool:
+def is_archive(path: str) -> bool:
+    """Whether there is an archive at a path."""
     return path.lower().endswith(ARCHIVE_SUFFIXES) and os.path.isfile(path)
 
 
@@ -79,7 +80,7 @@ def _expand_archive(path: str, notice: Notice, selection: Selection) -> Iterator
 def split_member(name: str) -> tuple[str, str] | None:
     """Returns ("photos.zip", "dogs/rex.jpg") for "photos.zip!dogs/rex.jpg" if photos.zip is an archive."""
     for position, character in enumerate(name):
-        if character == "!" and _is_archive(name[:position]):
+        if character == "!" and is_archive(name[:position]):
             return name[:position], name[position + 1 :]
     return None
 
@@ -108,14 +109,14 @@ def _expand_glob(pattern: str, notice: Notice, selection: Selection) -> Iterator
             continue
         is_folder = os.path.isdir(match)
         walked = os.path.join(match, "") if is_folder else None
-        is_archive = _is_archive(match)
+        holds_members = is_archive(match)
         below = _relative_path(pattern, match, is_folder=is_folder)
-        if not selection.accepts_match(below, is_image=not is_folder and not is_archive, named=named):
+        if not selection.accepts_match(below, is_image=not is_folder and not holds_members, named=named):
             continue
         if is_folder:
             yield from _warn_if_empty(walk_folder(match, selection, below), match, notice, selection)
         else:
-            yield from _expand_archive(match, notice, selection) if is_archive else [file_source(match)]
+            yield from _expand_archive(match, notice, selection) if holds_members else [file_source(match)]
 
 
 def _relative_path(pattern: str, match: str, *, is_folder: bool) -> str:

@@ -50,6 +50,13 @@ def tar_members(path: str, accepts: Callable[[str], bool]) -> Iterator[Source]:
         archive.fileobj.read(CHUNK_BYTES)
 
 
+def tar_names(path: str) -> Iterator[str]:
+    """Yields the name of each entry in the archive. That of a folder ends in a slash."""
+    with _open_tar(path) as archive:
+        for info in _iter_members(archive):
+            yield f"{info.name}/" if info.isdir() else info.name
+
+
 @contextmanager
 def _open_tar(path: str) -> Iterator[tarfile.TarFile]:
     with open(path, "rb") as file:  # noqa: PTH123

@@ -13,7 +13,7 @@ import struct
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from copy import copy
 from functools import partial
 from io import BytesIO
@@ -52,6 +52,13 @@ def zip_members(path: str, accepts: Callable[[str], bool]) -> Iterator[Source]:
         if not member.endswith("/") and kind in (0, stat.S_IFREG) and accepts(member):
             name = f"{path}!{member}"
             yield Source(name, partial(_open_member, archive, info, lock, name))
+
+
+def zip_names(path: str) -> Iterator[str]:
+    """Yields the name of each entry in the archive. That of a folder ends in a slash."""
+    file = _ArchiveFile(path)
+    with closing(file), zipfile.ZipFile(file) as archive:
+        yield from map(_member_name, archive.infolist())
 
 
 class _ArchiveFile:

@@ -67,7 +67,7 @@ def find_dataset(
         val: the images for validation. None looks for folders called val or test, and for a column called split.
         val_roots: as `roots`, for `val`.
         truth: a CSV file with the class of each image (truth_classes.py). None takes the folders.
-        folders: those of the roots, plain folders, that are looked into for class folders without an image.
+        folders: those of the roots that are looked into for class folders without an image.
 
     Raises:
         NoImagesError: there are no images.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import cache, partial
 from itertools import takewhile
 from typing import NamedTuple
 
 from imgclassify.errors import UsageError
 from imgclassify.evaluation.source_names import FolderReader
-from imgclassify.sources import Selection, expand
+from imgclassify.sources import Selection, archives, expand
+from imgclassify.sources.path_expansion import is_archive
 
 TRAIN, VAL, TEST = "train", "val", "test"
 PARTS = {
@@ -47,6 +50,12 @@ class _Images(NamedTuple):
     @property
     def path(self) -> str:
         return os.path.join(self.root, *self.below)  # noqa: PTH118
+
+    def name_folder(self, folder: str) -> str:
+        """Returns the name of a folder in the one that is meant, as the sources below it have it."""
+        if is_archive(self.root):
+            return f"{self.root}!{'/'.join((*self.below, folder))}"
+        return os.path.join(self.path, folder)  # noqa: PTH118
 
     def enter(self, folder: str) -> _Images:
         inside = [(position, folders[1:]) for position, folders in self.images if folders[:1] == (folder,)]
@@ -102,12 +111,13 @@ class Layout:
         Args:
             plain: the roots to look into.
         """
+        in_archive = cache(archives.find_folders)
         for root, each in self._parents:
             if root in plain:
-                yield from _subfolders(each.path, each.folders())
+                yield from map(each.name_folder, _other_folders(each, in_archive))
         for root, each in self._above:
             if root in plain:
-                yield from (path for path in _subfolders(each.path, each.folders()) if part_of(_last(path)))
+                yield from map(each.name_folder, filter(part_of, _other_folders(each, in_archive)))
 
     def _pass_over(self, found: _Images) -> _Images:
         *passed, last = _pass_over(found)
@@ -213,6 +223,8 @@ def part_of(name: str) -> str | None:
 def describe_empty(folder: str) -> str:
     """Returns that a folder has no image, and what is in it instead."""
     told: list[str] = []
+    if not os.path.isdir(folder):  # noqa: PTH112
+        return f"no image in {folder!r}"  # it is in an archive
     for _ in expand([folder], notice=told.append):
         pass
     return told[0] if told else f"no image in {folder!r}"
@@ -263,23 +275,24 @@ def _shared_folders(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
 
 
-def _subfolders(folder: str, known: Collection[str]) -> list[str]:
-    """Returns the paths of the folders in a folder, sorted, without those of known names and hidden ones."""
-    selection = Selection()
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.is_dir()]
-    except OSError:  # it is in an archive, or has another name in Unicode's form NFC
-        return []
-    return [
-        os.path.join(folder, name)  # noqa: PTH118
-        for name in sorted(names)
-        if name not in known and selection.accepts_folder(name)
-    ]
+def _other_folders(found: _Images, in_archive: Callable[[str], set[tuple[str, ...]]]) -> list[str]:
+    """Returns the names of the folders without an image beside those with one, sorted. Hidden ones do not count.
 
-
-def _last(path: str) -> str:
-    return os.path.basename(path)  # noqa: PTH119
+    Args:
+        in_archive: archives.find_folders.
+    """
+    if is_archive(found.root):
+        normal = partial(unicodedata.normalize, "NFC")
+        paths = {tuple(map(normal, path)) for path in in_archive(found.root)}
+        names = {path[-1] for path in paths if path[:-1] == found.below}
+    else:
+        try:
+            with os.scandir(found.path) as entries:
+                names = {entry.name for entry in entries if entry.is_dir()}
+        except OSError:  # it has another name in Unicode's form NFC
+            return []
+    accepts = Selection().accepts_folder
+    return sorted(name for name in names - set(found.folders()) if accepts(name))
 
 
 def _list(names: Iterable[str]) -> str:

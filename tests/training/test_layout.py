@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from imgclassify.errors import ExitStatus, UsageError
 from imgclassify.sources import expand
-from imgclassify.training.layout import TEST, TRAIN, VAL, Layout, find_parts, part_of
+from imgclassify.training.layout import TEST, TRAIN, VAL, Layout, describe_empty, find_parts, part_of
 
 
 def places(names: str, *roots: str) -> list[tuple[str, str]]:
@@ -163,10 +164,20 @@ def test_empty_folders_of_parts(tmp_path: Path) -> None:
     assert list(Layout(names, [root]).find_empty_folders([root])) == [f"{root}/train/bird", f"{root}/val"]
 
 
-def test_a_root_in_an_archive_has_no_empty_folders(tmp_path: Path) -> None:
-    root = str(tmp_path / "a.zip")
-    names = f"{root}!cat/1.jpg {root}!dog/1.jpg".split()
-    assert list(Layout(names, [root]).find_empty_folders([root])) == []
+@pytest.mark.parametrize("suffix", [".zip", ".tar.gz"])
+def test_empty_folders_in_an_archive(tmp_path: Path, suffix: str) -> None:
+    content = encoded(noise(8, 8), "PNG")
+    (folder := tmp_path / "data").mkdir()
+    for name in ("set/train/cat", "set/train/dog", "set/train/b\u00e4r", "set/train/.git", "set/val"):
+        (folder / name).mkdir(parents=True)
+    for name in ("cat/1.png", "dog/1.png", "notes/read.txt"):
+        (folder / "set/train" / name).parent.mkdir(exist_ok=True)
+        (folder / "set/train" / name).write_bytes(content)
+    root = shutil.make_archive(str(folder), {".zip": "zip", ".tar.gz": "gztar"}[suffix], folder)
+    names = [source.name for source in expand([root])]
+    empty = [f"{root}!set/train/b\u00e4r", f"{root}!set/train/notes", f"{root}!set/val"]
+    assert sorted(Layout(names, [root]).find_empty_folders([root])) == empty
+    assert describe_empty(empty[0]) == f"no image in {empty[0]!r}"
 
 
 def test_hidden_and_system_folders_are_not_classes(tmp_path: Path) -> None:
