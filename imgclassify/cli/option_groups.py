@@ -6,8 +6,16 @@ from dataclasses import fields, is_dataclass
 from functools import wraps
 from typing import Any
 
+import typer
+
 OTHER_PANEL = "Other options"
 """The panel of the options that are rarely needed. The help shows it last."""
+
+
+def is_from_environment(context: typer.Context, parameter: str) -> bool:
+    """Whether an environment variable has given the value of a parameter."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "ENVIRONMENT"
 
 
 def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:

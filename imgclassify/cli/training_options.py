@@ -83,15 +83,17 @@ class LearningOptions:
         ),
     ] = "probe"
     augment: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--augment",
             metavar="N",
             min=0,
             rich_help_panel=_TRAINING,
-            help="For a probe: also learn from N crops of each image, half of them mirrored.",
+            show_default=False,
+            help="Crops of each image, half of them mirrored, that a probe also learns from. So does that which "
+            "finetune begins with. Default: 0; for finetune up to 8, the fewer the images.",
         ),
-    ] = 0
+    ] = None
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -162,9 +164,10 @@ class LearningOptions:
         """
         if self.method not in METHODS:
             raise UsageError(f"--method is {self.method!r}", hint=f"give one of {', '.join(METHODS)}")
-        if self.method != "probe" and self.augment:
+        if self.method == "scratch" and self.augment is not None:
             raise UsageError(
-                "--augment is for a probe", hint="leave it out: the recipe says how images are changed"
+                "--augment is for a probe, and --method scratch begins without one",
+                hint="leave it out: the recipe says how images are changed",
             )
         given = [option for name, option in _OF_RECIPES.items() if getattr(self, name)]
         if self.method == "probe" and given:
@@ -180,6 +183,16 @@ class LearningOptions:
     def prints_recipe(self) -> bool:
         """Whether the recipe is printed, and nothing is trained."""
         return self.recipe == "print"
+
+    def find_views(self, num_images: int) -> int:
+        """Returns how many augmented views there are to be of each image.
+
+        Args:
+            num_images: how many there are to learn from.
+        """
+        from imgclassify.training.reading import default_views
+
+        return default_views(self.method, num_images) if self.augment is None else self.augment
 
     def find_recipe(self, default: "Recipe") -> "Recipe":
         """Returns the settings of the training of all layers.

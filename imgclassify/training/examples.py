@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from imgclassify.training.reading import ReadImage
 
 
+ReadAll = Callable[[Sequence[LabelledSource], int], Sequence["ReadImage"]]
+"""Reads images, with so many augmented views of each, and returns what is known of each in the same order."""
+
+
 class Example(NamedTuple):
     """An image that can be used."""
 
@@ -53,8 +57,9 @@ class Examples:
 
 def collect_examples(
     dataset: Dataset,
-    read_all: Callable[[Sequence[LabelledSource]], Sequence[ReadImage]],
+    read_all: ReadAll,
     *,
+    views: int,
     fraction: float,
     seed: int,
 ) -> Examples:
@@ -64,14 +69,15 @@ def collect_examples(
     used as they are, and a note says how many are on both sides.
 
     Args:
-        read_all: reads images, and returns what is known of each in the same order.
+        views: how many augmented views there are to be of each image to train on. If a part is split off here, its
+            images have them too.
         fraction: how many of all images are split off, 0..1.
 
     Raises:
         UsageError: too few images of a class can be used.
     """
     sources = (*dataset.train, *dataset.val)
-    read = read_all(sources)
+    read = _read(dataset, read_all, views)
     border = len(dataset.train)
     check_readable(dataset, read[:border], read[border:])
     groups = group_images(read)
@@ -113,6 +119,13 @@ def collect_examples(
         is_split=not dataset.val,
         notes=tuple(notes),
     )
+
+
+def _read(dataset: Dataset, read_all: ReadAll, views: int) -> Sequence[ReadImage]:
+    """Reads all images, those to train on first. Those of a given validation part need no views."""
+    if not views or not dataset.val:
+        return read_all((*dataset.train, *dataset.val), views)
+    return [*read_all(dataset.train, views), *read_all(dataset.val, 0)]
 
 
 def _describe_leaks(

@@ -35,12 +35,17 @@ if TYPE_CHECKING:
     from imgclassify.sources import Source
     from imgclassify.training.feature_cache import CachedImage, FeatureCache
 
-__all__ = ["ReadImage", "read_images"]
+__all__ = ["ReadImage", "default_views", "read_images"]
 
 _MIN_AREA = 0.5
 """The smallest part of an image that an augmented view shows."""
 _MAX_STRETCH = 4 / 3
 """How much a view is wider or higher than its image, at the most."""
+
+
+_MOST_VIEWS = 8
+_AUGMENTED_IMAGES = 2048
+"""So many images, with their augmented views, are enough for the probe that fine-tuning begins with."""
 
 
 class ReadImage(NamedTuple):
@@ -56,6 +61,19 @@ class ReadImage(NamedTuple):
     """(V, D): of the image, and after it of its augmented views. None if there is an error, or without a
     network."""
     error: ImageFailure | None = None
+
+
+def default_views(method: str, num_images: int) -> int:
+    """Returns how many augmented views of each image are best.
+
+    A probe by itself has none. One that fine-tuning begins with has up to 8 where images are few: it must hold for
+    the changed images that all layers are then trained on.
+
+    Args:
+        method: one of training.METHODS.
+        num_images: how many there are to learn from.
+    """
+    return min(_MOST_VIEWS, _AUGMENTED_IMAGES // max(num_images, 1)) if method == "finetune" else 0
 
 
 def read_images(

@@ -6,7 +6,7 @@ import hashlib
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,14 +17,13 @@ from imgclassify._version import __version__
 from imgclassify.errors import OutputError
 from imgclassify.images import MAX_PIXELS
 from imgclassify.training.dataset import Dataset, LabelledSource
-from imgclassify.training.examples import Example, Examples, collect_examples
+from imgclassify.training.examples import Example, Examples, ReadAll, collect_examples
 from imgclassify.training.layout import TRAIN, VAL
 from imgclassify.training.measurement import FailedImage, Measured, ValidationOutputs, measure
 from imgclassify.training.model_folder import TrainedModel, require_writable, write_model_folder
 from imgclassify.training.progress import format_history
-from imgclassify.training.reading import ReadImage
 from imgclassify.training.split_file import LEFT_OUT
-from imgclassify.training.work_folder import HISTORY, open_work_folder, remove_work_folder, work_folder
+from imgclassify.training.work_folder import HISTORY, open_work_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,7 +55,8 @@ class TrainingOptions:
     seed: int = 0
     """Of all chance: the split, the folds of a probe, the order of the images, new layers."""
     views: int = 0
-    """For a probe: how many augmented views of each image it also learns from. They are among the features."""
+    """For a probe, and for the one that "finetune" begins with: how many augmented views of each image it also
+    learns from. `default_views` returns what is best."""
     find_recipe: Callable[[Recipe], Recipe] = lambda default: default
     """For the other methods: returns the recipe. It is given the default for the images and the network."""
     device: str = "auto"
@@ -125,7 +125,7 @@ def train(
     folder: Path,
     options: TrainingOptions,
     *,
-    read: Callable[[Sequence[LabelledSource]], Sequence[ReadImage]],
+    read: ReadAll,
     listener: TrainingListener | None = None,
     stop_event: Event | None = None,
 ) -> TrainingResult:
@@ -134,7 +134,8 @@ def train(
     Args:
         network: what the training starts from. For "scratch", its weights are not used.
         folder: the model folder. Nothing stands there before it is whole.
-        read: reads images, in order. Their features are those of `network`, unless the method is "scratch".
+        read: reads images, with a number of augmented views of each, and returns them in order. Their features are
+            those of `network`, unless the method is "scratch".
         stop_event: once it is set, the training of all layers stops after a step.
 
     Raises:
@@ -145,13 +146,34 @@ def train(
     require_writable(folder, overwrite=options.overwrite)
     head = _find_head(network, options.method)
     listener = listener or TrainingListener()
-    examples = collect_examples(dataset, read, fraction=options.fraction, seed=options.seed)
-    listener.on_examples(examples)
+    views = options.views if head is not None else 0  # they are for a probe
+    with _open_work_folder(folder, options) as work:
+        examples = collect_examples(dataset, read, views=views, fraction=options.fraction, seed=options.seed)
+        listener.on_examples(examples)
+        if work is not None:
+            taught = _teach_all_layers(examples, network, head, work, options, listener, stop_event or Event())
+        else:
+            assert head is not None
+            taught = _teach_head(examples, network, head, options, listener)
+        return _finish(dataset, examples, network, folder, options, taught)
+
+
+def _open_work_folder(folder: Path, options: TrainingOptions) -> AbstractContextManager[Path | None]:
+    """Opens the work folder of a model folder. A probe has none, and leaves that of another training."""
     if options.method == "probe":
-        assert head is not None
-        taught = _teach_head(examples, network, head, options, listener)
-    else:
-        taught = _teach_all_layers(examples, network, head, folder, options, listener, stop_event or Event())
+        return nullcontext()
+    return open_work_folder(folder, resume=options.resume, overwrite=options.overwrite)
+
+
+def _finish(
+    dataset: Dataset,
+    examples: Examples,
+    network: Network,
+    folder: Path,
+    options: TrainingOptions,
+    taught: _Taught,
+) -> TrainingResult:
+    """Measures the network, and writes the model folder."""
     failed = tuple(
         FailedImage(each.source.name, each.class_index, image.error)
         for each, image in examples.failed
@@ -160,8 +182,6 @@ def train(
     measured = _measure(dataset, examples, network, folder, taught, failed)
     training = _describe(dataset, examples, network, options, taught, measured)
     _write(folder, network, examples, taught, measured, training, overwrite=options.overwrite)
-    if options.method != "probe":  # which has none, and leaves that of another training
-        remove_work_folder(work_folder(folder))
     return TrainingResult(
         folder,
         measured,
@@ -279,7 +299,7 @@ def _teach_all_layers(
     examples: Examples,
     network: Network,
     found: Head | None,
-    folder: Path,
+    work: Path,
     options: TrainingOptions,
     listener: TrainingListener,
     stop_event: Event,
@@ -288,6 +308,7 @@ def _teach_all_layers(
 
     Args:
         found: the head that the probe replaces. None if it begins with random numbers.
+        work: the work folder.
     """
     import torch
 
@@ -295,7 +316,6 @@ def _teach_all_layers(
     from imgclassify.training.head import build_trainable
     from imgclassify.training.optimization import recipe_for
 
-    work = open_work_folder(folder, resume=options.resume, overwrite=options.overwrite)
     head, details = None, {}
     if found is not None and examples.has_features:
         probe = _fit_probe(examples, found, options, listener)

@@ -5,6 +5,8 @@ It lies beside the model folder. Only the files of a training are ever removed f
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from imgclassify.errors import UsageError, describe_error
@@ -15,6 +17,7 @@ STATE, HISTORY = "state.safetensors", "training.jsonl"
 PIXELS, INDEX = ".pixels", ".json"
 """The suffixes of the decoded images of a part, and of what says where each of them is."""
 PARTS = (TRAIN, VAL)
+_LOCK = "lock"
 _FILES = (STATE, HISTORY, *(f"{part}{suffix}" for part in PARTS for suffix in (PIXELS, INDEX)))
 
 
@@ -23,45 +26,79 @@ def work_folder(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.partial")
 
 
-def open_work_folder(folder: Path, *, resume: bool, overwrite: bool) -> Path:
-    """Creates the work folder of a model folder. Empties it first, unless the training in it goes on.
+@contextmanager
+def open_work_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[Path]:
+    """Yields the work folder of a model folder, to one process at a time. It is empty, unless a training goes on.
+
+    Its files are removed if the block ends without an error. If there are none in the end, so is the folder.
 
     Raises:
-        UsageError: there is an unfinished training, and nothing says what shall become of it; or the folder has
-            other files, or cannot be written.
+        UsageError: there is an unfinished training, and nothing says what shall become of it; or another process
+            trains here; or the folder has other files, or cannot be written.
     """
     work = work_folder(folder)
-    try:
-        if work.exists() and not resume:
-            if not overwrite and any(work.iterdir()):
-                raise UsageError(
-                    f"{str(work)!r} has a training that is not finished",
-                    hint="go on with it: --resume; or begin again: --overwrite",
-                )
+    with _locked(work):
+        _prepare(work, resume=resume, overwrite=overwrite)
+        yield work
+        with suppress(OSError):  # what is left harms nobody, and the model is written
             _remove_files(work)
-            if others := sorted(path.name for path in work.iterdir()):
-                raise UsageError(
-                    f"{str(work)!r}, where a training is kept until it is finished, has other files, such as "
-                    f"{others[0]!r}",
-                    hint="choose another --output, or move them",
-                )
+
+
+@contextmanager
+def _locked(work: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(work / _LOCK, blocking=False)
+    with _write_errors(work):
         work.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UsageError(
+                f"another process is training in {str(work)!r}", hint="wait for it, or choose another --output"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+        with suppress(OSError):
+            (work / _LOCK).unlink(missing_ok=True)
+        with suppress(OSError):  # it is not empty
+            work.rmdir()
+
+
+def _prepare(work: Path, *, resume: bool, overwrite: bool) -> None:
+    if resume:
+        return
+    with _write_errors(work):
+        if not overwrite and _names(work):
+            raise UsageError(
+                f"{str(work)!r} has a training that is not finished",
+                hint="go on with it: --resume; or begin again: --overwrite",
+            )
+        _remove_files(work)
+        if others := _names(work):
+            raise UsageError(
+                f"{str(work)!r}, where a training is kept until it is finished, has other files, such as "
+                f"{others[0]!r}",
+                hint="choose another --output, or move them",
+            )
+
+
+def _names(work: Path) -> list[str]:
+    return sorted({path.name for path in work.iterdir()} - {_LOCK})
+
+
+@contextmanager
+def _write_errors(work: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UsageError(
             f"{str(work)!r}, where a training is kept until it is finished, cannot be written: "
             f"{describe_error(error)}",
             hint="choose another --output",
         ) from error
-    return work
-
-
-def remove_work_folder(work: Path) -> None:
-    """Removes the files of a finished training, and the folder if nothing else is in it."""
-    try:
-        _remove_files(work)
-        work.rmdir()
-    except OSError:
-        return  # what is left harms nobody, and the model is written
 
 
 def _remove_files(work: Path) -> None:

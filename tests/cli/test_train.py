@@ -159,6 +159,20 @@ def test_broken_images_are_listed_and_left_out(textures: Path, tmp_path: Path, r
     assert "broken.png\tboard\tleft out" in (tmp_path / "model" / "split.tsv").read_text("utf-8")
 
 
+@pytest.mark.parametrize("kind", ["zip", "gztar"])
+def test_an_empty_class_folder_in_an_archive_is_refused_before_any_work(
+    kind: str, textures: Path, tmp_path: Path, run: Run
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(textures, data / "images")
+    (data / "images" / "plaid").mkdir()
+    archive = shutil.make_archive(str(data), kind, data)
+    done = run("train", archive, "-o", tmp_path / "model")
+    assert done.status == 2
+    assert f"no image in {archive + '!images/plaid'!r}" in done.err
+    assert run("train", archive, "-o", tmp_path / "model", "--exclude", "plaid/").status == 0
+
+
 def test_an_archive_with_a_validation_part(textures: Path, tmp_path: Path, run: Run) -> None:
     archive = tmp_path / "textures.zip"
     with zipfile.ZipFile(archive, "w") as file:
@@ -180,7 +194,7 @@ def test_an_archive_with_a_validation_part(textures: Path, tmp_path: Path, run: 
         (["--epochs", "3"], "a probe has no recipe"),
         (["--method", "scratch"], "--method scratch needs --arch"),
         (["--method", "scratch", "--arch", "resnet18", "-m", "resnet18"], "starts without any"),
-        (["--method", "finetune", "--augment", "2"], "--augment is for a probe"),
+        (["--method", "scratch", "--arch", "cifar_net", "--augment", "2"], "--augment is for a probe"),
         (["--method", "finetune", "--time-limit", "soon"], "--time-limit is 'soon'"),
         (["--method", "finetune", "--set", "colour"], "--set is 'colour'"),
         (["--method", "finetune", "--set", "learning_rat=1"], "learning_rate"),
@@ -266,7 +280,10 @@ SCRATCH = ("--method", "scratch", "--arch", "cifar_net", "--set", "batch_size=4"
 
 
 @pytest.mark.needs_torch
-def test_a_network_from_scratch_learns_and_is_a_model(textures: Path, tmp_path: Path, run: Run) -> None:
+def test_a_network_from_scratch_learns_and_is_a_model(
+    textures: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMGCLASSIFY_MODEL", "resnet50")  # the default of all commands, which is not used here
     model = tmp_path / "net"
     done = run("train", textures, "-o", model, *SCRATCH, "--epochs", "4", "--set", "crop=center")
     assert done.status == 0, done.err
@@ -276,6 +293,7 @@ def test_a_network_from_scratch_learns_and_is_a_model(textures: Path, tmp_path: 
     assert training["recipe"]["batch_size"] == 4
     assert training["start"] is None
     assert not (tmp_path / "net.partial").exists()
+    monkeypatch.delenv("IMGCLASSIFY_MODEL")
     done = run("predict", textures / "board" / "00.png", "-m", model, "--json")
     [record] = json.loads(done.out)["results"]
     assert {each["label"] for each in record["predictions"]} == {"blots", "board", "stripes"}
@@ -307,13 +325,14 @@ def test_a_killed_training_goes_on_to_the_same_weights(textures: Path, tmp_path:
 
 @pytest.mark.needs_torch
 def test_fine_tuning_begins_with_the_probe(textures: Path, tmp_path: Path, run: Run) -> None:
-    assert run("train", textures, "-o", tmp_path / "probe").status == 0
+    assert run("train", textures, "-o", tmp_path / "probe", "--augment", "8").status == 0
     done = run("train", textures, "-o", tmp_path / "tuned", "--method", "finetune", "--epochs", "1")
     assert done.status == 0, done.err
     before, after = (
         json.loads((tmp_path / name / "training.json").read_text("utf-8")) for name in ("probe", "tuned")
     )
     assert after["probe"] == before["probe"]
+    assert after["probe"]["augmented_views"] == 8  # the default for few images
     first = json.loads((tmp_path / "tuned" / "training.jsonl").read_text("utf-8").splitlines()[0])
     assert first["val_accuracy"] == pytest.approx(before["metrics"]["acc1"]["value"])
     assert first["val_loss"] == pytest.approx(before["metrics"]["nll"]["value"], abs=1e-3)

@@ -12,7 +12,7 @@ import typer
 from imgclassify.cli.app import CommandApp
 from imgclassify.cli.console import download_progress, print_message, print_verbose
 from imgclassify.cli.inputs import SourceInputs, no_images_error
-from imgclassify.cli.option_groups import with_option_groups
+from imgclassify.cli.option_groups import is_from_environment, with_option_groups
 from imgclassify.cli.options import (
     ArchitectureOptions,
     ConsoleOptions,
@@ -60,6 +60,7 @@ app = CommandApp(add_completion=False)
 )
 @with_option_groups
 def train(
+    context: typer.Context,
     *,
     sources: SourceOptions,
     output: TrainingOutputOptions,
@@ -89,6 +90,8 @@ def train(
     from imgclassify.training.training import TrainingOptions
     from imgclassify.training.training import train as run_training
 
+    if learning.method == "scratch" and is_from_environment(context, "model"):
+        model = None  # it is a default for all commands, and this one needs none
     start = _Start(model, loading, learning, decoding, processor, preprocessing, offline)
     dataset = _find_dataset(sources, data, offline=offline)
     network, runner = start.load(len(dataset.train) + len(dataset.val))
@@ -102,7 +105,7 @@ def train(
         fraction=data.fraction or 0.0,
         data_name=Path((sources.sources or [""])[0]).resolve().stem,
         seed=learning.seed,
-        views=learning.augment,
+        views=learning.find_views(len(dataset.train)),
         find_recipe=learning.find_recipe,
         device=processor.device,
         max_pixels=decoding.max_pixels,
@@ -111,7 +114,7 @@ def train(
         resume=learning.resume,
     )
     with GracefulShutdown() as shutdown, ConsoleListener() as listener:
-        reader = _Reader(runner, start, shutdown.stop_requested)
+        reader = _Reader(runner, start, len(dataset.train) + len(dataset.val), shutdown.stop_requested)
         del runner  # the reader drops it
         try:
             result = run_training(
@@ -214,6 +217,7 @@ def _find_dataset(sources: SourceOptions, data: DataOptions, *, offline: bool) -
     """Finds the classes and the images of both parts, before one is opened."""
     from dataclasses import replace
 
+    from imgclassify.sources.path_expansion import is_archive
     from imgclassify.training.dataset import find_dataset
     from imgclassify.training.spool import Spool
 
@@ -236,7 +240,7 @@ def _find_dataset(sources: SourceOptions, data: DataOptions, *, offline: bool) -
         val=expand(replace(sources, sources=val_roots, files_from=None)) if val_roots else None,
         val_roots=val_roots,
         truth=data.truth,
-        folders=[root for root in roots if is_whole and Path(root).is_dir()],
+        folders=[root for root in roots if is_whole and (Path(root).is_dir() or is_archive(root))],
     )
     parts = [f"{count_of(len(dataset.train), 'image')} of {len(dataset.classes):,} classes"]
     parts += [f"{len(dataset.val):,} more for validation"] if dataset.val else []
@@ -247,15 +251,16 @@ def _find_dataset(sources: SourceOptions, data: DataOptions, *, offline: bool) -
 
 
 class _Reader:
-    """Reads the images, and shows how far it is. It can be used once: the network's memory is needed after that."""
+    """Reads the images, and shows how far it is. After the last one it drops the network: memory is needed."""
 
-    def __init__(self, runner: "ModelRunner | None", start: _Start, stop_event: "Event") -> None:
+    def __init__(self, runner: "ModelRunner | None", start: _Start, num_images: int, stop_event: "Event") -> None:
         self._runner = runner
         self._start = start
+        self._left = num_images
         self._stop_event = stop_event
 
-    def read(self, sources: "Sequence[LabelledSource]") -> "list[ReadImage]":
-        """Reads images. Prints those that failed.
+    def read(self, sources: "Sequence[LabelledSource]", views: int) -> "list[ReadImage]":
+        """Reads images, with augmented views of each. Prints those that failed.
 
         Raises:
             StoppedError: the stop event was set.
@@ -266,10 +271,13 @@ class _Reader:
         from imgclassify.training.reading import read_images
 
         stats, learning, decoding = RunStats(), self._start.learning, self._start.decoding
-        runner, self._runner = self._runner, None
+        self._left -= len(sources)
+        runner = self._runner
+        if not self._left:
+            self._runner = None
         cache = None
         if runner is not None:
-            cache = FeatureCache.open(runner.run_info, views=learning.augment, seed=learning.seed)
+            cache = FeatureCache.open(runner.run_info, views=views, seed=learning.seed)
             # While features are computed, it would take the network's time, and memory beside the network's. And
             # torch, which the other methods import, cannot be imported on two threads at once.
             is_probe = learning.method == "probe"
@@ -286,7 +294,7 @@ class _Reader:
                 (each.source for each in sources),
                 runner=runner,
                 cache=cache,
-                views=learning.augment,
+                views=views,
                 seed=learning.seed,
                 max_pixels=decoding.max_pixels,
                 decode_damaged=decoding.decode_damaged,
