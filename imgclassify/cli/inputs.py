@@ -16,7 +16,8 @@ from imgclassify.cli import console
 from imgclassify.errors import NoImagesError, UsageError, describe_error
 
 if TYPE_CHECKING:
-    from imgclassify.cli.options import DecodingOptions, SourceOptions
+    from imgclassify.cli.options.sources import SourceOptions
+    from imgclassify.cli.options.unattended import DecodingOptions
     from imgclassify.images.frame_sources import ListFrames
     from imgclassify.images.frames import FrameSelection
     from imgclassify.sources import Selection, Source

@@ -14,7 +14,7 @@ import typer
 from imgclassify.errors import UsageError
 
 if TYPE_CHECKING:
-    from imgclassify.cli.options import OutputOptions
+    from imgclassify.cli.options.output import OutputOptions
     from imgclassify.results import ImageResult
 
 _Options = TypeVar("_Options", bound="OutputOptions")

@@ -12,23 +12,19 @@ import typer
 
 from imgclassify.cli.console import download_progress, print_message, print_verbose
 from imgclassify.cli.inputs import SourceInputs
-from imgclassify.cli.options import OutputOptions
+from imgclassify.cli.options.output import OutputOptions
 from imgclassify.cli.run import RecordProducer, RecordRun, open_run
 from imgclassify.cli.stats import count_of
 from imgclassify.errors import ExitStatus, UsageError
 
 if TYPE_CHECKING:
     from imgclassify.classifier import Classifier
-    from imgclassify.cli.options import (
-        DecodingOptions,
-        FrameOptions,
-        LoadingOptions,
-        PreprocessingOptions,
-        RunningOptions,
-        SourceOptions,
-        TruthOptions,
-        UnattendedOptions,
-    )
+    from imgclassify.cli.options.model import LoadingOptions
+    from imgclassify.cli.options.preprocessing import PreprocessingOptions
+    from imgclassify.cli.options.running import RunningOptions
+    from imgclassify.cli.options.sources import FrameOptions, SourceOptions
+    from imgclassify.cli.options.truth import TruthOptions
+    from imgclassify.cli.options.unattended import DecodingOptions, UnattendedOptions
     from imgclassify.evaluation.truth import Truth
     from imgclassify.output.records import RecordType
 

@@ -19,13 +19,9 @@ from imgclassify.errors import ExitStatus, ImgclassifyError, UsageError
 if TYPE_CHECKING:
     from threading import Event
 
-    from imgclassify.cli.options import (
-        DecodingOptions,
-        FrameOptions,
-        OutputOptions,
-        SourceOptions,
-        UnattendedOptions,
-    )
+    from imgclassify.cli.options.output import OutputOptions
+    from imgclassify.cli.options.sources import FrameOptions, SourceOptions
+    from imgclassify.cli.options.unattended import DecodingOptions, UnattendedOptions
     from imgclassify.output import Output
     from imgclassify.output.records import R, RecordType
     from imgclassify.results import RunInfo

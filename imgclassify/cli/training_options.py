@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imgclassify.cli.option_values import complete_from, parse_number
-from imgclassify.cli.options import OUTPUT_PANEL, SOURCES_PANEL, DecodingOptions, Device, Report, Workers
+from imgclassify.cli.options.output import OUTPUT_PANEL, Report
+from imgclassify.cli.options.running import Device, Workers
+from imgclassify.cli.options.sources import SOURCES_PANEL
+from imgclassify.cli.options.unattended import DecodingOptions
 from imgclassify.errors import UsageError
 from imgclassify.images import TIME_LIMIT
 

@@ -78,6 +78,7 @@ def check(name: str, form: str, folder: Path) -> None:
         str(folder / "weights.pth"),
         folder / f"x{EXTENSIONS[form]}",
         arch=manifest.reference,
+        labels=None if manifest.label_set else "cifar10",
         transform_input=manifest.options.get("transform_input"),
         dtype="float16" if form == "float16" else "float32",
     )

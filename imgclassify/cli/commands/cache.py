@@ -16,7 +16,8 @@ from imgclassify import catalog, paths, weights
 from imgclassify.cli import console
 from imgclassify.cli.app import CommandApp
 from imgclassify.cli.main import COMMANDS
-from imgclassify.cli.options import Debug, Json, Quiet
+from imgclassify.cli.options.console import Debug, Quiet
+from imgclassify.cli.options.output import Json
 from imgclassify.cli.stats import format_size
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import WeightsError

@@ -10,20 +10,14 @@ from imgclassify.cli.app import CommandApp
 from imgclassify.cli.console import print_message
 from imgclassify.cli.labelled_run import LabelledImages, discarded, report_repeated, report_truth
 from imgclassify.cli.option_groups import with_option_groups
-from imgclassify.cli.options import (
-    OUTPUT_PANEL,
-    ConsoleOptions,
-    DecodingOptions,
-    FailureOptions,
-    FrameOptions,
-    LoadingOptions,
-    Model,
-    Offline,
-    PreprocessingOptions,
-    RunningOptions,
-    SourceOptions,
-    TruthOptions,
-)
+from imgclassify.cli.options.console import ConsoleOptions
+from imgclassify.cli.options.model import LoadingOptions, Model, Offline
+from imgclassify.cli.options.output import OUTPUT_PANEL
+from imgclassify.cli.options.preprocessing import PreprocessingOptions
+from imgclassify.cli.options.running import RunningOptions
+from imgclassify.cli.options.sources import FrameOptions, SourceOptions
+from imgclassify.cli.options.truth import TruthOptions
+from imgclassify.cli.options.unattended import DecodingOptions, FailureOptions
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import ExitStatus, UsageError
 

@@ -17,15 +17,11 @@ from imgclassify.cli.console import download_progress, print_message
 from imgclassify.cli.inputs import SourceInputs, no_images_error
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.option_values import complete_model, parse_number
-from imgclassify.cli.options import (
-    SOURCES_PANEL,
-    ConsoleOptions,
-    Json,
-    LoadingOptions,
-    Offline,
-    RunningOptions,
-    SourceOptions,
-)
+from imgclassify.cli.options.console import ConsoleOptions
+from imgclassify.cli.options.model import LoadingOptions, Offline
+from imgclassify.cli.options.output import Json
+from imgclassify.cli.options.running import RunningOptions
+from imgclassify.cli.options.sources import SOURCES_PANEL, SourceOptions
 from imgclassify.cli.progress import SourceCount, show_progress
 from imgclassify.cli.stats import RunStats, count_of
 from imgclassify.cli.tables import print_table

@@ -23,7 +23,8 @@ from imgclassify._version import __version__
 from imgclassify.cli import console
 from imgclassify.cli.app import CommandApp
 from imgclassify.cli.error_handling import TORCH_PACKAGES
-from imgclassify.cli.options import Debug, Json
+from imgclassify.cli.options.console import Debug
+from imgclassify.cli.options.output import Json
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import ImgclassifyError, UnavailableError, WeightsError, describe_error
 from imgclassify.hub.reference import ModelReference

@@ -16,16 +16,10 @@ from imgclassify.cli.console import download_progress, print_message
 from imgclassify.cli.inputs import SourceInputs, no_images_error
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.option_values import complete_from
-from imgclassify.cli.options import (
-    OUTPUT_PANEL,
-    ArchitectureOptions,
-    ConsoleOptions,
-    Model,
-    Offline,
-    Output,
-    Overwrite,
-    SourceOptions,
-)
+from imgclassify.cli.options.console import ConsoleOptions
+from imgclassify.cli.options.model import ArchitectureOptions, Model, Offline
+from imgclassify.cli.options.output import OUTPUT_PANEL, Output, Overwrite
+from imgclassify.cli.options.sources import SourceOptions
 from imgclassify.cli.progress import SourceCount, show_progress
 from imgclassify.cli.shutdown import GracefulShutdown
 from imgclassify.cli.stats import RunStats, count_of

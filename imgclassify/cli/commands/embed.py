@@ -9,21 +9,13 @@ from imgclassify.cli.app import CommandApp
 from imgclassify.cli.console import download_progress, print_verbose
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.option_values import complete_dtype, complete_from
-from imgclassify.cli.options import (
-    OUTPUT_PANEL,
-    RUNNING_PANEL,
-    ArchitectureOptions,
-    ConsoleOptions,
-    DecodingOptions,
-    FrameOptions,
-    Model,
-    Offline,
-    OutputOptions,
-    PreprocessingOptions,
-    RunningOptions,
-    SourceOptions,
-    UnattendedOptions,
-)
+from imgclassify.cli.options.console import ConsoleOptions
+from imgclassify.cli.options.model import ArchitectureOptions, Model, Offline
+from imgclassify.cli.options.output import OUTPUT_PANEL, OutputOptions
+from imgclassify.cli.options.preprocessing import PreprocessingOptions
+from imgclassify.cli.options.running import RUNNING_PANEL, RunningOptions
+from imgclassify.cli.options.sources import FrameOptions, SourceOptions
+from imgclassify.cli.options.unattended import DecodingOptions, UnattendedOptions
 from imgclassify.cli.run import open_run
 from imgclassify.output.formats import format_names
 

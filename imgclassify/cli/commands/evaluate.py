@@ -13,23 +13,15 @@ from imgclassify.cli.console import print_message
 from imgclassify.cli.labelled_run import LabelledImages, LabelledRun, discarded, report_repeated, report_truth
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.option_values import complete_model
-from imgclassify.cli.options import (
-    MODEL_PANEL,
-    OUTPUT_PANEL,
-    ConfidenceOptions,
-    ConsoleOptions,
-    DecodingOptions,
-    FrameOptions,
-    LoadingOptions,
-    Offline,
-    OutputOptions,
-    PreprocessingOptions,
-    Report,
-    RunningOptions,
-    SourceOptions,
-    TruthOptions,
-    UnattendedOptions,
-)
+from imgclassify.cli.options.confidence import ConfidenceOptions
+from imgclassify.cli.options.console import ConsoleOptions
+from imgclassify.cli.options.model import MODEL_PANEL, LoadingOptions, Offline
+from imgclassify.cli.options.output import OUTPUT_PANEL, OutputOptions, Report
+from imgclassify.cli.options.preprocessing import PreprocessingOptions
+from imgclassify.cli.options.running import RunningOptions
+from imgclassify.cli.options.sources import FrameOptions, SourceOptions
+from imgclassify.cli.options.truth import TruthOptions
+from imgclassify.cli.options.unattended import DecodingOptions, UnattendedOptions
 from imgclassify.errors import ExitStatus, UsageError
 
 if TYPE_CHECKING:

@@ -14,15 +14,11 @@ from imgclassify.cli.console import download_progress, print_message
 from imgclassify.cli.inputs import SourceInputs, no_images_error
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.option_values import complete_from, complete_model
-from imgclassify.cli.options import (
-    OUTPUT_PANEL,
-    ConsoleOptions,
-    Json,
-    LoadingOptions,
-    Offline,
-    PreprocessingOptions,
-    SourceOptions,
-)
+from imgclassify.cli.options.console import ConsoleOptions
+from imgclassify.cli.options.model import LoadingOptions, Offline
+from imgclassify.cli.options.output import OUTPUT_PANEL, Json
+from imgclassify.cli.options.preprocessing import PreprocessingOptions
+from imgclassify.cli.options.sources import SourceOptions
 from imgclassify.cli.progress import SourceCount, show_progress
 from imgclassify.cli.stats import RunStats, count_of
 from imgclassify.cli.tables import print_table

@@ -14,7 +14,8 @@ from imgclassify.cli import console
 from imgclassify.cli.app import CommandApp
 from imgclassify.cli.main import COMMANDS
 from imgclassify.cli.option_values import complete_labels
-from imgclassify.cli.options import Debug, Json
+from imgclassify.cli.options.console import Debug
+from imgclassify.cli.options.output import Json
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import UnknownClassError, UsageError
 

@@ -12,15 +12,10 @@ from imgclassify.cli.app import CommandApp
 from imgclassify.cli.main import COMMANDS
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.option_values import complete_catalogued, complete_from, complete_model, parse_size
-from imgclassify.cli.options import (
-    Debug,
-    Json,
-    LoadingOptions,
-    NoProgress,
-    Offline,
-    PreprocessingOptions,
-    Quiet,
-)
+from imgclassify.cli.options.console import Debug, NoProgress, Quiet
+from imgclassify.cli.options.model import LoadingOptions, Offline
+from imgclassify.cli.options.output import Json
+from imgclassify.cli.options.preprocessing import PreprocessingOptions
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import HashMismatchError, UnavailableError, UsageError, WeightsError
 from imgclassify.hub.reference import ModelReference

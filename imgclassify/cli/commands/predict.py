@@ -10,23 +10,15 @@ import typer
 from imgclassify.cli.app import CommandApp
 from imgclassify.cli.console import download_progress, print_message, print_verbose
 from imgclassify.cli.option_groups import with_option_groups
-from imgclassify.cli.options import (
-    OUTPUT_PANEL,
-    ConfidenceOptions,
-    ConsoleOptions,
-    DecodingOptions,
-    FrameOptions,
-    LoadingOptions,
-    Model,
-    Offline,
-    OutputOptions,
-    PreprocessingOptions,
-    ResultOptions,
-    RunningOptions,
-    SourceOptions,
-    TopK,
-    UnattendedOptions,
-)
+from imgclassify.cli.options.confidence import ConfidenceOptions
+from imgclassify.cli.options.console import ConsoleOptions
+from imgclassify.cli.options.model import LoadingOptions, Model, Offline
+from imgclassify.cli.options.output import OUTPUT_PANEL, OutputOptions, TopK
+from imgclassify.cli.options.preprocessing import PreprocessingOptions
+from imgclassify.cli.options.results import ResultOptions
+from imgclassify.cli.options.running import RunningOptions
+from imgclassify.cli.options.sources import FrameOptions, SourceOptions
+from imgclassify.cli.options.unattended import DecodingOptions, UnattendedOptions
 from imgclassify.cli.run import open_run
 from imgclassify.errors import UsageError
 

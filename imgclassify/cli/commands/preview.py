@@ -9,16 +9,10 @@ import typer
 from imgclassify.cli.app import CommandApp
 from imgclassify.cli.console import download_progress
 from imgclassify.cli.option_groups import with_option_groups
-from imgclassify.cli.options import (
-    OUTPUT_PANEL,
-    ArchitectureOptions,
-    ConsoleOptions,
-    Json,
-    Model,
-    Offline,
-    Overwrite,
-    PreprocessingOptions,
-)
+from imgclassify.cli.options.console import ConsoleOptions
+from imgclassify.cli.options.model import ArchitectureOptions, Model, Offline
+from imgclassify.cli.options.output import OUTPUT_PANEL, Json, Overwrite
+from imgclassify.cli.options.preprocessing import PreprocessingOptions
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import ImageError, UsageError
 from imgclassify.output import require_no_result

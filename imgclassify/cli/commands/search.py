@@ -12,7 +12,9 @@ from imgclassify.cli.console import download_progress, print_message
 from imgclassify.cli.inputs import no_images_error
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.option_values import complete_model
-from imgclassify.cli.options import ArchitectureOptions, ConsoleOptions, Json, Offline
+from imgclassify.cli.options.console import ConsoleOptions
+from imgclassify.cli.options.model import ArchitectureOptions, Offline
+from imgclassify.cli.options.output import Json
 from imgclassify.cli.tables import print_table
 from imgclassify.errors import ExitStatus, UsageError
 

@@ -18,7 +18,7 @@ from imgclassify.cli.app import CommandApp
 from imgclassify.cli.console import print_error, print_message, print_verbose
 from imgclassify.cli.option_groups import with_option_groups
 from imgclassify.cli.option_values import complete_from
-from imgclassify.cli.options import ConsoleOptions
+from imgclassify.cli.options.console import ConsoleOptions
 from imgclassify.cli.shutdown import GracefulShutdown
 from imgclassify.cli.stats import count_of, format_size
 from imgclassify.cli.tables import print_table

@@ -13,14 +13,10 @@ from imgclassify.cli.app import CommandApp
 from imgclassify.cli.console import download_progress, print_message, print_verbose
 from imgclassify.cli.inputs import SourceInputs, no_images_error
 from imgclassify.cli.option_groups import is_from_environment, with_option_groups
-from imgclassify.cli.options import (
-    ArchitectureOptions,
-    ConsoleOptions,
-    Model,
-    Offline,
-    PreprocessingOptions,
-    SourceOptions,
-)
+from imgclassify.cli.options.console import ConsoleOptions
+from imgclassify.cli.options.model import ArchitectureOptions, Model, Offline
+from imgclassify.cli.options.preprocessing import PreprocessingOptions
+from imgclassify.cli.options.sources import SourceOptions
 from imgclassify.cli.progress import SourceCount, show_progress
 from imgclassify.cli.shutdown import GracefulShutdown
 from imgclassify.cli.stats import RunStats, count_of
