@@ -28,9 +28,10 @@ def seeded(architecture: str, **options: Any) -> torch.nn.Module:
                 module.running_var.uniform_(0.8, 1.2)
         # Some heads begin as zeros, and would hide every fault before them; others saturate the softmax.
         kinds = torch.nn.Linear | torch.nn.Conv2d
+        side = options.get("image_size", 224)
         head = [module for module in network.modules() if isinstance(module, kinds)][-1]
         torch.nn.init.normal_(head.weight, std=0.05)
-        head.weight *= 2 / network.eval()(torch.randn(2, 3, 224, 224)).std()
+        head.weight *= 2 / network.eval()(torch.randn(2, 3, side, side)).std()
     return network.eval()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -141,9 +142,12 @@ def train(
     Raises:
         UsageError: the images cannot be used, an option is wrong, or the folder cannot be written.
         UnavailableError: a package or a device is missing, or the network cannot be trained.
+        ModuleNotFoundError: torch is missing, and the method needs it.
         StoppedError: `stop_event` was set. `resume` goes on.
     """
     require_writable(folder, overwrite=options.overwrite)
+    if options.method != "probe":
+        _require_torch()
     head = _find_head(network, options.method)
     listener = listener or TrainingListener()
     views = options.views if head is not None else 0  # they are for a probe
@@ -221,6 +225,12 @@ def _measure(
         "activation": "softmax",
     }
     return measure(outputs, examples.classes, run, how=dataset.how)
+
+
+def _require_torch() -> None:
+    """Raises ModuleNotFoundError, before images are read."""
+    if find_spec("torch") is None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
 
 # Methods --------------------------------------------------------------------------------------------------------

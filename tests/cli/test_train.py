@@ -323,6 +323,19 @@ def test_a_killed_training_goes_on_to_the_same_weights(textures: Path, tmp_path:
     assert (killed / "training.jsonl").read_text("utf-8").count("\n") == 41
 
 
+@pytest.mark.parametrize("method", [("finetune",), ("scratch", "--arch", "cifar_net")])
+def test_without_torch_no_image_is_read(
+    method: tuple[str, ...], textures: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("torch", "torchvision", "timm"):
+        monkeypatch.setitem(sys.modules, name, None)
+    done = run("train", textures, "-o", tmp_path / "model", "--method", *method)
+    assert done.status == 3
+    assert "error: this needs torch, which a slim installation does not have" in done.err
+    assert "to train on" not in done.err  # which is told when all images are read
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.needs_torch
 def test_fine_tuning_begins_with_the_probe(textures: Path, tmp_path: Path, run: Run) -> None:
     assert run("train", textures, "-o", tmp_path / "probe", "--augment", "8").status == 0
