@@ -255,7 +255,8 @@ def _compute_metrics(
 
     correct, confidence = arrays.correct, arrays.confidence
     total = len(correct) + sum(collector.num_failed.values())
-    knows_five = collector.max_rank is None or collector.max_rank >= min(5, len(collector.labels))
+    # Of five classes, the true one is always among the five most probable.
+    knows_five = len(collector.labels) > 5 and (collector.max_rank is None or collector.max_rank >= 5)
     at_95, at_99 = (metric_functions.coverage_at(confidence, correct, accuracy) for accuracy in (0.95, 0.99))
     figures = {
         "acc1": metric_functions.accuracy(correct),

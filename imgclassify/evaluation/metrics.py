@@ -92,7 +92,7 @@ def accuracy(correct: Bools) -> Estimate:
 def mean_loss(losses: Floats) -> Estimate:
     """The mean of a loss of each image, (N,), such as the negative log-likelihood or the Brier score.
 
-    Infinite, and without an interval, if a loss is.
+    No loss is below 0, and so no mean is: the interval ends there. Infinite, and without an interval, if a loss is.
 
     Raises:
         ValueError: a loss is NaN.
@@ -101,7 +101,8 @@ def mean_loss(losses: Floats) -> Estimate:
 
     if np.isnan(losses).any():
         raise ValueError(f"The loss of image {int(np.isnan(losses).argmax())} is NaN.")
-    return mean(losses)
+    estimate = mean(losses)
+    return estimate if estimate.low is None else estimate._replace(low=max(estimate.low, 0.0))
 
 
 def balanced_accuracy(truth: Integers, correct: Bools) -> Estimate:

@@ -412,8 +412,7 @@ def _describe(
         "metrics": {
             name: estimate.to_dict()
             for name, estimate in measured.evaluation.metrics.items()
-            # The true class is always among the five best of five.
-            if estimate.value is not None and (name != "acc5" or len(examples.classes) > 5)
+            if estimate.value is not None
         },
         "calibration": {
             "temperature": calibration.calibration.temperature if calibration else None,

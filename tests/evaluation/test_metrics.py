@@ -21,7 +21,7 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-from imgclassify.evaluation.intervals import Estimate, wilson
+from imgclassify.evaluation.intervals import Estimate, mean, wilson
 from imgclassify.evaluation.metrics import (
     accuracy,
     accuracy_above,
@@ -372,6 +372,13 @@ def test_the_losses_are_scikit_learns(count: int, classes: int, seed: int) -> No
     assert mean_loss(nll).value == pytest.approx(expected, abs=1e-12)
     expected = brier_score_loss(truth, probabilities, labels=range(classes), scale_by_half=False)
     assert mean_loss(brier).value == pytest.approx(expected, abs=1e-12)
+
+
+def test_no_interval_of_a_loss_reaches_below_zero() -> None:
+    losses = np.array([0.0] * 30 + [1.0])
+    assert mean(losses).low < 0  # type: ignore[operator]
+    assert mean_loss(losses) == mean(losses)._replace(low=0.0)
+    assert mean_loss(losses[-1:]) == Estimate(1.0)
 
 
 # All ------------------------------------------------------------------------------------------------------------
