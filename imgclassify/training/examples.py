@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from imgclassify.evaluation.name_errors import plural
 from imgclassify.training.dataset import Dataset, LabelledSource, check_readable
 from imgclassify.training.layout import TRAIN, VAL
 from imgclassify.training.near_duplicates import group_images
@@ -95,6 +96,7 @@ def collect_examples(
         )
         parts = {index: VAL if is_val else TRAIN for index, is_val in zip(usable, chosen, strict=True)}
         notes = []
+    notes += _describe_contradictions(dataset, sources, usable, groups)
 
     def examples(part: str) -> tuple[Example, ...]:
         return tuple(
@@ -126,6 +128,21 @@ def _read(dataset: Dataset, read_all: ReadAll, views: int) -> Sequence[ReadImage
     if not views or not dataset.val:
         return read_all((*dataset.train, *dataset.val), views)
     return [*read_all(dataset.train, views), *read_all(dataset.val, 0)]
+
+
+def _describe_contradictions(
+    dataset: Dataset, sources: Sequence[LabelledSource], usable: Sequence[int], groups: Sequence[int]
+) -> list[str]:
+    """Returns a note if an image is in several classes: as the same file, or as a near duplicate."""
+    first: dict[int, int] = {}
+    pairs = [(first.setdefault(groups[index], index), index) for index in usable]
+    pairs = [(one, other) for one, other in pairs if sources[one].class_index != sources[other].class_index]
+    if not pairs:
+        return []
+    shown = " and ".join(
+        f"{sources[index].source.name!r} ({dataset.classes[sources[index].class_index]})" for index in pairs[0]
+    )
+    return [f"near duplicates in different classes: {plural(len(pairs), 'image')}, the first are {shown}"]
 
 
 def _describe_leaks(

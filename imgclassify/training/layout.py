@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from imgclassify.errors import UsageError
 from imgclassify.evaluation.source_names import FolderReader
+from imgclassify.hub.model_files import MANIFEST
 from imgclassify.sources import Selection, archives, expand
 from imgclassify.sources.path_expansion import is_archive
 
@@ -23,6 +24,8 @@ PARTS = {
     **dict.fromkeys(("test", "testing"), TEST),
 }
 """What folders are called that are parts of a dataset, in lower case. They may end in "set"."""
+WORK_SUFFIX = ".partial"
+"""The end of the name of a work folder (work_folder.py)."""
 _SET = re.compile(r"[\s_-]*set$")
 _SOME = 5
 _UNCLEAR = "it is unclear which folders are the classes"
@@ -276,7 +279,9 @@ def _shared_folders(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def _other_folders(found: _Images, in_archive: Callable[[str], set[tuple[str, ...]]]) -> list[str]:
-    """Returns the names of the folders without an image beside those with one, sorted. Hidden ones do not count.
+    """Returns the names of the folders without an image beside those with one, sorted.
+
+    Hidden folders do not count, nor those that `imgclassify train` has written here.
 
     Args:
         in_archive: archives.find_folders.
@@ -292,7 +297,13 @@ def _other_folders(found: _Images, in_archive: Callable[[str], set[tuple[str, ..
         except OSError:  # it has another name in Unicode's form NFC
             return []
     accepts = Selection().accepts_folder
-    return sorted(name for name in names - set(found.folders()) if accepts(name))
+    others = sorted(name for name in names - set(found.folders()) if accepts(name))
+    return [name for name in others if not _is_of_training(os.path.join(found.path, name))]  # noqa: PTH118
+
+
+def _is_of_training(folder: str) -> bool:
+    """Whether a folder is a model folder, or the work folder of one."""
+    return folder.endswith(WORK_SUFFIX) or os.path.isfile(os.path.join(folder, MANIFEST))  # noqa: PTH113, PTH118
 
 
 def _list(names: Iterable[str]) -> str:

@@ -135,7 +135,8 @@ def fit_probe(
             accuracies, losses = _cross_validate(data, groups, seed)
             strength = _best_strength(losses)
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+            warnings.simplefilter("ignore")  # such as that classes are many for so few images
+            warnings.simplefilter("always", _import_convergence_warning())
             head = data.fit(strength, data.weights, _TOLERANCE)
     for warning in caught:
         logger.warning("scikit-learn: %s", " ".join(str(warning.message).split("\n\n")[0].split()))
@@ -342,6 +343,12 @@ def _import_regression() -> Any:
     except ImportError as error:
         raise _missing_sklearn() from error
     return LogisticRegression
+
+
+def _import_convergence_warning() -> Any:
+    from sklearn.exceptions import ConvergenceWarning
+
+    return ConvergenceWarning
 
 
 def _import_regression_early() -> None:

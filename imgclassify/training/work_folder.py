@@ -11,7 +11,7 @@ from pathlib import Path
 
 from imgclassify.errors import UsageError, describe_error
 from imgclassify.files import temp_path
-from imgclassify.training.layout import TRAIN, VAL
+from imgclassify.training.layout import TRAIN, VAL, WORK_SUFFIX
 
 STATE, HISTORY = "state.safetensors", "training.jsonl"
 PIXELS, INDEX = ".pixels", ".json"
@@ -23,7 +23,7 @@ _FILES = (STATE, HISTORY, *(f"{part}{suffix}" for part in PARTS for suffix in (P
 
 def work_folder(folder: Path) -> Path:
     """Returns the work folder of a model folder."""
-    return folder.with_name(f"{folder.name}.partial")
+    return folder.with_name(f"{folder.name}{WORK_SUFFIX}")
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import noise
+from PIL import Image
 
 from imgclassify.runner import load_runner
 from imgclassify.sources import expand
@@ -29,11 +31,11 @@ def collect(root: Path, views: int) -> tuple[Examples, list[tuple[int, int]]]:
     return collect_examples(dataset, read, views=views, fraction=0.4, seed=0), readings
 
 
-def write_images(root: Path, folders: Sequence[str], count: int) -> Path:
+def write_images(root: Path, folders: Sequence[str], count: int, *, scale: int = 1) -> Path:
     for seed, (folder, number) in enumerate((folder, number) for folder in folders for number in range(count)):
         path = root / folder / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        noise(40, 30, seed=seed).save(path)
+        noise(40 * scale, 30 * scale, seed=seed).save(path)
     return root
 
 
@@ -60,6 +62,17 @@ def test_images_that_are_still_to_be_split_have_views(tmp_path: Path) -> None:
     assert readings == [(10, 1)]
     assert examples.is_split
     assert (len(examples.train), len(examples.val)) == (6, 4)
+
+
+def test_an_image_in_two_classes_is_told(tmp_path: Path) -> None:
+    root = write_images(tmp_path, ("cat", "dog"), 5, scale=8)
+    assert collect(root, views=0)[0].notes == ()
+    shutil.copyfile(root / "cat/3.png", root / "dog/copy.png")
+    with Image.open(root / "dog/1.png") as image:
+        image.resize((400, 300)).save(root / "cat/larger.png")
+    [note] = collect(root, views=0)[0].notes
+    assert note.startswith("near duplicates in different classes: 2 images, the first are ")
+    assert note.endswith(f"{str(root / 'cat/larger.png')!r} (cat) and {str(root / 'dog/1.png')!r} (dog)")
 
 
 @pytest.mark.parametrize(

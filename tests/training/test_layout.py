@@ -156,6 +156,14 @@ def test_empty_folders_of_classes_and_parts_are_found(tmp_path: Path) -> None:
     assert list(Layout(names, [root]).find_empty_folders([])) == []
 
 
+def test_what_training_has_written_among_the_classes_is_not_an_empty_class(tmp_path: Path) -> None:
+    for folder in ("cat", "dog", "model", "other.partial"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "model/imgclassify.toml").touch()
+    root = str(tmp_path)
+    assert list(Layout([f"{root}/cat/1.jpg", f"{root}/dog/1.jpg"], [root]).find_empty_folders([root])) == []
+
+
 def test_empty_folders_of_parts(tmp_path: Path) -> None:
     for folder in ("train/cat", "train/dog", "train/bird", "val", "annotations"):
         (tmp_path / folder).mkdir(parents=True)
