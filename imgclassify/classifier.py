@@ -118,7 +118,7 @@ class Classifier:
             device: "auto", "cpu", "cuda", "cuda:N" or "mps". With "auto", the device and the engine are those
                 that finish first (docs/engines.md).
             dtype: "float32", "bfloat16" or "float16": the type that the network computes in.
-            engine: "auto", "torch" or "onnxruntime".
+            engine: "auto", "torch", "onnxruntime" or "openvino".
             batch_size: images in a batch. None chooses by engine and device.
             workers: decoding threads. None is one for each processor, but at most 32.
             fast_decode: decode large JPEGs at a smaller scale, and resize and crop in one pass. This is

@@ -1,7 +1,9 @@
 """Stops dependencies from sending usage data."""
 
+import importlib
 import os
 import sys
+from types import ModuleType
 
 _SWITCHES = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
 """Environment variables of onnxruntime (1.32 and later) and of the Hugging Face client, including hf_xet."""
@@ -17,3 +19,12 @@ def disable_telemetry() -> None:
     # If the program imported the Hugging Face client before, the client keeps the value that it read then.
     if constants := sys.modules.get("huggingface_hub.constants"):
         constants.HF_HUB_DISABLE_TELEMETRY = True  # type: ignore[attr-defined]
+
+
+def import_openvino() -> ModuleType:
+    """Imports OpenVINO, which by itself tells Google Analytics so, and keeps a number for this user at home.
+
+    There is no switch. But OpenVINO does without the package that reports, if that cannot be imported.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return importlib.import_module("openvino")

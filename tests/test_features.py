@@ -151,7 +151,7 @@ def build(architecture: str, **options: Any) -> nn.Module:
     "architecture",
     [pytest.param(name, marks=() if name in SMALLEST.values() else pytest.mark.slow) for name in FLOAT],
 )
-def test_both_engines_give_the_features_of_torchvision(architecture: str, tmp_path: Path) -> None:
+def test_all_engines_give_the_features_of_torchvision(architecture: str, tmp_path: Path) -> None:
     manifest = catalog.find_model(architecture)
     options = {"image_size": manifest.preprocess.crop_size[0]} if family(architecture).startswith("vision") else {}
     network = build(architecture, **options)
@@ -165,7 +165,7 @@ def test_both_engines_give_the_features_of_torchvision(architecture: str, tmp_pa
         return expected(copy.deepcopy(network).double(), architecture, images)
 
     loaded = load_network(str(tmp_path / "weights.safetensors"), LoadOptions(arch=architecture, with_labels=False))
-    for engine in ("onnxruntime", "torch"):
+    for engine in ("onnxruntime", "openvino", "torch"):
         built = create_engine(
             loaded, engine=engine, device="cpu", dtype="float32", num_images=None, outputs=outputs
         ).engine
@@ -181,7 +181,7 @@ def test_both_engines_give_the_features_of_torchvision(architecture: str, tmp_pa
         assert difference(found[FEATURES] @ head.weight.T + head.bias, found[LOGITS]) < TOLERANCE
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "torch"])
 def test_a_network_without_a_spatial_map_says_so(engine: str, tmp_path: Path) -> None:
     save_file(seeded("vit_b_32").state_dict(), tmp_path / "weights.safetensors")
     network = load_network(str(tmp_path / "weights.safetensors"), LoadOptions(arch="vit_b_32", with_labels=False))
@@ -214,7 +214,7 @@ def test_an_unknown_output_is_a_usage_error() -> None:
 
 
 def test_the_embedded_model_gives_timms_features() -> None:
-    """With its real weights, on both engines."""
+    """With its real weights, on all engines."""
     loaded = load_network("efficientnet_lite0", LoadOptions(offline=True))
     assert loaded.backends.build_torch is not None
     network = loaded.backends.build_torch().eval()
@@ -223,7 +223,7 @@ def test_the_embedded_model_gives_timms_features() -> None:
     with torch.inference_mode():
         feature_map = network.forward_features(images)
         features = network.forward_head(feature_map, pre_logits=True)
-    for engine in ("onnxruntime", "torch"):
+    for engine in ("onnxruntime", "openvino", "torch"):
         runner = ModelRunner(loaded, RunnerOptions(engine=engine, device="cpu", outputs=ALL))
         found = runner.engine.infer(pixels)
         assert difference(found[FEATURES], features.numpy()) < TOLERANCE

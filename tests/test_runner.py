@@ -64,7 +64,7 @@ def test_an_image_that_need_not_be_decoded_has_neither_outputs_nor_an_error(
         np.testing.assert_allclose(output.arrays["logits"], expected_logits(path), atol=1e-3)
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "torch"])
 def test_logits_come_in_order_with_an_error_in_its_place(checkpoint: Path, album: list[Path], engine: str) -> None:
     runner = ModelRunner.load(str(checkpoint), WITHOUT_LABELS, RunnerOptions(engine=engine, batch_size=3))
     outputs = list(runner.run(album))

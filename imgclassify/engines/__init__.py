@@ -1,7 +1,7 @@
-"""Runs networks with PyTorch or ONNX Runtime: a batch of crops in, named output arrays out.
+"""Runs networks with PyTorch, ONNX Runtime or OpenVINO: a batch of crops in, named output arrays out.
 
-engine.py defines the interface, torch_engine.py and onnxruntime_engine.py implement it, and choice.py selects the
-engine and the device.
+engine.py defines the interface, torch_engine.py, onnxruntime_engine.py and openvino_engine.py implement it, and
+choice.py selects the engine and the device.
 """
 
 from imgclassify.engines.engine import Engine as Engine

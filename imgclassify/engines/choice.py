@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from imgclassify.engines.onnxruntime_engine import OnnxruntimeEngine
+    from imgclassify.engines.openvino_engine import OpenvinoEngine
     from imgclassify.hub.network import Network
 
 ACCELERATOR_START_S = 5.0
@@ -162,7 +164,7 @@ def choose_device(network: Network, device: str, num_images: int | None) -> tupl
 
 
 def choose_engine(network: Network, engine: str, device: str, dtype: str) -> tuple[str, str]:
-    """Chooses the engine, "torch" or "onnxruntime", and gives the reason.
+    """Chooses the engine, one of ENGINES but not "auto", and gives the reason.
 
     Returns:
         (engine, reason).
@@ -170,13 +172,17 @@ def choose_engine(network: Network, engine: str, device: str, dtype: str) -> tup
     Raises:
         UsageError: the engine that the user named cannot run the network.
     """
-    able = {"torch": network.backends.build_torch, "onnxruntime": network.backends.open_session}
+    able = {
+        "torch": network.backends.build_torch,
+        "onnxruntime": network.backends.open_session,
+        "openvino": network.backends.open_session,
+    }
     if engine != "auto":
         if able[engine] is None:
             other = "onnxruntime" if engine == "torch" else "torch"
             raise UsageError(
                 f"the {engine} engine cannot run {network.model}"
-                + (f": {network.backends.no_session_reason}" if engine == "onnxruntime" else ""),
+                + (f": {network.backends.no_session_reason}" if engine != "torch" else ""),
                 hint=f"use --engine {other}" + (f"; {network.backends.hint}" if network.backends.hint else ""),
             )
         return engine, f"--engine {engine} was requested"
@@ -200,11 +206,9 @@ def _torch_finds_accelerator() -> bool:
 def _build_engine(
     network: Network, name: str, *, device: str, dtype: str, num_images: int | None, outputs: tuple[str, ...]
 ) -> Engine:
-    if name == "onnxruntime":
-        from imgclassify.engines.onnxruntime_engine import OnnxruntimeEngine
-
+    if name != "torch":
         assert network.backends.open_session is not None
-        return OnnxruntimeEngine(
+        return _graph_engine(name)(
             network.backends.open_session,
             network.preprocess,
             name=repr(network.model),
@@ -232,3 +236,13 @@ def _build_engine(
         num_labels=None if network.labels is None else len(network.labels),
         takes_crops=network.backends.takes_crops,
     )
+
+
+def _graph_engine(name: str) -> type[OnnxruntimeEngine | OpenvinoEngine]:
+    if name == "openvino":
+        from imgclassify.engines.openvino_engine import OpenvinoEngine
+
+        return OpenvinoEngine
+    from imgclassify.engines.onnxruntime_engine import OnnxruntimeEngine
+
+    return OnnxruntimeEngine

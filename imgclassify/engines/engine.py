@@ -1,4 +1,4 @@
-"""The interface of an engine. torch_engine.py and onnxruntime_engine.py implement it."""
+"""The interface of an engine. torch_engine.py, onnxruntime_engine.py and openvino_engine.py implement it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-ENGINES = ("auto", "torch", "onnxruntime")
+ENGINES = ("auto", "torch", "onnxruntime", "openvino")
 DTYPES = ("float32", "bfloat16", "float16")
 OUTPUTS = (LOGITS, FEATURES, FEATURE_MAP)
 """The names of the outputs that an engine can return."""

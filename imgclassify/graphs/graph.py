@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,11 +23,11 @@ from imgclassify.graphs import protobuf
 from imgclassify.graphs.session import SessionConfig
 
 if TYPE_CHECKING:
-    import onnxruntime
     from numpy.typing import NDArray
 
     from imgclassify.catalog import ModelManifest, PreprocessSpec
     from imgclassify.checkpoints import StateDict
+    from imgclassify.graphs.openvino_session import OpenvinoSession
 
 METADATA_KEY = "imgclassify"
 """The entry of the graph's metadata that holds its description, as JSON."""
@@ -149,7 +150,7 @@ class Graph:
         source_name: str,
         num_classes: int,
         config: SessionConfig,
-    ) -> onnxruntime.InferenceSession:
+    ) -> Any:
         """Opens a session of the graph with the parameters of a checkpoint.
 
         onnxruntime maps the parameters that are stored in the file as the graph needs them. It gets the others
@@ -161,6 +162,10 @@ class Graph:
         Raises:
             CheckpointError: names, shapes or kinds of numbers differ; the first differences are listed.
         """
+        if config.engine == "openvino":
+            return self._open_openvino(
+                state_dict, preprocess, source_name=source_name, num_classes=num_classes, config=config
+            )
         import onnxruntime
 
         self.check_parameters(state_dict, source_name=source_name, num_classes=num_classes)
@@ -191,6 +196,34 @@ class Graph:
         checkpoints.check_unchanged(state_dict, source_name=source_name)
         session.held = arrays  # the session computes with this memory but does not keep it alive
         return session
+
+    def _open_openvino(
+        self,
+        state_dict: StateDict,
+        preprocess: PreprocessSpec,
+        *,
+        source_name: str,
+        num_classes: int,
+        config: SessionConfig,
+    ) -> OpenvinoSession:
+        """Opens a session of OpenVINO's, which takes a graph with all its parameters in memory."""
+        from imgclassify.graphs.onnx_model import MAX_BYTES, OnnxModel
+        from imgclassify.graphs.openvino_session import OpenvinoSession
+
+        model = OnnxModel(self, state_dict, preprocess, num_classes=num_classes, source_name=source_name)
+        if model.count_bytes({}) > MAX_BYTES:
+            raise OutputError(
+                f"OpenVINO cannot run {source_name}: its weights are larger than 2 GB",
+                hint="use --engine onnxruntime",
+            )
+        stream = BytesIO()
+        model.write(stream, {})
+        content = stream.getvalue()
+        if config.extra_outputs:
+            from imgclassify.graphs.outputs import add_outputs
+
+            content = add_outputs(content, config.extra_outputs, self.description["architecture"])
+        return OpenvinoSession(content, config, name=source_name)
 
     def _locate_parameters(self, values: Mapping[str, Any], source_name: str) -> _ParameterSources:
         """Finds a source for the numbers of each parameter.

@@ -1,11 +1,13 @@
-"""The settings of an onnxruntime session, and the names of the outputs that it can have."""
+"""The settings of a session, in which a graph is computed, and the names of the outputs that it can have."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import onnxruntime
+    from numpy.typing import NDArray
 
 LOGITS = "logits"
 """Raw logits, (N, number of classes)."""
@@ -39,6 +41,26 @@ timm and CLIP."""
 _CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
+class GraphValue(Protocol):
+    """An input or an output of a graph, as onnxruntime describes it."""
+
+    name: str
+    type: str
+    shape: list[int | str | None]
+
+
+class GraphSession(Protocol):
+    """The part of onnxruntime.InferenceSession that engines use. OpenvinoSession has it too."""
+
+    def get_inputs(self) -> Sequence[GraphValue]: ...
+
+    def get_outputs(self) -> Sequence[GraphValue]: ...
+
+    def run(self, names: list[str], feeds: dict[str, NDArray[Any]], /) -> list[Any]:
+        """Returns the outputs of these names, for the inputs by name. Several threads may call it."""
+        ...
+
+
 class SessionConfig(NamedTuple):
     """The settings with which a session computes."""
 
@@ -51,6 +73,10 @@ class SessionConfig(NamedTuple):
     names in the session."""
     logits: str | None = None
     """The output of the graph that holds the logits, if the user names one. The features are those before it."""
+    engine: str = "onnxruntime"
+    """What computes the graph: "onnxruntime" or "openvino"."""
+    dtype: str = "float32"
+    """For "openvino": "float32" or "bfloat16"."""
     device: str = "cpu"
     """"cpu", or "cuda:N" if `has_cuda_provider`."""
 

@@ -50,6 +50,8 @@ from imgclassify.labels import Label, LabelSet
 if TYPE_CHECKING:
     import onnxruntime
 
+    from imgclassify.graphs.openvino_session import OpenvinoSession
+
 logger = logging.getLogger("imgclassify")
 
 
@@ -326,7 +328,9 @@ def _read_graph_config(file: OnnxFile, options: LoadOptions) -> FileConfig:
     )
 
 
-def _open_onnx(file: OnnxFile, config: SessionConfig) -> onnxruntime.InferenceSession:
+def _open_onnx(file: OnnxFile, config: SessionConfig) -> Any:
+    if config.engine == "openvino":
+        return _open_openvino(file, config)
     import onnxruntime
 
     settings = config.session_options()
@@ -345,6 +349,23 @@ def _open_onnx(file: OnnxFile, config: SessionConfig) -> onnxruntime.InferenceSe
         raise onnx_file.unreadable_onnx(file.path, describe_error(error)) from error
     file.check_unchanged()
     del held
+    return session
+
+
+def _open_openvino(file: OnnxFile, config: SessionConfig) -> OpenvinoSession:
+    from imgclassify.graphs.openvino_session import OpenvinoSession
+
+    name = repr(str(file.path))
+    model: Path | bytes = file.path
+    if config.extra_outputs:
+        if file.external:
+            raise OutputError(
+                f"OpenVINO cannot add an output to {name}, whose weights are in other files",
+                hint="use --engine onnxruntime",
+            )
+        model = add_outputs(file.path.read_bytes(), config.extra_outputs, name, logits=config.logits)
+    session = OpenvinoSession(model, config, name=name)
+    file.check_unchanged()
     return session
 
 

@@ -8,7 +8,19 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = {"torch", "torchvision", "timm", "onnxruntime", "onnx", "numpy", "PIL", "requests", "safetensors", "pandas"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "timm",
+    "onnxruntime",
+    "openvino",
+    "onnx",
+    "numpy",
+    "PIL",
+    "requests",
+    "safetensors",
+    "pandas",
+}
 
 
 def imported(*arguments: str, whole_names: bool = False) -> tuple[set[str], int]:

@@ -39,6 +39,7 @@ _EXTRAS = {
     ("pydicom",): "pip install pydicom to open DICOM",
     ("imagecodecs",): "pip install imagecodecs to open TIFF compressed by LERC, JPEG XL or JPEG XR",
     ("av",): "pip install av to open videos",
+    ("openvino",): "pip install openvino for --engine openvino",
     ("pyarrow",): "pip install pyarrow to write Parquet",
     (
         "opencv-python-headless",

@@ -49,7 +49,7 @@ class RunningOptions:
             autocompletion=complete_engine,
             metavar="ENGINE",
             rich_help_panel=RUNNING_PANEL,
-            help="Engine that runs the network: auto, torch or onnxruntime.",
+            help="Engine that runs the network: auto, torch, onnxruntime or openvino.",
         ),
     ] = "auto"
     batch_size: Annotated[

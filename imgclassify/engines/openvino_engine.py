@@ -1,0 +1,87 @@
+"""Runs ONNX graphs with OpenVINO, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from imgclassify.engines import devices
+from imgclassify.engines.graph_engine import GraphEngine
+from imgclassify.errors import DeviceError
+from imgclassify.graphs.openvino_session import computes_in_bfloat16, require_openvino
+from imgclassify.graphs.session import LOGITS, GraphSession, SessionConfig
+
+if TYPE_CHECKING:
+    from imgclassify.catalog import PreprocessSpec
+    from imgclassify.graphs.onnx_signature import Signature
+
+_MAX_CONCURRENCY = 8
+"""The most calls at the same time. Each has the weights for itself."""
+_BATCH_SIZE = 4
+"""Images of one call. They are computed one after the other."""
+
+
+class OpenvinoEngine(GraphEngine):
+    """Runs an ONNX graph with OpenVINO, one image at a time on each processor core."""
+
+    name = "openvino"
+    device = "cpu"
+    default_batch_size = _BATCH_SIZE
+    images_per_run = 1
+
+    def __init__(
+        self,
+        open_session: Callable[[SessionConfig], GraphSession],
+        preprocess: PreprocessSpec,
+        *,
+        name: str,
+        device: str = "auto",
+        dtype: str = "float32",
+        outputs: tuple[str, ...] = (LOGITS,),
+        num_images: int | None = None,
+        output_name: str | None = None,
+        label_names: Sequence[str] | None = None,
+        signature: Signature | None = None,
+        num_outputs: int | None = None,
+    ) -> None:
+        """Opens the graph.
+
+        Args:
+            device: "cpu" or "auto".
+            dtype: "float32", or "bfloat16" if this processor computes in it.
+            num_images: expected number of images, if known.
+            open_session, name, outputs, output_name, label_names, signature, num_outputs: as for GraphEngine.
+
+        Raises:
+            UnavailableError: OpenVINO is not installed.
+            DeviceError: it does not run on the device, or not in the dtype.
+            CheckpointError, UsageError, OutputError: as for GraphEngine.
+        """
+        require_openvino()
+        if device not in ("auto", "cpu"):
+            raise DeviceError(
+                f"the openvino engine runs on the CPU only, not on {device!r}", hint="use --device cpu"
+            )
+        if dtype == "float16":
+            raise DeviceError(
+                "the openvino engine does not compute in float16",
+                hint="use --dtype bfloat16, or leave out --dtype",
+            )
+        if dtype == "bfloat16" and not computes_in_bfloat16():
+            raise DeviceError(
+                "this processor does not compute in bfloat16", hint="leave out --dtype: float32 is as fast"
+            )
+        cores = devices.count_cores()
+        self.concurrency = 1 if num_images == 1 else min(cores, _MAX_CONCURRENCY)
+        self.dtype = dtype
+        super().__init__(
+            open_session,
+            SessionConfig(threads=max(1, cores // self.concurrency), engine="openvino", dtype=dtype),
+            preprocess,
+            name=name,
+            outputs=outputs,
+            output_name=output_name,
+            label_names=label_names,
+            signature=signature,
+            num_outputs=num_outputs,
+        )
