@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Required, TypedDict, Unpack
 
 from imgclassify.engines.engine import LinearHead, Outputs, check_form
 from imgclassify.engines.onnx_outputs import as_array, as_rows, describe_array
@@ -35,6 +35,23 @@ if TYPE_CHECKING:
     from imgclassify.catalog import PreprocessSpec
 
 
+class AboutGraph(TypedDict, total=False):
+    """What is known of a graph, and what is wanted of it."""
+
+    name: Required[str]
+    """The name of the graph in errors."""
+    outputs: tuple[str, ...]
+    """Some of engine.OUTPUTS. LOGITS if it is not given."""
+    output_name: str | None
+    """The output of the graph that holds the logits, if the user names one."""
+    label_names: Sequence[str] | None
+    """The names of the classes; None if there are none, and any output will do."""
+    signature: Signature | None
+    """What the graph says of its inputs and outputs, if it was read."""
+    num_outputs: int | None
+    """The number of logits of an image, if it is known."""
+
+
 class GraphEngine:
     """Runs an ONNX graph, and passes crops in the form that its single input takes (onnx_signature.ImageInput).
 
@@ -57,24 +74,12 @@ class GraphEngine:
         open_session: Callable[[SessionConfig], GraphSession],
         config: SessionConfig,
         preprocess: PreprocessSpec,
-        *,
-        name: str,
-        outputs: tuple[str, ...],
-        output_name: str | None,
-        label_names: Sequence[str] | None,
-        signature: Signature | None,
-        num_outputs: int | None,
+        **about: Unpack[AboutGraph],
     ) -> None:
         """Opens the graph.
 
         Args:
             open_session: opens the graph with the settings that it is given.
-            name: the name of the graph in errors.
-            outputs: some of engine.OUTPUTS.
-            output_name: the output of the graph that holds the logits, if the user names one.
-            label_names: the names of the classes; None if there are none, and any output will do.
-            signature: what the graph says of its inputs and outputs, if it was read.
-            num_outputs: the number of logits of an image, if it is known.
 
         Raises:
             CheckpointError: the graph's input is not a batch of images of the crop size, or no output is a row of
@@ -82,10 +87,11 @@ class GraphEngine:
             UsageError: the graph has several outputs that may be the logits.
             OutputError: the graph does not have one of the outputs.
         """
-        self._name = name
-        self._label_names = label_names
-        self._num_outputs = num_outputs
-        extra = tuple(output for output in outputs if output != LOGITS)
+        self._name = about["name"]
+        self._label_names = about.get("label_names")
+        self._num_outputs = about.get("num_outputs")
+        output_name, signature = about.get("output_name"), about.get("signature")
+        extra = tuple(output for output in about.get("outputs", ()) if output != LOGITS)
         self._open_session = open_session
         self._session = open_session(config._replace(extra_outputs=extra, logits=output_name))
         self._preprocess = preprocess

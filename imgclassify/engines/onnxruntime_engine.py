@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Unpack
 
 from imgclassify.engines import devices
-from imgclassify.engines.graph_engine import GraphEngine
+from imgclassify.engines.graph_engine import AboutGraph, GraphEngine
 from imgclassify.errors import DeviceError
-from imgclassify.graphs.session import LOGITS, SessionConfig, has_cuda_provider, uses_cuda
+from imgclassify.graphs.session import SessionConfig, has_cuda_provider, uses_cuda
 
 if TYPE_CHECKING:
     import onnxruntime
 
     from imgclassify.catalog import PreprocessSpec
-    from imgclassify.graphs.onnx_signature import Signature
 
 _MAX_CONCURRENCY = 8
 """The most calls at the same time. From twice as many processors on, each call computes with several
@@ -34,22 +33,17 @@ class OnnxruntimeEngine(GraphEngine):
         open_session: Callable[[SessionConfig], onnxruntime.InferenceSession],
         preprocess: PreprocessSpec,
         *,
-        name: str,
         device: str = "auto",
         dtype: str = "float32",
-        outputs: tuple[str, ...] = (LOGITS,),
         num_images: int | None = None,
-        output_name: str | None = None,
-        label_names: Sequence[str] | None = None,
-        signature: Signature | None = None,
-        num_outputs: int | None = None,
+        **about: Unpack[AboutGraph],
     ) -> None:
         """Opens the graph.
 
         Args:
             device: "cpu", "cuda" or "cuda:N". "auto" is CUDA if onnxruntime can use it.
             num_images: expected number of images, if known.
-            open_session, name, outputs, output_name, label_names, signature, num_outputs: as for GraphEngine.
+            open_session: as for GraphEngine.
 
         Raises:
             DeviceError: onnxruntime does not have the device, or the dtype is not that of the graph.
@@ -60,12 +54,7 @@ class OnnxruntimeEngine(GraphEngine):
             open_session,
             config,
             preprocess,
-            name=name,
-            outputs=outputs,
-            output_name=output_name,
-            label_names=label_names,
-            signature=signature,
-            num_outputs=num_outputs,
+            **about,
         )
         self.device = config.device
         if config.device != "cpu" and not uses_cuda(self._session):
@@ -81,7 +70,7 @@ class OnnxruntimeEngine(GraphEngine):
         # float32 is the default, and so it does not mean that the user chose it.
         if dtype not in ("float32", self.dtype):
             raise DeviceError(
-                f"{name} computes in its own dtype, {self.dtype}, not in {dtype}", hint="leave out --dtype"
+                f"{about['name']} computes in its own dtype, {self.dtype}, not in {dtype}", hint="leave out --dtype"
             )
 
 

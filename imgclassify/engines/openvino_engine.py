@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Unpack
 
 from imgclassify.engines import devices
-from imgclassify.engines.graph_engine import GraphEngine
+from imgclassify.engines.graph_engine import AboutGraph, GraphEngine
 from imgclassify.errors import DeviceError
 from imgclassify.graphs.openvino_session import computes_in_bfloat16, require_openvino
-from imgclassify.graphs.session import LOGITS, GraphSession, SessionConfig
+from imgclassify.graphs.session import GraphSession, SessionConfig
 
 if TYPE_CHECKING:
     from imgclassify.catalog import PreprocessSpec
-    from imgclassify.graphs.onnx_signature import Signature
 
 _MAX_CONCURRENCY = 8
 """The most calls at the same time. Each has the weights for itself."""
@@ -34,15 +33,10 @@ class OpenvinoEngine(GraphEngine):
         open_session: Callable[[SessionConfig], GraphSession],
         preprocess: PreprocessSpec,
         *,
-        name: str,
         device: str = "auto",
         dtype: str = "float32",
-        outputs: tuple[str, ...] = (LOGITS,),
         num_images: int | None = None,
-        output_name: str | None = None,
-        label_names: Sequence[str] | None = None,
-        signature: Signature | None = None,
-        num_outputs: int | None = None,
+        **about: Unpack[AboutGraph],
     ) -> None:
         """Opens the graph.
 
@@ -50,7 +44,7 @@ class OpenvinoEngine(GraphEngine):
             device: "cpu" or "auto".
             dtype: "float32", or "bfloat16" if this processor computes in it.
             num_images: expected number of images, if known.
-            open_session, name, outputs, output_name, label_names, signature, num_outputs: as for GraphEngine.
+            open_session: as for GraphEngine.
 
         Raises:
             UnavailableError: OpenVINO is not installed.
@@ -78,10 +72,5 @@ class OpenvinoEngine(GraphEngine):
             open_session,
             SessionConfig(threads=max(1, cores // self.concurrency), engine="openvino", dtype=dtype),
             preprocess,
-            name=name,
-            outputs=outputs,
-            output_name=output_name,
-            label_names=label_names,
-            signature=signature,
-            num_outputs=num_outputs,
+            **about,
         )
