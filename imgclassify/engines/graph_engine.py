@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Required, TypedDict, Unpack
 
+from imgclassify.engines import devices
 from imgclassify.engines.engine import LinearHead, Outputs, check_form
 from imgclassify.engines.onnx_outputs import as_array, as_rows, describe_array
 from imgclassify.engines.output_choice import choose_output, wrong_form
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from imgclassify.catalog import PreprocessSpec
+
+
+_MAX_CONCURRENCY = 8
+"""The most calls at the same time. From twice as many processors on, each call computes with several threads."""
 
 
 class AboutGraph(TypedDict, total=False):
@@ -266,3 +271,14 @@ class GraphEngine:
                 hint="give --channel-order grey",
             )
         return image
+
+
+def divide_cores(num_images: int | None) -> tuple[int, int]:
+    """Returns (number of calls at the same time, number of threads of each call) on the CPU.
+
+    A single image is computed on all processors. Otherwise there is one call for each processor, at most
+    _MAX_CONCURRENCY. Separate calls lose no time waiting for one another.
+    """
+    cores = devices.count_cores()
+    concurrency = 1 if num_images == 1 else min(cores, _MAX_CONCURRENCY)
+    return concurrency, max(1, cores // concurrency)

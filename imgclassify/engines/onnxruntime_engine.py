@@ -6,18 +6,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Unpack
 
 from imgclassify.engines import devices
-from imgclassify.engines.graph_engine import AboutGraph, GraphEngine
+from imgclassify.engines.graph_engine import AboutGraph, GraphEngine, divide_cores
 from imgclassify.errors import DeviceError
-from imgclassify.graphs.session import SessionConfig, has_cuda_provider, uses_cuda
+from imgclassify.graphs.session import GraphSession, SessionConfig, has_cuda_provider, uses_cuda
 
 if TYPE_CHECKING:
-    import onnxruntime
-
     from imgclassify.catalog import PreprocessSpec
 
-_MAX_CONCURRENCY = 8
-"""The most calls at the same time. From twice as many processors on, each call computes with several
-threads."""
 _CPU_BATCH_SIZE, _CUDA_BATCH_SIZE = 4, 64
 _CUDA_CALLS = 2
 """One call copies while the other computes."""
@@ -30,7 +25,7 @@ class OnnxruntimeEngine(GraphEngine):
 
     def __init__(
         self,
-        open_session: Callable[[SessionConfig], onnxruntime.InferenceSession],
+        open_session: Callable[[SessionConfig], GraphSession],
         preprocess: PreprocessSpec,
         *,
         device: str = "auto",
@@ -50,12 +45,7 @@ class OnnxruntimeEngine(GraphEngine):
             CheckpointError, UsageError, OutputError: as for GraphEngine.
         """
         config, self.concurrency = _session_config(num_images, _find_device(device))
-        super().__init__(
-            open_session,
-            config,
-            preprocess,
-            **about,
-        )
+        super().__init__(open_session, config, preprocess, **about)
         self.device = config.device
         if config.device != "cpu" and not uses_cuda(self._session):
             if device != "auto":
@@ -96,15 +86,8 @@ def _find_device(device: str) -> str:
 
 
 def _session_config(num_images: int | None, device: str) -> tuple[SessionConfig, int]:
-    """Returns (how to compute, number of calls at the same time).
-
-    On the CPU, a single image is computed on all processors. Otherwise there is one call for each processor, at
-    most _MAX_CONCURRENCY. Separate calls lose no time waiting for one another.
-    """
-    cores = devices.count_cores()
+    """Returns (how to compute, number of calls at the same time)."""
     if device != "cpu":
-        return SessionConfig(threads=cores, device=device), _CUDA_CALLS
-    if num_images == 1:
-        return SessionConfig(threads=cores, single_run=True), 1
-    concurrency = min(cores, _MAX_CONCURRENCY)
-    return SessionConfig(threads=max(1, cores // concurrency)), concurrency
+        return SessionConfig(threads=devices.count_cores(), device=device), _CUDA_CALLS
+    concurrency, threads = divide_cores(num_images)
+    return SessionConfig(threads=threads, single_run=num_images == 1), concurrency

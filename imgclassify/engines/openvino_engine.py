@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Unpack
 
-from imgclassify.engines import devices
-from imgclassify.engines.graph_engine import AboutGraph, GraphEngine
+from imgclassify.engines.graph_engine import AboutGraph, GraphEngine, divide_cores
 from imgclassify.errors import DeviceError
 from imgclassify.graphs.openvino_session import computes_in_bfloat16, require_openvino
 from imgclassify.graphs.session import GraphSession, SessionConfig
@@ -14,8 +13,6 @@ from imgclassify.graphs.session import GraphSession, SessionConfig
 if TYPE_CHECKING:
     from imgclassify.catalog import PreprocessSpec
 
-_MAX_CONCURRENCY = 8
-"""The most calls at the same time. Each has the weights for itself."""
 _BATCH_SIZE = 4
 """Images of one call. They are computed one after the other."""
 
@@ -65,12 +62,7 @@ class OpenvinoEngine(GraphEngine):
             raise DeviceError(
                 "this processor does not compute in bfloat16", hint="leave out --dtype: float32 is as fast"
             )
-        cores = devices.count_cores()
-        self.concurrency = 1 if num_images == 1 else min(cores, _MAX_CONCURRENCY)
+        self.concurrency, threads = divide_cores(num_images)
         self.dtype = dtype
-        super().__init__(
-            open_session,
-            SessionConfig(threads=max(1, cores // self.concurrency), engine="openvino", dtype=dtype),
-            preprocess,
-            **about,
-        )
+        config = SessionConfig(threads=threads, engine="openvino", dtype=dtype)
+        super().__init__(open_session, config, preprocess, **about)

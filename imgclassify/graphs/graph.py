@@ -20,7 +20,7 @@ from imgclassify import checkpoints, paths
 from imgclassify.checkpoints import BATCH_COUNTER_SUFFIX, Tensor
 from imgclassify.errors import CheckpointError, OutputError, ResourceError, describe_error
 from imgclassify.graphs import protobuf
-from imgclassify.graphs.session import SessionConfig
+from imgclassify.graphs.session import GraphSession, SessionConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -150,7 +150,7 @@ class Graph:
         source_name: str,
         num_classes: int,
         config: SessionConfig,
-    ) -> Any:
+    ) -> GraphSession:
         """Opens a session of the graph with the parameters of a checkpoint.
 
         onnxruntime maps the parameters that are stored in the file as the graph needs them. It gets the others
@@ -177,11 +177,7 @@ class Graph:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays]
         settings.add_external_initializers(list(given.arrays), values)
         try:
-            model = self._with_parameters(given, num_classes)
-            if config.extra_outputs:
-                from imgclassify.graphs.outputs import add_outputs  # predict does not need it
-
-                model = add_outputs(model, config.extra_outputs, self.description["architecture"])
+            model = self._with_outputs(self._with_parameters(given, num_classes), config)
             session = onnxruntime.InferenceSession(model, settings, providers=config.providers())
         except OutputError:
             raise
@@ -195,7 +191,8 @@ class Graph:
         # onnxruntime has opened the file by its path, and has read at offsets of the version that was indexed.
         checkpoints.check_unchanged(state_dict, source_name=source_name)
         session.held = arrays  # the session computes with this memory but does not keep it alive
-        return session
+        opened: GraphSession = session
+        return opened
 
     def _open_openvino(
         self,
@@ -218,12 +215,7 @@ class Graph:
             )
         stream = BytesIO()
         model.write(stream, {})
-        content = stream.getvalue()
-        if config.extra_outputs:
-            from imgclassify.graphs.outputs import add_outputs
-
-            content = add_outputs(content, config.extra_outputs, self.description["architecture"])
-        return OpenvinoSession(content, config, name=source_name)
+        return OpenvinoSession(self._with_outputs(stream.getvalue(), config), config, name=source_name)
 
     def _locate_parameters(self, values: Mapping[str, Any], source_name: str) -> _ParameterSources:
         """Finds a source for the numbers of each parameter.
@@ -254,6 +246,14 @@ class Graph:
         if num_classes is None or name not in self.description["heads"]:
             return parameter.shape
         return (num_classes, *parameter.shape[1:])
+
+    def _with_outputs(self, model: bytes, config: SessionConfig) -> bytes:
+        """Returns the bytes of this graph with the extra outputs."""
+        if not config.extra_outputs:
+            return model
+        from imgclassify.graphs.outputs import add_outputs  # predict does not need it
+
+        return add_outputs(model, config.extra_outputs, self.description["architecture"])
 
     def _with_parameters(self, given: _ParameterSources, num_classes: int) -> bytes:
         """Returns the graph's bytes, with the number of classes and the sources of its parameters."""

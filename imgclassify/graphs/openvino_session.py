@@ -137,10 +137,10 @@ class OpenvinoSession:
 
 
 def _describe(port: Any) -> Value:
-    kind = _TYPES.get(port.get_element_type().get_type_name(), port.get_element_type().get_type_name())
+    kind = port.get_element_type().get_type_name()
     sides = port.get_partial_shape()
     shape = [side.get_length() if side.is_static else None for side in sides] if sides.rank.is_static else []
-    return Value(_name_of(port), f"tensor({kind})", shape)
+    return Value(_name_of(port), f"tensor({_TYPES.get(kind, kind)})", shape)
 
 
 def _name_of(port: Any) -> str:

@@ -44,9 +44,14 @@ _CUDA_PROVIDER = "CUDAExecutionProvider"
 class GraphValue(Protocol):
     """An input or an output of a graph, as onnxruntime describes it."""
 
-    name: str
-    type: str
-    shape: list[int | str | None]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def type(self) -> str: ...
+
+    @property
+    def shape(self) -> Sequence[int | str | None]: ...
 
 
 class GraphSession(Protocol):

@@ -10,11 +10,10 @@ from imgclassify import checkpoints
 from imgclassify.catalog import PROGRAMS, ModelManifest, PreprocessSpec
 from imgclassify.checkpoints import StateDict
 from imgclassify.graphs.graph import TRANSFORM_INPUT, Graph, find_graph, undo_transform_input
-from imgclassify.graphs.session import SessionConfig
+from imgclassify.graphs.session import GraphSession, SessionConfig
 from imgclassify.hub import architectures
 
 if TYPE_CHECKING:
-    import onnxruntime
     import torch
 
     from imgclassify.graphs.onnx_signature import Signature
@@ -34,7 +33,7 @@ class GraphSource(NamedTuple):
     source_name: str
     """Names the checkpoint in errors."""
 
-    def open_session(self, config: SessionConfig) -> onnxruntime.InferenceSession:
+    def open_session(self, config: SessionConfig) -> GraphSession:
         return self.graph.open_session(
             self.read(),
             self.preprocess,
@@ -49,7 +48,7 @@ class Backends(NamedTuple):
 
     build_torch: Callable[[], torch.nn.Module] | None
     """Builds the network with its weights, on the CPU."""
-    open_session: Callable[[SessionConfig], onnxruntime.InferenceSession] | None
+    open_session: Callable[[SessionConfig], GraphSession] | None
     """Opens the graph with its weights."""
     no_session_reason: str = ""
     """Why `open_session` is None, as a clause for messages."""

@@ -32,7 +32,7 @@ from imgclassify.errors import (
     describe_error,
 )
 from imgclassify.graphs.graph import read_graph
-from imgclassify.graphs.session import FEATURE_MAP, FEATURES, SessionConfig, value_name
+from imgclassify.graphs.session import FEATURE_MAP, FEATURES, GraphSession, SessionConfig, value_name
 from imgclassify.graphs.timm_features import has_timm_methods, timm_outputs
 from imgclassify.hub import from_arch
 from imgclassify.hub.backends import Backends, GraphSource
@@ -43,7 +43,6 @@ from imgclassify.labels import Label, LabelSet
 
 if TYPE_CHECKING:
     import numpy as np
-    import onnxruntime
     import torch
     from numpy.typing import NDArray
 
@@ -302,7 +301,7 @@ def _build_torch(reference: ModelReference, options: LoadOptions) -> torch.nn.Mo
 
 def _open_session(
     folder: Path, preprocess: PreprocessSpec, outputs: int, extra_outputs: list[str], config: SessionConfig
-) -> onnxruntime.InferenceSession:
+) -> GraphSession:
     """
     Args:
         extra_outputs: those of SessionConfig.extra_outputs that are known to be torch's.
@@ -427,7 +426,7 @@ def _probe_images(preprocess: PreprocessSpec) -> tuple[NDArray[np.uint8], torch.
     return crops, (torch.from_numpy(crops).permute(0, 3, 1, 2) / 255 - mean) / std
 
 
-def _run_graph(session: onnxruntime.InferenceSession, crops: NDArray[np.uint8], output: str) -> NDArray[np.float32]:
+def _run_graph(session: GraphSession, crops: NDArray[np.uint8], output: str) -> NDArray[np.float32]:
     import numpy as np
 
     # Two batch sizes, to notice a graph whose batch size the export has fixed.

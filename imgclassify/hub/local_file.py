@@ -25,7 +25,7 @@ from imgclassify.graphs import onnx_file
 from imgclassify.graphs.onnx_file import OnnxFile
 from imgclassify.graphs.onnx_signature import find_image_input, no_image_input
 from imgclassify.graphs.outputs import add_outputs
-from imgclassify.graphs.session import SessionConfig
+from imgclassify.graphs.session import GraphSession, SessionConfig
 from imgclassify.hub import architectures, backends, file_kind, from_arch, metadata, onnx_config, torchscript_config
 from imgclassify.hub.backends import Backends
 from imgclassify.hub.checkpoint_fit import (
@@ -328,7 +328,7 @@ def _read_graph_config(file: OnnxFile, options: LoadOptions) -> FileConfig:
     )
 
 
-def _open_onnx(file: OnnxFile, config: SessionConfig) -> Any:
+def _open_onnx(file: OnnxFile, config: SessionConfig) -> GraphSession:
     if config.engine == "openvino":
         return _open_openvino(file, config)
     import onnxruntime
@@ -342,7 +342,7 @@ def _open_onnx(file: OnnxFile, config: SessionConfig) -> Any:
             model = add_outputs(
                 file.path.read_bytes(), config.extra_outputs, repr(str(file.path)), logits=config.logits
             )
-        session = onnxruntime.InferenceSession(model, settings, providers=config.providers())
+        session: GraphSession = onnxruntime.InferenceSession(model, settings, providers=config.providers())
     except OutputError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no other common base

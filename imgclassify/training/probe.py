@@ -124,6 +124,7 @@ def fit_probe(
     if num_classes < 2 or sorted(set(classes.tolist())) != list(range(num_classes)):
         raise ValueError(f"there must be {num_classes} classes, at least 2, and each needs an image")
     _import_regression()  # raises if it is missing; what it imports has threadpoolctl
+    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
     # Threads of the linear algebra wait for each other busily. One for each fold is faster.
@@ -136,7 +137,7 @@ def fit_probe(
             strength = _best_strength(losses)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("ignore")  # such as that classes are many for so few images
-            warnings.simplefilter("always", _import_convergence_warning())
+            warnings.simplefilter("always", ConvergenceWarning)
             head = data.fit(strength, data.weights, _TOLERANCE)
     for warning in caught:
         logger.warning("scikit-learn: %s", " ".join(str(warning.message).split("\n\n")[0].split()))
@@ -343,12 +344,6 @@ def _import_regression() -> Any:
     except ImportError as error:
         raise _missing_sklearn() from error
     return LogisticRegression
-
-
-def _import_convergence_warning() -> Any:
-    from sklearn.exceptions import ConvergenceWarning
-
-    return ConvergenceWarning
 
 
 def _import_regression_early() -> None:
