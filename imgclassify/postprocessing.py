@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from imgclassify.engines import FEATURES, LOGITS
+from imgclassify.errors import CheckpointError
 from imgclassify.results import ImageResult, Prediction
 
 if TYPE_CHECKING:
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
     from imgclassify.labels.taxonomy import Taxonomy
     from imgclassify.runner import ImageOutputs
 
-__all__ = ["Postprocessor", "top_k"]
+__all__ = ["Postprocessor", "top_k", "top_k_of_rows"]
 
 
 class Postprocessor:
@@ -57,23 +62,53 @@ class Postprocessor:
         return self._assessor.taxonomy if self._assessor else None
 
     def to_result(self, image: ImageOutputs) -> ImageResult:
-        """Returns the result of an image."""
-        predictions: tuple[Prediction, ...] = ()
-        assessed: dict[str, Any] = {}
-        if image.arrays is not None:
-            outputs = image.arrays[LOGITS]
-            probabilities = self.to_probabilities(outputs)
-            predictions = self._to_predictions(probabilities)
-            if self._assessor:
-                raw = self._activation.apply(outputs) if self._temperature else probabilities
-                assessed = self._assessor.assess(probabilities, raw, image.arrays.get(FEATURES))._asdict()
-        return ImageResult(model=self._model, predictions=predictions, **image.record_fields(), **assessed)
+        """Returns the result of an image, as `to_results` does."""
+        [result] = self.to_results([image])
+        return result
+
+    def to_results(self, images: Sequence[ImageOutputs]) -> list[ImageResult]:
+        """Returns the results of images, in order. Together they take less time than one by one.
+
+        Raises:
+            CheckpointError: a probability is not a number, because the logits over the temperature overflow.
+        """
+        assessed = iter(self._assess([image.arrays for image in images if image.arrays is not None]))
+        return [
+            ImageResult(
+                model=self._model,
+                **image.record_fields(),
+                **({"predictions": ()} if image.arrays is None else next(assessed)),
+            )
+            for image in images
+        ]
+
+    def _assess(self, arrays: Sequence[Mapping[str, NDArray[np.float32]]]) -> list[dict[str, Any]]:
+        """Returns for each image the fields of its record that depend on the outputs of the network."""
+        if not arrays:
+            return []
+        import numpy as np
+
+        outputs = np.stack([each[LOGITS] for each in arrays])
+        probabilities = self.to_probabilities(outputs)
+        if np.isnan(probabilities).any():
+            raise CheckpointError(
+                f"the probabilities of {self._model} are not numbers",
+                hint=f"calibrate it again: its temperature is {self._temperature}" if self._temperature else None,
+            )
+        predictions = self._to_predictions(probabilities)
+        if self._assessor is None:
+            return [{"predictions": each} for each in predictions]
+        raw = self._activation.apply(outputs) if self._temperature else probabilities
+        return [
+            {"predictions": each, **self._assessor.assess(*about, found.get(FEATURES))._asdict()}
+            for each, about, found in zip(predictions, zip(probabilities, raw, strict=True), arrays, strict=True)
+        ]
 
     def to_probabilities(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns the probabilities of all classes, or groups.
 
         Args:
-            outputs: (…, number of outputs): what the network returns. With groups, of one image.
+            outputs: (…, number of outputs): what the network returns.
 
         Returns:
             (…, number of classes or groups), 0..1.
@@ -104,29 +139,57 @@ class Postprocessor:
             return log_softmax(outputs, self._temperature or 1.0)
         return np.log(np.maximum(self.to_probabilities(outputs).astype(np.float64), np.finfo(np.float32).tiny))
 
-    def _to_predictions(self, probabilities: NDArray[np.float32]) -> tuple[Prediction, ...]:
-        predictions = []
-        for rank, class_index in enumerate(top_k(probabilities, self._top_k), start=1):
-            label = self._labels[class_index]
-            # Converted through its text, a float32 keeps its own digits: 0.1 does not become
-            # 0.10000000149011612.
-            probability = float(str(probabilities[class_index]))
-            predictions.append(Prediction(rank, class_index, label.wnid, label.label, probability))
-        return tuple(predictions)
+    def _to_predictions(self, probabilities: NDArray[np.float32]) -> list[tuple[Prediction, ...]]:
+        """Returns the predictions for each row of (N, number of classes)."""
+        import numpy as np
+
+        indices = top_k_of_rows(probabilities, self._top_k)
+        # Converted through its text, a float32 keeps its own digits: 0.1 does not become 0.10000000149011612.
+        # orjson writes the shortest text that stands for the same float32, as numpy does.
+        largest = np.take_along_axis(probabilities, indices, axis=1)
+        digits = orjson.loads(orjson.dumps(largest, option=orjson.OPT_SERIALIZE_NUMPY))
+        return [
+            tuple(self._predict(*each) for each in zip(count(1), row, numbers, strict=False))
+            for row, numbers in zip(indices.tolist(), digits, strict=True)
+        ]
+
+    def _predict(self, rank: int, class_index: int, probability: float) -> Prediction:
+        label = self._labels[class_index]
+        return Prediction(rank, class_index, label.wnid, label.label, probability)
 
 
-def top_k(probabilities: NDArray[np.float32], count: int) -> list[int]:
-    """Returns the class indices of the `count` largest probabilities, the largest first.
+def top_k(probabilities: NDArray[np.float32], number: int) -> list[int]:
+    """Returns the class indices of the largest probabilities, the largest first.
 
     Of equal probabilities, the one with the lower index comes first.
+
+    Args:
+        probabilities: (C,). None is NaN.
+        number: how many indices, at most C.
+    """
+    indices: list[int] = top_k_of_rows(probabilities[None], number)[0].tolist()
+    return indices
+
+
+def top_k_of_rows(probabilities: NDArray[np.float32], number: int) -> NDArray[np.intp]:
+    """Returns the indices that `top_k` returns, for each row.
+
+    Args:
+        probabilities: (N, C). None is NaN.
+        number: as in `top_k`.
+
+    Returns:
+        (N, min(number, C)).
     """
     import numpy as np
 
-    if count < len(probabilities):
-        # Sorting all classes would take longer: of 1,000 twice as long, of 21,843 fifty times.
-        candidates = np.flatnonzero(probabilities >= np.partition(probabilities, -count)[-count])
-    else:
-        candidates = np.arange(len(probabilities))
-    order = np.argsort(-probabilities[candidates], kind="stable")[:count]
-    indices: list[int] = candidates[order].tolist()
+    if number >= probabilities.shape[1]:
+        in_order: NDArray[np.intp] = np.argsort(-probabilities, axis=1, kind="stable")
+        return in_order
+    # Sorting all classes would take longer: of 1,000 twice as long, of 21,843 fifty times.
+    least = np.partition(probabilities, -number, axis=1)[:, -number, None]
+    rows, columns = np.nonzero(probabilities >= least)
+    order = np.lexsort((columns, -probabilities[rows, columns], rows))
+    first_of_row = np.searchsorted(rows, np.arange(len(probabilities)))
+    indices: NDArray[np.intp] = columns[order[first_of_row[:, None] + np.arange(number)]]
     return indices

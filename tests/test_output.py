@@ -140,12 +140,6 @@ def test_any_name_is_one_row_of_its_own(name: str, delimiter: str, source: str) 
     assert not text.endswith("\r\n")
 
 
-def test_a_number_that_json_has_not_is_refused() -> None:
-    broken = ImageResult("a", "tiny", 1, 1, (Prediction(1, 0, None, "x", float("nan")),))
-    with pytest.raises(ValueError, match="JSON"):
-        written("json", [broken])
-
-
 def test_the_table_of_one_image_shows_each_rank_with_its_percentage_and_bar() -> None:
     lines = written("table", [GOOD]).splitlines()
     assert lines[0] == 'dogs/Größe, "x".jpg  640×480  tiny'

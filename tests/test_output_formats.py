@@ -245,8 +245,8 @@ def test_a_file_of_the_version_before_the_frames_is_resumed(name: str, tmp_path:
 )
 def test_a_packed_array_is_the_same_array(array: np.ndarray) -> None:
     line = to_packed_json({"source": "x", "array": array})
-    assert "\n" not in line
-    found = from_packed_json(line.encode())["array"]
+    assert b"\n" not in line
+    found = from_packed_json(line)["array"]
     assert (found.dtype, found.shape) == (array.dtype, array.shape)
     assert found.tobytes() == array.tobytes()
 

@@ -582,7 +582,7 @@ def test_a_damaged_line_in_the_middle_costs_its_own_record_alone(tmp_path: Path)
     results = [good("a"), good("b"), good("c")]
     run(path, "jsonl", results, stop=True)
     partial = tmp_path / "out.jsonl.partial"
-    partial.write_bytes(partial.read_bytes().replace(b'"source": "b"', b'"source"; "b"'))
+    partial.write_bytes(partial.read_bytes().replace(b'"source":"b"', b'"source";"b"'))
     assert run(path, "jsonl", results) == 1
     assert read(path, "jsonl") == [good("a"), good("c"), good("b")]
 
@@ -592,7 +592,7 @@ def test_a_record_of_another_model_in_the_journal_counts_as_damaged(tmp_path: Pa
     results = [good("a"), good("b")]
     run(path, "jsonl", results, stop=True)
     partial = tmp_path / "out.jsonl.partial"
-    partial.write_bytes(partial.read_bytes().replace(b'"b", "model": "tiny"', b'"b", "model": "tinx"'))
+    partial.write_bytes(partial.read_bytes().replace(b'"b","model":"tiny"', b'"b","model":"tinx"'))
     assert run(path, "jsonl", results) == 1
     assert read(path, "jsonl") == results
 

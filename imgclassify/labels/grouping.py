@@ -40,13 +40,15 @@ class Grouping:
         """Adds the probabilities of the classes of each group.
 
         Args:
-            probabilities: (num_classes,), 0..1.
+            probabilities: (…, num_classes), 0..1.
 
         Returns:
-            (groups,), 0..1. Together they have the same sum.
+            (…, groups), 0..1. Together those of an image have the same sum.
         """
         import numpy as np
 
+        if probabilities.ndim > 1:
+            return np.stack([self.sum_probabilities(each) for each in probabilities])
         # bincount adds in float64, so the sum of many small probabilities is right to the last digit of float32.
         sums = np.bincount(self._group_of_class, probabilities, len(self.members))
         return np.minimum(sums, 1).astype(np.float32)

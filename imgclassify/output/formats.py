@@ -69,6 +69,9 @@ class OutputFormat(NamedTuple):
     """The names of the record types that it can hold; empty for all."""
     holds_vectors: bool = False
     """Whether it can hold record types that have a Vector."""
+    lines_of_journal: bool = False
+    """Whether a file has the same lines as the journal (imgclassify/output/journal.py), for records without a
+    Vector."""
 
     @property
     def streamable(self) -> bool:
@@ -138,6 +141,7 @@ FORMATS = (
         writer="imgclassify.output.json_lines:JsonLinesWriter",
         reader="imgclassify.output.json_lines:read_json_lines",
         holds_vectors=True,
+        lines_of_journal=True,
     ),
     OutputFormat(
         name="csv",

@@ -7,6 +7,7 @@ leaves at most a torn last line.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -27,10 +28,12 @@ also checks that its file still has its name."""
 _CLOSED = -1
 """The value of `_descriptor` when the file is closed."""
 
+_COPY_BYTES = 2**20
+
 _MARKER_KEY = "session"
 """The key of a line that is a ResumeMarker, not a record."""
 
-_FIRST_BYTES = f'{{"schema": "{SCHEMA}"'.encode()
+_FIRST_BYTES = f'{{"schema":"{SCHEMA}"'.encode()
 """The first bytes of every journal."""
 
 
@@ -111,6 +114,12 @@ class Journal(Generic[R]):
                     yield position, entry
                 position += len(line)
 
+    def copy_lines(self, path: Path) -> None:
+        """Writes the lines of all entries to a file. Raises OSError if it cannot be written."""
+        with path.open("wb") as copy, self.path.open("rb") as stream:
+            stream.readline()  # the provenance
+            shutil.copyfileobj(stream, copy, _COPY_BYTES)
+
     def records_at(self, positions: Iterable[int]) -> Iterator[R]:
         """Yields the records whose lines begin at these positions."""
         with report_io_errors(self.path, "read"), self.path.open("rb") as stream:
@@ -161,7 +170,7 @@ class Journal(Generic[R]):
             self._descriptor = _CLOSED
 
     def _append(self, line: dict[str, Any]) -> None:
-        content = (to_packed_json(line) + "\n").encode()
+        content = to_packed_json(line) + b"\n"
         with report_io_errors(self.path):
             written = 0
             try:

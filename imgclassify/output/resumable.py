@@ -61,6 +61,7 @@ class ResumableOutput(Generic[R]):
         self._name = path
         self._record_type = record_type
         self._format: FileFormat[R] = open_file_format(output_format, record_type)
+        self._has_lines_of_journal = output_format.lines_of_journal and not record_type.has_vectors
         self._marker = ResumeMarker(retries=retry_errors) if resume else None
         self._index: ResumeIndex | None = None
         self._earlier: Provenance | None = None
@@ -170,7 +171,10 @@ class ResumableOutput(Generic[R]):
         provenance = self._journal.provenance
         assert provenance is not None
         with report_io_errors(self._name), atomic_write(self._target, locked=True) as draft:
-            self._format.save(draft, provenance, filter(self._selects, self._iter_records()))
+            if self._is_journal:
+                self._journal.copy_lines(draft)
+            else:
+                self._format.save(draft, provenance, filter(self._selects, self._iter_records()))
             self._format.check_target(self._target)
             # The sidecars are written before the file appears. If the process is killed in between, the journal
             # is still there and holds everything.
@@ -266,6 +270,12 @@ class ResumableOutput(Generic[R]):
                 left_out_path(self._target).unlink()
         else:
             save_left_out(self._target, filterfalse(self._selects, self._iter_records()))
+
+    @property
+    def _is_journal(self) -> bool:
+        """Whether the lines of the journal are those of the file: it has no records of earlier runs, which another
+        version may have written, and all records belong to the output."""
+        return self._has_lines_of_journal and self._index is None and self._selects is None
 
     def _iter_records(self) -> Iterator[R]:
         """Yields the records of the whole run in order, without those that were replaced."""
