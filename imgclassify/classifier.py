@@ -73,7 +73,7 @@ class Classifier:
         dtype: str = "float32",
         engine: str = "auto",
         batch_size: int | None = None,
-        workers: int | None = None,
+        workers: int | str | None = None,
         fast_decode: bool = False,
         decode_device: str = "cpu",
         max_pixels: int = MAX_PIXELS,
@@ -120,7 +120,9 @@ class Classifier:
             dtype: "float32", "bfloat16" or "float16": the type that the network computes in.
             engine: "auto", "torch", "onnxruntime" or "openvino".
             batch_size: images in a batch. None chooses by engine and device.
-            workers: decoding threads. None is one for each processor, but at most 32.
+            workers: what decodes images, and how many: a number, "threads", "processes", "threads:N" or
+                "processes:N". Without a kind, processes are used where threads would not keep up. They need Linux
+                or macOS. Without a number, there is one for each processor, but at most 32.
             fast_decode: decode large JPEGs at a smaller scale, and resize and crop in one pass. This is
                 faster, but the pixels are not exactly those that the model was trained with
                 (docs/preprocessing.md).
@@ -296,7 +298,7 @@ class Classifier:
                 be started.
         """
         if is_batch(images):
-            return self.runner.map(self.postprocessor.to_result, images)
+            return self.runner.map_batches(self.postprocessor.to_results, images)
         return self.postprocessor.to_result(self.runner.run_one(images))
 
     def stream(self, sources: ManyImages, *, stop_event: Event | None = None) -> Generator[ImageResult, None, None]:
@@ -316,7 +318,7 @@ class Classifier:
         Raises:
             NoImagesError, UsageError, UnavailableError: as in `predict`.
         """
-        return self.runner.map(self.postprocessor.to_result, sources, stop_event=stop_event)
+        return self.runner.map_batches(self.postprocessor.to_results, sources, stop_event=stop_event)
 
     def to_rows(self, results: ImageResult | Iterable[ImageResult]) -> Iterator[dict[str, Any]]:
         """Flattens results to rows that `pandas.DataFrame` takes, with the columns of CSV (docs/output.md).

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
@@ -17,13 +17,22 @@ from imgclassify.catalog import EMBEDDED_MODEL
 from imgclassify.engines import FEATURES, LOGITS, devices
 from imgclassify.engines.choice import create_engine, validate_options
 from imgclassify.engines.engine import validate_outputs
-from imgclassify.errors import CheckpointError, ImageError, OutputError, UsageError, make_printable
+from imgclassify.errors import CheckpointError, OutputError, UsageError, make_printable
 from imgclassify.hub.loader import load_network
 from imgclassify.hub.network import LoadOptions, PreprocessOverrides
 from imgclassify.images import DECODE_MODES, MAX_PIXELS, TIME_LIMIT
-from imgclassify.images.cropping import create_preprocessor
+from imgclassify.images.info import ImageInfo
 from imgclassify.images.inputs import NotNeededError, as_input, as_inputs
 from imgclassify.images.preprocessing import is_approximate
+from imgclassify.images.workers import (
+    MAX_WORKERS,
+    PROCESSES,
+    THREADS,
+    DecodingOptions,
+    DecodingWorkers,
+    WorkerChoice,
+    has_worker_processes,
+)
 from imgclassify.results import ImageFailure, RunInfo
 
 if TYPE_CHECKING:
@@ -37,8 +46,7 @@ if TYPE_CHECKING:
     from imgclassify.engines.activation import Activation
     from imgclassify.engines.choice import EngineSelection
     from imgclassify.hub.network import Network
-    from imgclassify.images.cropping import Preprocessor
-    from imgclassify.images.info import ImageInfo
+    from imgclassify.images.cropping import Outcome
     from imgclassify.images.inputs import ImageInput, ImageLike, ManyImages
     from imgclassify.images.preview import ImagePreview
     from imgclassify.weights import Progress
@@ -56,7 +64,7 @@ class RunnerOptions:
     dtype: str = "float32"
     engine: str = "auto"
     batch_size: int | None = None
-    workers: int | None = None
+    workers: int | str | None = None
     decode_mode: str = "exact"
     max_pixels: int = MAX_PIXELS
     isolate: bool = False
@@ -77,7 +85,6 @@ class RunnerOptions:
         """
         require_positive(
             batch_size=self.batch_size,
-            workers=self.workers,
             num_images=self.num_images,
             max_pixels=self.max_pixels,
         )
@@ -85,6 +92,21 @@ class RunnerOptions:
         validate_outputs(self.outputs)
         if self.decode_mode not in DECODE_MODES:
             raise UsageError(f"unknown decode mode {self.decode_mode!r}", hint=f"use {', '.join(DECODE_MODES)}")
+        kind = WorkerChoice.parse(self.workers).kind
+        if self.isolate and kind == THREADS:
+            raise UsageError(
+                "isolate works only with worker processes",
+                hint="leave out --isolate or --workers threads",
+                argument="isolate",
+            )
+        if self.isolate and not has_worker_processes():
+            raise UsageError("isolate needs Linux or macOS", hint="leave out --isolate", argument="isolate")
+        if kind == PROCESSES and self.decode_mode == "gpu":
+            raise UsageError(
+                "workers are threads if images are decoded on the GPU",
+                hint="leave out --workers processes or --decode gpu",
+                argument="workers",
+            )
         if self.isolate and self.decode_mode == "gpu":
             raise UsageError(
                 "isolate works only with decoding on the CPU",
@@ -274,9 +296,8 @@ class ModelRunner:
         self._options = options
         self._offline = options.offline
         self._spec = network.preprocess
-        self._preprocess, self._close = self._create_preprocessor(options)
+        self._decoding = self._open_decoding(options, selection.images_per_second)
         self._batch_size = options.batch_size or self.engine.default_batch_size
-        self._workers = options.workers or default_workers()
 
     @classmethod
     def load(cls, reference: str, load_options: LoadOptions, options: RunnerOptions) -> Self:
@@ -298,6 +319,14 @@ class ModelRunner:
         """
         return ModelRunner(self.network, replace(self._options, outputs=outputs))
 
+    def describe(self) -> str:
+        """Says in one line what runs the network and what decodes images, and why."""
+        run, decoding = self.run_info, self._decoding
+        return (
+            f"{run.model} ({run.weights}) on {run.engine}, {run.device}, {run.dtype}, "
+            f"{decoding.number} decoding {decoding.kind}: {run.reason}"
+        )
+
     def run_one(self, image: ImageLike) -> ImageOutputs:
         """Runs the network on one image.
 
@@ -309,8 +338,8 @@ class ModelRunner:
             ImageError: the image cannot be opened or decoded.
             UsageError: the value is none of these.
         """
-        crops = self._allocate(1)
-        opened = self._open(as_input(image, offline=self._offline), crops[0])
+        crops, image_input = self._allocate(1), as_input(image, offline=self._offline)
+        opened = self._describe(image_input, self._decoding.preprocess(image_input, crops[0]))
         return self._infer([opened], crops)[0]
 
     def run(self, images: ManyImages, *, stop_event: Event | None = None) -> Generator[ImageOutputs, None, None]:
@@ -351,31 +380,56 @@ class ModelRunner:
         Raises:
             NoImagesError: as in `run`.
         """
+        return self.map_batches(lambda batch: [function(image) for image in batch], images, stop_event=stop_event)
+
+    def map_batches(
+        self,
+        function: Callable[[list[ImageOutputs]], list[Result]],
+        images: ManyImages,
+        *,
+        stop_event: Event | None = None,
+    ) -> Generator[Result, None, None]:
+        """Runs the network on each image and applies a function to the outputs of each batch.
+
+        Args:
+            function: called on the threads that compute or decode, with the outputs of one image or more. Returns
+                a result for each, in order.
+            images: as in `run`.
+            stop_event: as in `run`.
+
+        Yields:
+            The result of each image, in order.
+
+        Raises:
+            NoImagesError: as in `run`.
+        """
         inputs = as_inputs(images, offline=self._offline)
         concurrency = self.engine.concurrency
-        crops = self._allocate(pipeline.num_slots(self._batch_size, concurrency, self._workers))
+        decoding = self._decoding
+        crops = self._allocate(
+            pipeline.num_slots(self._batch_size, concurrency, decoding.number * decoding.group_size)
+        )
 
-        def prepare(image: ImageInput, slot: int) -> ImageOutputs | pipeline.Completed[Result]:
-            try:
-                return self._open(image, crops[slot])
-            except ImageError as error:
-                failure = ImageFailure(error.type, make_printable(str(error)))
-                return pipeline.Completed(function(ImageOutputs(image.name, error=failure)))
-            except NotNeededError:
-                return pipeline.Completed(function(ImageOutputs(image.name)))
+        def prepare(
+            group: list[ImageInput], slots: list[int]
+        ) -> Iterator[ImageOutputs | pipeline.Completed[Result]]:
+            outs = [crops[slot] for slot in slots]
+            for image, outcome in zip(group, decoding.preprocess_group(group, outs), strict=True):
+                opened = self._describe(image, outcome)
+                yield opened if isinstance(outcome, ImageInfo) else pipeline.Completed(function([opened])[0])
 
         def compute(batch: list[ImageOutputs], slots: list[int]) -> list[Result]:
             # Adjacent slots are passed as a view. Indexing with a list would copy the crops.
             contiguous = slots[-1] - slots[0] + 1 == len(slots)
-            outputs = self._infer(batch, crops[slots[0] : slots[-1] + 1] if contiguous else crops[slots])
-            return [function(image) for image in outputs]
+            return function(self._infer(batch, crops[slots[0] : slots[-1] + 1] if contiguous else crops[slots]))
 
-        return pipeline.run_pipeline(
+        return pipeline.run_grouped_pipeline(
             inputs,
             prepare,
             compute,
             batch_size=self._batch_size,
-            workers=self._workers,
+            workers=decoding.number,
+            group_size=decoding.group_size,
             concurrency=concurrency,
             stop_event=stop_event,
         )
@@ -415,7 +469,7 @@ class ModelRunner:
         return preview_image(
             as_input(image, 0, offline=self._offline),
             self._spec,
-            self._preprocess,
+            self._decoding.preprocess,
             max_pixels=self._options.max_pixels,
             decode_damaged=self._options.decode_damaged,
         )
@@ -427,21 +481,14 @@ class ModelRunner:
             function: called on the threads that decode, with a crop of (H, W, 3) uint8, in the network's order of
                 the channels, that it must not change or keep. An exception that it raises ends the run.
         """
-        preprocess = self._preprocess
-
-        def preprocess_and_show(image: ImageInput, out: NDArray[np.uint8]) -> ImageInfo:
-            info = preprocess(image, out)
-            function(image.name, out)
-            return info
-
-        self._preprocess = preprocess_and_show
+        self._decoding = self._decoding.with_observer(function)
 
     def close(self) -> None:
-        """Ends the worker processes of `isolate`.
+        """Ends the worker processes, if there are any.
 
         They also end when this object is garbage-collected and when the program ends.
         """
-        self._close()
+        self._decoding.close()
 
     def __enter__(self) -> Self:
         return self
@@ -449,36 +496,38 @@ class ModelRunner:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def _create_preprocessor(self, options: RunnerOptions) -> tuple[Preprocessor, Callable[[], object]]:
-        """Returns (preprocessor, function that ends its worker processes)."""
+    def _open_decoding(self, options: RunnerOptions, images_per_second: float) -> DecodingWorkers:
+        choice = WorkerChoice.parse(options.workers)
         if options.isolate:
-            from imgclassify.images.isolation import IsolatedPreprocessor  # most runs do not need this import
-
-            isolated = IsolatedPreprocessor(
-                options.decode_mode,
-                self._spec,
-                max_pixels=options.max_pixels,
-                time_limit=options.time_limit,
-                decode_damaged=options.decode_damaged,
-            )
-            return isolated, isolated.close
-        preprocess = create_preprocessor(
+            choice = choice._replace(kind=PROCESSES)
+        elif options.decode_mode == "gpu":
+            choice = choice._replace(kind=THREADS)
+        kind, number = choice.complete(
+            cores=devices.count_cores(),
+            images_per_second=images_per_second,
+            crop_size=self._spec.crop_size,
+            num_images=options.num_images,
+        )
+        decoding = DecodingOptions(
             options.decode_mode,
-            self._spec,
-            self.engine.device,
             max_pixels=options.max_pixels,
+            isolate=options.isolate,
+            time_limit=options.time_limit,
             decode_damaged=options.decode_damaged,
         )
-        return preprocess, lambda: None
+        return DecodingWorkers.create(kind, number, decoding, self._spec, self.engine.device)
 
     def _allocate(self, count: int) -> NDArray[np.uint8]:
         return self.engine.allocate((count, *self._spec.crop_size, 3))
 
-    def _open(self, image: ImageInput, out: NDArray[np.uint8]) -> ImageOutputs:
-        """Writes the image's crop to `out`. The result has no arrays yet."""
-        info = self._preprocess(image, out)
-        approximate = is_approximate((info.height, info.width), self._spec)
-        return ImageOutputs(image.name, *info, approximate=approximate)
+    def _describe(self, image: ImageInput, outcome: Outcome) -> ImageOutputs:
+        """Returns what is known of an image before the network runs on it."""
+        if isinstance(outcome, ImageInfo):
+            approximate = is_approximate((outcome.height, outcome.width), self._spec)
+            return ImageOutputs(image.name, *outcome, approximate=approximate)
+        if isinstance(outcome, NotNeededError):
+            return ImageOutputs(image.name)
+        return ImageOutputs(image.name, error=ImageFailure(outcome.type, make_printable(str(outcome))))
 
     def _infer(self, opened: list[ImageOutputs], crops: NDArray[np.uint8]) -> list[ImageOutputs]:
         import numpy as np
@@ -517,7 +566,7 @@ def _require_name(what: str, name: str) -> str:
 
 def default_workers() -> int:
     """Returns the number of decoding threads: one per processor, up to a limit."""
-    return min(devices.count_cores(), pipeline.MAX_WORKERS)
+    return min(devices.count_cores(), MAX_WORKERS)
 
 
 def _describe_run(network: Network, selection: EngineSelection, decode_mode: str) -> RunInfo:

@@ -27,8 +27,16 @@ from timm.data import create_transform, resolve_data_config
 import imgclassify
 from imgclassify import Classifier, ImageFailure, ImageResult, Prediction, catalog, checkpoints, weights
 from imgclassify.engines.activation import softmax
-from imgclassify.errors import DeviceError, ImageError, LabelsError, NoImagesError, UsageError, with_article
-from imgclassify.postprocessing import top_k
+from imgclassify.errors import (
+    CheckpointError,
+    DeviceError,
+    ImageError,
+    LabelsError,
+    NoImagesError,
+    UsageError,
+    with_article,
+)
+from imgclassify.postprocessing import Postprocessor, top_k, top_k_of_rows
 from imgclassify.results import Answer, Unfamiliarity
 from imgclassify.sources import expand
 
@@ -385,6 +393,15 @@ def test_logits_that_are_not_finite_are_never_an_answer(monkeypatch: pytest.Monk
     assert "float32" in str(error.value)
 
 
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+def test_probabilities_that_are_no_numbers_are_never_an_answer(classifier: Classifier) -> None:
+    """A temperature so small that the logits overflow."""
+    overflowing = Postprocessor("tiny", classifier.labels, classifier.runner.activation, top_k=5, temperature=1e-44)
+    outputs = classifier.runner.run_one(noise(300, 200))
+    with pytest.raises(CheckpointError, match="the probabilities of tiny are not numbers"):
+        overflowing.to_result(outputs)
+
+
 @pytest.mark.parametrize(
     ("thing", "words"),
     [(3, "an int: 3"), (None, "None"), (2.5, "a float: 2.5")],
@@ -510,6 +527,8 @@ def test_top_k_is_pythons_stable_sort(values: list[int], count: int) -> None:
     probabilities = np.array(values, np.float32) / 5
     expected = sorted(range(len(values)), key=lambda index: -values[index])[:count]
     assert top_k(probabilities, count) == expected
+    others = np.stack([probabilities, probabilities[::-1], np.zeros_like(probabilities)])
+    assert [top_k(row, count) for row in others] == top_k_of_rows(others, count).tolist()
 
 
 def test_the_public_names_are_these_and_importing_them_is_lazy() -> None:

@@ -26,7 +26,7 @@ from imgclassify import Classifier, ImageResult, sources
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import ImageTooLargeError
 from imgclassify.images import inputs
-from imgclassify.images.isolation import _BYTES_PER_PIXEL
+from imgclassify.images.worker_program import BYTES_PER_PIXEL
 from imgclassify.sources import Source
 
 MAX_PIXELS = 10**7
@@ -626,7 +626,7 @@ def test_each_is_answered_or_one_error_of_its_own_kind_in_little_memory(
     pixels = 3000 * 3000 if "of_a_size_without_data" in name else 0
     if size is not None:
         pixels = size[0] * size[1]
-    assert taken < SPARE_BYTES + _BYTES_PER_PIXEL * pixels
+    assert taken < SPARE_BYTES + BYTES_PER_PIXEL * pixels
 
 
 def test_among_them_the_others_are_answered(tmp_path: Path) -> None:

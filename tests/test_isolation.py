@@ -7,12 +7,14 @@ image says.
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,7 +26,7 @@ import pytest
 from conftest import AVAILABLE_FORMATS, encoded, noise
 from PIL import Image
 
-from imgclassify import Classifier, catalog, sources
+from imgclassify import Classifier, catalog, runner, sources
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import (
     DecoderCrashedError,
@@ -39,7 +41,7 @@ from imgclassify.errors import (
     UsageError,
 )
 from imgclassify.hub.network import LoadOptions
-from imgclassify.images import cropping, inputs, isolation
+from imgclassify.images import cropping, inputs, worker_pool, workers
 from imgclassify.images.inputs import ImageInput
 from imgclassify.images.isolation import IsolatedPreprocessor
 from imgclassify.runner import ModelRunner, RunnerOptions
@@ -406,6 +408,76 @@ def test_many_threads_neither_lose_nor_mix_an_image() -> None:
     assert children(os.getpid()) == []
 
 
+# Groups -----------------------------------------------------------------------------------------------------
+
+
+def outcomes_of(cropper: IsolatedPreprocessor, pictures: list[ImageInput]) -> list[object]:
+    """What a group of images gives: a crop as bytes, or the type of an error."""
+    outs = np.zeros((len(pictures), *SPEC.crop_size, 3), np.uint8)
+    found = cropper.preprocess_group(pictures, list(outs))
+    return [
+        type(outcome) if isinstance(outcome, ImageError) else out.tobytes()
+        for outcome, out in zip(found, outs, strict=True)
+    ]
+
+
+@pytest.mark.usefixtures("hostile")
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("place", [0, 3, 7])
+@pytest.mark.parametrize(
+    ("action", "kind"),
+    [("segfault", DecoderCrashedError), ("exit", DecoderCrashedError), ("sleep", DecoderTimeoutError)],
+)
+def test_an_image_that_ends_its_worker_costs_none_of_its_group(
+    action: str, kind: type[ImageError], place: int, used: bool
+) -> None:
+    plain = cropping.create_preprocessor("exact", SPEC, "cpu")
+    isolated = IsolatedPreprocessor("exact", SPEC, time_limit=1.5)
+    pictures = [held(encoded(noise(40 + index, 48, seed=index), "PNG")) for index in range(8)]
+    expected: list[object] = [crop_of(plain, picture)[1].tobytes() for picture in pictures]
+    pictures[place], expected[place] = held(doing(action)), kind
+    if used:
+        crop_of(isolated, pictures[1 if place != 1 else 2])
+    assert outcomes_of(isolated, pictures) == expected
+    isolated.close()
+
+
+@pytest.mark.usefixtures("hostile")
+def test_several_failures_and_images_of_this_process_keep_their_places(cropper: IsolatedPreprocessor) -> None:
+    plain = cropping.create_preprocessor("exact", SPEC, "cpu")
+    good = [held(encoded(noise(40 + index, 48, seed=index), "PNG")) for index in range(3)]
+    here = ImageInput("image", image=noise(70, 60))
+    missing = on_disk("/no/such/file.png")
+    crops = [crop_of(plain, picture)[1].tobytes() for picture in (*good, here)]
+
+    def fail() -> io.BytesIO:
+        raise ImageNotFoundError("gone")
+
+    unreadable = inputs.input_from_source(Source("gone", fail))  # it fails before a worker gets it
+    crash, large = held(doing("abort")), held(encoded(Image.new("RGB", (700, 700), "red"), "BMP"))
+    pictures = [good[0], crash, here, missing, crash, good[1], unreadable, good[2]]
+    assert outcomes_of(cropper, pictures) == [
+        *(crops[0], DecoderCrashedError, crops[3], ImageNotFoundError, DecoderCrashedError, crops[1]),
+        *(ImageNotFoundError, crops[2]),
+    ]
+    red = crop_of(plain, large)[1].tobytes()
+    assert outcomes_of(cropper, [large, good[0], large, large]) == [red, crops[0], red, red]
+    assert outcomes_of(cropper, []) == []
+
+
+@pytest.mark.usefixtures("hostile")
+def test_without_a_time_limit_a_worker_has_no_limits_but_its_crashes_are_one_images() -> None:
+    """As for workers that are there for speed. An image has the same outcome as on a thread, unless it crashes."""
+    unlimited = IsolatedPreprocessor("exact", SPEC, time_limit=None, max_pixels=10**6)
+    good = held(encoded(noise(64, 48), "PNG"))
+    crop = crop_of(cropping.create_preprocessor("exact", SPEC, "cpu"), good)[1].tobytes()
+    assert outcomes_of(unlimited, [good, held(doing("segfault")), good]) == [crop, DecoderCrashedError, crop]
+    (worker,) = children(os.getpid())
+    assert "Max address space         unlimited" in Path(f"/proc/{worker}/limits").read_text()
+    assert Path(f"/proc/{worker}/oom_score_adj").read_text().strip() == "1000"
+    unlimited.close()
+
+
 # Processes --------------------------------------------------------------------------------------------------
 
 
@@ -480,7 +552,7 @@ def test_workers_end_with_their_parent_however_it_ends(end: str, tmp_path: Path)
 
 
 def test_a_worker_imports_nothing_that_takes_seconds() -> None:
-    code = "import sys\nfrom imgclassify.images import isolation\nprint(*sys.modules)"
+    code = "import sys\nfrom imgclassify.images import worker_program\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"torch", "torchvision", "timm", "onnxruntime", "typer", "rich", "requests", "huggingface_hub"}
     assert not heavy & set(done.stdout.split())
@@ -498,7 +570,7 @@ def test_a_worker_that_cannot_be_started_is_no_images_fault(
     program: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", program)
-    monkeypatch.setattr(isolation, "_START_PAUSE_S", 0.001)
+    monkeypatch.setattr(worker_pool, "_START_PAUSE_S", 0.001)
     isolated = IsolatedPreprocessor("exact", SPEC)
     with pytest.raises(UnavailableError, match=words) as caught:
         crop_of(isolated, held(b"\xff\xd8\xff"))
@@ -528,6 +600,12 @@ def test_a_module_in_the_folder_it_is_started_in_is_not_run(
     assert crop_of(cropper, held(encoded(noise(64, 48), "PNG")))[0] == (64, 48)
 
 
+def framed(reply: dict[str, object]) -> str:
+    """A frame, as printf takes it."""
+    packed = json.dumps(reply)
+    return rf"\0\0\0\{len(packed):03o}" + packed.replace('"', r"\"").replace("%", "%%")
+
+
 def test_a_worker_that_answers_nonsense_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was taken over by its image may say anything."""
     program = tmp_path / "python"
@@ -539,8 +617,18 @@ def test_a_worker_that_answers_nonsense_is_replaced(tmp_path: Path, monkeypatch:
         r"\377\377\377\377",
         r"\0\0\0\2{}",
         r"\0\0\0\5{\"a\"",
-        r"\0\0\0\050{\"error\": \"SystemExit\", \"message\": \"!\"}",
-        r"\0\0\0\050{\"width\": 1, \"height\": 1, \"bytes\": 99999}",
+        *map(
+            framed,
+            [
+                {"replies": []},
+                {"replies": {}},
+                {"replies": [{}]},
+                {"replies": [{"error": "SystemExit", "message": "!"}]},
+                {"replies": [{"info": [1, 1]}]},
+                {"replies": [{"info": [1, "x", 1, 1, False]}]},
+                {"replies": [{"info": [1, 1, 1, 1, False]}] * 2},
+            ],
+        ),
     ]
     for answer in answers:
         program.write_text(f'#!/bin/sh\nhead -c 100 >/dev/null\nprintf "{ready}"\nprintf "{answer}"\n')
@@ -565,6 +653,30 @@ def test_a_run_with_isolation_has_the_records_of_one_without(tmp_path: Path) -> 
         classifier.close()
     assert results[0] == results[1]
     assert [result.error and result.error.type for result in results[1]][3:8:4] == ["empty", "truncated_image"]
+    assert children(os.getpid()) == []
+
+
+def test_worker_processes_and_threads_give_the_same_records(tmp_path: Path) -> None:
+    """Of files, frames of a file, members of an archive, and images in memory, some of them broken."""
+    for index in range(30):
+        noise(64 + index, 48, seed=index).save(tmp_path / f"{index:02}.png")
+    (tmp_path / "03.png").write_bytes(b"")
+    frames = [noise(50, 40, seed=seed) for seed in range(3)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        for index in range(20):
+            archive.writestr(f"{index:02}.jpg", encoded(noise(60, 50 + index, seed=index), "JPEG"))
+        archive.writestr("text.jpg", "no picture")
+    named = list(sources.expand([str(tmp_path), str(tmp_path / "more.zip"), str(tmp_path / "moving.gif#2")]))
+    results = []
+    images = [*named, noise(64, 48), "missing.jpg"]
+    for kind in ("threads", "processes"):
+        with Classifier(device="cpu", workers=f"{kind}:2", batch_size=4) as classifier:
+            assert f"2 decoding {kind}" in classifier.runner.describe()
+            results.append([*classifier.predict(images), classifier.predict(named[5])])
+    assert results[0] == results[1]
+    assert len(results[0]) == len(named) + 3 == 56
+    assert [result.error.type for result in results[0] if result.error] == ["empty", "not_an_image", "not_found"]
     assert children(os.getpid()) == []
 
 
@@ -622,9 +734,12 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, object]) -> N
 
 
 def test_a_system_without_the_means_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(signal, "setitimer")
-    with pytest.raises(UsageError, match="Linux or macOS"):
-        IsolatedPreprocessor("exact", SPEC)
+    monkeypatch.setattr(workers, "has_worker_processes", lambda: False)
+    monkeypatch.setattr(runner, "has_worker_processes", lambda: False)
+    for options in ({"isolate": True}, {"workers": "processes"}):
+        with pytest.raises(UsageError, match="Linux or macOS"):
+            Classifier(device="cpu", **options)  # type: ignore[arg-type]
+    assert "40 decoding threads" in Classifier(device="cpu", workers=40).runner.describe()
 
 
 def test_the_embedded_models_preprocessing_fits_the_pipe() -> None:
@@ -642,4 +757,4 @@ def test_no_error_of_ours_is_unknown_to_the_pipe() -> None:
     for kind in kinds:
         kinds += kind.__subclasses__()
     for kind in kinds[1:]:
-        assert type(isolation.error_of_type(kind.type, "words")) is kind  # type: ignore[attr-defined]
+        assert type(worker_pool.error_of_type(kind.type, "words")) is kind  # type: ignore[attr-defined]

@@ -6,7 +6,6 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from queue import Queue
 
 import pytest
@@ -209,16 +208,55 @@ def test_an_item_that_has_its_slot_when_the_pipeline_is_stopped_has_its_result(
 ) -> None:
     """The computing thread finds the queue empty while the item is on its way there."""
     stop_event = threading.Event()
-    submitted: list[int] = []
+    acquire_slot = pipeline._Scheduler._acquire_slot
+    acquired = 0
 
-    class SlowExecutor(ThreadPoolExecutor):
-        def submit(self, function, item, slot):  # type: ignore[no-untyped-def, override]
-            submitted.append(item)
-            if item == 2:
-                stop_event.set()
-                time.sleep(10 * pipeline.BATCH_TIMEOUT_S)
-            return super().submit(function, item, slot)
+    def acquire_and_dawdle(scheduler: pipeline._Scheduler[int, int, str]) -> bool:
+        nonlocal acquired
+        found = acquire_slot(scheduler)
+        acquired += found
+        if acquired == 3 and not stop_event.is_set():
+            stop_event.set()
+            time.sleep(10 * pipeline.BATCH_TIMEOUT_S)
+        return found
 
-    monkeypatch.setattr(pipeline, "ThreadPoolExecutor", SlowExecutor)
+    monkeypatch.setattr(pipeline._Scheduler, "_acquire_slot", acquire_and_dawdle)
     results = pipeline.run_pipeline(range(100), as_it_is, answered, batch_size=1, workers=1, stop_event=stop_event)
-    assert list(results) == [f"answer {item}" for item in submitted] == ["answer 0", "answer 1", "answer 2"]
+    assert list(results) == ["answer 0", "answer 1", "answer 2"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 100])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_groups_of_items_are_prepared_together(count: int, workers: int) -> None:
+    """Groups are at most of the given size, and smaller if few items wait."""
+    groups: list[list[int]] = []
+
+    def prepare_group(group: list[int], slots: list[int]) -> Iterator[int | Completed[str]]:
+        groups.append(group)
+        for item, slot in zip(group, slots, strict=True):
+            assert slot == item % pipeline.num_slots(4, 2, workers * 6)
+            yield prepared(item, slot)
+
+    results = pipeline.run_grouped_pipeline(
+        range(count), prepare_group, answered, batch_size=4, workers=workers, group_size=6, concurrency=2
+    )
+    assert list(results) == expected(count)
+    assert sorted(item for group in groups for item in group) == list(range(count))
+    assert all(group == list(range(group[0], group[0] + len(group))) and len(group) <= 6 for group in groups)
+    assert count < 100 or max(map(len, groups)) > 1
+
+
+def test_the_items_of_a_group_before_one_that_fails_are_answered() -> None:
+    def prepare_group(group: list[int], slots: list[int]) -> Iterator[int]:
+        for item in group:
+            if item == 6:
+                raise ZeroDivisionError
+            yield item
+
+    results = pipeline.run_grouped_pipeline(
+        range(100), prepare_group, answered, batch_size=4, workers=1, group_size=8
+    )
+    assert [next(results) for _ in range(6)] == [f"answer {item}" for item in range(6)]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert settled()

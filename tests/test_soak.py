@@ -147,9 +147,13 @@ def resident(process: int) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("isolated", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "options",
+    [["--workers", "threads"], ["--workers", "processes"], pytest.param(["--isolate"], marks=pytest.mark.slow)],
+    ids=" ".join,
+)
 def test_each_of_twenty_thousand_files_has_its_own_record_and_memory_stays_flat(
-    isolated: bool, tmp_path: Path
+    options: list[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "the photos"
     folder.mkdir()
@@ -159,7 +163,7 @@ def test_each_of_twenty_thousand_files_has_its_own_record_and_memory_stays_flat(
     output, summary = tmp_path / "out.jsonl", tmp_path / "summary.json"
     command = ["predict", folder, "-m", tmp_path / "colour.onnx", "--labels", tmp_path / "colours.txt"]
     command += ["--resize-size", "16", "--crop-size", "16", "--interpolation", "bilinear", "--mean", "0.5"]
-    command += ["--std", "0.25", "-o", output, "--summary", summary, *(["--isolate"] if isolated else [])]
+    command += ["--std", "0.25", "-o", output, "--summary", summary, *options]
     samples: list[tuple[int, int]] = []  # (records, KiB)
     partial = output.with_name("out.jsonl.partial")
     with subprocess.Popen([sys.executable, "-m", "imgclassify", *map(str, command)], stderr=subprocess.PIPE) as run:

@@ -75,10 +75,7 @@ class LabelledImages(NamedTuple):
             default_format="jsonl",
         ) as run:
             classifier = self._load(model, num_images=run.num_images, **classifier_arguments)
-            info = classifier.run
-            print_verbose(
-                f"{info.model} ({info.weights}) on {info.engine}, {info.device}, {info.dtype}: {info.reason}"
-            )
+            print_verbose(classifier.runner.describe())
             truth = self._find_truth(classifier)
             report_truth(truth)
             yield LabelledRun(run, classifier, truth)

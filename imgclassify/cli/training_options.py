@@ -12,7 +12,7 @@ import typer
 
 from imgclassify.cli.option_values import complete_from, parse_number
 from imgclassify.cli.options.output import OUTPUT_PANEL, Report
-from imgclassify.cli.options.running import Device, Workers
+from imgclassify.cli.options.running import RUNNING_PANEL, Device
 from imgclassify.cli.options.sources import SOURCES_PANEL
 from imgclassify.cli.options.unattended import DecodingOptions
 from imgclassify.errors import UsageError
@@ -337,7 +337,12 @@ class ProcessorOptions:
     """What the network runs on."""
 
     device: Device = "auto"
-    workers: Workers = "auto"
+    workers: Annotated[
+        str,
+        typer.Option(
+            "--workers", metavar="N|auto", rich_help_panel=RUNNING_PANEL, help="Number of decoding threads."
+        ),
+    ] = "auto"
 
     def classifier_arguments(self) -> dict[str, Any]:
         """Returns the options as keyword arguments of Classifier.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -47,6 +48,8 @@ class EngineSelection(NamedTuple):
     """What turns them into probabilities. None if the run needs none: it has no labels."""
     reason: str
     """Why this engine and this device were chosen, in a clause."""
+    images_per_second: float
+    """How many images the network computes in a second on the CPU, roughly. Infinite on an accelerator."""
 
 
 def validate_options(engine: str, device: str, dtype: str) -> None:
@@ -109,13 +112,27 @@ def create_engine(
     # The weights of a known architecture give logits, for as many classes as the last layer has.
     if network.num_classes is not None and network.activation != "none":
         activation = _known_activation(network, network.num_classes)
-        return EngineSelection(built, network.num_classes, activation, reason)
+        return EngineSelection(built, network.num_classes, activation, reason, _estimate_rate(network, built))
     probe = probe_network(built, network.preprocess.crop_size)
     num_outputs = 0 if probe.outputs is None else probe.outputs.shape[1]
     activation = None
     if probe.outputs is not None and network.labels is not None:
         activation = _probed_activation(network, probe.outputs, built.operator)
-    return EngineSelection(probe.engine, num_outputs, activation, reason)
+    rate = _estimate_rate(network, probe.engine, probe.seconds)
+    return EngineSelection(probe.engine, num_outputs, activation, reason, rate)
+
+
+def _estimate_rate(network: Network, engine: Engine, seconds: float = math.inf) -> float:
+    """Returns EngineSelection.images_per_second.
+
+    Args:
+        seconds: that one call took for one image, if it was measured.
+    """
+    if engine.device != "cpu":
+        return math.inf
+    if network.gmacs is None:
+        return engine.concurrency / seconds
+    return devices.count_cores() * _GMACS_PER_CORE_S / network.gmacs
 
 
 def _known_activation(network: Network, num_outputs: int) -> Activation | None:

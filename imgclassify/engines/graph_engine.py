@@ -33,11 +33,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from imgclassify.catalog import PreprocessSpec
+    from imgclassify.catalog import PreprocessSpec, Size
 
 
 _MAX_CONCURRENCY = 8
 """The most calls at the same time. From twice as many processors on, each call computes with several threads."""
+
+
+_BATCH_SIZE, _MAX_BATCH_SIZE = 4, 32
+"""Batch sizes on the CPU, for crops of 224×224 and for tiny ones."""
 
 
 class AboutGraph(TypedDict, total=False):
@@ -158,32 +162,15 @@ class GraphEngine:
         )
         return [np.asarray(value, np.float32) for value in values]
 
-    def normalize_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Scales and normalises crops: `(x / 255 - mean) / std`, computed in float32.
-
-        Args:
-            crops: (N, H, W, C) uint8, with three channels or one.
-
-        Returns:
-            (N, H, W, C).
-        """
-        import numpy as np
-
-        channels = crops.shape[3]
-        mean = np.array(self._preprocess.mean[:channels], np.float32)
-        std = np.array(self._preprocess.std[:channels], np.float32)
-        images: NDArray[np.float32] = (crops.astype(np.float32) / np.float32(255) - mean) / std
-        return images
-
     def _to_input(self, crops: NDArray[np.uint8]) -> NDArray[Any]:
         """Returns the graph's input for crops of (N, H, W, 3), in its layout and its type."""
         import numpy as np
 
-        images: NDArray[Any] = crops[..., : self._input.channels]
+        images: NDArray[Any] = crops[..., : self._input.channels].transpose(0, 3, 1, 2)
         if not self._input.takes_bytes:
-            images = self.normalize_crops(crops[..., : self._input.channels])
-        if not self._input.channels_last:
-            images = images.transpose(0, 3, 1, 2)
+            images = _normalize(images, self._preprocess)
+        if self._input.channels_last:
+            images = images.transpose(0, 2, 3, 1)
         return np.ascontiguousarray(images, FLOATS.get(self._input.type, "uint8"))
 
     def _black_images(self) -> NDArray[Any]:
@@ -271,6 +258,32 @@ class GraphEngine:
                 hint="give --channel-order grey",
             )
         return image
+
+
+def _normalize(crops: NDArray[np.uint8], preprocess: PreprocessSpec) -> NDArray[np.float32]:
+    """Scales and normalises crops: `(x / 255 - mean) / std`, computed in float32.
+
+    Args:
+        crops: (N, C, H, W) uint8, with three channels or one.
+
+    Returns:
+        (N, C, H, W).
+    """
+    import numpy as np
+
+    channels = crops.shape[1]
+    images = crops.astype(np.float32, order="C")
+    images /= np.float32(255)
+    images -= np.array(preprocess.mean[:channels], np.float32)[:, None, None]
+    images /= np.array(preprocess.std[:channels], np.float32)[:, None, None]
+    return images
+
+
+def cpu_batch_size(crop_size: Size) -> int:
+    """Returns the default batch size on the CPU: few images of a usual size, which fit into the processor's cache,
+    and more if they are small, because a call takes some time whatever the size."""
+    height, width = crop_size
+    return max(_BATCH_SIZE, min(_BATCH_SIZE * 224 * 224 // (height * width), _MAX_BATCH_SIZE))
 
 
 def divide_cores(num_images: int | None) -> tuple[int, int]:

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Unpack
 
 from imgclassify.engines import devices
-from imgclassify.engines.graph_engine import AboutGraph, GraphEngine, divide_cores
+from imgclassify.engines.graph_engine import AboutGraph, GraphEngine, cpu_batch_size, divide_cores
 from imgclassify.errors import DeviceError
 from imgclassify.graphs.session import GraphSession, SessionConfig, has_cuda_provider, uses_cuda
 
 if TYPE_CHECKING:
     from imgclassify.catalog import PreprocessSpec
 
-_CPU_BATCH_SIZE, _CUDA_BATCH_SIZE = 4, 64
+_CUDA_BATCH_SIZE = 64
 _CUDA_CALLS = 2
 """One call copies while the other computes."""
 
@@ -55,7 +55,8 @@ class OnnxruntimeEngine(GraphEngine):
                 )
             _, self.concurrency = _session_config(num_images, "cpu")
             self.device = "cpu"
-        self.default_batch_size = _CPU_BATCH_SIZE if self.device == "cpu" else _CUDA_BATCH_SIZE
+        on_cpu = self.device == "cpu"
+        self.default_batch_size = cpu_batch_size(preprocess.crop_size) if on_cpu else _CUDA_BATCH_SIZE
         self.dtype = self._own_dtype
         # float32 is the default, and so it does not mean that the user chose it.
         if dtype not in ("float32", self.dtype):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Unpack
 
-from imgclassify.engines.graph_engine import AboutGraph, GraphEngine, divide_cores
+from imgclassify.engines.graph_engine import AboutGraph, GraphEngine, cpu_batch_size, divide_cores
 from imgclassify.errors import DeviceError
 from imgclassify.graphs.openvino_session import computes_in_bfloat16, require_openvino
 from imgclassify.graphs.session import GraphSession, SessionConfig
@@ -13,16 +13,12 @@ from imgclassify.graphs.session import GraphSession, SessionConfig
 if TYPE_CHECKING:
     from imgclassify.catalog import PreprocessSpec
 
-_BATCH_SIZE = 4
-"""Images of one call. They are computed one after the other."""
-
 
 class OpenvinoEngine(GraphEngine):
     """Runs an ONNX graph with OpenVINO, one image at a time on each processor core."""
 
     name = "openvino"
     device = "cpu"
-    default_batch_size = _BATCH_SIZE
     images_per_run = 1
 
     def __init__(
@@ -64,5 +60,6 @@ class OpenvinoEngine(GraphEngine):
             )
         self.concurrency, threads = divide_cores(num_images)
         self.dtype = dtype
+        self.default_batch_size = cpu_batch_size(preprocess.crop_size)
         config = SessionConfig(threads=threads, engine="openvino", dtype=dtype)
         super().__init__(open_session, config, preprocess, **about)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,6 +30,8 @@ class Probe(NamedTuple):
     """The engine, or one that runs the crops of a batch one at a time."""
     outputs: NDArray[np.float32] | None
     """(4, number of outputs). None if the network has no classifier."""
+    seconds: float
+    """How long one of them took alone."""
 
 
 class OneAtATime:
@@ -68,7 +71,9 @@ def probe_network(engine: Engine, crop_size: tuple[int, int]) -> Probe:
             together: Outputs | None = engine.infer(crops)
         except CheckpointError:
             together = None  # it may take only one image at a time
+        started = time.perf_counter()
         alone = engine.infer(crops[:1])
+        seconds = time.perf_counter() - started
         if together is None or not _are_equal(together, alone, engine.dtype):
             if not _are_equal(alone, engine.infer(crops[:1]), engine.dtype):
                 raise CheckpointError(
@@ -77,7 +82,7 @@ def probe_network(engine: Engine, crop_size: tuple[int, int]) -> Probe:
                 )
             engine = _run_apart(engine, takes_batches=together is not None)
             together = engine.infer(crops)
-    return Probe(engine, together.get(LOGITS))
+    return Probe(engine, together.get(LOGITS), seconds)
 
 
 def _run_apart(engine: Engine, *, takes_batches: bool) -> OneAtATime:

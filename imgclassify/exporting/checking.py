@@ -114,8 +114,8 @@ class ExportedFile:
         streams = []
         for runner in (self._source.runner, ModelRunner(self._network, RunnerOptions(device="cpu"))):
             assert runner.activation is not None  # there are labels
-            to_result = Postprocessor("", self._source.labels, runner.activation, top_k=count).to_result
-            streams.append(runner.map(to_result, find_images()))
+            to_results = Postprocessor("", self._source.labels, runner.activation, top_k=count).to_results
+            streams.append(runner.map_batches(to_results, find_images()))
         with closing(streams[0]), closing(streams[1]):
             for first, second in pair_results(*streams):
                 comparison.add(first, second)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
+from imgclassify.errors import ImageError
 from imgclassify.images import MAX_PIXELS, decoding, preprocessing
 from imgclassify.images.info import ImageInfo
+from imgclassify.images.inputs import NotNeededError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +25,24 @@ Preprocessor: TypeAlias = "Callable[[ImageInput, NDArray[np.uint8]], ImageInfo]"
 The channels of the crop are in the order that the network takes: PreprocessSpec.channel_order.
 
 Raises ImageError if the image cannot be decoded or cropped."""
+
+
+Outcome: TypeAlias = "ImageInfo | ImageError | NotNeededError"
+"""What is known of an image whose crop has been written, or why it has no crop."""
+
+GroupPreprocessor: TypeAlias = "Callable[[Sequence[ImageInput], Sequence[NDArray[np.uint8]]], Iterator[Outcome]]"
+"""Writes the crops of images into the arrays, as a Preprocessor does, and yields the outcome of each, in order."""
+
+
+def preprocess_each(
+    preprocess: Preprocessor, images: Sequence[ImageInput], outs: Sequence[NDArray[np.uint8]]
+) -> Iterator[Outcome]:
+    """A GroupPreprocessor, if a preprocessor is given."""
+    for image, out in zip(images, outs, strict=True):
+        try:
+            yield preprocess(image, out)
+        except (ImageError, NotNeededError) as error:
+            yield error
 
 
 def create_preprocessor(

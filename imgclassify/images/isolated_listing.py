@@ -8,19 +8,14 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import IO, Any
 
-from imgclassify.errors import DecoderCrashedError, DecoderTimeoutError, ImageError, describe_error
+from imgclassify.errors import DecoderCrashedError, DecoderTimeoutError, ImageError
 from imgclassify.images import MAX_PIXELS, TIME_LIMIT
 from imgclassify.images.frame_sources import list_names
 from imgclassify.images.frames import FrameSelection
-from imgclassify.images.isolation import (
-    WorkerEndedError,
-    WorkerPool,
-    describe_exit,
-    iter_requests,
-    make_request,
-    send_frame,
-    source_of_request,
-)
+from imgclassify.images.isolation import make_request
+from imgclassify.images.worker_frames import send_frame
+from imgclassify.images.worker_pool import WorkerEndedError, WorkerPool, describe_exit
+from imgclassify.images.worker_program import describe_failure, iter_requests, source_of_request
 from imgclassify.sources import Source
 
 _NAMES_PER_REPLY = 500
@@ -41,11 +36,11 @@ class IsolatedListing:
         """Ends the worker. It also ends when this object is garbage-collected."""
 
     def __call__(self, source: Source, selection: FrameSelection) -> Iterator[str]:
-        request, content = make_request(source)
-        request["selection"] = selection
+        image, content = make_request(source)
+        image["selection"] = selection
         with self._pool.borrow_worker(fresh=False) as worker:
             try:
-                yield from worker.list_frames(request, content)
+                yield from worker.list_frames(image, content)
             except WorkerEndedError as error:
                 status = worker.terminate(1.0)
                 if status == -signal.SIGALRM:
@@ -55,14 +50,15 @@ class IsolatedListing:
 
 def serve_listings(setup: dict[str, Any], requests: IO[bytes], replies: IO[bytes]) -> None:
     """Handles the requests of an IsolatedListing, in its worker."""
-    for request, content in iter_requests(setup, requests, replies):
-        names = list_names(source_of_request(request, content), FrameSelection(*request["selection"]))
+    for request, [content] in iter_requests(setup, requests, replies):
+        [image] = request["images"]
+        names = list_names(source_of_request(image, content), FrameSelection(*image["selection"]))
         while True:
             # After the time limit the kernel ends this process. Waiting for the main process does not count.
             signal.setitimer(signal.ITIMER_REAL, setup["time_limit"])
             reply = _next_names(names)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            send_frame(replies, reply, b"")
+            send_frame(replies, reply)
             if not reply or "error" in reply:
                 break
 
@@ -76,5 +72,5 @@ def _next_names(names: Iterator[str]) -> dict[str, Any]:
     except ImageError as error:
         reply |= {"error": error.type, "message": str(error)}
     except Exception as error:  # noqa: BLE001 - without isolation it would end the run; here it costs one file
-        reply |= {"error": DecoderCrashedError.type, "message": f"the decoder failed: {describe_error(error)}"}
+        reply |= describe_failure(error)
     return reply if found or "error" in reply else {}

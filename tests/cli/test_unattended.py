@@ -223,12 +223,13 @@ def test_runs_killed_again_and_again_answer_each_file_once(many: Path, tmp_path:
     assert len(expected) == MANY
     generator = random.Random(KILLS)
     formats = cycle(["jsonl", "csv", "sqlite", "parquet"])
+    workers = cycle(["threads", "processes", "processes:3"])
     kills = in_its_midst = 0
     while kills < KILLS:
         output = tmp_path / f"out.{next(formats)}"
         partial = output.with_name(output.name + ".partial")
         while not output.exists():
-            with started(*arguments, "-o", output, "--resume", "-q") as running:
+            with started(*arguments, "--workers", next(workers), "-o", output, "--resume", "-q") as running:
                 try:
                     running.wait(timeout=generator.uniform(0, seconds))
                 except subprocess.TimeoutExpired:

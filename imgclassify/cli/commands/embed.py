@@ -135,7 +135,6 @@ def embed(
                 **preprocessing.classifier_arguments(),
             )
         embedder = Embedder(runner, dtype=embedding.vector_dtype, normalize=embedding.normalize)
-        info = embedder.run
-        print_verbose(f"{info.model} ({info.weights}) on {info.engine}, {info.device}, {info.dtype}: {info.reason}")
+        print_verbose(runner.describe())
         run.write_records(embedder, embedder.settings)
     raise typer.Exit(int(run.stats.status))

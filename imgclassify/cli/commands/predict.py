@@ -122,8 +122,7 @@ def predict(
                 **running.classifier_arguments(),
                 **preprocessing.classifier_arguments(),
             )
-        info = classifier.run
-        print_verbose(f"{info.model} ({info.weights}) on {info.engine}, {info.device}, {info.dtype}: {info.reason}")
+        print_verbose(classifier.runner.describe())
         if classifier.calibration:
             print_message(f"the probabilities are calibrated: {classifier.calibration.describe()}")
         selection = results.create_filter(classifier.labels)

@@ -157,8 +157,7 @@ class _Start(NamedTuple):
             if self.learning.method == "probe":
                 raise
             return self._load_runner((LOGITS,), num_images).network, None
-        info = runner.run_info
-        print_verbose(f"{info.model} ({info.weights}) on {info.engine}, {info.device}, {info.dtype}: {info.reason}")
+        print_verbose(runner.describe())
         return runner.network, runner
 
     def _load_runner(self, outputs: tuple[str, ...], num_images: int) -> "ModelRunner":

@@ -21,10 +21,6 @@ Device = Annotated[
         help="Device to run on: auto, cpu, cuda, cuda:N or mps.",
     ),
 ]
-Workers = Annotated[
-    str,
-    typer.Option("--workers", metavar="N|auto", rich_help_panel=RUNNING_PANEL, help="Number of decoding threads."),
-]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -55,7 +51,16 @@ class RunningOptions:
     batch_size: Annotated[
         str, typer.Option("--batch-size", metavar="N|auto", rich_help_panel=RUNNING_PANEL, help="Images per batch.")
     ] = "auto"
-    workers: Workers = "auto"
+    workers: Annotated[
+        str,
+        typer.Option(
+            "--workers",
+            autocompletion=complete_from(["auto", "threads", "processes"]),
+            metavar="WORKERS",
+            rich_help_panel=RUNNING_PANEL,
+            help="What decodes images, and how many: auto, a number, threads, processes, threads:N or processes:N.",
+        ),
+    ] = "auto"
     fast_decode: Annotated[
         bool,
         typer.Option(
@@ -80,14 +85,14 @@ class RunningOptions:
         """Returns the options as keyword arguments of Classifier.
 
         Raises:
-            UsageError: --batch-size or --workers is not a valid number.
+            UsageError: --batch-size is not a valid number.
         """
         return {
             "device": self.device,
             "dtype": self.dtype,
             "engine": self.engine,
             "batch_size": parse_number("--batch-size", self.batch_size),
-            "workers": parse_number("--workers", self.workers),
+            "workers": None if self.workers == "auto" else self.workers,
             "fast_decode": self.fast_decode,
             "decode_device": self.decode,
         }
