@@ -117,7 +117,8 @@ class Classifier:
                 classes.
             device: "auto", "cpu", "cuda", "cuda:N" or "mps". With "auto", the device and the engine are those
                 that finish first (docs/engines.md).
-            dtype: "float32", "bfloat16" or "float16": the type that the network computes in.
+            dtype: "float32", "bfloat16" or "float16": the type that the network computes in; or "auto": bfloat16
+                where that is faster, otherwise float32.
             engine: "auto", "torch", "onnxruntime" or "openvino".
             batch_size: images in a batch. None chooses by engine and device.
             workers: what decodes images, and how many: a number, "threads", "processes", "threads:N" or

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -57,8 +58,6 @@ def test_one_image_does_not_wait_for_the_gpu_and_thousands_do(network: Network) 
 @pytest.mark.usefixtures("gpu")
 def test_a_costlier_network_is_worth_the_gpu_sooner() -> None:
     """By what it costs: EfficientNet-Lite0 0.4 GMAC, VGG-16 15.5."""
-    from dataclasses import replace
-
     light = load_network("efficientnet_lite0", LoadOptions())
     heavy = replace(light, gmacs=15.5)
     assert chosen(light, images=500)[1] == "cpu"
@@ -70,10 +69,54 @@ def test_what_the_user_names_is_taken(network: Network) -> None:
     assert chosen(network, engine="torch", images=1)[::3] == ("torch", "--engine torch was requested")
     assert chosen(network, device="cpu", images=1)[:3] == ("onnxruntime", "cpu", "--device cpu was requested")
     assert chosen(network, device="cuda", images=1)[:3] == ("torch", "cuda", "--device cuda was requested")
-    assert chosen(network, dtype="bfloat16", device="cpu", images=1)[::3] == (
-        "torch",
-        "bfloat16 runs in torch",
+    assert chosen(network, dtype="float16", device="cpu", images=1)[::3] == ("torch", "float16 runs in torch")
+
+
+@pytest.mark.parametrize("has_bfloat16", [False, True])
+def test_bfloat16_runs_in_openvino_where_it_has_it(
+    has_bfloat16: bool, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "_has_bfloat16_on_cpu", lambda network: has_bfloat16)
+    expected = (
+        ("openvino", "this processor computes in bfloat16") if has_bfloat16 else ("torch", "bfloat16 runs in torch")
     )
+    assert chosen(network, dtype="bfloat16", device="cpu", images=1)[::3] == expected
+    assert chosen(network, dtype="bfloat16", device="cuda", images=1)[0] == "torch"
+    assert chosen(network, dtype="bfloat16", device="cpu", engine="torch", images=1)[0] == "torch"
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "images", "expected"),
+    [
+        ("auto", "cpu", None, "bfloat16"),
+        ("openvino", "cpu", None, "bfloat16"),
+        ("onnxruntime", "cpu", None, "float32"),
+        ("torch", "cpu", None, "float32"),
+        ("auto", "cpu", 1, "float32"),  # done before OpenVINO has started
+        ("auto", "cpu", 400, "float32"),
+        ("auto", "cpu", 600, "bfloat16"),
+        ("auto", "auto", 1, "bfloat16"),
+        ("torch", "cuda:0", None, "bfloat16"),
+        ("onnxruntime", "cuda:0", None, "float32"),
+    ],
+)
+@pytest.mark.usefixtures("gpu")
+def test_auto_is_bfloat16_where_that_is_done_first(
+    engine: str, device: str, images: int | None, expected: str, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On four cores that have it, and on a GPU that has it."""
+    monkeypatch.setattr(choice, "_has_bfloat16_on_cpu", lambda network: True)
+    monkeypatch.setattr(torch_engine, "computes_in_bfloat16", lambda device: True)
+    assert choice.choose_dtype(network, "auto", engine, device, images) == expected
+    assert choice.choose_dtype(network, "float16", engine, device, images) == "float16"
+    monkeypatch.setattr(choice, "_has_bfloat16_on_cpu", lambda network: False)
+    monkeypatch.setattr(torch_engine, "computes_in_bfloat16", lambda device: False)
+    assert choice.choose_dtype(network, "auto", engine, device, images) == "float32"
+
+
+def test_a_quantized_network_keeps_its_own_types(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "_has_bfloat16_on_cpu", lambda network: True)
+    assert choice.choose_dtype(replace(network, quantized=True), "auto", "auto", "cpu", None) == "float32"
 
 
 @pytest.mark.usefixtures("gpu")
@@ -118,8 +161,6 @@ def test_both_engines_answer_alike(batch_size: int) -> None:
 def test_a_graph_alone_is_run_on_cuda_where_onnxruntime_was_built_for_it(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataclasses import replace
-
     alone = replace(network, backends=network.backends._replace(build_torch=None))
     monkeypatch.setattr(devices, "count_cores", lambda: 4)
     assert chosen(alone, images=None)[:2] == ("onnxruntime", "cpu")

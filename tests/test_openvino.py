@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from imgclassify import Classifier
-from imgclassify.engines import FEATURE_MAP, FEATURES, LOGITS
+from imgclassify.engines import FEATURE_MAP, FEATURES, LOGITS, openvino_engine
 from imgclassify.engines.activation import softmax
 from imgclassify.errors import DeviceError, OutputError, UnavailableError, UsageError
 from imgclassify.graphs import openvino_session
@@ -154,8 +156,6 @@ def test_what_it_cannot_do_is_refused(options: dict[str, str], error: type[Excep
 
 
 def test_bfloat16_is_refused_where_the_processor_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from imgclassify.engines import openvino_engine
-
     monkeypatch.setattr(openvino_engine, "computes_in_bfloat16", lambda: False)
     with pytest.raises(DeviceError, match="this processor does not compute in bfloat16") as raised:
         load_runner(engine="openvino", dtype="bfloat16")
@@ -175,7 +175,9 @@ def test_a_network_without_a_graph_says_why() -> None:
     assert "--engine torch" in str(raised.value.hint)
 
 
-def test_an_operator_that_openvino_lacks_is_named(tmp_path: Path) -> None:
+@pytest.fixture
+def odd_graph(tmp_path: Path) -> Path:
+    """A graph with an operator that OpenVINO does not have."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -198,6 +200,44 @@ def test_an_operator_that_openvino_lacks_is_named(tmp_path: Path) -> None:
     )
     path = tmp_path / "odd.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_an_operator_that_openvino_lacks_is_named(odd_graph: Path) -> None:
     with pytest.raises(OutputError, match=r"OpenVINO cannot run .*odd\.onnx.*Det") as raised:
-        load_runner(str(path), engine="openvino", with_labels=False, **SMALL)
+        load_runner(str(odd_graph), engine="openvino", with_labels=False, **SMALL)
     assert raised.value.hint == "use --engine onnxruntime"
+
+
+def test_what_openvino_lacks_runs_in_float32_where_the_dtype_is_free(
+    odd_graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_session, "computes_in_bfloat16", lambda: True)
+    monkeypatch.setattr(openvino_engine, "computes_in_bfloat16", lambda: True)
+    run = load_runner(str(odd_graph), dtype="auto", with_labels=False, output_name="logits", **SMALL).run_info
+    assert (run.engine, run.dtype) == ("onnxruntime", "float32")
+    assert "in openvino, OpenVINO cannot run" in run.reason
+    with pytest.raises(OutputError, match="OpenVINO cannot run"):
+        load_runner(str(odd_graph), dtype="bfloat16", with_labels=False, output_name="logits", **SMALL)
+
+
+def test_onnxruntime_is_not_imported_where_openvino_runs() -> None:
+    code = (
+        "import sys\n"
+        "from imgclassify import Classifier\n"
+        "Classifier(engine='openvino').predict('examples/cat.jpg')\n"
+        "assert 'openvino' in sys.modules\n"
+        "assert not {'onnxruntime', 'torch'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=EXAMPLES.parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@needs_bfloat16
+def test_auto_is_bfloat16_in_openvino_for_many_images_and_float32_for_one() -> None:
+    many, one = Classifier(dtype="auto", device="cpu").run, Classifier(dtype="auto", device="cpu", num_images=1).run
+    assert (many.engine, many.dtype) == ("openvino", "bfloat16")
+    assert "this processor computes in bfloat16" in many.reason
+    assert (one.engine, one.dtype) == ("onnxruntime", "float32")

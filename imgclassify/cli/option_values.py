@@ -66,7 +66,7 @@ def complete_dtype(incomplete: str) -> list[str]:
     """Returns the data types of networks that begin with `incomplete`."""
     from imgclassify.engines.engine import DTYPES
 
-    return complete_from(DTYPES)(incomplete)
+    return complete_from(["auto", *DTYPES])(incomplete)
 
 
 def complete_interpolation(incomplete: str) -> list[str]:

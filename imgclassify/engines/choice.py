@@ -31,6 +31,13 @@ ACCELERATOR_START_S = 5.0
 """Seconds until a GPU computes its first batch: importing torch, starting CUDA, loading kernels. The CPU can
 start without torch. Measured between 4 and 8 s on the machines of docs/performance.md, and 4.2 s on an H100."""
 
+BFLOAT16_START_S = 1.0
+"""Seconds that the CPU computes in float32 from which on bfloat16 in OpenVINO is done first. It takes 0.2 to 1 s
+longer to start, and then half of the time or less (docs/engines.md)."""
+
+_BFLOAT16_SPEEDUP = 2.0
+"""How much faster OpenVINO computes in bfloat16, roughly, on a processor that has it."""
+
 _GMACS_PER_CORE_S = 45.0
 """Giga multiply-accumulates per second of a processor core, roughly: ResNet-50 in onnxruntime."""
 
@@ -56,10 +63,10 @@ def validate_options(engine: str, device: str, dtype: str) -> None:
     """Rejects options that no model can be run with, before a model is fetched.
 
     Raises:
-        UsageError: the engine or dtype is not one of ENGINES or DTYPES.
+        UsageError: the engine is not one of ENGINES, or the dtype neither one of DTYPES nor "auto".
         DeviceError: this machine does not have the device.
     """
-    for what, word, words in (("engine", engine, ENGINES), ("dtype", dtype, DTYPES)):
+    for what, word, words in (("engine", engine, ENGINES), ("dtype", dtype, ("auto", *DTYPES))):
         if word not in words:
             raise UsageError(f"unknown {what} {word!r}", hint=f"use one of {', '.join(words)}")
     if device.startswith("cuda") and has_cuda_provider():
@@ -90,22 +97,22 @@ def create_engine(
         UsageError: the engine that the user named cannot run the network.
         UnavailableError: the network cannot be built, or it cannot be run on the device or in the dtype.
     """
-    chosen_device, device_reason = choose_device(network, device, num_images)
-    name, engine_reason = choose_engine(network, engine, chosen_device, dtype)
-    if name == "torch" and chosen_device == "auto" and not _torch_finds_accelerator():
+    chosen_device, device_reason = choose_device(network, device, num_images, engine=engine)
+    in_torch = choose_engine(network, engine, chosen_device, "float32")[0] == "torch"
+    if in_torch and chosen_device == "auto" and not _torch_finds_accelerator():
         # The GPU was detected without torch. On the CPU another engine may be the better one.
         chosen_device, device_reason = "cpu", "torch finds no GPU"
-        name, engine_reason = choose_engine(network, engine, chosen_device, dtype)
-    build = partial(
-        _build_engine, network, device=chosen_device, dtype=dtype, num_images=num_images, outputs=outputs
-    )
+    chosen_dtype = choose_dtype(network, dtype, engine, chosen_device, num_images)
+    name, engine_reason = choose_engine(network, engine, chosen_device, chosen_dtype)
+    build = partial(_build_engine, network, device=chosen_device, num_images=num_images, outputs=outputs)
     try:
-        built = build(name)
+        built = build(name, dtype=chosen_dtype)
     except OutputError as error:
-        if name == "torch" or engine != "auto" or network.backends.build_torch is None:
+        name_then, dtype_then = _fallback(network, name, dtype, chosen_dtype)
+        if engine != "auto" or name_then is None:
             raise
-        engine_reason = f"in onnxruntime, {error}"
-        built = build("torch")
+        engine_reason = f"in {name}, {error}"
+        built = build(name_then, dtype=dtype_then)
     if built.name == "onnxruntime" and chosen_device == "auto" and built.device == "cpu":
         device_reason = ""  # it may say that a GPU was found, which this onnxruntime cannot use
     reason = "; ".join(part for part in (device_reason, engine_reason) if part)
@@ -122,6 +129,14 @@ def create_engine(
     return EngineSelection(probe.engine, num_outputs, activation, reason, rate)
 
 
+def _fallback(network: Network, name: str, dtype: str, chosen_dtype: str) -> tuple[str | None, str]:
+    """Returns (engine, dtype) to try after an engine that cannot compute what is wanted. The engine may be None."""
+    if name == "openvino" and dtype == "auto":
+        return "onnxruntime", "float32"
+    can_use_torch = name != "torch" and network.backends.build_torch is not None
+    return "torch" if can_use_torch else None, chosen_dtype
+
+
 def _estimate_rate(network: Network, engine: Engine, seconds: float = math.inf) -> float:
     """Returns EngineSelection.images_per_second.
 
@@ -132,7 +147,8 @@ def _estimate_rate(network: Network, engine: Engine, seconds: float = math.inf) 
         return math.inf
     if network.gmacs is None:
         return engine.concurrency / seconds
-    return devices.count_cores() * _GMACS_PER_CORE_S / network.gmacs
+    speedup = _BFLOAT16_SPEEDUP if (engine.name, engine.dtype) == ("openvino", "bfloat16") else 1
+    return devices.count_cores() * _GMACS_PER_CORE_S / network.gmacs * speedup
 
 
 def _known_activation(network: Network, num_outputs: int) -> Activation | None:
@@ -156,7 +172,9 @@ def _probed_activation(network: Network, outputs: NDArray[np.float32], operator:
     return activation.for_labels(outputs.shape[1], len(network.labels))
 
 
-def choose_device(network: Network, device: str, num_images: int | None) -> tuple[str, str]:
+def choose_device(
+    network: Network, device: str, num_images: int | None, *, engine: str = "auto"
+) -> tuple[str, str]:
     """Chooses the device, and gives the reason.
 
     Returns:
@@ -165,6 +183,8 @@ def choose_device(network: Network, device: str, num_images: int | None) -> tupl
     """
     if device != "auto":
         return device, f"--device {device} was requested"
+    if engine == "openvino":
+        return "cpu", ""
     has_torch = network.backends.build_torch is not None
     # These networks run on the CPU only.
     if network.quantized or not (has_torch or has_cuda_provider()):
@@ -173,11 +193,46 @@ def choose_device(network: Network, device: str, num_images: int | None) -> tupl
         return "cpu", "no GPU was found"
     if num_images is None:
         return "auto", "a GPU was found"
-    seconds = num_images * (network.gmacs or _GMACS_UNKNOWN) / _GMACS_PER_CORE_S / devices.count_cores()
+    seconds = _seconds_on_cpu(network, num_images)
     what, are = ("1 image", "is") if num_images == 1 else (f"{num_images} images", "are")
     if seconds > ACCELERATOR_START_S:
         return "auto", f"{what} {are} worth starting the GPU for"
     return "cpu", f"{what} {are} classified before the GPU would have started"
+
+
+def _seconds_on_cpu(network: Network, num_images: int) -> float:
+    """Returns how long the CPU computes in float32, roughly."""
+    return num_images * (network.gmacs or _GMACS_UNKNOWN) / _GMACS_PER_CORE_S / devices.count_cores()
+
+
+def choose_dtype(network: Network, dtype: str, engine: str, device: str, num_images: int | None) -> str:
+    """Returns the dtype, one of DTYPES. For "auto", it is bfloat16 where that is faster, otherwise float32.
+
+    Args:
+        dtype: one of DTYPES, or "auto".
+        engine: one of ENGINES.
+        device: "cpu", the name of another device, or "auto" for an accelerator that torch has found.
+    """
+    if dtype != "auto":
+        return dtype
+    if network.quantized:
+        return "float32"
+    if device == "cpu":
+        is_long = num_images is None or _seconds_on_cpu(network, num_images) > BFLOAT16_START_S
+        able = engine in ("auto", "openvino") and _has_bfloat16_on_cpu(network)
+        return "bfloat16" if is_long and able else "float32"
+    if engine in ("auto", "torch") and network.backends.build_torch is not None:
+        from imgclassify.engines.torch_engine import computes_in_bfloat16
+
+        return "bfloat16" if computes_in_bfloat16(device) else "float32"
+    return "float32"
+
+
+def _has_bfloat16_on_cpu(network: Network) -> bool:
+    """Whether OpenVINO can run the network in bfloat16, and the processor has it."""
+    from imgclassify.graphs.openvino_session import computes_in_bfloat16, is_installed
+
+    return network.backends.open_session is not None and is_installed() and computes_in_bfloat16()
 
 
 def choose_engine(network: Network, engine: str, device: str, dtype: str) -> tuple[str, str]:
@@ -203,6 +258,8 @@ def choose_engine(network: Network, engine: str, device: str, dtype: str) -> tup
                 hint=f"use --engine {other}" + (f"; {network.backends.hint}" if network.backends.hint else ""),
             )
         return engine, f"--engine {engine} was requested"
+    if device == "cpu" and dtype == "bfloat16" and _has_bfloat16_on_cpu(network):
+        return "openvino", "this processor computes in bfloat16"
     if network.backends.build_torch is None:
         return "onnxruntime", "an .onnx file has its own graph"
     if network.backends.open_session is None:

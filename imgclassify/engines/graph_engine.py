@@ -200,6 +200,8 @@ class GraphEngine:
         """Returns values of the session for images, under the names that they are to have."""
         try:
             found = self._session.run(list(values.values()), {self._input.name: images})
+        except OutputError:
+            raise
         except Exception as error:  # the exceptions of these libraries have no other base class in common
             height, width = images.shape[1:3] if self._input.channels_last else images.shape[2:4]
             raise CheckpointError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from imgclassify.engines.graph_engine import AboutGraph, GraphEngine, cpu_batch_size, divide_cores
 from imgclassify.errors import DeviceError
-from imgclassify.graphs.openvino_session import computes_in_bfloat16, require_openvino
+from imgclassify.graphs.openvino_session import OpenvinoSession, computes_in_bfloat16, require_openvino
 from imgclassify.graphs.session import GraphSession, SessionConfig
 
 if TYPE_CHECKING:
@@ -63,3 +63,6 @@ class OpenvinoEngine(GraphEngine):
         self.default_batch_size = cpu_batch_size(preprocess.crop_size)
         config = SessionConfig(threads=threads, engine="openvino", dtype=dtype)
         super().__init__(open_session, config, preprocess, **about)
+        # What OpenVINO cannot compute shows only now, and is to show before the first image.
+        assert isinstance(self._session, OpenvinoSession)
+        self._session.prepare(self._black_images().shape)

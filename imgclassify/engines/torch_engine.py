@@ -307,6 +307,16 @@ def _require_dtype(device: torch.device, dtype: str) -> None:
         )
 
 
+def computes_in_bfloat16(device: str) -> bool:
+    """Whether an accelerator has arithmetic for bfloat16.
+
+    Args:
+        device: as for `find_device`.
+    """
+    found = find_device(device)
+    return found.type == "cuda" and _has_native_dtype(found, "bfloat16")
+
+
 def _has_native_dtype(device: torch.device, dtype: str) -> bool:
     """Whether the device has arithmetic of its own for the dtype. True if that is not known."""
     import torch

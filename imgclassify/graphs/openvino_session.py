@@ -95,6 +95,15 @@ class OpenvinoSession:
         """Returns what the graph says of its outputs, in onnxruntime's words."""
         return [_describe(port) for port in self._model.outputs]
 
+    def prepare(self, shape: tuple[int, ...]) -> None:
+        """Compiles the graph for an input of this shape, so that the first run does not have to.
+
+        Raises:
+            OutputError: OpenVINO cannot compute the graph.
+        """
+        request = self._take_request(shape)
+        self._idle[shape].append(request)
+
     def run(self, names: list[str], feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Returns the outputs of these names, for the one input by name. Several threads may call it.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -21,7 +22,9 @@ from servers import FileServer
 from imgclassify import catalog, paths, weights
 from imgclassify.cli.commands import doctor
 from imgclassify.cli.option_values import complete_model
+from imgclassify.engines import openvino_engine
 from imgclassify.errors import WeightsError
+from imgclassify.graphs import openvino_session
 
 from .conftest import Run
 
@@ -446,6 +449,20 @@ def test_doctor_finds_nothing_wrong_here(run: Run) -> None:
     names = [finding["what"] for finding in findings]
     assert sorted(names) == sorted(set(names))
     assert {"onnxruntime", "torch", "torchvision", "timm", "pillow"} <= set(names)
+
+
+@pytest.mark.parametrize("has_bfloat16", [False, True])
+def test_doctor_says_what_bfloat16_would_gain(
+    has_bfloat16: bool, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_session, "computes_in_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr(openvino_engine, "computes_in_bfloat16", lambda: has_bfloat16)
+    [row] = [line for line in run("doctor").out.splitlines() if line[3:].startswith("bfloat16 ")]
+    assert row.startswith("✓")
+    if has_bfloat16:
+        assert re.search(r"--dtype auto or bfloat16 computes \d+\.\d times as many images per second", row)
+    else:
+        assert "this processor does not compute in bfloat16; float32 is faster" in row
 
 
 def test_doctor_takes_an_installation_without_torch_for_a_whole_one(tmp_path: Path) -> None:

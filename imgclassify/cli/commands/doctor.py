@@ -31,6 +31,8 @@ from imgclassify.hub.reference import ModelReference
 from imgclassify.sources import IMAGE_FORMATS
 
 _PACKAGES = ("pillow", "numpy", "safetensors", "requests")
+_MEASURE_S = 0.5
+"""Seconds for which the speed in each dtype is measured."""
 _EXPORT = "pip install onnx onnxscript for `export` and `models prepare` of networks that have no graph"
 _EXTRAS = {
     ("pillow-heif",): "pip install pillow-heif to open HEIC",
@@ -39,7 +41,7 @@ _EXTRAS = {
     ("pydicom",): "pip install pydicom to open DICOM",
     ("imagecodecs",): "pip install imagecodecs to open TIFF compressed by LERC, JPEG XL or JPEG XR",
     ("av",): "pip install av to open videos",
-    ("openvino",): "pip install openvino for --engine openvino",
+    ("openvino",): "pip install openvino for --engine openvino, and for --dtype bfloat16 on the CPU",
     ("pyarrow",): "pip install pyarrow to write Parquet",
     (
         "opencv-python-headless",
@@ -115,6 +117,7 @@ def _run_checks() -> list[Check]:
         "packages": _check_packages,
         "torch": _check_torch,
         "optional packages": _check_extras,
+        "bfloat16": _check_bfloat16,
         "image formats": _list_image_formats,
         "folders": _check_folders,
         "models": _check_models,
@@ -186,6 +189,32 @@ def _check_extras() -> Iterator[Check]:
         yield from itertools.starmap(Check, found.items())
         if not found:
             yield Check(packages[0], "not installed (optional)", remedy=remedy, optional=True)
+
+
+def _check_bfloat16() -> Iterator[Check]:
+    """Says what bfloat16 would gain, if OpenVINO and this processor compute in it."""
+    from imgclassify.graphs.openvino_session import computes_in_bfloat16, is_installed
+
+    if is_installed():
+        yield _run_check("bfloat16", _measure_bfloat16 if computes_in_bfloat16() else _lack_bfloat16, "")
+
+
+def _lack_bfloat16() -> str:
+    return "this processor does not compute in bfloat16; float32 is faster"
+
+
+def _measure_bfloat16() -> str:
+    from imgclassify.engines.speed import measure_rate
+    from imgclassify.runner import load_runner
+
+    rates = []
+    for dtype, engine in (("float32", "onnxruntime"), ("bfloat16", "openvino")):
+        runner = load_runner(catalog.EMBEDDED_MODEL, dtype=dtype, engine=engine, device="cpu", offline=True)
+        rates.append(measure_rate(runner.engine, runner.network.preprocess.crop_size, seconds=_MEASURE_S))
+    return (
+        f"--dtype auto or bfloat16 computes {rates[1] / rates[0]:.1f} times as many images per second as float32 "
+        f"({catalog.EMBEDDED_MODEL}, without decoding); `compare` shows what it changes"
+    )
 
 
 def _find_version(package: str) -> str | None:

@@ -13,7 +13,7 @@ from imgclassify.cli.options.console import ConsoleOptions
 from imgclassify.cli.options.model import ArchitectureOptions, Model, Offline
 from imgclassify.cli.options.output import OUTPUT_PANEL, OutputOptions
 from imgclassify.cli.options.preprocessing import PreprocessingOptions
-from imgclassify.cli.options.running import RUNNING_PANEL, RunningOptions
+from imgclassify.cli.options.running import DTYPE_HELP, RUNNING_PANEL, RunningOptions
 from imgclassify.cli.options.sources import FrameOptions, SourceOptions
 from imgclassify.cli.options.unattended import DecodingOptions, UnattendedOptions
 from imgclassify.cli.run import open_run
@@ -75,7 +75,7 @@ class ComputingOptions(RunningOptions):
             autocompletion=complete_dtype,
             metavar="DTYPE",
             rich_help_panel=RUNNING_PANEL,
-            help="Data type that the network computes in: float32, bfloat16 or float16.",
+            help=DTYPE_HELP,
         ),
     ] = "float32"
 

@@ -10,6 +10,9 @@ import typer
 from imgclassify.cli.option_values import complete_dtype, complete_engine, complete_from, parse_number
 
 RUNNING_PANEL = "Running"
+DTYPE_HELP = (
+    "Data type that the network computes in: float32, bfloat16, float16, or auto: bfloat16 where it is faster."
+)
 
 Device = Annotated[
     str,
@@ -35,7 +38,7 @@ class RunningOptions:
             autocompletion=complete_dtype,
             metavar="DTYPE",
             rich_help_panel=RUNNING_PANEL,
-            help="Data type that the network computes in: float32, bfloat16 or float16.",
+            help=DTYPE_HELP,
         ),
     ] = "float32"
     engine: Annotated[
