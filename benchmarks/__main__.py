@@ -13,11 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import layout, machine, report
-from benchmarks.parts import cold, folder, memory, phone
+from benchmarks.parts import cold, folder, memory, phone, small
 from benchmarks.parts.common import FULL, QUICK, Setting
 from benchmarks.workspace import Workspace
 
-PARTS = {"cold": cold.measure, "folder": folder.measure, "memory": memory.measure, "phone": phone.measure}
+PARTS = {
+    "cold": cold.measure,
+    "folder": folder.measure,
+    "memory": memory.measure,
+    "phone": phone.measure,
+    "small": small.measure,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

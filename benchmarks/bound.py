@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 
@@ -29,25 +31,33 @@ BATCHES = (1, 4, 8, 16, 32)
 _TRIAL = 0.2
 """The share of `--seconds` for which each way to run the network is tried, before the best one is measured."""
 
+_OPENVINO_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+
 Work = Callable[[int], int]
 """A function that does the piece of work with the given number, and returns how many images that was."""
 
 
 def rate(work: Work, threads: int, seconds: float) -> float:
-    """Returns the images per second of `threads` threads that do `work` again and again."""
-    work(0)
+    """Returns the images per second of `threads` threads that do `work` again and again.
+
+    Each does it once before it is measured.
+    """
     numbers: Iterator[int] = count()
     done = [0] * threads
-    deadline = time.perf_counter() + seconds
+    ready = threading.Barrier(threads + 1)
 
     def repeat(thread: int) -> None:
+        work(next(numbers))
+        ready.wait()
+        deadline = time.perf_counter() + seconds
         while time.perf_counter() < deadline:
             done[thread] += work(next(numbers))
 
     workers = [threading.Thread(target=repeat, args=(thread,)) for thread in range(threads)]
-    started = time.perf_counter()
     for worker in workers:
         worker.start()
+    ready.wait()
+    started = time.perf_counter()
     for worker in workers:
         worker.join()
     return sum(done) / (time.perf_counter() - started)
@@ -88,27 +98,28 @@ def filled_graph(graph: Path, weights: Path) -> bytes:
     return content
 
 
-def network_rates(model: bytes, crops: NDArray[np.uint8], seconds: float) -> dict[str, float | str]:
+def network_rates(model: bytes, crops: NDArray[np.uint8], seconds: float, dtype: str) -> dict[str, float | str]:
     """Returns the images per second of one core, and of all cores.
 
-    For all cores, several ways are tried: one call with many threads, or many calls with one thread each, and
-    several batch sizes. The best is measured.
+    For all cores, several ways are tried: onnxruntime and OpenVINO, one call with many threads, or many calls with
+    one thread each, and several batch sizes. The best is measured.
     """
-    single = _session(model, 1)
-    ways = {
-        f"{calls} × {threads} threads, batches of {batch}": (session, calls, batch)
-        for session, calls, threads in ((single, cores(), 1), (_session(model, cores()), 1, cores()))
-        for batch in BATCHES
-    }
-    tried = {
-        name: rate(_run_batch(session, crops[:batch]), calls, _TRIAL * seconds)
-        for name, (session, calls, batch) in ways.items()
-    }
+    ways: dict[str, tuple[Work, int]] = {}
+    if dtype == "float32":
+        for calls, threads in ((cores(), 1), (1, cores())):
+            session = _session(model, threads)
+            for batch in BATCHES:
+                name = f"onnxruntime, {calls} × {threads} threads, batches of {batch}"
+                ways[name] = (_run_batch(session, crops[:batch]), calls)
+    if find_spec("openvino"):
+        name = f"OpenVINO in {dtype}, {cores()} × 1 threads, batches of 1"
+        ways[name] = (_run_in_openvino(model, crops[:1], dtype), cores())
+    tried = {name: rate(work, calls, _TRIAL * seconds) for name, (work, calls) in ways.items()}
     best = max(tried, key=tried.__getitem__)
-    session, calls, batch = ways[best]
+    work, calls = ways[best]
     return {
-        "one_thread": rate(_run_batch(single, crops[:batch]), 1, seconds),
-        "all_cores": rate(_run_batch(session, crops[:batch]), calls, seconds),
+        "one_thread": rate(work, 1, seconds),
+        "all_cores": rate(work, calls, seconds),
         "best_way": best,
     }
 
@@ -127,18 +138,44 @@ def _run_batch(session: onnxruntime.InferenceSession, batch: NDArray[np.uint8]) 
     return work
 
 
+def _run_in_openvino(model: bytes, image: NDArray[np.uint8], dtype: str) -> Work:
+    """Returns work on one image, with a compiled graph for each thread."""
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it would report the import
+    import openvino
+
+    core = openvino.Core()
+    graph = core.read_model(model)
+    graph.reshape(list(image.shape))
+    settings = {
+        "INFERENCE_PRECISION_HINT": _OPENVINO_PRECISIONS[dtype],
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": "1",
+        "ENABLE_CPU_PINNING": "NO",
+    }
+    own = threading.local()
+
+    def work(_: int) -> int:
+        if not hasattr(own, "request"):
+            own.request = core.compile_model(graph, "CPU", settings).create_infer_request()
+        own.request.infer({0: image})
+        return 1
+
+    return work
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--graph", type=Path, default=GRAPH)
+    parser.add_argument("--dtype", choices=_OPENVINO_PRECISIONS, default="float32", help="of the network")
     parser.add_argument("--seconds", type=float, default=4.0, help="for each of the four measurements")
     arguments = parser.parse_args()
     paths = sorted(arguments.folder.iterdir())
     crops = np.stack([prepare(paths[number % len(paths)]) for number in range(max(BATCHES))])
     model = filled_graph(arguments.graph, arguments.weights)
     rates = {
-        "network": network_rates(model, crops, arguments.seconds),
+        "network": network_rates(model, crops, arguments.seconds, arguments.dtype),
         "decode": decode_rates(paths, arguments.seconds),
     }
     print(json.dumps(rates))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""
@@ -25,3 +26,16 @@ CACHE_HOME = "cache"
 EMPTY_CACHE_HOME = "empty_cache"
 """A cache folder that is removed before each run that uses it."""
 PREDICTIONS = "predictions"
+
+SMALL_NETWORK, SMALL_LABELS, SMALL_IMAGES = "small.onnx", "small.txt", "small"
+"""The network of a few bytes, its labels and the folder of its images, in a folder of their own."""
+SMALL_SIDE = 32
+"""Pixels of the sides of these images."""
+SMALL_PREPROCESS: dict[str, Any] = {
+    "crop_size": SMALL_SIDE,
+    "resize_size": SMALL_SIDE,
+    "interpolation": "bilinear",
+    "mean": 0.5,
+    "std": 0.5,
+}
+"""Arguments of Classifier for this network."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.layout import ROOT
 
-PACKAGES = ("torch", "torchvision", "timm", "transformers", "onnxruntime", "numpy", "Pillow")
+PACKAGES = ("torch", "torchvision", "timm", "transformers", "onnxruntime", "openvino", "numpy", "Pillow")
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
 """The processor features that determine how fast it multiplies."""
 
@@ -18,6 +19,18 @@ _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16
 def cores() -> int:
     """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_bfloat16() -> bool:
+    """Whether OpenVINO is installed, and computes in bfloat16 on this processor.
+
+    It is asked in another process, because the process that measures must stay small.
+    """
+    code = (
+        "from imgclassify.graphs.openvino_session import computes_in_bfloat16, is_installed\n"
+        "raise SystemExit(not (is_installed() and computes_in_bfloat16()))"
+    )
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def describe() -> dict[str, str]:

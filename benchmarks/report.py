@@ -44,7 +44,7 @@ class Ratio:
     def shown(self) -> str:
         if self.value is None:
             return NONE
-        digits = {"×": 2, "%": 1}.get(self.unit, 0)
+        digits = {"×": 2, "%": 1, "ms": 2}.get(self.unit, 0)
         return f"{self.value:.{digits}f} {self.unit}"
 
     def record(self) -> dict[str, Any]:

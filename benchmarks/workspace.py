@@ -59,6 +59,14 @@ class Workspace:
         _link(_images(originals), folder, count)
         return folder
 
+    def small_images(self, count: int) -> Path:
+        """Returns a folder with `count` small images, and a network of a few bytes (`benchmarks.small_network`)."""
+        folder = self.folder / f"small_{count}"
+        if not folder.exists():
+            self.say(f"making {count} small images")
+            self._run_module("benchmarks.small_network", str(folder), "--count", str(count))
+        return folder
+
     def enlarged(self, photographs: Path, count: int) -> Path:
         """Returns a folder of `count` photographs in sub-folders that each link to all of `photographs`."""
         folder = self.folder / f"enlarged_{count}"

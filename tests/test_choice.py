@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -112,6 +114,21 @@ def test_auto_is_bfloat16_where_that_is_done_first(
     monkeypatch.setattr(choice, "_has_bfloat16_on_cpu", lambda network: False)
     monkeypatch.setattr(torch_engine, "computes_in_bfloat16", lambda device: False)
     assert choice.choose_dtype(network, "auto", engine, device, images) == "float32"
+
+
+@pytest.mark.parametrize(
+    ("gmacs", "seconds", "expected"),
+    [(0.5, None, 360), (0.5, 0.1, 360), (None, None, 45), (None, 0.1, 40)],
+)
+def test_the_speed_of_a_network_is_estimated_or_measured(
+    gmacs: float | None, seconds: float | None, expected: float, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On four cores, with four calls at the same time."""
+    monkeypatch.setattr(devices, "count_cores", lambda: 4)
+    engine = SimpleNamespace(device="cpu", name="onnxruntime", dtype="float32", concurrency=4)
+    assert choice._estimate_rate(replace(network, gmacs=gmacs), engine, seconds) == expected  # type: ignore[arg-type]
+    engine.device = "cuda:0"
+    assert choice._estimate_rate(network, engine, seconds) == math.inf  # type: ignore[arg-type]
 
 
 def test_a_quantized_network_keeps_its_own_types(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ class Setting:
     photographs: int
     many_photographs: int
     phone_photographs: int
+    small_images: int
     bound_seconds: float
     """For each of the four measurements of the machine's own bound."""
     given: Path | None = None
@@ -31,8 +32,8 @@ class Setting:
         )
 
 
-FULL = Setting(5, 1000, 20_000, 300, 4.0)
-QUICK = Setting(1, 60, 300, 8, 0.5)
+FULL = Setting(5, 1000, 20_000, 300, 4000, 4.0)
+QUICK = Setting(1, 60, 300, 8, 100, 0.5)
 
 
 class Measurements:
@@ -41,6 +42,9 @@ class Measurements:
     def __init__(self, workspace: Workspace, cases: Sequence[Case], repeats: int) -> None:
         self.all = alternately(cases, repeats, workspace.folder, workspace.say)
         self._by_name = {each.case.name: each for each in self.all}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
 
     def __getitem__(self, name: str) -> Measured:
         return self._by_name[name]
@@ -58,7 +62,7 @@ class Measurements:
 
 def our_folder(name: str, workspace: Workspace, photographs: Path, *options: str) -> Case:
     """`imgclassify predict FOLDER --jsonl -o FILE --overwrite`, to be run several times."""
-    written = workspace.predictions(f"ours_{photographs.name}{''.join(options)}.jsonl")
+    written = workspace.predictions(f"{name.replace(' ', '_')}_{photographs.name}.jsonl")
     command = (*imgclassify(), "predict", str(photographs), "--jsonl", "-o", str(written), "--overwrite", *options)
     return Case(name, command, workspace.environment(), predictions=written)
 

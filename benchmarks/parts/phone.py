@@ -27,7 +27,7 @@ def measure(workspace: Workspace, setting: Setting) -> Part:
     rates = {each.case.name: f"{count / each.seconds:.1f}" for each in found.all if each.seconds is not None}
     if len(cases) == 1:
         return Part(title, [], found.all, {"images/s": rates}, notes)
-    ratios = [found.speedup(_FAST, _EXACT, 2.5)]
+    ratios = [found.speedup(_FAST, _EXACT, 2.6)]
     if not any(each.failure for each in found.all):
         exact, fast = (predictions.read(case.predictions) for case in cases if case.predictions)
         share, change = predictions.agreement(fast, exact), predictions.largest_change(fast, exact)

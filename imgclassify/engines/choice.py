@@ -137,7 +137,7 @@ def _fallback(network: Network, name: str, dtype: str, chosen_dtype: str) -> tup
     return "torch" if can_use_torch else None, chosen_dtype
 
 
-def _estimate_rate(network: Network, engine: Engine, seconds: float = math.inf) -> float:
+def _estimate_rate(network: Network, engine: Engine, seconds: float | None = None) -> float:
     """Returns EngineSelection.images_per_second.
 
     Args:
@@ -145,10 +145,10 @@ def _estimate_rate(network: Network, engine: Engine, seconds: float = math.inf) 
     """
     if engine.device != "cpu":
         return math.inf
-    if network.gmacs is None:
+    if network.gmacs is None and seconds is not None:
         return engine.concurrency / seconds
     speedup = _BFLOAT16_SPEEDUP if (engine.name, engine.dtype) == ("openvino", "bfloat16") else 1
-    return devices.count_cores() * _GMACS_PER_CORE_S / network.gmacs * speedup
+    return devices.count_cores() * _GMACS_PER_CORE_S / (network.gmacs or _GMACS_UNKNOWN) * speedup
 
 
 def _known_activation(network: Network, num_outputs: int) -> Activation | None:
