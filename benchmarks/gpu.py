@@ -173,28 +173,38 @@ def _infer(engine: Any, crops: Any, _: int) -> int:
     return len(crops)
 
 
-def measure_decoding(folder: Path, mode: str, device: str) -> float:
-    """Returns the images per second that are decoded, resized and cropped for the embedded model, by all threads.
+def measure_decoding(folder: Path, mode: str, kind: str, device: str) -> float:
+    """Returns the images per second that are decoded, resized and cropped for the embedded model, on all cores.
 
     Needs a process of its own.
+
+    Args:
+        kind: "threads" or "processes".
     """
     import numpy as np
 
     from imgclassify import catalog
-    from imgclassify.images.cropping import create_preprocessor
+    from imgclassify.images import MAX_PIXELS, TIME_LIMIT
     from imgclassify.images.inputs import as_input
+    from imgclassify.images.workers import DecodingOptions, DecodingWorkers
     from imgclassify.runner import default_workers
 
     spec = catalog.find_model(catalog.EMBEDDED_MODEL).preprocess
-    preprocess = create_preprocessor(mode, spec, device)
+    options = DecodingOptions(mode, MAX_PIXELS, isolate=False, time_limit=TIME_LIMIT, decode_damaged=False)
+    workers = DecodingWorkers.create(kind, default_workers(), options, spec, device)
     paths = sorted(folder.iterdir())
 
     def work(number: int) -> int:
-        image = as_input(str(paths[number % len(paths)]), offline=True)
-        preprocess(image, np.empty((*spec.crop_size, 3), np.uint8))
-        return 1
+        begin = number * workers.group_size
+        names = [str(paths[index % len(paths)]) for index in range(begin, begin + workers.group_size)]
+        outs = np.empty((len(names), *spec.crop_size, 3), np.uint8)
+        images = [as_input(name, offline=True) for name in names]
+        return len(list(workers.preprocess_group(images, list(outs))))
 
-    return _rate(work, default_workers())
+    try:
+        return _rate(work, workers.number)
+    finally:
+        workers.close()
 
 
 def _rate(work: Callable[[int], int], threads: int) -> float:
@@ -304,8 +314,14 @@ def _number(value: float | None, digits: int) -> str:
     return report.NONE if value is None else f"{value:.{digits}f}"
 
 
-DECODING = {"exact, on the CPU": "exact", "--fast-decode": "fast", "--decode gpu": "gpu"}
-"""What the table says → the decode mode."""
+DECODING = {
+    "exact, threads": ("exact", "threads"),
+    "exact, processes": ("exact", "processes"),
+    "--fast-decode, threads": ("fast", "threads"),
+    "--fast-decode, processes": ("fast", "processes"),
+    "--decode gpu": ("gpu", "threads"),
+}
+"""What the table says → the decode mode, and what decodes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -360,8 +376,8 @@ def _measure_alone(model: str, device: str, workspace: Workspace) -> tuple[dict[
 
 
 def _measure_decoding(folder: Path, device: str, workspace: Workspace) -> dict[str, float]:
-    modes = {name: mode for name, mode in DECODING.items() if mode != "gpu" or device != "cpu"}
-    rates = {name: in_new_process(measure_decoding, folder, mode, device) for name, mode in modes.items()}
+    ways = {name: way for name, way in DECODING.items() if way[0] != "gpu" or device != "cpu"}
+    rates = {name: in_new_process(measure_decoding, folder, *way, device) for name, way in ways.items()}
     workspace.say(f"  decoding {folder.name}: {rates}")
     return rates
 

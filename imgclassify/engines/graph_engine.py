@@ -75,8 +75,6 @@ class GraphEngine:
     dtype: str
     default_batch_size: int
     concurrency: int
-    images_per_run: int | None = None
-    """The number of images that the graph is run with at a time, unless its batch size is fixed. None: a batch."""
 
     def __init__(
         self,
@@ -132,12 +130,16 @@ class GraphEngine:
         import numpy as np
 
         images = self._to_input(crops)
-        size = self.fixed_batch or self.images_per_run or len(images)
+        size = self.fixed_batch or self._images_per_run(len(images))
         batches = [self._run_batch(images[start : start + size], size) for start in range(0, len(images), size)]
         return {
             name: np.concatenate([batch[name] for batch in batches]).astype(np.float32, copy=False)
             for name in self._values
         }
+
+    def _images_per_run(self, batch_size: int) -> int:
+        """Returns the number of images that the graph is run with at a time. It is filled up with black ones."""
+        return batch_size
 
     def read_head(self) -> LinearHead:
         """See Engine.read_head."""
