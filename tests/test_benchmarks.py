@@ -389,7 +389,8 @@ class TestGpu:
         monkeypatch.setattr(gpu, "_SECONDS", 0.1)
         folder = Workspace(tmp_path, ignore).photographs(2, layout.EXAMPLES)
         for mode in ("exact", "fast"):
-            assert gpu.measure_decoding(folder, mode, "cpu") > 0
+            for kind in ("threads", "processes"):
+                assert gpu.measure_decoding(folder, mode, kind, "cpu") > 0
 
     @pytest.mark.needs_torch
     def test_a_network_alone_is_measured_from_its_first_batch_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
