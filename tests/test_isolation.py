@@ -578,6 +578,23 @@ def test_a_worker_that_cannot_be_started_is_no_images_fault(
     assert children(os.getpid()) == []
 
 
+def test_workers_for_speed_that_cannot_be_started_are_replaced_by_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for index in range(20):
+        noise(64 + index, 48, seed=index).save(tmp_path / f"{index:02}.png")
+    (tmp_path / "03.png").write_bytes(b"")
+    expected = list(Classifier(device="cpu", workers="threads").predict(str(tmp_path)))
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    monkeypatch.setattr(worker_pool, "_START_PAUSE_S", 0.001)
+    with Classifier(device="cpu", workers="processes:3") as classifier:
+        assert list(classifier.predict(str(tmp_path))) == expected
+    [warning] = caplog.messages
+    assert warning.startswith("images are decoded by threads: cannot start a decoding process: No such file")
+    with Classifier(device="cpu", isolate=True) as isolated, pytest.raises(UnavailableError):
+        list(isolated.predict(str(tmp_path)))
+
+
 def test_a_start_that_fails_once_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the system is short of processes for a moment, or ends a new one for want of memory."""
     program = tmp_path / "python"

@@ -6,17 +6,19 @@ are not affected. Worker processes also use more processor cores than the thread
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgclassify.catalog import PreprocessSpec
-from imgclassify.errors import DecoderCrashedError, DecoderTimeoutError, ImageError
+from imgclassify.errors import DecoderCrashedError, DecoderTimeoutError, ImageError, UnavailableError
 from imgclassify.images import MAX_PIXELS, TIME_LIMIT
 from imgclassify.images.cropping import Outcome, create_preprocessor, preprocess_each
 from imgclassify.images.info import ImageInfo
@@ -24,6 +26,7 @@ from imgclassify.images.inputs import ImageInput
 from imgclassify.images.worker_pool import (
     SHUTDOWN_TIMEOUT_S,
     CropRequest,
+    Worker,
     WorkerEndedError,
     WorkerPool,
     describe_exit,
@@ -34,6 +37,8 @@ from imgclassify.sources import Source
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+logger = logging.getLogger("imgclassify")
 
 GROUP_SIZE = 8
 """The most images of one request. Each request takes as long as the answer of a small image."""
@@ -90,6 +95,8 @@ class IsolatedPreprocessor:
             "time_limit": time_limit,
             "decode_damaged": decode_damaged,
         }
+        self._can_start_workers = True
+        self._lock = threading.Lock()
         self._pool = WorkerPool(setup, max_images=GROUP_SIZE, crop_size=spec.crop_size)
         self.close = weakref.finalize(self, self._pool.close)
         """Ends the workers. Idle workers end at once, busy ones after their current images. The workers also
@@ -116,7 +123,7 @@ class IsolatedPreprocessor:
         """A `cropping.GroupPreprocessor` of groups of at most GROUP_SIZE images.
 
         Raises:
-            UnavailableError: no worker can be started.
+            UnavailableError: no worker can be started, and there are limits on time and memory.
         """
         waiting: list[CropRequest] = []
         num_bytes = 0
@@ -130,7 +137,7 @@ class IsolatedPreprocessor:
                 yield from preprocess_each(self._preprocess_in_process, [image], [out])
                 continue
             try:
-                waiting.append(CropRequest(*make_request(image.source), out))
+                waiting.append(CropRequest(image, *make_request(image.source), out))
                 num_bytes += len(waiting[-1].content)
             except ImageError as error:
                 yield from self._answer(waiting)
@@ -142,7 +149,7 @@ class IsolatedPreprocessor:
         """Returns the process ids of the workers that wait for an image."""
         return self._pool.idle_pids()
 
-    def _answer(self, requests: Sequence[CropRequest]) -> Iterator[ImageInfo | ImageError]:
+    def _answer(self, requests: Sequence[CropRequest]) -> Iterator[Outcome]:
         """Has workers preprocess the images, and tries those again that a worker did not finish."""
         left: deque[_Trial | ImageError] = deque([_Trial(requests)] if requests else [])
         while left:
@@ -150,9 +157,13 @@ class IsolatedPreprocessor:
             if isinstance(trial, ImageError):
                 yield trial
                 continue
-            answered = 0
-            with self._pool.borrow_worker(fresh=trial.fresh) as worker:
-                fresh = worker.images_handled == 0
+            with ExitStack() as stack:
+                worker = self._borrow_worker(stack, trial)
+                if worker is None:
+                    images, outs = [each.original for each in trial.requests], [each.out for each in trial.requests]
+                    yield from preprocess_each(self._preprocess_in_process, images, outs)
+                    continue
+                fresh, answered = worker.images_handled == 0, 0
                 try:
                     for outcome in worker.preprocess(list(trial.requests)):
                         yield outcome
@@ -163,6 +174,27 @@ class IsolatedPreprocessor:
                     left.extendleft(
                         reversed(self._next_trials(trial.requests, answered, current, status, fresh=fresh))
                     )
+
+    def _borrow_worker(self, stack: ExitStack, trial: _Trial) -> Worker | None:
+        """Returns a worker until the stack is left. None if the images are to be decoded in this process, because
+        workers are there for speed only and cannot be started.
+
+        Raises:
+            UnavailableError: no worker can be started.
+        """
+        may_be_here = self._time_limit is None and not trial.fresh  # otherwise it may crash this process
+        if may_be_here and not self._can_start_workers:
+            return None
+        try:
+            return stack.enter_context(self._pool.borrow_worker(fresh=trial.fresh))
+        except UnavailableError as error:
+            if not may_be_here:
+                raise
+            with self._lock:  # several threads may have tried
+                if self._can_start_workers:
+                    logger.warning("images are decoded by threads: %s", error)
+                self._can_start_workers = False
+            return None
 
     def _next_trials(
         self, requests: Sequence[CropRequest], answered: int, current: int, status: int, *, fresh: bool

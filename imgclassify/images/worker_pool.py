@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from imgclassify.catalog import Size
+    from imgclassify.images.inputs import ImageInput
 
 logger = logging.getLogger("imgclassify")
 
@@ -50,6 +51,7 @@ class WorkerEndedError(Exception):
 class CropRequest(NamedTuple):
     """One of the images of a request."""
 
+    original: ImageInput
     image: dict[str, Any]
     """What the worker must know of it."""
     content: bytes
@@ -186,7 +188,7 @@ class Worker:
         self.usable = False  # until all replies are read; an interruption would leave some of them in the pipe
         self._crops.set_current(0)
         images, contents = [], []
-        for image, content, _ in requests:
+        for _, image, content, _ in requests:
             if (file := image.get("file")) is not None and file == self._file:
                 content = b""  # the worker has it
             self._file = file
