@@ -47,6 +47,8 @@ def print_comparison(comparison: ModelComparison) -> None:
     typer.echo(f"{first} less {second}, {count_of(comparison.images, 'image')}")
     rows = []
     for name, estimate in comparison.differences.items():
+        if estimate.value is None:
+            continue
         figure = FIGURES[name]
         rows.append([figure.name, *format_difference(estimate, is_share=figure.is_share)])
     print_table(["figure", "difference", "95 % interval"], rows, right=(1,))

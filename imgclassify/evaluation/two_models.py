@@ -18,7 +18,8 @@ class ModelComparison(NamedTuple):
     models: tuple[str, str]
     images: int
     differences: dict[str, Estimate]
-    """The first model's figure less the second's, by name: "acc1", "acc5", "nll", "brier"."""
+    """The first model's figure less the second's, by name: "acc1", "acc5", "nll", "brier". Its value is None if one
+    of them lacks the figure."""
     test: McNemar
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,14 +49,18 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> ModelCompariso
         for each, rows in zip((first.arrays, second.arrays), columns, strict=True)
     )
     top_five = [(rank >= 1) & (rank <= 5) for rank in (a[1], b[1])]
+    differences = {
+        "acc1": accuracy_difference(a[0], b[0]),
+        "acc5": accuracy_difference(*top_five),
+        "nll": mean(a[2] - b[2]),
+        "brier": mean(a[3] - b[3]),
+    }
     return ModelComparison(
         models=(str(first.run.get("model")), str(second.run.get("model"))),
         images=len(pairs),
         differences={
-            "acc1": accuracy_difference(a[0], b[0]),
-            "acc5": accuracy_difference(*top_five),
-            "nll": mean(a[2] - b[2]),
-            "brier": mean(a[3] - b[3]),
+            name: Estimate(None) if None in (first.metrics[name].value, second.metrics[name].value) else difference
+            for name, difference in differences.items()
         },
         test=mcnemar(a[0], b[0]),
     )

@@ -920,6 +920,12 @@ def test_a_model_of_other_classes_has_no_tree(run: Run, by_colour: tuple[Path, P
     assert document["images"] == 12
     assert values(document)["acc5"] is None  # of three classes, the true one is always among five
     assert (values(document)["hierarchical_distance"], document["mistakes"]) == (None, None)
+    both = evaluated(run, folder, "-m", graph, "-m", graph, "--labels", names, *PLAIN)
+    differences = {name: each["value"] for name, each in both["comparison"]["differences"].items()}
+    assert differences == {"acc1": 0, "acc5": None, "nll": 0, "brier": 0}
+    shown = run("evaluate", folder, "-m", graph, "-m", graph, "--labels", names, *PLAIN).out.partition(" less ")[2]
+    assert "acc@1" in shown
+    assert "acc@5" not in shown
 
 
 def test_a_model_that_predicts_each_class_by_itself_is_refused(run: Run, tmp_path: Path) -> None:
