@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -274,7 +275,7 @@ def _find_format(path: Path, record_type: RecordType[Any]) -> OutputFormat | Non
 def _first_line_has_logits(path: Path) -> bool:
     try:
         with path.open("rb") as stream:
-            return b'"logits": [' in stream.readline(2**20)
+            return re.search(rb'"logits": ?\[', stream.readline(2**20)) is not None
     except OSError:
         return False
 

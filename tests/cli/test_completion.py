@@ -75,14 +75,14 @@ CLOSED = {
     "predict": {
         "--engine": set(ENGINES),
         "--device": {"auto", "cpu", "cuda", "mps"},
-        "--dtype": set(DTYPES),
+        "--dtype": {"auto", *DTYPES},
         "--decode": {"cpu", "gpu"},
         "--interpolation": set(INTERPOLATIONS),
         "--format": {each.name for each in FORMATS if each.supports(PREDICTIONS)},
     },
     "embed": {
         "--dtype": set(VECTOR_DTYPES),
-        "--compute-dtype": set(DTYPES),
+        "--compute-dtype": {"auto", *DTYPES},
         "--format": {each.name for each in FORMATS if each.supports(EMBEDDINGS)},
     },
     "duplicates": {"--stage": set(STAGES), "--format": {"table", "jsonl", "csv"}},

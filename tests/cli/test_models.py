@@ -180,7 +180,7 @@ def test_add_use_list_show_remove(run: Run, checkpoint: Path, photo: Path, monke
     monkeypatch.chdir("/")
     found = run("predict", photo, "-m", "birds", "--jsonl")
     assert found.status == 0
-    assert found.out.replace('"model": "birds"', '"model": "mine.pth"') == expected.out
+    assert found.out.replace('"model":"birds"', '"model":"mine.pth"') == expected.out
     assert run("models", "list", "birds").out.splitlines()[1].split()[0] == "birds"
     assert complete_model("bir") == ["birds"]
     shown = json.loads(run("models", "show", "birds", "--json").out)
