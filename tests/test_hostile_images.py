@@ -659,7 +659,7 @@ def test_a_strip_is_answered_as_a_float64_reference_has_it(turned: bool) -> None
     image = Image.fromarray(values.swapaxes(0, 1).copy() if turned else values)
     classifier = Classifier(device="cpu")
     crop = np.zeros((224, 224, 3), np.uint8)
-    size = classifier.runner._preprocess(pictures_of(encoded(image, "PNG")), crop)
+    size = classifier.runner._decoding.preprocess(pictures_of(encoded(image, "PNG")), crop)
     assert (size.width, size.height) == image.size
     upright = crop.swapaxes(0, 1) if turned else crop
     assert (upright == upright[:, :1]).all()
