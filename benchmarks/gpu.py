@@ -186,11 +186,18 @@ def measure_decoding(folder: Path, mode: str, kind: str, device: str) -> float:
     from imgclassify import catalog
     from imgclassify.images import MAX_PIXELS, TIME_LIMIT
     from imgclassify.images.inputs import as_input
-    from imgclassify.images.workers import DecodingOptions, DecodingWorkers
+    from imgclassify.images.workers import DecodingOptions, DecodingWorkers, WorkerChoice
     from imgclassify.runner import default_workers
 
     spec = catalog.find_model(catalog.EMBEDDED_MODEL).preprocess
-    options = DecodingOptions(mode, MAX_PIXELS, isolate=False, time_limit=TIME_LIMIT, decode_damaged=False)
+    options = DecodingOptions(
+        WorkerChoice(kind, default_workers()),
+        mode,
+        max_pixels=MAX_PIXELS,
+        isolate=False,
+        time_limit=TIME_LIMIT,
+        decode_damaged=False,
+    )
     workers = DecodingWorkers.create(kind, default_workers(), options, spec, device)
     paths = sorted(folder.iterdir())
 

@@ -5,7 +5,6 @@ The meaning of the arrays is not known here. The classifier turns the logits int
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
@@ -20,19 +19,11 @@ from imgclassify.engines.engine import validate_outputs
 from imgclassify.errors import CheckpointError, OutputError, UsageError, make_printable
 from imgclassify.hub.loader import load_network
 from imgclassify.hub.network import LoadOptions, PreprocessOverrides
-from imgclassify.images import DECODE_MODES, MAX_PIXELS, TIME_LIMIT
+from imgclassify.images import MAX_PIXELS, TIME_LIMIT
 from imgclassify.images.info import ImageInfo
 from imgclassify.images.inputs import NotNeededError, as_input, as_inputs
 from imgclassify.images.preprocessing import is_approximate
-from imgclassify.images.workers import (
-    MAX_WORKERS,
-    PROCESSES,
-    THREADS,
-    DecodingOptions,
-    DecodingWorkers,
-    WorkerChoice,
-    has_worker_processes,
-)
+from imgclassify.images.workers import MAX_WORKERS, DecodingOptions, DecodingWorkers, WorkerChoice
 from imgclassify.results import ImageFailure, RunInfo
 
 if TYPE_CHECKING:
@@ -90,35 +81,23 @@ class RunnerOptions:
         )
         validate_options(self.engine, self.device, self.dtype)
         validate_outputs(self.outputs)
-        if self.decode_mode not in DECODE_MODES:
-            raise UsageError(f"unknown decode mode {self.decode_mode!r}", hint=f"use {', '.join(DECODE_MODES)}")
-        kind = WorkerChoice.parse(self.workers).kind
-        if self.isolate and kind == THREADS:
-            raise UsageError(
-                "isolate works only with worker processes",
-                hint="leave out --isolate or --workers threads",
-                argument="isolate",
-            )
-        if self.isolate and not has_worker_processes():
-            raise UsageError("isolate needs Linux or macOS", hint="leave out --isolate", argument="isolate")
-        if kind == PROCESSES and self.decode_mode == "gpu":
-            raise UsageError(
-                "workers are threads if images are decoded on the GPU",
-                hint="leave out --workers processes or --decode gpu",
-                argument="workers",
-            )
-        if self.isolate and self.decode_mode == "gpu":
-            raise UsageError(
-                "isolate works only with decoding on the CPU",
-                hint="leave out --isolate or --decode gpu",
-                argument="isolate",
-            )
-        if not (isinstance(self.time_limit, int | float) and 0 < self.time_limit < math.inf):
-            raise UsageError(
-                f"time_limit is {self.time_limit!r}",
-                hint="give a finite number of seconds above 0",
-                argument="time_limit",
-            )
+        self.decoding.validate()
+
+    @property
+    def decoding(self) -> DecodingOptions:
+        """How images are decoded, and by what.
+
+        Raises:
+            UsageError: `workers` is not what it can be.
+        """
+        return DecodingOptions(
+            WorkerChoice.parse(self.workers),
+            self.decode_mode,
+            max_pixels=self.max_pixels,
+            isolate=self.isolate,
+            time_limit=self.time_limit,
+            decode_damaged=self.decode_damaged,
+        )
 
 
 def load_runner(
@@ -296,7 +275,14 @@ class ModelRunner:
         self._options = options
         self._offline = options.offline
         self._spec = network.preprocess
-        self._decoding = self._open_decoding(options, selection.images_per_second)
+        decoding = options.decoding
+        kind, number = decoding.choice().complete(
+            cores=devices.count_cores(),
+            images_per_second=selection.images_per_second,
+            crop_size=self._spec.crop_size,
+            num_images=options.num_images,
+        )
+        self._decoding = DecodingWorkers.create(kind, number, decoding, self._spec, self.engine.device)
         self._batch_size = options.batch_size or self.engine.default_batch_size
 
     @classmethod
@@ -339,7 +325,7 @@ class ModelRunner:
             UsageError: the value is none of these.
         """
         crops, image_input = self._allocate(1), as_input(image, offline=self._offline)
-        opened = self._describe(image_input, self._decoding.preprocess(image_input, crops[0]))
+        opened = self._to_outputs(image_input, self._decoding.preprocess(image_input, crops[0]))
         return self._infer([opened], crops)[0]
 
     def run(self, images: ManyImages, *, stop_event: Event | None = None) -> Generator[ImageOutputs, None, None]:
@@ -415,7 +401,7 @@ class ModelRunner:
         ) -> Iterator[ImageOutputs | pipeline.Completed[Result]]:
             outs = [crops[slot] for slot in slots]
             for image, outcome in zip(group, decoding.preprocess_group(group, outs), strict=True):
-                opened = self._describe(image, outcome)
+                opened = self._to_outputs(image, outcome)
                 yield opened if isinstance(outcome, ImageInfo) else pipeline.Completed(function([opened])[0])
 
         def compute(batch: list[ImageOutputs], slots: list[int]) -> list[Result]:
@@ -496,31 +482,10 @@ class ModelRunner:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def _open_decoding(self, options: RunnerOptions, images_per_second: float) -> DecodingWorkers:
-        choice = WorkerChoice.parse(options.workers)
-        if options.isolate:
-            choice = choice._replace(kind=PROCESSES)
-        elif options.decode_mode == "gpu":
-            choice = choice._replace(kind=THREADS)
-        kind, number = choice.complete(
-            cores=devices.count_cores(),
-            images_per_second=images_per_second,
-            crop_size=self._spec.crop_size,
-            num_images=options.num_images,
-        )
-        decoding = DecodingOptions(
-            options.decode_mode,
-            max_pixels=options.max_pixels,
-            isolate=options.isolate,
-            time_limit=options.time_limit,
-            decode_damaged=options.decode_damaged,
-        )
-        return DecodingWorkers.create(kind, number, decoding, self._spec, self.engine.device)
-
     def _allocate(self, count: int) -> NDArray[np.uint8]:
         return self.engine.allocate((count, *self._spec.crop_size, 3))
 
-    def _describe(self, image: ImageInput, outcome: Outcome) -> ImageOutputs:
+    def _to_outputs(self, image: ImageInput, outcome: Outcome) -> ImageOutputs:
         """Returns what is known of an image before the network runs on it."""
         if isinstance(outcome, ImageInfo):
             approximate = is_approximate((outcome.height, outcome.width), self._spec)

@@ -26,7 +26,7 @@ import pytest
 from conftest import AVAILABLE_FORMATS, encoded, noise
 from PIL import Image
 
-from imgclassify import Classifier, catalog, runner, sources
+from imgclassify import Classifier, catalog, sources
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import (
     DecoderCrashedError,
@@ -752,7 +752,6 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, object]) -> N
 
 def test_a_system_without_the_means_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "has_worker_processes", lambda: False)
-    monkeypatch.setattr(runner, "has_worker_processes", lambda: False)
     for options in ({"isolate": True}, {"workers": "processes"}):
         with pytest.raises(UsageError, match="Linux or macOS"):
             Classifier(device="cpu", **options)  # type: ignore[arg-type]

@@ -81,7 +81,7 @@ def test_there_are_at_most_so_many_unless_the_user_wants_more() -> None:
         ({"isolate": True, "workers": "threads"}, "isolate works only with worker processes"),
         (
             {"decode_device": "gpu", "workers": "processes:2"},
-            "workers are threads if images are decoded on the GPU",
+            'workers="processes" works only with decoding on the CPU',
         ),
     ],
 )

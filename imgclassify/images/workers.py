@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgclassify.errors import UsageError
+from imgclassify.images import DECODE_MODES
 from imgclassify.images.cropping import (
     GroupPreprocessor,
     Outcome,
@@ -96,13 +98,48 @@ class WorkerChoice(NamedTuple):
 
 
 class DecodingOptions(NamedTuple):
-    """How images are decoded. `RunnerOptions` explains each option."""
+    """How images are decoded, and by what. `Classifier` explains each option."""
 
+    workers: WorkerChoice
     decode_mode: str
+    """One of images.DECODE_MODES."""
     max_pixels: int
     isolate: bool
     time_limit: float
     decode_damaged: bool
+
+    def choice(self) -> WorkerChoice:
+        """Returns what the user, or another option, says of workers."""
+        if self.isolate:
+            return self.workers._replace(kind=PROCESSES)
+        return self.workers._replace(kind=THREADS) if self.decode_mode == "gpu" else self.workers
+
+    def validate(self) -> None:
+        """
+        Raises:
+            UsageError: an option is out of its range, two exclude each other, or this system has no worker
+                processes.
+        """
+        if self.decode_mode not in DECODE_MODES:
+            raise UsageError(f"unknown decode mode {self.decode_mode!r}", hint=f"use {', '.join(DECODE_MODES)}")
+        if not (isinstance(self.time_limit, int | float) and 0 < self.time_limit < math.inf):
+            raise UsageError(
+                f"time_limit is {self.time_limit!r}",
+                hint="give a finite number of seconds above 0",
+                argument="time_limit",
+            )
+        if not self.isolate and self.workers.kind != PROCESSES:
+            return
+        argument, said, option = "workers", 'workers="processes"', "--workers processes"
+        if self.isolate:
+            argument, said, option = "isolate", "isolate", "--isolate"
+        for is_so, reason, other in (
+            (not has_worker_processes(), "needs Linux or macOS", ""),
+            (self.decode_mode == "gpu", "works only with decoding on the CPU", " or --decode gpu"),
+            (self.workers.kind == THREADS, "works only with worker processes", " or --workers threads"),
+        ):
+            if is_so:
+                raise UsageError(f"{said} {reason}", hint=f"leave out {option}{other}", argument=argument)
 
 
 class DecodingWorkers(NamedTuple):
@@ -129,17 +166,12 @@ class DecodingWorkers(NamedTuple):
             device: as in `cropping.create_preprocessor`.
 
         Raises:
-            UsageError: this system has no worker processes.
             DeviceError: as in `cropping.create_preprocessor`.
         """
         limits: dict[str, Any] = {"max_pixels": options.max_pixels, "decode_damaged": options.decode_damaged}
         preprocess: Preprocessor = create_preprocessor(options.decode_mode, spec, device, **limits)
         if kind == THREADS:
             return cls(kind, number, 1, preprocess, partial(preprocess_each, preprocess), lambda: None)
-        if not has_worker_processes():
-            raise UsageError(
-                "worker processes need Linux or macOS", hint="use --workers threads", argument="workers"
-            )
         from imgclassify.images.isolation import GROUP_SIZE, IsolatedPreprocessor  # most runs do not need it
 
         time_limit = options.time_limit if options.isolate else None
