@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from imgclassify.errors import ExitStatus, LabelsError
@@ -499,6 +499,7 @@ def test_plain_lines_round_trip(labels_: list[str]) -> None:
 def test_indexed_lines_round_trip_in_any_order(labels_: list[str], separator: str, random) -> None:
     lines = [f"{i}{separator}{label}" for i, label in enumerate(labels_)]
     random.shuffle(lines)
+    assume(not all(line.endswith(",") for line in lines[:-1]) or len(lines) == 1)  # as if copied from a dictionary
     assert names(parse_labels("\r\n".join(lines) + "\r\n", "x")) == labels_
 
 

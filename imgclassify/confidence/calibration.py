@@ -285,6 +285,9 @@ _KEYS = (
     *("schema", "run", "images", "temperature", "ece", "nll"),
     *("thresholds", "rollup_thresholds", "sets", "familiar"),
 )
+_LARGEST_SCORE = 1e100
+"""No network's answer has such a score. The squares of larger ones would overflow."""
+
 _NEEDS_FEATURES = {"nci+neighbours": True, "gen+neighbours": True, "gen": False}
 """The methods of a familiar: whether they need the features of images."""
 
@@ -346,7 +349,8 @@ def _parse_familiar(value: dict[str, Any]) -> Familiar:
     method, scores = value["method"], _scores(value["scores"])
     if not _NEEDS_FEATURES[method]:
         return Familiar(method, scores, None, None)
-    features, answer_scores = _unpack(value["features"]), tuple(map(_number, value["answer_scores"]))
+    features, answer_scores = _unpack(value["features"]), value["answer_scores"]
+    answer_scores = tuple(_number(each, -_LARGEST_SCORE, _LARGEST_SCORE) for each in answer_scores)
     if len(features) != len(answer_scores) or len(features) < 2:
         raise ValueError(f"{len(features)} features and {len(answer_scores)} scores of answers do not fit")
     return Familiar(method, scores, features, answer_scores)
