@@ -191,7 +191,7 @@ def measure_decoding(folder: Path, mode: str, kind: str, device: str) -> float:
 
     spec = catalog.find_model(catalog.EMBEDDED_MODEL).preprocess
     options = DecodingOptions(
-        WorkerChoice(kind, default_workers()),
+        WorkerChoice(),
         mode,
         max_pixels=MAX_PIXELS,
         isolate=False,

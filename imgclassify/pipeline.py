@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
 from time import monotonic
-from typing import Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
 Prepared = TypeVar("Prepared")
@@ -33,10 +33,6 @@ class Completed(NamedTuple, Generic[Result]):
     """The result of an item that needs no computing, such as the error record of a broken file."""
 
     result: Result
-
-
-Outcome: TypeAlias = "Prepared | Completed[Result]"
-"""What preparing an item yields."""
 
 
 def num_slots(batch_size: int, concurrency: int, workers: int) -> int:

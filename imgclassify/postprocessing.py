@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -100,8 +99,8 @@ class Postprocessor:
             return [{"predictions": each} for each in predictions]
         raw = self._activation.apply(outputs) if self._temperature else probabilities
         return [
-            {"predictions": each, **self._assessor.assess(*about, found.get(FEATURES))._asdict()}
-            for each, about, found in zip(predictions, zip(probabilities, raw, strict=True), arrays, strict=True)
+            {"predictions": each, **self._assessor.assess(row, raw_row, found.get(FEATURES))._asdict()}
+            for each, row, raw_row, found in zip(predictions, probabilities, raw, arrays, strict=True)
         ]
 
     def to_probabilities(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -149,7 +148,7 @@ class Postprocessor:
         largest = np.take_along_axis(probabilities, indices, axis=1)
         digits = orjson.loads(orjson.dumps(largest, option=orjson.OPT_SERIALIZE_NUMPY))
         return [
-            tuple(self._predict(*each) for each in zip(count(1), row, numbers, strict=False))
+            tuple(self._predict(rank, *each) for rank, each in enumerate(zip(row, numbers, strict=True), start=1))
             for row, numbers in zip(indices.tolist(), digits, strict=True)
         ]
 
@@ -158,38 +157,38 @@ class Postprocessor:
         return Prediction(rank, class_index, label.wnid, label.label, probability)
 
 
-def top_k(probabilities: NDArray[np.float32], number: int) -> list[int]:
+def top_k(probabilities: NDArray[np.float32], count: int) -> list[int]:
     """Returns the class indices of the largest probabilities, the largest first.
 
     Of equal probabilities, the one with the lower index comes first.
 
     Args:
         probabilities: (C,). None is NaN.
-        number: how many indices, at most C.
+        count: how many indices. All if there are fewer.
     """
-    indices: list[int] = top_k_of_rows(probabilities[None], number)[0].tolist()
+    indices: list[int] = top_k_of_rows(probabilities[None], count)[0].tolist()
     return indices
 
 
-def top_k_of_rows(probabilities: NDArray[np.float32], number: int) -> NDArray[np.intp]:
+def top_k_of_rows(probabilities: NDArray[np.float32], count: int) -> NDArray[np.intp]:
     """Returns the indices that `top_k` returns, for each row.
 
     Args:
         probabilities: (N, C). None is NaN.
-        number: as in `top_k`.
+        count: as in `top_k`.
 
     Returns:
-        (N, min(number, C)).
+        (N, min(count, C)).
     """
     import numpy as np
 
-    if number >= probabilities.shape[1]:
+    if count >= probabilities.shape[1]:
         in_order: NDArray[np.intp] = np.argsort(-probabilities, axis=1, kind="stable")
         return in_order
     # Sorting all classes would take longer: of 1,000 twice as long, of 21,843 fifty times.
-    least = np.partition(probabilities, -number, axis=1)[:, -number, None]
+    least = np.partition(probabilities, -count, axis=1)[:, -count, None]
     rows, columns = np.nonzero(probabilities >= least)
     order = np.lexsort((columns, -probabilities[rows, columns], rows))
     first_of_row = np.searchsorted(rows, np.arange(len(probabilities)))
-    indices: NDArray[np.intp] = columns[order[first_of_row[:, None] + np.arange(number)]]
+    indices: NDArray[np.intp] = columns[order[first_of_row[:, None] + np.arange(count)]]
     return indices

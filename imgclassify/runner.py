@@ -344,7 +344,7 @@ class ModelRunner:
         Raises:
             NoImagesError: `images` is the name of a folder, an archive or a glob without an image.
         """
-        return self.map(lambda outputs: outputs, images, stop_event=stop_event)
+        return self.map_batches(lambda batch: batch, images, stop_event=stop_event)
 
     def map(
         self,

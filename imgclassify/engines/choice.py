@@ -148,7 +148,7 @@ def _estimate_rate(network: Network, engine: Engine, seconds: float | None = Non
     if network.gmacs is None and seconds is not None:
         return engine.concurrency / seconds
     speedup = _BFLOAT16_SPEEDUP if (engine.name, engine.dtype) == ("openvino", "bfloat16") else 1
-    return devices.count_cores() * _GMACS_PER_CORE_S / (network.gmacs or _GMACS_UNKNOWN) * speedup
+    return _rate_on_cpu(network) * speedup
 
 
 def _known_activation(network: Network, num_outputs: int) -> Activation | None:
@@ -193,16 +193,16 @@ def choose_device(
         return "cpu", "no GPU was found"
     if num_images is None:
         return "auto", "a GPU was found"
-    seconds = _seconds_on_cpu(network, num_images)
+    seconds = num_images / _rate_on_cpu(network)
     what, are = ("1 image", "is") if num_images == 1 else (f"{num_images} images", "are")
     if seconds > ACCELERATOR_START_S:
         return "auto", f"{what} {are} worth starting the GPU for"
     return "cpu", f"{what} {are} classified before the GPU would have started"
 
 
-def _seconds_on_cpu(network: Network, num_images: int) -> float:
-    """Returns how long the CPU computes in float32, roughly."""
-    return num_images * (network.gmacs or _GMACS_UNKNOWN) / _GMACS_PER_CORE_S / devices.count_cores()
+def _rate_on_cpu(network: Network) -> float:
+    """Returns how many images the CPU computes in a second in float32, roughly."""
+    return devices.count_cores() * _GMACS_PER_CORE_S / (network.gmacs or _GMACS_UNKNOWN)
 
 
 def choose_dtype(network: Network, dtype: str, engine: str, device: str, num_images: int | None) -> str:
@@ -218,7 +218,7 @@ def choose_dtype(network: Network, dtype: str, engine: str, device: str, num_ima
     if network.quantized:
         return "float32"
     if device == "cpu":
-        is_long = num_images is None or _seconds_on_cpu(network, num_images) > BFLOAT16_START_S
+        is_long = num_images is None or num_images / _rate_on_cpu(network) > BFLOAT16_START_S
         able = engine in ("auto", "openvino") and _has_bfloat16_on_cpu(network)
         return "bfloat16" if is_long and able else "float32"
     if engine in ("auto", "torch") and network.backends.build_torch is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -49,6 +50,7 @@ def require_openvino() -> None:
         )
 
 
+@cache
 def computes_in_bfloat16() -> bool:
     """Whether this processor computes in bfloat16. OpenVINO must be installed."""
     return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from imgclassify.catalog import PreprocessSpec
 from imgclassify.errors import DecoderCrashedError, DecoderTimeoutError, ImageError, UnavailableError
 from imgclassify.images import MAX_PIXELS, TIME_LIMIT
-from imgclassify.images.cropping import Outcome, create_preprocessor, preprocess_each
+from imgclassify.images.cropping import Outcome, Preprocessor, create_preprocessor, preprocess_each
 from imgclassify.images.info import ImageInfo
 from imgclassify.images.inputs import ImageInput
 from imgclassify.images.worker_pool import (
@@ -85,7 +85,7 @@ class IsolatedPreprocessor:
             decode_damaged: as in `decoding.load_image`.
         """
         self._time_limit = time_limit
-        self._preprocess_in_process = create_preprocessor(
+        self.preprocess_in_process: Preprocessor = create_preprocessor(
             decode_mode, spec, "cpu", max_pixels=max_pixels, decode_damaged=decode_damaged
         )
         setup = {
@@ -129,15 +129,15 @@ class IsolatedPreprocessor:
         num_bytes = 0
         for image, out in zip(images, outs, strict=True):
             # Subclasses know by themselves what their images are.
-            here = image.source is None or type(image) is not ImageInput
-            if here or num_bytes > _GROUP_BYTES:
+            source = image.source if type(image) is ImageInput else None
+            if source is None or num_bytes > _GROUP_BYTES:
                 yield from self._answer(waiting)
                 waiting, num_bytes = [], 0
-            if here or image.source is None:
-                yield from preprocess_each(self._preprocess_in_process, [image], [out])
+            if source is None:
+                yield from preprocess_each(self.preprocess_in_process, [image], [out])
                 continue
             try:
-                waiting.append(CropRequest(image, *make_request(image.source), out))
+                waiting.append(CropRequest(image, *make_request(source), out))
                 num_bytes += len(waiting[-1].content)
             except ImageError as error:
                 yield from self._answer(waiting)
@@ -161,7 +161,7 @@ class IsolatedPreprocessor:
                 worker = self._borrow_worker(stack, trial)
                 if worker is None:
                     images, outs = [each.original for each in trial.requests], [each.out for each in trial.requests]
-                    yield from preprocess_each(self._preprocess_in_process, images, outs)
+                    yield from preprocess_each(self.preprocess_in_process, images, outs)
                     continue
                 fresh, answered = worker.images_handled == 0, 0
                 try:

@@ -21,6 +21,7 @@ class SharedCrops:
     """Room for some crops, and the number of the one that the worker is computing."""
 
     def __init__(self, descriptor: int, max_images: int, crop_size: Size) -> None:
+        """Opens memory that `create` has made. A worker inherits the descriptor."""
         import numpy as np
 
         self.descriptor = descriptor
@@ -32,7 +33,8 @@ class SharedCrops:
 
     @classmethod
     def create(cls, max_images: int, crop_size: Size) -> Self:
-        """
+        """Makes new memory.
+
         Args:
             max_images: 1 to 255.
             crop_size: (height, width).
@@ -51,11 +53,6 @@ class SharedCrops:
         except BaseException:
             os.close(descriptor)
             raise
-
-    @classmethod
-    def attach(cls, descriptor: int, max_images: int, crop_size: Size) -> Self:
-        """Opens the memory in the worker, which has inherited the descriptor."""
-        return cls(descriptor, max_images, crop_size)
 
     def current(self) -> int:
         """Returns the number of the image that the worker began last."""

@@ -72,7 +72,7 @@ def _serve_requests(requests: IO[bytes], replies: IO[bytes]) -> None:
         max_pixels=setup["max_pixels"],
         decode_damaged=setup["decode_damaged"],
     )
-    crops = SharedCrops.attach(setup["shared_memory"], setup["max_images"], spec.crop_size)
+    crops = SharedCrops(setup["shared_memory"], setup["max_images"], spec.crop_size)
     cropper = _Cropper(preprocess, crops, setup["time_limit"])
     for request, contents in iter_requests(setup, requests, replies):
         if not cropper.crop_images(request["images"], contents, replies):

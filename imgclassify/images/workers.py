@@ -169,16 +169,15 @@ class DecodingWorkers(NamedTuple):
             DeviceError: as in `cropping.create_preprocessor`.
         """
         limits: dict[str, Any] = {"max_pixels": options.max_pixels, "decode_damaged": options.decode_damaged}
-        preprocess: Preprocessor = create_preprocessor(options.decode_mode, spec, device, **limits)
         if kind == THREADS:
+            preprocess = create_preprocessor(options.decode_mode, spec, device, **limits)
             return cls(kind, number, 1, preprocess, partial(preprocess_each, preprocess), lambda: None)
         from imgclassify.images.isolation import GROUP_SIZE, IsolatedPreprocessor  # most runs do not need it
 
         time_limit = options.time_limit if options.isolate else None
         isolated = IsolatedPreprocessor(options.decode_mode, spec, time_limit=time_limit, **limits)
-        if options.isolate:
-            preprocess = isolated
-        return cls(kind, number, GROUP_SIZE, preprocess, isolated.preprocess_group, isolated.close)
+        single = isolated if options.isolate else isolated.preprocess_in_process
+        return cls(kind, number, GROUP_SIZE, single, isolated.preprocess_group, isolated.close)
 
     def with_observer(self, function: Callable[[str, NDArray[np.uint8]], None]) -> DecodingWorkers:
         """Returns the same workers, but calls a function with the name and the crop of each image."""

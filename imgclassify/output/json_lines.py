@@ -28,8 +28,7 @@ def to_json(value: Any) -> str:
 
 
 def to_packed_json(value: Any) -> bytes:
-    """Returns JSON on one line like `to_json`, but without spaces, and with packed arrays: their bytes in base64
-    take a third of the space of decimal text."""
+    """Like `to_json`, but packs arrays: their bytes in base64 take a third of the space of decimal text."""
     return _encode(value, _pack_array)
 
 
